@@ -1,0 +1,64 @@
+"""dysem-lab: where in a language model does sentence meaning live?
+
+The names below load on first use, so importing the package is quick and needs no model library.
+"""
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dysem_lab.activations import capture as capture
+    from dysem_lab.consensus import consensus_set as consensus_set
+    from dysem_lab.data import STSData as STSData
+    from dysem_lab.data import load_data as load_data
+    from dysem_lab.dysem import DySem as DySem
+    from dysem_lab.dysem import SemanticVectors as SemanticVectors
+    from dysem_lab.dysem import n_dims as n_dims
+    from dysem_lab.errors import DysemLabError as DysemLabError
+    from dysem_lab.evaluate import paired_difference as paired_difference
+    from dysem_lab.evaluate import score as score
+    from dysem_lab.evaluate import spearman as spearman
+    from dysem_lab.figures import save_figure as save_figure
+    from dysem_lab.joint import all_pairs_similarity as all_pairs_similarity
+    from dysem_lab.joint import joint_cosine as joint_cosine
+    from dysem_lab.joint import joint_set as joint_set
+    from dysem_lab.joint import pairwise_similarity as pairwise_similarity
+    from dysem_lab.languages import LANGUAGES as LANGUAGES
+    from dysem_lab.lens import LensModel as LensModel
+    from dysem_lab.models import load_model as load_model
+    from dysem_lab.models import presets as presets
+    from dysem_lab.prompts import wrap as wrap
+    from dysem_lab.translate import CachedTranslator as CachedTranslator
+    from dysem_lab.translate import ParallelTable as ParallelTable
+    from dysem_lab.translate import Seq2SeqTranslator as Seq2SeqTranslator
+
+_HOMES = {
+    "activations": "capture",
+    "consensus": "consensus_set",
+    "data": "STSData load_data",
+    "dysem": "DySem SemanticVectors n_dims",
+    "errors": "DysemLabError",
+    "evaluate": "paired_difference score spearman",
+    "figures": "save_figure",
+    "joint": "all_pairs_similarity joint_cosine joint_set pairwise_similarity",
+    "languages": "LANGUAGES",
+    "lens": "LensModel",
+    "models": "load_model presets",
+    "prompts": "wrap",
+    "translate": "CachedTranslator ParallelTable Seq2SeqTranslator",
+}
+_MODULE_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
+
+__version__ = version("dysem-lab")
+__all__ = sorted(_MODULE_OF)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'dysem_lab' has no attribute {name!r}")
+    return getattr(import_module(f"dysem_lab.{_MODULE_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,126 @@
+"""What is checked of every model that is loaded, before a number is read from it."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from dysem_lab.activations import COMPONENTS, capture, pad, run
+from dysem_lab.errors import DysemLabError, ModelError
+from dysem_lab.lens import LensModel
+
+# Relative error allowed. fp32 sums differ in the last bits only (measured: below 2e-6 on eleven
+# architectures); half precision rounds each addition to 8 or 11 bits.
+TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
+HALF_TOLERANCE = 5e-2
+PROMPTS = (
+    'This sentence : "A dog sleeps." means in one word:"',
+    'This sentence : "Two children are building a sandcastle on the long beach." means in one word:"',
+    'This sentence : "It rains." means in one word:"',
+)
+
+
+def check_model(lens: LensModel) -> None:
+    """Refuse a model whose hook points do not mean what this package takes them to mean.
+
+    The checks, by name: *hooks fire* (each component has its shape), *dtype* (activations have the
+    type of the weights), *residual identity* (block input + attention + FFN = block output, at each
+    block), *left padding* (a left-padded batch equals single prompts). Whether a common prefix of
+    the prompts may be computed once is tried too, and remembered in ``lens.shares_prefix``.
+
+    Raises:
+        ModelError: Names the model, the check that failed, where, and by how much.
+    """
+    tolerance = TOLERANCE.get(lens.dtype, HALF_TOLERANCE)
+    names = [
+        component.hook.format(layer=layer)
+        for component in COMPONENTS.values()
+        for layer in range(lens.n_layers)
+    ] + [f"blocks.{layer}.hook_in" for layer in range(lens.n_layers)]
+    names = list(dict.fromkeys(names))
+    ids = lens.tokenizer(list(PROMPTS))["input_ids"]
+    single = [_activations(lens, names, *pad(lens, [row])) for row in ids]
+    _check_dtype(lens, single[0])
+    _check_residual_identity(lens, single[0], tolerance)
+    _check_left_padding(lens, single, _activations(lens, names, *pad(lens, ids, side="left")), tolerance)
+    _check_capture(lens, tolerance)
+
+
+def _failed(lens: LensModel, check: str, detail: str) -> ModelError:
+    return ModelError(
+        f"{lens.name}: the load-time check '{check}' failed: {detail}. Vectors read from this "
+        "architecture would be wrong, so it is refused"
+    )
+
+
+def _activations(lens: LensModel, names: list[str], ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    """Return what each hook point sees in one pass, whole; every name must fire."""
+    seen: dict[str, Tensor] = {}
+
+    def reader(name: str) -> Callable[..., None]:
+        return lambda tensor, hook: seen.__setitem__(name, tensor.detach().clone())
+
+    try:
+        run(lens, ids, mask, [(name, reader(name)) for name in names])
+    except KeyError as error:
+        raise _failed(lens, "hooks fire", str(error)) from error
+    silent = [name for name in names if name not in seen]
+    if silent:
+        raise _failed(lens, "hooks fire", f"nothing came from {', '.join(silent[:3])}")
+    return seen
+
+
+def _error(found: Tensor, expected: Tensor) -> float:
+    """Return the relative error of one tensor against another, in norms."""
+    found, expected = found.float(), expected.float()
+    return float((found - expected).norm() / expected.norm().clamp_min(1e-12))
+
+
+def _check_dtype(lens: LensModel, seen: dict[str, Tensor]) -> None:
+    for name, tensor in seen.items():
+        if tensor.dtype != lens.dtype:
+            raise _failed(lens, "dtype", f"{name} is {tensor.dtype}, the weights {lens.dtype}")
+
+
+def _check_residual_identity(lens: LensModel, seen: dict[str, Tensor], tolerance: float) -> None:
+    for layer in range(lens.n_layers):
+        block = f"blocks.{layer}."
+        parts = (seen[block + name].float() for name in ("hook_in", "hook_attn_out", "hook_mlp_out"))
+        if (error := _error(sum(parts), seen[block + "hook_out"])) > tolerance:
+            raise _failed(
+                lens,
+                "residual identity",
+                f"block {layer}: input + attention + FFN differs from the output by {error:.1e}",
+            )
+
+
+def _check_left_padding(
+    lens: LensModel, single: list[dict[str, Tensor]], batch: dict[str, Tensor], tolerance: float
+) -> None:
+    for name, tensor in batch.items():
+        for row, alone in enumerate(single):
+            if (error := _error(tensor[row, -1], alone[name][0, -1])) > tolerance:
+                raise _failed(
+                    lens, "left padding", f"{name} differs from the single prompt by {error:.1e}"
+                )
+
+
+def _check_capture(lens: LensModel, tolerance: float) -> None:
+    """Compare a captured batch with single prompts; decide whether the prefix may be shared."""
+    names = [name for name in COMPONENTS if name != "mean"]
+
+    def worst() -> float:
+        batch = capture(lens, PROMPTS, names)
+        alone = [capture(lens, [prompt], names) for prompt in PROMPTS]
+        return max(
+            _error(batch[name][row], vectors[name][0])
+            for name in names
+            for row, vectors in enumerate(alone)
+        )
+
+    try:
+        lens.shares_prefix = worst() <= tolerance
+    except (DysemLabError, RuntimeError, TypeError, AttributeError, NotImplementedError):
+        lens.shares_prefix = False
+    if not lens.shares_prefix and (error := worst()) > tolerance:
+        raise _failed(lens, "padding", f"a batch differs from single prompts by {error:.1e}")

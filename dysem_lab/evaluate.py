@@ -1,0 +1,185 @@
+"""Scores of similarities against gold ratings: Spearman × 100, intervals, paired differences.
+
+Similarities and gold ratings in, numbers and tidy tables out; models and files are unknown here.
+Pairs whose similarity is undefined (NaN) are left out of a correlation and counted beside it.
+"""
+
+import warnings
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from scipy.stats import rankdata
+from torch import Tensor
+
+from dysem_lab.errors import InputError
+
+N_RESAMPLES = 1000
+LEVEL = 0.95
+Scores = Float[np.ndarray, " pair"] | Float[Tensor, " pair"]
+
+
+def spearman(similarity: Scores, gold: Scores) -> float:
+    """Return 100 × Spearman's rank correlation, ties ranked by their mean.
+
+    Args:
+        similarity: One value per pair; NaN marks an undefined pair, which is left out.
+        gold: Human ratings of the same pairs.
+
+    Returns:
+        A value in [-100, 100]; NaN, with a warning, where fewer than three pairs are left or one
+        side is constant.
+
+    Raises:
+        InputError: Lengths differ, or a gold rating is NaN.
+    """
+    kept_similarity, kept_gold = _defined(similarity, gold)
+    rows = np.arange(len(kept_gold))[None]
+    value = float(_correlations(kept_similarity, kept_gold, rows)[0]) if len(kept_gold) > 2 else np.nan
+    if np.isnan(value):
+        warnings.warn(
+            f"Spearman is undefined: {len(kept_gold)} pairs, "
+            f"{len(np.unique(kept_similarity))} distinct similarities",
+            stacklevel=2,
+        )
+    return value
+
+
+def score(
+    similarity: Scores,
+    gold: Scores,
+    n_dims: float | None = None,
+    *,
+    seed: int = 0,
+    n_resamples: int = N_RESAMPLES,
+) -> dict[str, float]:
+    """Return one method's score with its 95 % bootstrap interval.
+
+    Args:
+        similarity: One value per pair, NaN where undefined.
+        gold: Human ratings of the same pairs.
+        n_dims: Mean size of the joint set over the pairs (#Dim.), or the width of dense vectors.
+        seed: Of the bootstrap, which resamples pairs.
+        n_resamples: Number of bootstrap resamples (percentile interval).
+
+    Returns:
+        ``spearman``, ``low``, ``high`` (× 100), ``n_dims``, ``n_pairs`` (those that count),
+        ``n_undefined``.
+
+    Raises:
+        InputError: As for `spearman`.
+    """
+    kept_similarity, kept_gold = _defined(similarity, gold)
+    value = spearman(similarity, gold)
+    low = high = np.nan
+    if not np.isnan(value):
+        rows = _resamples(len(kept_gold), n_resamples, seed)
+        low, high = _interval(_correlations(kept_similarity, kept_gold, rows))
+    return {
+        "spearman": value,
+        "low": low,
+        "high": high,
+        "n_dims": np.nan if n_dims is None else float(n_dims),
+        "n_pairs": len(kept_gold),
+        "n_undefined": len(gold) - len(kept_gold),
+    }
+
+
+def score_table(
+    similarities: Mapping[str, Scores],
+    gold: Scores,
+    n_dims: Mapping[str, float] | None = None,
+    *,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Return one row per method, in the given order; columns ``method`` and those of `score`."""
+    dims = n_dims or {}
+    return pd.DataFrame(
+        {"method": name, **score(values, gold, dims.get(name), seed=seed)}
+        for name, values in similarities.items()
+    )
+
+
+def paired_difference(
+    similarity_a: Scores,
+    similarity_b: Scores,
+    gold: Scores,
+    *,
+    seed: int = 0,
+    n_resamples: int = N_RESAMPLES,
+) -> dict[str, float]:
+    """Return how much method a scores above method b on the same pairs, by paired bootstrap.
+
+    Both methods are resampled with the same pairs, so what they share cancels. Pairs that are
+    undefined under either are left out of both.
+
+    Returns:
+        ``difference`` (a − b, Spearman × 100), ``low``, ``high`` (95 % percentile interval),
+        ``p`` (two-sided: twice the smaller share of resamples on either side of zero, at least
+        1 / n_resamples), ``n_pairs``, ``n_undefined``.
+
+    Raises:
+        InputError: As for `spearman`.
+    """
+    a, b = _array(similarity_a), _array(similarity_b)
+    if a.shape != b.shape:
+        raise InputError(f"{len(a)} and {len(b)} similarities: give both methods the same pairs")
+    both = np.where(np.isnan(b), np.nan, a)
+    kept_a, kept_gold = _defined(both, gold)
+    kept_b = b[~np.isnan(both)]
+    if len(kept_gold) < 3:
+        raise InputError(f"only {len(kept_gold)} pairs are defined under both methods; need 3")
+    rows = _resamples(len(kept_gold), n_resamples, seed)
+    resampled = _correlations(kept_a, kept_gold, rows) - _correlations(kept_b, kept_gold, rows)
+    low, high = _interval(resampled)
+    tail = min((resampled <= 0).mean(), (resampled >= 0).mean())
+    return {
+        "difference": spearman(kept_a, kept_gold) - spearman(kept_b, kept_gold),
+        "low": low,
+        "high": high,
+        "p": float(np.clip(2 * tail, 1 / n_resamples, 1.0)),
+        "n_pairs": len(kept_gold),
+        "n_undefined": len(a) - len(kept_gold),
+    }
+
+
+def _array(values: Scores) -> np.ndarray:
+    return np.asarray(values.cpu() if isinstance(values, Tensor) else values, dtype=np.float64)
+
+
+def _defined(similarity: Scores, gold: Scores) -> tuple[np.ndarray, np.ndarray]:
+    """Return similarities and ratings of the pairs whose similarity is defined."""
+    x, y = _array(similarity), _array(gold)
+    if x.ndim != 1 or x.shape != y.shape:
+        raise InputError(f"similarity has shape {x.shape}, gold {y.shape}; both need one per pair")
+    if np.isnan(y).any():
+        raise InputError(f"gold rating {int(np.isnan(y).argmax())} is NaN; every pair needs one")
+    kept = ~np.isnan(x)
+    return x[kept], y[kept]
+
+
+def _resamples(n_pairs: int, n_resamples: int, seed: int) -> np.ndarray:
+    """Return row numbers ``[resample, pair]`` drawn with replacement."""
+    return np.random.default_rng(seed).integers(0, n_pairs, size=(n_resamples, n_pairs))
+
+
+def _correlations(x: np.ndarray, y: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Return 100 × Spearman of each resample; NaN where a side is constant."""
+    values = []
+    for chunk in np.array_split(rows, max(1, rows.size // 1_000_000)):  # bounds the memory
+        rank_x = rankdata(x[chunk], axis=1)
+        rank_y = rankdata(y[chunk], axis=1)
+        rank_x -= rank_x.mean(axis=1, keepdims=True)
+        rank_y -= rank_y.mean(axis=1, keepdims=True)
+        scale = np.sqrt((rank_x**2).sum(1) * (rank_y**2).sum(1))
+        with np.errstate(invalid="ignore"):
+            values.append(100 * (rank_x * rank_y).sum(1) / np.where(scale > 0, scale, np.nan))
+    return np.concatenate(values)
+
+
+def _interval(resampled: np.ndarray) -> tuple[float, float]:
+    """Return the percentile interval at `LEVEL`."""
+    tail = (1 - LEVEL) / 2
+    low, high = np.nanquantile(resampled, [tail, 1 - tail])
+    return float(low), float(high)

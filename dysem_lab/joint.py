@@ -1,0 +1,108 @@
+"""Joint sets and the cosine restricted to them (Eqs. 14, 16, 17): tensors in, tensors out.
+
+A pair whose two sets are empty, or whose vectors vanish on the joint set, has no similarity: it is
+`undefined` (NaN unless told otherwise), with a warning that counts. The released DySem code returns
+0.0 there; pass ``undefined=0.0`` to compare with it.
+"""
+
+import math
+import warnings
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from dysem_lab.consensus import require_finite
+from dysem_lab.errors import InputError
+
+
+def joint_set(Sx: Bool[Tensor, "*#n d"], Sy: Bool[Tensor, "*#n d"]) -> Bool[Tensor, "*n d"]:
+    """Return U(x, y) = S(x) ∪ S(y); leading axes broadcast (DySem Eq. 14)."""
+    return Sx | Sy
+
+
+def joint_cosine(
+    vx: Float[Tensor, "n d"],
+    vy: Float[Tensor, "n d"],
+    U: Bool[Tensor, "n d"],
+    undefined: float = math.nan,
+) -> Float[Tensor, " n"]:
+    """Return cos(v(x)|_U, v(y)|_U) of n pairs (DySem Eqs. 16–17).
+
+    Args:
+        vx: Semantic vectors of the first texts.
+        vy: Semantic vectors of the second texts.
+        U: Joint sets.
+        undefined: Value where U is empty or a restricted vector is zero.
+
+    Raises:
+        InputError: Shapes differ, or a value is NaN or infinite.
+
+    Warns:
+        UserWarning: How many pairs are undefined.
+    """
+    if not vx.shape == vy.shape == U.shape:
+        raise InputError(
+            f"vx {tuple(vx.shape)}, vy {tuple(vy.shape)} and U {tuple(U.shape)} must agree"
+        )
+    require_finite("vx", vx)
+    require_finite("vy", vy)
+    x, y = vx * U, vy * U
+    return _ratio((x * y).sum(-1), (x * x).sum(-1), (y * y).sum(-1), undefined)
+
+
+def pairwise_similarity(
+    vx: Float[Tensor, "n d"],
+    vy: Float[Tensor, "n d"],
+    Sx: Bool[Tensor, "n d"],
+    Sy: Bool[Tensor, "n d"],
+    undefined: float = math.nan,
+) -> Float[Tensor, " n"]:
+    """Return the DySem similarity of x_i and y_i for each i; see `joint_cosine`."""
+    return joint_cosine(vx, vy, joint_set(Sx, Sy), undefined)
+
+
+def all_pairs_similarity(
+    vx: Float[Tensor, "nx d"],
+    vy: Float[Tensor, "ny d"],
+    Sx: Bool[Tensor, "nx d"],
+    Sy: Bool[Tensor, "ny d"],
+    undefined: float = math.nan,
+) -> Float[Tensor, "nx ny"]:
+    """Return the DySem similarity of every x with every y, by matrix products only.
+
+    With S as rows of 0 and 1, a sum over U = S(x) ∪ S(y) splits into one over S(y) and one over
+    S(x) without S(y)::
+
+        <v(x), v(y)>_U = (x ⊙ Sx)(y ⊙ (1 − Sy))ᵀ + x (y ⊙ Sy)ᵀ
+        ‖v(x)‖²_U      = Σ x² ⊙ Sx + (x² ⊙ (1 − Sx)) Syᵀ        (and likewise for y)
+
+    Arguments, errors and warnings as for `joint_cosine`.
+    """
+    if vx.shape != Sx.shape or vy.shape != Sy.shape or vx.shape[-1] != vy.shape[-1]:
+        raise InputError(
+            f"vx {tuple(vx.shape)} needs Sx of its shape, got {tuple(Sx.shape)}; vy "
+            f"{tuple(vy.shape)} needs Sy of its shape, got {tuple(Sy.shape)}; widths must agree"
+        )
+    require_finite("vx", vx)
+    require_finite("vy", vy)
+    Sx, Sy = Sx.to(vx.dtype), Sy.to(vy.dtype)
+    x2, y2 = vx * vx, vy * vy
+    dot = (vx * Sx) @ (vy * (1 - Sy)).T + vx @ (vy * Sy).T
+    norm2_x = (x2 * Sx).sum(-1)[:, None] + (x2 * (1 - Sx)) @ Sy.T
+    norm2_y = (y2 * Sy).sum(-1)[None, :] + Sx @ (y2 * (1 - Sy)).T
+    return _ratio(dot, norm2_x, norm2_y, undefined)
+
+
+def _ratio(dot: Tensor, norm2_x: Tensor, norm2_y: Tensor, undefined: float) -> Tensor:
+    """Return dot / (‖x‖ ‖y‖) within [-1, 1], and `undefined` where a norm is zero."""
+    vanishes = (norm2_x == 0) | (norm2_y == 0)
+    cosine = (dot / (norm2_x.sqrt() * norm2_y.sqrt())).clamp(-1, 1)
+    if vanishes.any():
+        warnings.warn(
+            f"{int(vanishes.sum())} of {vanishes.numel()} pairs have no similarity (empty joint "
+            f"set, or a vector that is zero on it); they are {undefined}",
+            stacklevel=3,
+        )
+        cosine = torch.where(vanishes, torch.full_like(cosine, undefined), cosine)
+    return cosine

@@ -1,0 +1,146 @@
+"""Texts into one-word prompts: the templates, their languages, and sentence normalisation."""
+
+import json
+from collections.abc import Sequence
+from functools import cache
+from typing import Literal, Self, get_args
+
+from dysem_lab import paths
+from dysem_lab.errors import InputError, choices
+from dysem_lab.languages import language
+
+Setting = Literal["english", "language-specific"]
+SETTINGS: tuple[str, ...] = get_args(Setting)
+SLOT = "{text}"
+
+
+class Prompt(str):
+    """A prompt that remembers which of its characters are the text.
+
+    It is an ordinary ``str`` everywhere. `dysem_lab.capture` uses the span to shorten an over-long
+    text without touching the template around it.
+
+    Attributes:
+        start: Index of the text's first character.
+        stop: Index after the text's last character.
+    """
+
+    start: int
+    stop: int
+
+    @classmethod
+    def build(cls, prefix: str, text: str, suffix: str) -> Self:
+        """Return ``prefix + text + suffix`` with the span of the text."""
+        prompt = cls(prefix + text + suffix)
+        prompt.start, prompt.stop = len(prefix), len(prefix) + len(text)
+        return prompt
+
+    def shortened(self, n_characters: int) -> "Prompt":
+        """Return the prompt with only the first ``n_characters`` of its text."""
+        text = self[self.start : self.stop][:n_characters]
+        return Prompt.build(self[: self.start], text, self[self.stop :])
+
+
+@cache
+def templates() -> dict[str, dict[str, str]]:
+    """Return template name → language code → template with one ``{text}`` slot.
+
+    "prompteol" in all twelve languages is DySem's released set; "pretended_cot" and "knowledge"
+    outside English are our own translations (the papers publish none). "none" is the bare text,
+    for mean pooling.
+    """
+    data = json.loads(paths.package_file("prompts.json").read_text(encoding="utf-8"))
+    return {name: value for name, value in data.items() if not name.startswith("_")}
+
+
+TEMPLATES: tuple[str, ...] = ("prompteol", "pretended_cot", "knowledge", "none")
+
+
+def normalize(text: str) -> str:
+    """Return the sentence as the PromptEOL line of work normalises it before wrapping.
+
+    Outer white space goes; a sentence that ends in none of ``. ? " '`` gets a full stop; double
+    quotes become single ones; a final question mark becomes a full stop. Hence ``!`` ends as
+    ``!.`` and a CJK, Arabic or Hindi full stop gets an ASCII one after it, as in the papers' code.
+
+    Source: released code of PromptEOL (arXiv 2307.16645) and DySem (arXiv 2605.29751).
+    """
+    text = text.strip()
+    if text and text[-1] not in ".?\"'":
+        text += "."
+    text = text.replace('"', "'")
+    return text[:-1] + "." if text.endswith("?") else text
+
+
+def template_parts(template: str, setting: str, code: str) -> tuple[str, str]:
+    """Return what stands before and after the text, for one language.
+
+    Args:
+        template: A name of `TEMPLATES`, or a free template with one ``{text}`` slot.
+        setting: "english" or "language-specific".
+        code: Language code of the text.
+
+    Raises:
+        InputError: Unknown names, or a free template without exactly one slot or with the
+            language-specific setting.
+    """
+    if setting not in SETTINGS:
+        raise choices("prompt setting", setting, SETTINGS)
+    if template == "none":
+        return "", ""
+    if template in TEMPLATES:
+        by_language = templates()[template]
+        filled = by_language["en" if setting == "english" else language(code).code]
+    elif template.count(SLOT) == 1:
+        if setting == "language-specific":
+            raise InputError(
+                f"the free template {template!r} exists in one language only; "
+                f"use setting='english' with it, or a named template: {', '.join(TEMPLATES)}"
+            )
+        filled = template.strip()
+    elif SLOT in template:
+        raise InputError(f"template {template!r} has more than one {SLOT} slot; give it one")
+    else:
+        raise choices("template", template, (*TEMPLATES, f"any string with {SLOT}"))
+    prefix, suffix = filled.split(SLOT)
+    return prefix, suffix
+
+
+def wrap(
+    texts: Sequence[str],
+    template: str = "prompteol",
+    setting: str = "english",
+    languages: str | Sequence[str] = "en",
+) -> list[str]:
+    """Return each text inside its prompt.
+
+    Args:
+        texts: n texts, none of them empty.
+        template: "prompteol", "pretended_cot", "knowledge", "none" (the bare text, unchanged) or a
+            string with one ``{text}`` slot.
+        setting: "english" puts every text in the English template; "language-specific" uses the
+            template of the text's language.
+        languages: Language code of all texts, or one code per text.
+
+    Returns:
+        n prompts (`Prompt`, a ``str`` that knows where its text is).
+
+    Raises:
+        InputError: An empty text (named by its index), an unknown name, a wrong count of codes.
+
+    Source: DySem Section 3.1 and Eq. 9; sentence normalisation as in the released code.
+    """
+    if isinstance(texts, str):
+        raise InputError(f"texts must be a list of strings; wrap one text as [{texts[:40]!r}]")
+    codes = [languages] * len(texts) if isinstance(languages, str) else list(languages)
+    if len(codes) != len(texts):
+        raise InputError(f"{len(codes)} language codes for {len(texts)} texts; give one or n")
+    parts = {code: template_parts(template, setting, code) for code in set(codes)}
+    prompts: list[str] = []
+    for index, (text, code) in enumerate(zip(texts, codes, strict=True)):
+        if not isinstance(text, str) or not text.strip():
+            raise InputError(f"text {index} is empty or not a string: {text!r}; give it words")
+        prefix, suffix = parts[code]
+        body = text if template == "none" else normalize(text)
+        prompts.append(Prompt.build(prefix, body, suffix))
+    return prompts
