@@ -4,13 +4,13 @@ import copy
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import Cache
 from tqdm.auto import tqdm
+from transformers import Cache
 
 from dysem_lab.errors import InputError, ModelError, choices
 from dysem_lab.lens import LensModel
@@ -189,7 +189,7 @@ def run(
         fwd_hooks: (hook point, hook function) pairs.
         prefix: Keys and values of tokens that every row begins with; not changed.
     """
-    cache = copy.deepcopy(prefix)
+    cache: Any = copy.deepcopy(prefix)
     if cache is not None:
         cache.batch_repeat_interleave(len(ids))
     with torch.inference_mode(), lens.lock, lens.bridge.hooks(fwd_hooks=list(fwd_hooks)):
@@ -216,7 +216,7 @@ def shared_prefix(lens: LensModel, token_ids: Sequence[int]) -> Cache:
     return cache
 
 
-def _common_prefix(token_ids: Sequence[Sequence[int]]) -> int:
+def _common_prefix(token_ids: list[list[int]]) -> int:
     """Return how many first tokens all rows share, leaving each row at least one of its own."""
     if not token_ids:
         return 0

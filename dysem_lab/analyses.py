@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
@@ -10,8 +9,14 @@ from torch import Tensor
 
 from dysem_lab.activations import capture
 from dysem_lab.data import STSData
-from dysem_lab.dysem import SemanticVectors, language_vectors, n_dims, semantic_vectors
-from dysem_lab.evaluate import paired_difference, score, score_table, spearman
+from dysem_lab.dysem import (
+    VECTORS,
+    SemanticVectors,
+    language_vectors,
+    n_dims,
+    semantic_vectors,
+)
+from dysem_lab.evaluate import paired_difference, score, score_table
 from dysem_lab.joint import joint_cosine, joint_set, pairwise_similarity
 from dysem_lab.lens import LensModel
 from dysem_lab.prompts import SETTINGS, wrap
@@ -64,60 +69,52 @@ def decomposition(
     """
     english = data.texts("en")
     plain = ("final", "resid", "attn", "ffn")
-    mean = capture(lens, wrap(english, "none"), "mean", progress=progress, description="mean")
+    raw = wrap(english, "none")
+    mean = capture(lens, raw, "mean", progress=progress, description="mean")["mean"]
     parts = capture(
-        lens, wrap(english, template), (*plain, *components), progress=progress, description="parts"
+        lens,
+        wrap(english, template),
+        list(dict.fromkeys((*plain, *components))),
+        progress=progress,
+        description="parts",
     )
-    rows: list[dict[str, object]] = [
-        {"group": "baseline", "method": "mean pooling", "component": "mean"},
-        *(
-            {
-                "group": "baseline" if name == "final" else "part",
-                "method": "PromptEOL, N(h^L)" if name == "final" else SYMBOLS[name],
-                "component": name,
-            }
-            for name in plain
-        ),
-    ]
-    similarities = [pair_cosine(mean["mean"]), *(pair_cosine(parts[name]) for name in plain)]
-    dims = [float(lens.d_model)] * len(rows)
+    cosines = {name: pair_cosine(vectors) for name, vectors in parts.items()}
+
+    rows: list[dict[str, object]] = []
+
+    def add(similarity: Tensor, dims: float, **row: str) -> None:
+        rows.append({**row, **score(similarity, data.gold, dims, seed=seed)})
+
+    add(pair_cosine(mean), lens.d_model, group="baseline", method="mean pooling", component="mean")
+    for name in plain:
+        group, method = ("baseline", "PromptEOL, ") if name == "final" else ("part", "")
+        row = {"group": group, "method": method + SYMBOLS[name], "component": name}
+        add(cosines[name], lens.d_model, **row)
+    renderings = {code: data.texts(code) for code in languages}
     for setting in SETTINGS:
-        renderings = {code: data.texts(code) for code in languages}
         vectors = language_vectors(
             lens, renderings, components, template, setting, progress=progress
         )
         for component in components:
-            for vector in ("source", "mean"):
+            for vector in VECTORS:
                 encoded = semantic_vectors(vectors[component], parts[component], k, vector=vector)
-                similarity, size = pair_similarity(encoded)
-                rows.append(
-                    {
-                        "group": f"DySem on {SYMBOLS[component]}",
-                        "method": f"DySem {SYMBOLS[component]}, {setting}, {vector}",
-                        "component": component,
-                        "setting": setting,
-                        "vector": vector,
-                    }
+                similarity, dims = pair_similarity(encoded)
+                add(
+                    similarity,
+                    dims,
+                    group=f"DySem on {SYMBOLS[component]}",
+                    method=f"DySem {SYMBOLS[component]}, {setting}, {vector}",
+                    component=component,
+                    setting=setting,
+                    vector=vector,
                 )
-                similarities.append(similarity)
-                dims.append(size)
-    by_name = {str(row["method"]): value for row, value in zip(rows, similarities, strict=True)}
-    sizes = dict(zip(by_name, dims, strict=True))
-    scores = score_table(by_name, data.gold, sizes, seed=seed)
-    table = pd.DataFrame(rows).merge(scores, on="method", validate="one_to_one")
-    gains = [
-        _gain(by_name[row.method], by_name[SYMBOLS[row.component]], data, seed)
-        if row.group.startswith("DySem") and SYMBOLS[row.component] in by_name
-        else (np.nan,) * 3
-        for row in table.itertuples()
-    ]
-    table[["gain", "gain_low", "gain_high"]] = gains
-    return table
-
-
-def _gain(method: Tensor, baseline: Tensor, data: STSData, seed: int) -> tuple[float, float, float]:
-    result = paired_difference(method, baseline, data.gold, seed=seed)
-    return result["difference"], result["low"], result["high"]
+                gain = paired_difference(similarity, cosines[component], data.gold, seed=seed)
+                rows[-1] |= {
+                    "gain": gain["difference"],
+                    "gain_low": gain["low"],
+                    "gain_high": gain["high"],
+                }
+    return pd.DataFrame(rows)
 
 
 def random_vs_semantic(
@@ -134,21 +131,23 @@ def random_vs_semantic(
     seed: int = 0,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Score DySem's joint sets against random sets of the same size, pair by pair.
+    """Score DySem's joint sets against random sets of the same size.
 
-    For every pair and seed, |U(x, y)| dimensions are drawn without replacement from all d, so both
-    cosines see equally many. A third row has all d dimensions of the same vector.
+    Two kinds of control: for every pair, |U(x, y)| dimensions are drawn from all d without
+    replacement, so that both cosines of that pair see equally many ("random, per pair"); and one
+    set of the mean size is drawn for all pairs ("random, shared"), which keeps the pairs
+    comparable with each other. The last row has all d dimensions of the same vector.
 
     Returns:
-        One row per k and kind ("semantic", "random" per ``random_seed``, "all dimensions"), with
-        ``k`` and the columns of `dysem_lab.evaluate.score`.
+        One row per k and ``kind`` ("semantic", the two random ones per ``random_seed``, "all
+        dimensions"), with ``k`` and the columns of `dysem_lab.evaluate.score`.
 
     Source: DySem Figures 3 and 10.
     """
     renderings = {code: data.texts(code) for code in dict.fromkeys([*languages, "en"])}
-    captured = language_vectors(
-        lens, renderings, component, template, setting, progress=progress
-    )[component]
+    captured = language_vectors(lens, renderings, component, template, setting, progress=progress)[
+        component
+    ]
     source = captured[:, list(renderings).index("en")]
     vectors = captured[:, : len(languages)]
     n_pairs = len(data)
@@ -159,11 +158,16 @@ def random_vs_semantic(
         rows.append({"kind": "semantic", "k": k, **score(similarity, data.gold, size, seed=seed)})
         first, second = encoded[:n_pairs], encoded[n_pairs:]
         sizes = joint_set(first.sets, second.sets).sum(-1)
-        for random_seed in range(n_seeds):
-            drawn = random_sets(sizes, lens.d_model, seed + random_seed)
-            similarity = joint_cosine(first.vectors, second.vectors, drawn)
-            result = score(similarity, data.gold, size, seed=seed)
-            rows.append({"kind": "random", "k": k, "random_seed": random_seed, **result})
+        shared = torch.full_like(sizes, round(size))
+        for random_seed in range(seed, seed + n_seeds):
+            per_pair = random_sets(sizes, lens.d_model, random_seed)
+            one_set = random_sets(shared[:1], lens.d_model, random_seed).expand_as(per_pair)
+            for kind, drawn in (("random, per pair", per_pair), ("random, shared", one_set)):
+                similarity = joint_cosine(first.vectors, second.vectors, drawn)
+                result = score(
+                    similarity, data.gold, float(drawn.sum(-1).float().mean()), seed=seed
+                )
+                rows.append({"kind": kind, "k": k, "random_seed": random_seed, **result})
     everything = pair_cosine(semantic_vectors(vectors, source, 1.0, vector=vector).vectors)
     dense = score(everything, data.gold, lens.d_model, seed=seed)
     rows.append({"kind": "all dimensions", "k": lens.d_model, **dense})

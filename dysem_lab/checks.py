@@ -15,7 +15,7 @@ TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
 HALF_TOLERANCE = 5e-2
 PROMPTS = (
     'This sentence : "A dog sleeps." means in one word:"',
-    'This sentence : "Two children are building a sandcastle on the long beach." means in one word:"',
+    'This sentence : "Two children build a castle of sand on the long beach." means in one word:"',
     'This sentence : "It rains." means in one word:"',
 )
 
@@ -42,7 +42,9 @@ def check_model(lens: LensModel) -> None:
     single = [_activations(lens, names, *pad(lens, [row])) for row in ids]
     _check_dtype(lens, single[0])
     _check_residual_identity(lens, single[0], tolerance)
-    _check_left_padding(lens, single, _activations(lens, names, *pad(lens, ids, side="left")), tolerance)
+    _check_left_padding(
+        lens, single, _activations(lens, names, *pad(lens, ids, side="left")), tolerance
+    )
     _check_capture(lens, tolerance)
 
 
@@ -85,8 +87,9 @@ def _check_dtype(lens: LensModel, seen: dict[str, Tensor]) -> None:
 def _check_residual_identity(lens: LensModel, seen: dict[str, Tensor], tolerance: float) -> None:
     for layer in range(lens.n_layers):
         block = f"blocks.{layer}."
-        parts = (seen[block + name].float() for name in ("hook_in", "hook_attn_out", "hook_mlp_out"))
-        if (error := _error(sum(parts), seen[block + "hook_out"])) > tolerance:
+        parts = [seen[block + name] for name in ("hook_in", "hook_attn_out", "hook_mlp_out")]
+        total = torch.stack(parts).float().sum(0)
+        if (error := _error(total, seen[block + "hook_out"])) > tolerance:
             raise _failed(
                 lens,
                 "residual identity",

@@ -34,7 +34,9 @@ def require_finite(name: str, tensor: Tensor) -> None:
         raise InputError(f"{name} has a NaN or infinite value (first at index {row})")
 
 
-def top_k(keys: Float[Tensor, "*n d"], allowed: Bool[Tensor, "*n d"], k: int) -> Bool[Tensor, "*n d"]:
+def top_k(
+    keys: Float[Tensor, "*n d"], allowed: Bool[Tensor, "*n d"], k: int
+) -> Bool[Tensor, "*n d"]:
     """Return the k allowed dimensions with the largest keys; fewer where fewer are allowed.
 
     Equal keys go to the lower index, so the result is deterministic.

@@ -16,9 +16,9 @@ from jaxtyping import Float, Int
 from dysem_lab import paths
 from dysem_lab.errors import DataError, InputError, choices
 
-SUFFIXES = tuple(
-    kind + packed for kind in (".csv", ".tsv", ".jsonl") for packed in ("", ".gz")
-) + (".parquet",)
+SUFFIXES = tuple(kind + packed for kind in (".csv", ".tsv", ".jsonl") for packed in ("", ".gz")) + (
+    ".parquet",
+)
 MAX_SCORE = 5.0
 ROW_KEYS = ("row", "pair_ID")  # columns that say which pair a row of an incomplete file is
 
@@ -166,7 +166,9 @@ def load_data(
         task, source = task or "STSB", paths.local_data_dir() or "hub"
     if source == "demo":
         return _aligned(
-            "demo", f"the demo set of dysem-lab ({split})", _folder(paths.demo_dir(), None, split, codes)
+            "demo",
+            f"the demo set of dysem-lab ({split})",
+            _folder(paths.demo_dir(), None, split, codes),
         )
     if source == "hub":
         name = task or "STSB"
@@ -253,9 +255,7 @@ def _hub(task: str, split: str, codes: Sequence[str]) -> dict[str, tuple[str, pd
     return tables
 
 
-def _aligned(
-    name: str, source: str, tables: dict[str, tuple[str, pd.DataFrame]]
-) -> STSData:
+def _aligned(name: str, source: str, tables: dict[str, tuple[str, pd.DataFrame]]) -> STSData:
     """Return checked tables as one data set, on the rows that every language has."""
     checked = {code: _checked(file, table) for code, (file, table) in tables.items()}
     lengths = {

@@ -47,7 +47,8 @@ class SemanticVectors:
 
     def __repr__(self) -> str:
         mean_size = self.sets.sum(1).float().mean() if len(self) else 0.0
-        return f"SemanticVectors({len(self)} texts, d={self.vectors.shape[1]}, mean |S|={mean_size:.1f})"
+        n, d = self.vectors.shape
+        return f"SemanticVectors({n} texts, d={d}, mean |S|={mean_size:.1f})"
 
 
 def n_dims(e1: SemanticVectors, e2: SemanticVectors) -> float:
@@ -177,7 +178,7 @@ class DySem:
 
     @property
     def config(self) -> dict[str, object]:
-        """The settings as plain JSON values, with the name of the model; the translator is not one."""
+        """The settings and the model's name as JSON values; the translator is not one."""
         names = ("k", "component", "template", "setting", "vector", "rank_by")
         return {
             "model": self.lens.name,
@@ -191,9 +192,7 @@ class DySem:
         Path(path).write_text(text, encoding="utf-8")
 
     @classmethod
-    def load(
-        cls, path: str | Path, lens: LensModel, translator: Translator | None = None
-    ) -> Self:
+    def load(cls, path: str | Path, lens: LensModel, translator: Translator | None = None) -> Self:
         """Return the estimator that `save` wrote, on a model that is loaded already.
 
         Raises:
@@ -263,8 +262,8 @@ class DySem:
         if self.translator is None:
             first = f" (such as {texts[0]!r})" if texts else ""
             raise MissingTranslationError(
-                f"no rendering of {len(texts)} texts{first} in {target!r}: give DySem a translator, "
-                f"give encode the renderings, or use languages=({source!r},)"
+                f"no rendering of {len(texts)} texts{first} in {target!r}: give DySem a "
+                f"translator, give encode the renderings, or use languages=({source!r},)"
             )
         return self.translator.translate(texts, source, target) if texts else []
 

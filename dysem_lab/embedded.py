@@ -127,7 +127,9 @@ def ensure_gguf(path: Path) -> Path:
         with _exclusive(folder) as work:
             if work is not None:
                 _say(f"Converting {path} once, to {folder} ...")
-                _convert(path, work, {"source_sha256": sha256, "terms": "as the file's source says"})
+                _convert(
+                    path, work, {"source_sha256": sha256, "terms": "as the file's source says"}
+                )
     return folder
 
 

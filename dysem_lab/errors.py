@@ -1,5 +1,7 @@
 """Errors for people: each message names the bad value and the remedy."""
 
+from collections.abc import Iterable
+
 
 class DysemLabError(Exception):
     """Base of every error that dysem-lab raises on purpose."""
@@ -21,7 +23,7 @@ class ModelError(DysemLabError, RuntimeError):
     """A model that cannot be found, read, or that fails one of the load-time checks."""
 
 
-def choices(kind: str, value: object, valid: object) -> InputError:
+def choices(kind: str, value: object, valid: Iterable[object]) -> InputError:
     """Return the error for an unknown name, listing the valid ones.
 
     Args:

@@ -36,7 +36,9 @@ def spearman(similarity: Scores, gold: Scores) -> float:
     """
     kept_similarity, kept_gold = _defined(similarity, gold)
     rows = np.arange(len(kept_gold))[None]
-    value = float(_correlations(kept_similarity, kept_gold, rows)[0]) if len(kept_gold) > 2 else np.nan
+    value = (
+        float(_correlations(kept_similarity, kept_gold, rows)[0]) if len(kept_gold) > 2 else np.nan
+    )
     if np.isnan(value):
         warnings.warn(
             f"Spearman is undefined: {len(kept_gold)} pairs, "

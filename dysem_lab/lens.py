@@ -4,6 +4,7 @@ import hashlib
 import threading
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -27,7 +28,7 @@ class LensModel:
         lock: Held during every forward pass.
     """
 
-    bridge: torch.nn.Module
+    bridge: Any  # a third-party class whose attributes are made at run time
     tokenizer: PreTrainedTokenizerBase
     name: str
     source: str = "in memory"
@@ -121,6 +122,10 @@ def boot(
     if not model.config.architectures:  # a model built in memory
         model.config.architectures = [type(model).__name__]
     bridge = TransformerBridge.boot_transformers(
-        model.name_or_path or name, hf_model=model, tokenizer=tokenizer, dtype=model.dtype, device=str(model.device)
+        model.name_or_path or name,
+        hf_model=model,
+        tokenizer=tokenizer,
+        dtype=model.dtype,
+        device=str(model.device),
     )
     return LensModel(bridge.eval(), tokenizer, name, source)

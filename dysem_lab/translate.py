@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from tqdm.auto import tqdm
@@ -189,7 +189,7 @@ class Seq2SeqTranslator:
         self._lock = threading.Lock()
 
     @cached_property
-    def _loaded(self) -> tuple[torch.nn.Module, object]:
+    def _loaded(self) -> tuple[Any, Any]:
         from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
         wants_gpu = self.device == "auto" and torch.cuda.is_available()
@@ -217,7 +217,7 @@ class Seq2SeqTranslator:
     def translate(self, texts: Sequence[str], source: str, target: str) -> list[str]:
         """Return the model's rendering of each text; see `Translator`."""
         model, tokenizer = self._loaded
-        arguments = {}
+        arguments: dict[str, int] = {}
         if self.pair is not None:
             if (source, target) != self.pair:
                 raise MissingTranslationError(
@@ -254,7 +254,7 @@ class Seq2SeqTranslator:
         ]
 
     def _warn_if_cut(self, ids: torch.Tensor, end: int | None) -> None:
-        # The first token of the output is the decoder's start, which some models share with the end.
+        # The output begins with the decoder's start token, which some models share with the end.
         unfinished = int((~(ids[:, 1:] == end).any(dim=1)).sum()) if end is not None else 0
         if unfinished and ids.shape[1] > self.max_new_tokens:
             warnings.warn(
@@ -330,11 +330,16 @@ class CachedTranslator:
             for start in range(0, len(missing), self.batch_size):
                 batch = missing[start : start + self.batch_size]
                 made = self.translator.translate(batch, source, target)
-                made = [_required(r, t, target, self.name) for r, t in zip(made, batch, strict=True)]
+                made = [
+                    _required(r, t, target, self.name) for r, t in zip(made, batch, strict=True)
+                ]
                 with self._connection() as connection:
                     connection.executemany(
                         "INSERT OR IGNORE INTO translations VALUES (?, ?, ?, ?, ?)",
-                        [(*key, text, rendering) for text, rendering in zip(batch, made, strict=True)],
+                        [
+                            (*key, text, rendering)
+                            for text, rendering in zip(batch, made, strict=True)
+                        ],
                     )
                 known.update(zip(batch, made, strict=True))
                 bar.update(len(batch))

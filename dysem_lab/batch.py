@@ -1,0 +1,325 @@
+"""The batch job: figure notebooks run by papermill, skipped where they are up to date.
+
+A notebook writes into a work folder of its own; its figures move into the output folder together
+when it has succeeded, and a stamp records what they were made from. A killed run therefore leaves
+finished figures whole, and the same command again makes the rest.
+"""
+
+import ast
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import nbformat
+
+from dysem_lab import figures, paths
+from dysem_lab.data import load_data
+from dysem_lab.errors import InputError, choices
+from dysem_lab.models import source_digest
+
+EXECUTED = "executed"  # folder of executed notebooks, logs and stamps inside the output folder
+GALLERY = "README.md"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One notebook with one set of parameters.
+
+    Attributes:
+        notebook: The parameterised notebook.
+        parameters: Every parameter, the defaults of the notebook included; ``out`` is not one.
+        out: Folder that gets the figures.
+    """
+
+    notebook: Path
+    parameters: Mapping[str, object]
+    out: Path
+
+    @property
+    def name(self) -> str:
+        """Notebook, model, data and number of pairs: one set of files each."""
+        values = [
+            self.parameters[key] for key in ("model", "data", "pairs") if self.parameters.get(key)
+        ]
+        return "_".join([self.notebook.stem, *(Path(str(value)).name for value in values)])
+
+    @property
+    def stamp(self) -> Path:
+        """The file that says what the job's figures were made from."""
+        return self.out / EXECUTED / f"{self.name}.json"
+
+    @property
+    def executed(self) -> Path:
+        """The executed copy of the notebook."""
+        return self.out / EXECUTED / f"{self.name}.ipynb"
+
+    @property
+    def log(self) -> Path:
+        """What papermill and the kernel printed."""
+        return self.out / EXECUTED / f"{self.name}.log"
+
+    def fingerprint(self) -> str:
+        """Return a hash of everything that the figures depend on.
+
+        The notebook's cells, the parameters, data, model weights and this package's code, and
+        whether there is a browser for PNG files.
+        """
+        cells = nbformat.read(self.notebook, as_version=4).cells
+        facts = {
+            "cells": [(cell.cell_type, cell.source) for cell in cells],
+            "parameters": dict(self.parameters),
+            "data": _data_digest(
+                str(self.parameters.get("data", "demo")), tuple(_languages(self.parameters))
+            ),
+            "model": source_digest(str(self.parameters["model"])),
+            "code": _code_digest(),
+            "png": figures.find_browser() is not None,
+        }
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+    def up_to_date(self) -> bool:
+        """Whether the stamp has the job's fingerprint and its files are there, unchanged."""
+        try:
+            stamp = json.loads(self.stamp.read_text(encoding="utf-8"))
+            return stamp["fingerprint"] == self.fingerprint() and all(
+                _digest(self.out / name) == digest for name, digest in stamp["files"].items()
+            )
+        except (OSError, ValueError, KeyError):
+            return False
+
+
+def _languages(parameters: Mapping[str, object]) -> list[str]:
+    languages = parameters.get("languages", ["en"])
+    return list(dict.fromkeys(["en", *languages])) if isinstance(languages, list) else ["en"]
+
+
+@cache
+def _data_digest(source: str, languages: tuple[str, ...]) -> str:
+    # Data on the hub is pinned by commit in the code, which has a digest of its own.
+    return "hub" if source == "hub" else load_data(source, languages=languages).digest
+
+
+@cache
+def _code_digest() -> str:
+    package = paths.package_file("")
+    files = [path for suffix in ("*.py", "*.json", "*.csv") for path in package.glob(suffix)]
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def notebooks() -> dict[str, Path]:
+    """Return the figure notebooks in reading order, by name."""
+    return {path.stem: path for path in sorted(paths.notebooks_dir().glob("[0-9][0-9]_*.ipynb"))}
+
+
+def plan(
+    models: Sequence[str],
+    data: str,
+    out: str | Path,
+    *,
+    only: Sequence[str] = (),
+    parameters: Mapping[str, object] | None = None,
+) -> list[Job]:
+    """Return the jobs of a batch: each notebook for each model.
+
+    Args:
+        models: Names for `dysem_lab.load_model`.
+        data: Source for `dysem_lab.load_data`.
+        out: Output folder.
+        only: Notebook names, or their beginnings; empty is all.
+        parameters: Values for notebook parameters; a notebook that lacks one keeps its own.
+
+    Raises:
+        InputError: An unknown notebook, a parameter that none of them has, or a notebook without a
+            parameters cell.
+    """
+    available = notebooks()
+    for name in only:
+        if not any(stem.startswith(name) for stem in available):
+            raise choices("notebook", name, available)
+    chosen = {
+        stem: path
+        for stem, path in available.items()
+        if not only or any(stem.startswith(name) for name in only)
+    }
+    source = str(Path(data).resolve()) if Path(data).is_dir() else data
+    given = {**(parameters or {}), "data": source}
+    defaults = {stem: _defaults(path) for stem, path in chosen.items()}
+    unknown = set(given) - {"data"} - set().union(*defaults.values())
+    if unknown:
+        known = sorted(set().union(*defaults.values()) - {"out"})
+        raise choices("notebook parameter", sorted(unknown)[0], known)
+    jobs = []
+    for model in models:
+        model = str(Path(model).resolve()) if Path(model).exists() else model
+        for stem, path in chosen.items():
+            own = defaults[stem]
+            used = {name: value for name, value in {**given, "model": model}.items() if name in own}
+            merged = {name: value for name, value in {**own, **used}.items() if name != "out"}
+            jobs.append(Job(path, merged, Path(out)))
+    return jobs
+
+
+def _defaults(notebook: Path) -> dict[str, object]:
+    """Return the parameters of a notebook with their default values."""
+    cells = [
+        cell
+        for cell in nbformat.read(notebook, as_version=4).cells
+        if "parameters" in cell.metadata.get("tags", [])
+    ]
+    if len(cells) != 1:
+        raise InputError(
+            f"{notebook} has {len(cells)} cells with the tag 'parameters'; it needs exactly one"
+        )
+    values: dict[str, object] = {}
+    for statement in ast.parse(cells[0].source).body:
+        try:
+            if not isinstance(statement, ast.Assign) or not isinstance(
+                statement.targets[0], ast.Name
+            ):
+                raise ValueError(f"line {statement.lineno} is not 'name = value'")
+            values[statement.targets[0].id] = ast.literal_eval(statement.value)
+        except ValueError as error:
+            raise InputError(f"{notebook}, parameters cell: {error}; use literal values") from error
+    return values
+
+
+def run_batch(
+    jobs: Sequence[Job],
+    n_parallel: int = 1,
+    report: Callable[[Job, str, float], None] | None = None,
+) -> dict[str, str]:
+    """Run the jobs that are not up to date; return job name → "made", "up to date" or "failed".
+
+    A failed job does not stop the others. On an interrupt, running notebooks are ended and what is
+    finished stays.
+
+    Args:
+        jobs: From `plan`.
+        n_parallel: Notebooks that run at once; they share the machine's cores.
+        report: Called as each job ends, with the job, its outcome and the seconds that it took.
+    """
+    outcomes: dict[str, str] = {}
+    running: set[subprocess.Popen[bytes]] = set()
+
+    def work(job: Job) -> tuple[str, float]:
+        start = time.monotonic()
+        outcome = "up to date" if job.up_to_date() else _execute(job, n_parallel, running)
+        return outcome, time.monotonic() - start
+
+    with ThreadPoolExecutor(max_workers=n_parallel) as pool:
+        futures = {pool.submit(work, job): job for job in jobs}
+        try:
+            for future in as_completed(futures):
+                job = futures[future]
+                outcomes[job.name], seconds = future.result()
+                if report is not None:
+                    report(job, outcomes[job.name], seconds)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in list(running):
+                process.terminate()
+            raise
+    for out in {job.out for job in jobs}:
+        write_gallery(out)
+    return outcomes
+
+
+def _execute(job: Job, n_parallel: int, running: set[subprocess.Popen[bytes]]) -> str:
+    """Run one notebook in a papermill process of its own and take over its figures."""
+    job.stamp.parent.mkdir(parents=True, exist_ok=True)
+    fingerprint = job.fingerprint()
+    with tempfile.TemporaryDirectory(dir=job.stamp.parent, prefix=f".{job.name}-") as folder:
+        work = Path(folder)
+        made = work / "figures"
+        made.mkdir()
+        parameters = work / "parameters.json"
+        parameters.write_text(json.dumps({**job.parameters, "out": str(made)}), encoding="utf-8")
+        threads = max(1, (os.cpu_count() or 1) // n_parallel)
+        with job.log.open("wb") as log:
+            process = subprocess.Popen(
+                [
+                    *(
+                        sys.executable,
+                        "-m",
+                        "papermill",
+                        str(job.notebook),
+                        str(work / "run.ipynb"),
+                    ),
+                    *("-f", str(parameters), "-k", "python3", "--no-progress-bar", "--log-output"),
+                ],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONWARNINGS": "default"},
+            )
+            running.add(process)
+            try:
+                code = process.wait()
+            finally:
+                running.discard(process)
+        if (work / "run.ipynb").exists():
+            (work / "run.ipynb").replace(job.executed)
+        if code != 0:
+            job.stamp.unlink(missing_ok=True)
+            return "failed"
+        files = sorted(path for path in made.iterdir() if not path.name.startswith("."))
+        for path in sorted(files, key=lambda path: path.suffix == ".json"):  # provenance last
+            path.replace(job.out / path.name)
+    names = [path.name for path in files if path.name != figures.PLOTLY_JS]
+    stamp = {"fingerprint": fingerprint, "files": {n: _digest(job.out / n) for n in names}}
+    with figures.atomic_write(job.stamp) as path:
+        path.write_text(json.dumps(stamp, indent=2) + "\n", encoding="utf-8")
+    return "made"
+
+
+def write_gallery(out: Path) -> None:
+    """Write the gallery page of a folder: each figure with its caption and provenance."""
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob("*.json"))]
+    lines = [
+        "# Figures",
+        "",
+        "Made by `dysem-lab figures`. Each has its numbers (CSV) and provenance",
+    ]
+    lines += ["(JSON) beside it; the interactive HTML is made where you run the command.", ""]
+    for record in records:
+        name, model, data = record["name"], record["model"], record["data"]
+        lines += [f"## {name}", ""]
+        if (out / f"{name}.png").exists():
+            lines += [f"![{record['caption']}]({name}.png)", ""]
+        lines += [
+            f"{record['caption']}",
+            "",
+            f"{model['name']} ({model['dtype']}), {data['name']}, {data['n_pairs']:,} pairs, "
+            f"{'/'.join(data['languages'])} · [CSV]({name}.csv) · [JSON]({name}.json)",
+            "",
+        ]
+    with figures.atomic_write(out / GALLERY) as path:
+        path.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+
+
+def failure(job: Job) -> str:
+    """Return the last error line of a failed job and where to look."""
+    cause = ""
+    if job.executed.exists():
+        for cell in nbformat.read(job.executed, as_version=4).cells:
+            for output in cell.get("outputs", []):
+                if output.output_type == "error":
+                    cause = f"{output.ename}: {output.evalue}"
+    elif job.log.exists():
+        cause = job.log.read_text(errors="replace").strip().rpartition("\n")[2]
+    return f"{cause or 'no error was recorded'}\n  see {job.executed} and {job.log}"

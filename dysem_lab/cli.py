@@ -1,0 +1,384 @@
+"""The command line: thin doors to the same calls that notebooks make."""
+
+import ast
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from dysem_lab import paths
+from dysem_lab.errors import DysemLabError, InputError
+
+if TYPE_CHECKING:
+    from dysem_lab.batch import Job
+    from dysem_lab.translate import Translator
+
+cli = typer.Typer(
+    help="Where in a language model does sentence meaning live?",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+out = Console()
+err = Console(stderr=True)
+
+Model = Annotated[
+    str, typer.Option("--model", help="Embedded name, preset, hub id, folder, .gguf.")
+]
+Data = Annotated[str, typer.Option("--data", help="demo, stsb, hub or a folder of STS files.")]
+Languages = Annotated[str, typer.Option("--languages", help="Codes of the consensus, by comma.")]
+K = Annotated[str, typer.Option("--k", help="Dimensions per text: an integer, or a fraction of d.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
+
+
+def main() -> None:
+    """Run the command line; errors made for people are shown without a traceback."""
+    try:
+        cli()
+    except DysemLabError as error:
+        err.print(f"[bold red]error:[/] {error}", highlight=False, markup=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        err.print("interrupted; what was finished is kept")
+        sys.exit(130)
+    except ImportError as error:
+        err.print(
+            f"[bold red]error:[/] {error}; install it with: pip install 'dysem-lab[figures,lab]'"
+        )
+        sys.exit(1)
+
+
+def _number(text: str) -> int | float:
+    try:
+        return float(text) if "." in text or "e" in text.lower() else int(text)
+    except ValueError:
+        raise InputError(
+            f"--k must be an integer or a fraction such as 0.25, got {text!r}"
+        ) from None
+
+
+def _codes(text: str) -> list[str]:
+    return [code for part in text.split(",") if (code := part.strip())]
+
+
+def _print_json(value: object) -> None:
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def _print_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*map(str, row))
+    out.print(table)
+
+
+@cli.command(
+    epilog='Example:  dysem-lab figures --data stsb --pairs 600 --only 01 -p languages=\'["en","ja"]\''
+)
+def figures(
+    model: Annotated[
+        list[str] | None, typer.Option("--model", help="May be given several times.")
+    ] = None,
+    data: Data = "demo",
+    pairs: Annotated[int | None, typer.Option(min=1, help="First pairs only.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Notebook name or its beginning; several times.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Notebooks that run at once.")] = 1,
+    folder: Annotated[Path, typer.Option("--out", help="Where the figures go.")] = Path("figures"),
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option("-p", "--parameter", help="name=value for the notebooks; several times."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run the figure notebooks and write PNG, HTML, CSV and JSON; skip what is up to date."""
+    from dysem_lab import batch
+    from dysem_lab.models import DEFAULT_MODEL
+
+    parameters = dict(_assignment(text) for text in parameter or [])
+    if pairs is not None:
+        parameters["pairs"] = pairs
+    planned = batch.plan(
+        model or [DEFAULT_MODEL], data, folder, only=only or [], parameters=parameters
+    )
+    if dry_run:
+        states = {job.name: "up to date" if job.up_to_date() else "would run" for job in planned}
+        if as_json:
+            _print_json(states)
+        else:
+            _print_table("Batch", ("notebook", "state"), states.items())
+        return
+
+    def report(job: "Job", outcome: str, seconds: float) -> None:
+        colour = {"made": "green", "failed": "red"}.get(outcome, "cyan")
+        err.print(f"[{colour}]{outcome:>10}[/]  {job.name}  {seconds:.0f} s", highlight=False)
+        if outcome == "failed":
+            err.print(batch.failure(job), markup=False, highlight=False)
+
+    with err.status(f"{len(planned)} notebooks, {jobs} at once, into {folder}"):
+        outcomes = batch.run_batch(planned, jobs, report)
+    failed = [name for name, outcome in outcomes.items() if outcome == "failed"]
+    if as_json:
+        _print_json(outcomes)
+    else:
+        out.print(
+            f"{len(outcomes) - len(failed)} of {len(outcomes)} notebooks are up to date in {folder}"
+        )
+    if failed:
+        raise typer.Exit(1)
+
+
+def _assignment(text: str) -> tuple[str, object]:
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise InputError(f"-p {text!r} is not name=value")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value  # a plain word, such as english
+
+
+@cli.command(
+    epilog="Example:  dysem-lab similarity 'It is raining.' 'Rain is falling.' --translator nllb"
+)
+def similarity(
+    a: Annotated[str, typer.Argument(help="A text in English.")],
+    b: Annotated[str, typer.Argument(help="Another.")],
+    model: Model = "gemma-3-270m",
+    languages: Languages = "",
+    table: Annotated[
+        Path | None,
+        typer.Option(
+            help="Parallel table: a file with a column, or a folder with a file, per language."
+        ),
+    ] = None,
+    translator: Annotated[
+        str, typer.Option(help="'nllb', or the hub id or folder of a seq2seq model.")
+    ] = "",
+    k: K = "1024",
+    component: Annotated[str, typer.Option(help="attn, ffn, resid, attn_raw or final.")] = "attn",
+    template: Annotated[
+        str, typer.Option(help="prompteol, pretended_cot, knowledge, …")
+    ] = "prompteol",
+    setting: Annotated[
+        str, typer.Option(help="english or language-specific.")
+    ] = "language-specific",
+    vector: Annotated[str, typer.Option(help="mean or source.")] = "mean",
+    as_json: Json = False,
+) -> None:
+    """Compare two texts with DySem, and with the plain cosine beside it.
+
+    Renderings in other languages come from a table or a translator; without either, only English
+    is used.
+    """
+    from dysem_lab.activations import capture
+    from dysem_lab.analyses import pair_cosine, pair_similarity
+    from dysem_lab.dysem import DySem
+    from dysem_lab.models import load_model
+    from dysem_lab.prompts import wrap
+
+    made_by = _translator(table, translator)
+    codes = _codes(languages) or (["en", "ja", "ru"] if made_by else ["en"])
+    lens = load_model(model)
+    dysem = DySem(lens, codes, made_by, _number(k), component, template, setting, vector)
+    value, dims = pair_similarity(dysem.encode([a, b]))
+    prompts = wrap([a, b], template)
+    plain = capture(lens, prompts, component)[component]
+    result = {
+        "similarity": value.item(),
+        "n_dims": dims,
+        "plain_cosine": pair_cosine(plain).item(),
+        "d_model": lens.d_model,
+        "translator": made_by.name if made_by else None,
+        **dysem.config,
+    }
+    if as_json:
+        _print_json(result)
+        return
+    rows = [
+        ("DySem similarity", f"{result['similarity']:.4f}"),
+        ("on dimensions (#Dim.)", f"{dims:.0f} of {lens.d_model}"),
+        (f"plain cosine of {component}, English", f"{result['plain_cosine']:.4f}"),
+        ("languages", "/".join(codes)),
+        ("model", lens.name),
+    ]
+    _print_table("", ("", ""), rows)
+    if made_by is None:
+        err.print("English only: give --translator or --table for a consensus over languages.")
+
+
+def _translator(table: Path | None, name: str) -> "Translator | None":
+    from dysem_lab.translate import NLLB, CachedTranslator, ParallelTable, Seq2SeqTranslator
+
+    if table is not None and name:
+        raise InputError("give either --table or --translator, not both")
+    if table is not None:
+        return CachedTranslator(ParallelTable.read(table))
+    return CachedTranslator(Seq2SeqTranslator(NLLB if name == "nllb" else name)) if name else None
+
+
+@cli.command(epilog="Example:  dysem-lab evaluate --data stsb --languages en,ja,ru --pairs 600")
+def evaluate(
+    model: Model = "gemma-3-270m",
+    data: Data = "demo",
+    task: Annotated[
+        str, typer.Option(help="STS12 … STS16, STSB or SICKR, for folders and hub.")
+    ] = "",
+    split: Annotated[str, typer.Option(help="test or dev.")] = "test",
+    languages: Languages = "en,ja,ru",
+    k: K = "1024",
+    template: Annotated[
+        str, typer.Option(help="prompteol, pretended_cot, knowledge, …")
+    ] = "prompteol",
+    pairs: Annotated[int | None, typer.Option(min=1, help="First pairs only.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap intervals.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Score mean pooling, PromptEOL, h^L, A^L, F^L and DySem on sentence pairs."""
+    from dysem_lab.analyses import decomposition
+    from dysem_lab.data import load_data
+    from dysem_lab.figures import facts
+    from dysem_lab.models import load_model
+
+    codes = _codes(languages)
+    loaded = load_data(data, task or None, split, dict.fromkeys(["en", *codes])).head(pairs)
+    err.print(loaded, highlight=False, markup=False)
+    lens = load_model(model)
+    table = decomposition(lens, loaded, codes, template=template, k=_number(k), seed=seed)
+    if as_json:
+        _print_json(
+            {
+                "model": lens.name,
+                "data": loaded.name,
+                "source": loaded.source,
+                "languages": codes,
+                "k": _number(k),
+                "template": template,
+                "seed": seed,
+                "scores": json.loads(table.to_json(orient="records")),
+            }
+        )
+        return
+    columns = (
+        "method",
+        "Spearman",
+        "95 % interval",
+        "#Dim.",
+        "gain over plain",
+        "pairs",
+        "undefined",
+    )
+    rows = [
+        (
+            row.method,
+            f"{row.spearman:.2f}",
+            f"{row.low:.1f} to {row.high:.1f}",
+            f"{row.n_dims:.1f}",
+            ""
+            if row.gain != row.gain
+            else f"{row.gain:+.1f} ({row.gain_low:+.1f} to {row.gain_high:+.1f})",
+            row.n_pairs,
+            row.n_undefined,
+        )
+        for row in table.itertuples()
+    ]
+    _print_table(facts(lens, loaded, languages=codes, k=k, seed=seed), columns, rows)
+
+
+@cli.command(epilog="Example:  dysem-lab models --json")
+def models(as_json: Json = False) -> None:
+    """List the embedded models and the ten models of the DySem paper with its settings."""
+    from dysem_lab.embedded import EMBEDDED, MANIFEST, converted_folder, installed_files
+    from dysem_lab.models import presets
+
+    embedded = [
+        {
+            "name": model.name,
+            "installed": installed_files(model) is not None,
+            "converted": (converted_folder(model.sha256, model.name) / MANIFEST).is_file(),
+            "install": model.install,
+            "terms": model.terms,
+        }
+        for model in EMBEDDED.values()
+    ]
+    table = presets()
+    if as_json:
+        _print_json({"embedded": embedded, "presets": table.to_dict(orient="records")})
+        return
+    _print_table(
+        "Embedded (no network needed)",
+        ("name", "state", "install", "terms"),
+        (
+            (
+                row["name"],
+                "converted" if row["converted"] else "installed" if row["installed"] else "absent",
+                row["install"],
+                row["terms"],
+            )
+            for row in embedded
+        ),
+    )
+    _print_table(
+        "Presets: the models of the DySem paper (Table 4; m of the released script in brackets)",
+        ("name", "hub id", "setting", "vector", "m", "L", "d"),
+        (
+            (
+                row.preset,
+                row.hf_id,
+                row.setting,
+                row.vector,
+                row.m if row.m == row.m_in_repo_script else f"{row.m} [{row.m_in_repo_script}]",
+                row.n_layers,
+                row.d_model,
+            )
+            for row in table.itertuples()
+        ),
+    )
+
+
+@cli.command(epilog="Example:  dysem-lab doctor")
+def doctor(as_json: Json = False) -> None:
+    """Say what is installed, and which models, data, GPU and browser are seen."""
+    import platform
+
+    import torch
+
+    from dysem_lab import __version__
+    from dysem_lab.embedded import EMBEDDED, installed_files
+    from dysem_lab.figures import NO_BROWSER, find_browser, library_versions
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    data = paths.local_data_dir()
+    missing = [model.install for model in EMBEDDED.values() if installed_files(model) is None]
+    browser = find_browser()
+    facts = {
+        "dysem-lab": __version__,
+        "python": platform.python_version(),
+        **library_versions(),
+        "cores": torch.get_num_threads(),
+        "GPU": gpu or "none; models run on the CPU in float32",
+        "embedded models": "all installed" if not missing else f"missing: {'; '.join(missing)}",
+        "cache": paths.cache_dir(),
+        f"data ({paths.DATA_VARIABLE})": data
+        or "not set; 'stsb' comes from the hub, 'demo' needs none",
+        "notebooks": paths.notebooks_dir(),
+        "browser for PNG": browser or NO_BROWSER,
+    }
+    if as_json:
+        _print_json(facts)
+    else:
+        _print_table("dysem-lab doctor", ("", ""), facts.items())
+
+
+if __name__ == "__main__":
+    main()
