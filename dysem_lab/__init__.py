@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dysem_lab.errors import DysemLabError as DysemLabError
     from dysem_lab.evaluate import paired_difference as paired_difference
     from dysem_lab.evaluate import score as score
+    from dysem_lab.evaluate import score_table as score_table
     from dysem_lab.evaluate import spearman as spearman
     from dysem_lab.figures import save_figure as save_figure
     from dysem_lab.joint import all_pairs_similarity as all_pairs_similarity
@@ -39,7 +40,7 @@ _HOMES = {
     "data": "STSData load_data",
     "dysem": "DySem SemanticVectors n_dims",
     "errors": "DysemLabError",
-    "evaluate": "paired_difference score spearman",
+    "evaluate": "paired_difference score score_table spearman",
     "figures": "save_figure",
     "joint": "all_pairs_similarity joint_cosine joint_set pairwise_similarity",
     "languages": "LANGUAGES",

@@ -16,7 +16,7 @@ from dysem_lab.dysem import (
     n_dims,
     semantic_vectors,
 )
-from dysem_lab.evaluate import paired_difference, score, score_table
+from dysem_lab.evaluate import paired_difference, score
 from dysem_lab.joint import joint_cosine, joint_set, pairwise_similarity
 from dysem_lab.lens import LensModel
 from dysem_lab.prompts import SETTINGS, wrap

@@ -81,7 +81,7 @@ def _print_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[obj
 
 
 @cli.command(
-    epilog='Example:  dysem-lab figures --data stsb --pairs 600 --only 01 -p languages=\'["en","ja"]\''
+    epilog="Example:  dysem-lab figures --data stsb --pairs 600 --only 01 -p k=0.25 -p seed=1"
 )
 def figures(
     model: Annotated[

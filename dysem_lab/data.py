@@ -16,7 +16,8 @@ from jaxtyping import Float, Int
 from dysem_lab import paths
 from dysem_lab.errors import DataError, InputError, choices
 
-SUFFIXES = tuple(kind + packed for kind in (".csv", ".tsv", ".jsonl") for packed in ("", ".gz")) + (
+SUFFIXES = (
+    *(kind + packed for kind in (".csv", ".tsv", ".jsonl") for packed in ("", ".gz")),
     ".parquet",
 )
 MAX_SCORE = 5.0
@@ -248,8 +249,8 @@ def _hub(task: str, split: str, codes: Sequence[str]) -> dict[str, tuple[str, pd
             table = load_dataset(path, config, revision=revision, split=hub_split).to_pandas()
         except (OSError, ValueError) as error:
             raise DataError(
-                f"cannot load {path} ({code}, {hub_split}) from the hub: {error}. Without a network "
-                f"use the demo set, or a local folder named by {paths.DATA_VARIABLE}"
+                f"cannot load {path} ({code}, {hub_split}) from the hub: {error}. Without a "
+                f"network use the demo set, or a local folder named by {paths.DATA_VARIABLE}"
             ) from error
         tables[code] = (path, table.rename(columns={"similarity_score": "score"}))
     return tables
@@ -281,8 +282,8 @@ def _aligned(name: str, source: str, tables: dict[str, tuple[str, pd.DataFrame]]
         if (differs := np.abs(scores - gold) > 1e-6).any():
             i = int(differs.argmax())
             raise DataError(
-                f"{tables[code][0]}, row {rows[i]}: score {scores[i]:g}, but {tables[first][0]} has "
-                f"{gold[i]:g}; the files are not aligned"
+                f"{tables[code][0]}, row {rows[i]}: score {scores[i]:g}, but {tables[first][0]} "
+                f"has {gold[i]:g}; the files are not aligned"
             )
     return STSData(
         name=name,

@@ -24,7 +24,8 @@ def presets() -> pd.DataFrame:
     """Return the ten models of the DySem paper with its settings for each (Table 4).
 
     Columns: ``preset`` (the name that `load_model` takes), ``model``, ``hf_id``, ``setting``,
-    ``vector``, ``m`` (Table 4), ``m_in_repo_script`` (of the released script), ``k``, ``n_layers``, ``d_model``, ``n_heads``, ``n_kv_heads``, ``d_head``.
+    ``vector``, ``m`` (Table 4), ``m_in_repo_script`` (of the released script), ``k``,
+    ``n_layers``, ``d_model``, ``n_heads``, ``n_kv_heads``, ``d_head``.
     """
     table = pd.read_csv(paths.package_file("presets.csv"))
     table.insert(0, "preset", table["model"].str.lower())

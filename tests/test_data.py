@@ -1,0 +1,588 @@
+"""Sentence pairs from folders, from the hub (local stand-ins) and their alignment by row."""
+
+import csv
+import gzip
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dysem_lab import data as data_module
+from dysem_lab import paths
+from dysem_lab.data import SUFFIXES, TASKS, STSData, load_data
+from dysem_lab.errors import DataError, InputError
+
+HEADER = ("sentence1", "sentence2", "score", "subset")
+# Every sentence here is one that some reader turns into something else.
+TRICKY = [
+    ("NA", "None", 0.0, "words"),
+    ("null", "nan", 1.25, "words"),
+    ('He said "no", twice.', "It's, well, a comma.", 2.5, "marks"),
+    ("1999", "2020-01-01", 3.0, "numbers"),
+    ("  two spaces in front", "Ein Straßencafé — 東京。", 4.75, "letters"),
+    ("true", "-1e5", 5.0, "words"),
+]
+MISSING_IN_HINDI_OR_ARABIC = {1245, 1270, 1337, 1356, 1370}
+
+
+def write_table(path: Path, rows, header=HEADER) -> Path:
+    """Write rows in the format that the suffix of the path says."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".parquet":
+        pd.DataFrame(list(rows), columns=list(header)).to_parquet(path)
+        return path
+    opened = gzip.open if path.suffix == ".gz" else open
+    with opened(path, "wt", encoding="utf-8", newline="") as file:
+        if ".jsonl" in path.suffixes:
+            for row in rows:
+                file.write(json.dumps(dict(zip(header, row, strict=True))) + "\n")
+        else:
+            writer = csv.writer(file, delimiter="\t" if ".tsv" in path.suffixes else ",")
+            writer.writerows([header, *rows])
+    return path
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Read a gzip CSV with the standard library: the truth that the loader is held against."""
+    with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def pairs_of(data: STSData, language: str) -> list[tuple[str, str]]:
+    return list(zip(*data.sentences[language], strict=True))
+
+
+def own_data(folder: Path, **languages) -> Path:
+    """Write ``test.<language>.csv`` for each language, from rows of four or five values."""
+    for language, rows in languages.items():
+        header = (*HEADER, "row")[: len(rows[0])] if rows else HEADER
+        write_table(folder / f"test.{language}.csv", rows, header)
+    return folder
+
+
+# --- formats ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_every_format_gives_the_same_sentences_scores_and_subsets(tmp_path, suffix):
+    write_table(tmp_path / f"test.en{suffix}", TRICKY)
+    data = load_data(tmp_path)
+    assert pairs_of(data, "en") == [row[:2] for row in TRICKY]
+    assert data.gold.tolist() == [row[2] for row in TRICKY]
+    assert data.gold.dtype == np.float64
+    assert data.subset == [row[3] for row in TRICKY]
+    assert data.rows.tolist() == list(range(len(TRICKY)))
+    assert data.n_dropped == 0
+    assert str(tmp_path) in data.source
+
+
+def test_a_byte_order_mark_is_not_part_of_the_header(tmp_path):
+    text = "\ufeffsentence1,sentence2,score\na cat,a dog,1\n"
+    (tmp_path / "test.en.csv").write_text(text, encoding="utf-8")
+    assert load_data(tmp_path).sentences["en"] == (["a cat"], ["a dog"])
+
+
+def test_a_file_without_a_subset_column_has_empty_subsets(tmp_path):
+    write_table(tmp_path / "test.en.csv", [("a", "b", 1.0), ("c", "d", 2.0)], HEADER[:3])
+    assert load_data(tmp_path).subset == ["", ""]
+
+
+def test_the_split_chooses_the_file(tmp_path):
+    write_table(tmp_path / "test.en.csv", [("of test", "b", 1.0, "")])
+    write_table(tmp_path / "dev.en.csv", [("of dev", "b", 1.0, "")])
+    assert load_data(tmp_path, split="dev").texts("en") == ["of dev", "b"]
+    assert load_data(tmp_path).texts("en") == ["of test", "b"]
+
+
+# --- layout of the STS folder, on stand-ins --------------------------------------------------
+
+
+@pytest.fixture
+def standin(tmp_path):
+    """Return a folder laid out as the STS data, with five STS-B pairs and four of SICK."""
+    scores = [0.0, 1.0, 2.0, 3.0, 4.0]
+
+    def rows(language, kept=range(5), numbered=False):
+        return [
+            (f"{language} first {i}", f"{language} second {i}", scores[i], "g") + (i,) * numbered
+            for i in kept
+        ]
+
+    for split in ("test", "dev"):
+        for language in ("en", "zh"):
+            name = f"stsb/{split}.{language}.csv.gz"
+            write_table(tmp_path / name, rows(f"{split} {language}"))
+    partial = tmp_path / "stsb" / "partial"
+    write_table(partial / "test.ar.csv.gz", rows("test ar", (0, 1, 3), True), (*HEADER, "row"))
+    write_table(partial / "test.hi.csv.gz", rows("test hi", (1, 3, 4), True), (*HEADER, "row"))
+    write_table(tmp_path / "en_mteb" / "STS12.csv.gz", rows("sts12"))
+    sick = (*HEADER, "pair_ID", "entailment")
+    english = [(f"en a{i}", f"en b{i}", i / 2, "TRAIN", i, "NEUTRAL") for i in (2, 5, 7, 9)]
+    polish = [(f"pl a{i}", f"pl b{i}", i / 2, "TRAIN", i, "NEUTRAL") for i in (9, 2, 7)]
+    write_table(tmp_path / "sick" / "SICK.en.csv.gz", english, sick)
+    write_table(tmp_path / "sick" / "SICK.pl.csv.gz", polish, sick)
+    japanese = [(f"ja a{i}", f"ja b{i}", 1.0, "TRAIN", i, "NEUTRAL", i / 2) for i in (2, 5, 7, 9)]
+    write_table(tmp_path / "sick" / "SICK.ja.csv.gz", japanese, (*sick, "score_en"))
+    return tmp_path
+
+
+def test_a_folder_of_sts_data_is_stsb_unless_a_task_is_named(standin):
+    data = load_data(standin)
+    assert data.name == "STSB test"
+    assert data.texts("en")[:2] == ["test en first 0", "test en first 1"]
+    assert load_data(standin, split="dev").texts("en")[5] == "dev en second 0"
+    assert load_data(standin, "STS12").texts("en")[0] == "sts12 first 0"
+
+
+def test_incomplete_languages_are_aligned_by_their_row_column(standin):
+    data = load_data(standin, languages=("en", "zh", "ar", "hi"))
+    assert data.rows.tolist() == [1, 3]
+    assert data.gold.tolist() == [1.0, 3.0]
+    assert data.n_dropped == 3
+    assert "3 incomplete rows dropped" in repr(data)
+    for language in ("en", "zh", "ar", "hi"):
+        assert pairs_of(data, language) == [
+            (f"test {language} first {i}", f"test {language} second {i}") for i in (1, 3)
+        ]
+
+
+def test_rows_that_one_of_two_incomplete_languages_lacks_are_all_counted(standin):
+    # ar has rows 0 1 3, hi has 1 3 4: rows 0 and 4 are left out.
+    data = load_data(standin, languages=("ar", "hi"))
+    assert data.rows.tolist() == [1, 3]
+    assert data.n_dropped == 2
+
+
+def test_sick_is_aligned_by_pair_id_whatever_the_order_in_the_file(standin):
+    data = load_data(standin, "SICKR", languages=("en", "pl"))
+    assert data.rows.tolist() == [2, 7, 9]
+    assert data.gold.tolist() == [1.0, 3.5, 4.5]
+    assert pairs_of(data, "pl") == [(f"pl a{i}", f"pl b{i}") for i in (2, 7, 9)]
+    assert pairs_of(data, "en") == [(f"en a{i}", f"en b{i}") for i in (2, 7, 9)]
+    assert data.n_dropped == 1
+
+
+@pytest.mark.parametrize("languages", [("en", "ja"), ("ja", "en")])
+def test_a_translation_rated_anew_aligns_with_english_in_either_order(standin, languages):
+    data = load_data(standin, "SICKR", languages=languages)
+    assert data.rows.tolist() == [2, 5, 7, 9]
+    assert pairs_of(data, "ja") == [(f"ja a{i}", f"ja b{i}") for i in (2, 5, 7, 9)]
+
+
+def test_a_translation_rated_anew_keeps_its_own_rating_when_alone(standin):
+    assert load_data(standin, "SICKR", languages=("ja",)).gold.tolist() == [1.0] * 4
+    both = load_data(standin, "SICKR", languages=("en", "ja"))
+    assert both.gold.tolist() == [1.0, 2.5, 3.5, 4.5]
+
+
+def test_a_repeated_language_is_loaded_once(standin):
+    assert load_data(standin, languages=("en", "zh", "en")).languages == ("en", "zh")
+
+
+def test_pairs_of_a_task_with_one_set_are_not_called_dev(standin):
+    # STS12 has test pairs only; a name that says "dev" would let test scores pass for dev scores.
+    try:
+        name = load_data(standin, "STS12", split="dev").name
+    except (DataError, InputError):
+        return
+    assert "dev" not in name
+
+
+# --- the real data ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("task", "split", "n"),
+    [
+        ("STS12", "test", 3108),
+        ("STS13", "test", 1500),
+        ("STS14", "test", 3750),
+        ("STS15", "test", 3000),
+        ("STS16", "test", 1186),
+        ("STSB", "test", 1379),
+        ("STSB", "dev", 1500),
+        ("SICKR", "test", 9927),
+    ],
+)
+def test_real_data_have_the_published_number_of_pairs(sts_folder, task, split, n):
+    data = load_data(sts_folder, task, split)
+    assert len(data) == len(data.gold) == n
+    assert [len(side) for side in data.sentences["en"]] == [n, n]
+    assert data.n_dropped == 0
+    assert 0 <= data.gold.min() < data.gold.max() <= 5
+
+
+def test_real_sts12_is_the_lower_cased_form_that_mteb_scores(sts_folder):
+    data = load_data(sts_folder, "STS12")
+    assert pairs_of(data, "en")[0][0] == (
+        "the problem likely will mean corrective changes before the shuttle fleet starts flying "
+        "again ."
+    )
+    assert all(text == text.lower() for text in data.texts("en"))
+
+
+def test_real_stsb_in_four_languages_keeps_1374_pairs_aligned_by_content(sts_folder):
+    data = load_data(sts_folder, languages=("en", "zh", "ar", "hi"))
+    assert len(data) == 1374
+    assert data.n_dropped == 5
+    assert set(range(1379)) - set(data.rows.tolist()) == MISSING_IN_HINDI_OR_ARABIC
+    files = {
+        "en": "test.en.csv.gz",
+        "zh": "test.zh.csv.gz",
+        "ar": "partial/test.ar.csv.gz",
+        "hi": "partial/test.hi.csv.gz",
+    }
+    for language, name in files.items():
+        truth = {
+            int(row.get("row", number)): row
+            for number, row in enumerate(read_rows(sts_folder / "stsb" / name))
+        }
+        wanted = [truth[row] for row in data.rows]
+        assert pairs_of(data, language) == [(r["sentence1"], r["sentence2"]) for r in wanted]
+        assert data.gold.tolist() == [float(row["score"]) for row in wanted]
+    # After the last gap, position and row number differ by five.
+    position = data.rows.tolist().index(1371)
+    assert position == 1366
+    english = read_rows(sts_folder / "stsb" / "test.en.csv.gz")[1371]
+    assert data.sentences["en"][0][position] == english["sentence1"]
+    assert data.subset[position] == english["subset"]
+
+
+def test_real_sick_in_portuguese_drops_the_87_pairs_it_lacks(sts_folder):
+    data = load_data(sts_folder, "SICKR", languages=("en", "pt"))
+    assert (len(data), data.n_dropped) == (9840, 87)
+    truth = {int(r["pair_ID"]): r for r in read_rows(sts_folder / "sick" / "SICK.pt.csv.gz")}
+    assert data.rows.tolist() == sorted(truth)
+    assert pairs_of(data, "pt") == [
+        (truth[row]["sentence1"], truth[row]["sentence2"]) for row in data.rows
+    ]
+
+
+def test_real_sick_in_japanese_takes_the_english_rating(sts_folder):
+    data = load_data(sts_folder, "SICKR", languages=("en", "ja"))
+    english = read_rows(sts_folder / "sick" / "SICK.en.csv.gz")
+    assert len(data) == 9927
+    assert data.gold.tolist() == [float(row["score"]) for row in english]
+
+
+def test_stsb_by_name_is_the_folder_of_the_environment_variable(sts_folder, monkeypatch):
+    monkeypatch.setenv(paths.DATA_VARIABLE, str(sts_folder))
+    data = load_data("stsb", split="dev", languages=("en", "fr"))
+    assert len(data) == 1500
+    assert str(sts_folder) in data.source
+
+
+# --- errors ----------------------------------------------------------------------------------
+
+
+def test_missing_columns_are_named_with_those_that_are_there(tmp_path):
+    write_table(tmp_path / "test.en.csv", [("a", "b", 1.0)], ("sentence1", "text", "gold"))
+    with pytest.raises(DataError, match=r"test\.en\.csv: no column score, sentence2; .*gold"):
+        load_data(tmp_path)
+
+
+@pytest.mark.parametrize("score", ["5.01", "-0.1", "high", "", "nan", "inf"])
+def test_a_score_that_is_no_rating_names_file_row_and_value(tmp_path, score):
+    own_data(tmp_path, en=[("a", "b", "1", ""), ("c", "d", score, ""), ("e", "f", "9", "")])
+    with pytest.raises(DataError, match=rf"test\.en\.csv, row 1: score '{score}' .*0 to 5"):
+        load_data(tmp_path)
+
+
+@pytest.mark.parametrize("column", [0, 1])
+@pytest.mark.parametrize("empty", ["", "  ", "\u3000"])
+def test_an_empty_sentence_names_file_row_and_column(tmp_path, column, empty):
+    row = ["c", "d", 1.0, ""]
+    row[column] = empty
+    own_data(tmp_path, en=[("a", "b", 1.0, ""), ("a", "b", 1.0, ""), row])
+    with pytest.raises(DataError, match=rf"test\.en\.csv, row 2: sentence{column + 1} is empty"):
+        load_data(tmp_path)
+
+
+def test_a_json_null_is_an_empty_sentence(tmp_path):
+    write_table(tmp_path / "test.en.jsonl", [("a", "b", 1.0, ""), (None, "d", 1.0, "")])
+    with pytest.raises(DataError, match=r"test\.en\.jsonl, row 1: sentence1 is empty"):
+        load_data(tmp_path)
+
+
+def test_scores_that_differ_between_languages_name_both_files_the_row_and_both_scores(tmp_path):
+    english = [("a", "b", 1.0, ""), ("c", "d", 2.0, ""), ("e", "f", 3.0, "")]
+    french = [("à", "b", 1.0, ""), ("ç", "d", 2.5, ""), ("é", "f", 3.0, "")]
+    own_data(tmp_path, en=english, fr=french)
+    with pytest.raises(DataError, match=r"test\.fr\.csv, row 1: score 2\.5.*test\.en\.csv has 2;"):
+        load_data(tmp_path, languages=("en", "fr"))
+
+
+def test_languages_of_different_length_name_the_files_their_rows_and_the_remedy(tmp_path):
+    own_data(tmp_path, en=[("a", "b", 1.0, "")] * 3, fr=[("a", "b", 1.0, "")] * 2)
+    with pytest.raises(
+        DataError, match=r"test\.en\.csv has 3 rows.*test\.fr\.csv has 2 rows.*'row' column"
+    ):
+        load_data(tmp_path, languages=("en", "fr"))
+
+
+def test_a_repeated_row_is_named_with_its_file(tmp_path):
+    own_data(tmp_path, en=[("a", "b", 1.0, "", 4), ("c", "d", 1.0, "", 4)])
+    with pytest.raises(DataError, match=r"test\.en\.csv: 4 occurs twice.*'row'"):
+        load_data(tmp_path)
+
+
+@pytest.mark.parametrize("row", ["x", "", "1.7"])
+def test_a_row_number_that_is_none_names_file_and_row(tmp_path, row):
+    own_data(tmp_path, en=[("a", "b", 1.0, "", "0"), ("c", "d", 1.0, "", row)])
+    with pytest.raises(DataError, match=r"test\.en\.csv, row 1"):
+        load_data(tmp_path)
+
+
+def test_no_row_in_common_is_an_error(tmp_path):
+    own_data(tmp_path, en=[("a", "b", 1.0, "", 0)], fr=[("a", "b", 1.0, "", 1)])
+    with pytest.raises(DataError, match=r"no row is in every language.*test\.fr\.csv"):
+        load_data(tmp_path, languages=("en", "fr"))
+
+
+def test_sentences_with_unquoted_commas_are_not_shifted_into_other_columns(tmp_path):
+    text = "sentence1,sentence2,score\nYes, please.,No thanks.,1.0\nWell, no.,Oh yes.,2.0\n"
+    (tmp_path / "test.en.csv").write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match=r"test\.en\.csv"):
+        load_data(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("test.en.csv", b""),
+        ("test.en.csv", b'sentence1,sentence2,score\n"a,b,1\n'),
+        ("test.en.csv", "sentence1,sentence2,score\ncafé,b,1\n".encode("latin-1")),
+        ("test.en.csv.gz", b"sentence1,sentence2,score\na,b,1\n"),
+        ("test.en.csv.gz", gzip.compress(b"sentence1,sentence2,score\n" + b"a,b,1\n" * 999)[:-9]),
+        ("test.en.jsonl", b'{"sentence1": "a"'),
+        ("test.en.parquet", b"PAR1 not really"),
+    ],
+    ids=["empty", "open quote", "latin-1", "not gzip", "cut gzip", "cut json", "not parquet"],
+)
+def test_a_damaged_file_is_named(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=r"test\.en"):
+        load_data(tmp_path)
+
+
+def test_an_unknown_task_lists_the_known_ones():
+    with pytest.raises(InputError, match=r"unknown task 'STS17'.*STS12.*STSB.*SICKR"):
+        load_data("demo", "STS17")
+
+
+def test_an_unknown_source_lists_what_may_be_given(tmp_path):
+    with pytest.raises(DataError, match=r"no folder .*nowhere.*'demo', 'stsb', 'hub' or a folder"):
+        load_data(tmp_path / "nowhere")
+
+
+def test_an_unknown_split_says_which_files_were_looked_for(standin):
+    with pytest.raises(DataError, match=r"no STSB pairs in 'en'.*stsb/train\.en.*\.csv\.gz"):
+        load_data(standin, "STSB", split="train")
+
+
+def test_an_absent_language_says_which_files_were_looked_for(standin):
+    with pytest.raises(DataError, match=r"'fr'.*stsb/test\.fr or stsb/partial/test\.fr"):
+        load_data(standin, languages=("en", "fr"))
+    with pytest.raises(DataError, match=r"no STS12 pairs in 'zh'"):
+        load_data(standin, "STS12", languages=("en", "zh"))
+
+
+def test_no_languages_is_an_error():
+    with pytest.raises(InputError, match=r"languages is empty.*\('en',\)"):
+        load_data("demo", languages=())
+
+
+def test_the_demo_set_does_not_pass_for_a_task():
+    # load_data(task="STSB") would otherwise give the demo set without a word.
+    with pytest.raises((InputError, DataError), match="demo"):
+        load_data("demo", "STSB")
+
+
+# --- STSData ---------------------------------------------------------------------------------
+
+
+def small(first=("a", "b", "c"), second=("d", "e", "f"), gold=(0.0, 2.5, 5.0)) -> STSData:
+    return STSData(
+        name="small",
+        source="this test",
+        gold=np.array(gold),
+        sentences={
+            "en": (list(first), list(second)),
+            "fr": ([f"le {t}" for t in first], [f"la {t}" for t in second]),
+        },
+        rows=np.array([3, 5, 8]),
+        subset=["x", "y", "z"],
+    )
+
+
+def test_texts_are_all_first_sentences_then_all_second_ones():
+    assert small().texts("fr") == ["le a", "le b", "le c", "la d", "la e", "la f"]
+    with pytest.raises(InputError, match=r"unknown language 'de'.*en, fr"):
+        small().texts("de")
+
+
+@given(st.lists(st.integers(0, 2), max_size=6))
+def test_select_takes_the_same_positions_everywhere(index):
+    data, chosen = small(), small().select(index)
+    assert len(chosen) == len(index)
+    assert chosen.gold.tolist() == [data.gold[i] for i in index]
+    assert chosen.rows.tolist() == [data.rows[i] for i in index]
+    assert chosen.subset == [data.subset[i] for i in index]
+    for language in ("en", "fr"):
+        assert pairs_of(chosen, language) == [pairs_of(data, language)[i] for i in index]
+
+
+def test_select_takes_a_boolean_mask_as_a_mask():
+    data = small()
+    assert data.select(data.gold > 1).rows.tolist() == [5, 8]
+
+
+@pytest.mark.parametrize(("n", "kept"), [(1, [3]), (2, [3, 5]), (99, [3, 5, 8]), (None, [3, 5, 8])])
+def test_head_takes_the_first_pairs(n, kept):
+    assert small().head(n).rows.tolist() == kept
+
+
+@pytest.mark.parametrize("n", [0, -1])
+def test_head_of_no_pairs_is_an_error(n):
+    with pytest.raises(InputError, match=rf"at least 1, got {n}"):
+        small().head(n)
+
+
+def test_the_digest_is_sixteen_hex_digits_and_stable():
+    assert small().digest == small().digest
+    assert len(small().digest) == 16
+    assert set(small().digest) <= set("0123456789abcdef")
+
+
+def test_the_digest_changes_with_one_character_one_rating_or_the_place_of_a_break():
+    variants = [
+        small(),
+        small(first=("a", "b", "C")),
+        small(second=("d", "e ", "f")),
+        small(gold=(0.0, 2.5, 4.999)),
+        small(first=("a", "b", "cd"), second=("", "e", "f")),
+        small(first=("b", "a", "c")),
+        small().select([0, 1]),
+    ]
+    assert len({data.digest for data in variants}) == len(variants)
+
+
+# --- the hub, through local stand-ins --------------------------------------------------------
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """Put local folders in the place of the hub's data sets; return the folder of them all."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.delenv(paths.DATA_VARIABLE, raising=False)
+    header = HEADER[:3]
+    for name, splits in {"sts12": ("test",), "stsb": ("test", "validation")}.items():
+        for split in splits:
+            rows = [(f"{name} {split} a{i}", f"{name} {split} b{i}", i / 2) for i in range(3)]
+            write_table(tmp_path / name / f"{split}.jsonl", rows, header)
+    multi = tmp_path / "multi"
+    card = "---\nconfigs:\n"
+    for language in ("fr", "de"):
+        card += f"- config_name: {language}\n  data_files:\n"
+        for split in ("test", "dev"):
+            rows = [(f"{language} {split} a{i}", "NA", i / 2) for i in range(3)]
+            scored = (*header[:2], "similarity_score")
+            write_table(multi / language / f"{split}.jsonl", rows, scored)
+            card += f"  - split: {split}\n    path: {language}/{split}.jsonl\n"
+    (multi / "README.md").write_text(card + "---\n", encoding="utf-8")
+    for task, name in (("STS12", "sts12"), ("STSB", "stsb")):
+        monkeypatch.setitem(TASKS, task, TASKS[task]._replace(hub=str(tmp_path / name)))
+    monkeypatch.setattr(data_module, "MULTILINGUAL_STSB", (str(multi), None))
+    return tmp_path
+
+
+def test_the_hub_gives_english_pairs_and_says_where_they_are_from(hub):
+    data = load_data("hub", "STS12")
+    assert pairs_of(data, "en") == [(f"sts12 test a{i}", f"sts12 test b{i}") for i in range(3)]
+    assert data.gold.tolist() == [0.0, 0.5, 1.0]
+    assert data.source == f"the hub ({hub / 'sts12'})"
+
+
+def test_the_hub_joins_english_stsb_with_its_translations_in_both_splits(hub):
+    for split, english in (("test", "test"), ("dev", "validation")):
+        data = load_data("hub", split=split, languages=("en", "fr", "de"))
+        assert data.name == f"STSB {split}"
+        assert data.sentences["en"][0] == [f"stsb {english} a{i}" for i in range(3)]
+        assert data.sentences["de"] == ([f"de {split} a{i}" for i in range(3)], ["NA"] * 3)
+        assert data.gold.tolist() == [0.0, 0.5, 1.0]
+        assert str(hub / "stsb") in data.source
+        assert str(hub / "multi") in data.source
+
+
+def test_stsb_by_name_falls_back_to_the_hub_and_says_so(hub):
+    data = load_data("stsb")
+    assert data.sentences["en"][0][0] == "stsb test a0"
+    assert data.source.startswith("the hub (")
+
+
+def test_the_hub_has_other_tasks_in_english_only(hub):
+    with pytest.raises(DataError, match=r"STS12 in English only, not in 'fr'"):
+        load_data("hub", "STS12", languages=("en", "fr"))
+
+
+@pytest.mark.parametrize(
+    ("split", "languages"), [("nowhere", ("en",)), ("test", ("en", "ko"))], ids=["split", "config"]
+)
+def test_what_the_hub_lacks_is_an_error_with_the_remedy(hub, split, languages):
+    with pytest.raises(DataError, match=rf"cannot load .*demo set.*{paths.DATA_VARIABLE}"):
+        load_data("hub", split=split, languages=languages)
+
+
+def test_two_hub_languages_of_different_length_are_an_error(hub):
+    write_table(
+        hub / "multi" / "de" / "test.jsonl",
+        [("de test a0", "NA", 0.0), ("de test a1", "NA", 0.5)],
+        (*HEADER[:2], "similarity_score"),
+    )
+    with pytest.raises(DataError, match="not aligned"):
+        load_data("hub", languages=("fr", "de"))
+
+
+def test_a_damaged_hub_file_is_an_error_with_the_remedy(hub):
+    (hub / "sts12" / "test.jsonl").write_text('{"sentence1": "a"\n garbage', encoding="utf-8")
+    with pytest.raises(DataError, match=r"cannot load .*sts12.*demo set"):
+        load_data("hub", "STS12")
+
+
+def test_offline_the_hub_fails_at_once_without_touching_the_network(tmp_path):
+    # In a process of its own: huggingface_hub reads HF_HUB_OFFLINE when it is imported.
+    script = """
+import socket, sys
+def refuse(*arguments, **keywords):
+    print("touched the network")
+    sys.exit(3)
+socket.getaddrinfo = socket.create_connection = refuse
+from dysem_lab.data import load_data
+from dysem_lab.errors import DataError
+try:
+    load_data("hub", "STS12")
+except DataError as error:
+    print(error)
+"""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.startswith("cannot load mteb/sts12-sts")
+    assert "demo set" in done.stdout
+    assert paths.DATA_VARIABLE in done.stdout

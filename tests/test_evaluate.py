@@ -1,0 +1,411 @@
+"""Spearman against scipy, bootstrap intervals and paired differences against naive loops."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.stats import spearmanr
+
+from dysem_lab.errors import InputError
+from dysem_lab.evaluate import paired_difference, score, score_table, spearman
+
+quick = settings(deadline=None, max_examples=100)
+# Of 201 values the 2.5 % and 97.5 % points are the sixth from either end, nothing in between.
+N_RESAMPLES = 201
+COLUMNS = ["spearman", "low", "high", "n_dims", "n_pairs", "n_undefined"]
+
+
+def ordinary_data(n_pairs, noise=1.0, seed=0):
+    """Return similarities and ratings with ties in both, as STS has them."""
+    generator = np.random.default_rng(seed)
+    truth = generator.normal(size=n_pairs)
+    similarity = np.round(truth + noise * generator.normal(size=n_pairs), 1)
+    gold = np.clip(np.round(2.5 + truth, 0), 0, 5)
+    return similarity, gold
+
+
+def naive_spearman(x, y):
+    return 100 * spearmanr(x, y).statistic
+
+
+def naive_resamples(n_pairs, seed, n_resamples=N_RESAMPLES):
+    return np.random.default_rng(seed).integers(0, n_pairs, size=(n_resamples, n_pairs))
+
+
+# --- spearman
+
+
+def test_spearman_by_hand():
+    assert spearman(np.array([1.0, 2.0, 3.0]), np.array([10.0, 20.0, 30.0])) == 100.0
+    assert spearman(np.array([1.0, 2.0, 3.0]), np.array([5.0, 0.0, -5.0])) == -100.0
+    # Squared rank differences 0, 1, 1, 0 of four: 1 - 6 * 2 / (4 * 15) = 0.8.
+    found = spearman(np.array([0.1, 0.2, 0.3, 0.4]), np.array([1.0, 3.0, 2.0, 5.0]))
+    assert found == pytest.approx(80.0)
+    # Ranks 1.5, 1.5, 3 and 1, 2, 3: 1.5 / sqrt(1.5 * 2).
+    found = spearman(np.array([7.0, 7.0, 9.0]), np.array([1.0, 2.0, 3.0]))
+    assert found == pytest.approx(100 * 1.5 / np.sqrt(3))
+
+
+@quick
+@given(st.integers(3, 12), st.data())
+def test_spearman_agrees_with_scipy_where_there_are_ties(n_pairs, data):
+    x, y = (
+        data.draw(
+            arrays(np.float64, n_pairs, elements=st.integers(-2, 2)).filter(
+                lambda values: len(set(values)) > 1
+            )
+        )
+        for _ in range(2)
+    )
+    assert spearman(x, y) == pytest.approx(naive_spearman(x, y), abs=1e-9)
+    assert spearman(x, y) == pytest.approx(spearman(y, x), abs=1e-9)
+
+
+@pytest.mark.parametrize("n_pairs", [3, 50, 1379])
+def test_spearman_agrees_with_scipy_on_ordinary_data(n_pairs):
+    similarity, gold = ordinary_data(n_pairs, seed=n_pairs)
+    assert spearman(similarity, gold) == pytest.approx(naive_spearman(similarity, gold), abs=1e-9)
+
+
+def test_spearman_sees_the_order_only():
+    similarity, gold = ordinary_data(80)
+    assert spearman(np.exp(similarity), gold) == spearman(similarity, gold)
+    assert spearman(similarity, 5 - gold) == pytest.approx(-spearman(similarity, gold), abs=1e-9)
+
+
+def test_spearman_leaves_undefined_pairs_out():
+    similarity, gold = ordinary_data(40)
+    kept = np.arange(40) % 7 != 0
+    with_holes = np.where(kept, similarity, np.nan)
+    expected = naive_spearman(similarity[kept], gold[kept])
+    assert spearman(with_holes, gold) == pytest.approx(expected, abs=1e-9)
+    assert expected != pytest.approx(naive_spearman(similarity, gold), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("similarity", "gold", "pairs", "distinct"),
+    [
+        ([1.0, 1.0, 1.0], [1.0, 2.0, 3.0], 3, 1),
+        ([1.0, 2.0, 3.0], [4.0, 4.0, 4.0], 3, 3),
+        ([1.0, np.nan, 1.0, 1.0], [1.0, 2.0, 3.0, 4.0], 3, 1),
+        ([1.0, 2.0], [1.0, 2.0], 2, 2),
+        ([1.0, np.nan, 2.0], [1.0, 2.0, 3.0], 2, 2),
+        ([np.nan, np.nan, np.nan], [1.0, 2.0, 3.0], 0, 0),
+        ([], [], 0, 0),
+    ],
+)
+def test_spearman_without_a_value_is_nan_with_a_warning(similarity, gold, pairs, distinct):
+    with pytest.warns(UserWarning, match=f"undefined: {pairs} pairs, {distinct} distinct"):
+        assert np.isnan(spearman(np.array(similarity), np.array(gold)))
+
+
+def test_spearman_with_a_value_gives_no_warning():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        spearman(np.array([1.0, 2.0, 2.0]), np.array([1.0, 1.0, 2.0]))
+
+
+@pytest.mark.parametrize("function", [spearman, score])
+def test_bad_ratings_are_refused(function):
+    similarity = np.array([0.1, np.nan, 0.3])
+    with pytest.raises(InputError, match="gold rating 2 is NaN"):
+        function(similarity, np.array([1.0, 2.0, np.nan]))
+    # Also where the pair would be left out anyway: a missing rating is an error of the data.
+    with pytest.raises(InputError, match="gold rating 1 is NaN"):
+        function(similarity, np.array([1.0, np.nan, 3.0]))
+    with pytest.raises(InputError, match=r"similarity has shape \(3,\), gold \(2,\)"):
+        function(similarity, np.array([1.0, 2.0]))
+    with pytest.raises(InputError, match=r"similarity has shape \(3, 1\)"):
+        function(similarity[:, None], np.ones((3, 1)))
+    with pytest.raises(InputError, match=r"similarity has shape \(3, 1\), gold \(3,\)"):
+        function(similarity[:, None], np.ones(3))
+
+
+# --- score
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("noise", [0.3, 1.0, 5.0])
+def test_the_interval_contains_the_score_on_ordinary_data(noise, seed):
+    similarity, gold = ordinary_data(120, noise, seed)
+    result = score(similarity, gold, n_resamples=300)
+    assert result["spearman"] == pytest.approx(naive_spearman(similarity, gold), abs=1e-9)
+    assert -100 <= result["low"] < result["spearman"] < result["high"] <= 100
+
+
+@pytest.mark.parametrize("seed", [0, 1, 17])
+def test_the_interval_agrees_with_a_naive_bootstrap(seed):
+    similarity, gold = ordinary_data(40, seed=seed)
+    values = sorted(
+        naive_spearman(similarity[rows], gold[rows]) for rows in naive_resamples(40, seed)
+    )
+    result = score(similarity, gold, seed=seed, n_resamples=N_RESAMPLES)
+    assert result["low"] == pytest.approx(values[5], abs=1e-6)
+    assert result["high"] == pytest.approx(values[-6], abs=1e-6)
+
+
+def test_resamples_of_undefined_correlation_are_left_out_of_the_interval():
+    # Two ratings among four pairs: one resample in eight or so has a constant side.
+    similarity, gold = np.array([0.1, 0.4, 0.2, 0.3]), np.array([0.0, 1.0, 0.0, 1.0])
+    values = [
+        naive_spearman(similarity[rows], gold[rows])
+        for rows in naive_resamples(4, 3, 400)
+        if len(set(rows)) > 1 and len(set(gold[rows])) > 1
+    ]
+    assert len(values) < 400
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = score(similarity, gold, seed=3, n_resamples=400)
+    low, high = np.quantile(values, [0.025, 0.975])
+    assert result["low"] == pytest.approx(low, abs=1e-6)
+    assert result["high"] == pytest.approx(high, abs=1e-6)
+
+
+def test_the_interval_agrees_with_a_naive_bootstrap_of_data_too_large_to_rank_at_once():
+    # 801 resamples of 2,500 pairs go in two uneven chunks; the percentiles are 20 from either end.
+    similarity, gold = ordinary_data(2500)
+    values = sorted(
+        naive_spearman(similarity[rows], gold[rows]) for rows in naive_resamples(2500, 0, 801)
+    )
+    result = score(similarity, gold, n_resamples=801)
+    assert result["low"] == pytest.approx(values[20], abs=1e-6)
+    assert result["high"] == pytest.approx(values[-21], abs=1e-6)
+
+
+def test_the_default_is_a_thousand_resamples():
+    similarity, gold = ordinary_data(30)
+    values = [naive_spearman(similarity[rows], gold[rows]) for rows in naive_resamples(30, 0, 1000)]
+    low, high = np.quantile(values, [0.025, 0.975])
+    result = score(similarity, gold)
+    assert (result["low"], result["high"]) == (pytest.approx(low), pytest.approx(high))
+
+
+def test_the_interval_depends_on_the_seed_only():
+    similarity, gold = ordinary_data(60)
+    np.random.seed(1)  # noqa: NPY002 (that the global generator has no say is the point)
+    first = score(similarity, gold, seed=5)
+    np.random.seed(2)  # noqa: NPY002
+    assert score(similarity, gold, seed=5) == pytest.approx(first, nan_ok=True, abs=0)
+    other = score(similarity, gold, seed=6)
+    assert other["spearman"] == first["spearman"]
+    assert (other["low"], other["high"]) != (first["low"], first["high"])
+
+
+def test_sixteen_times_the_pairs_give_an_interval_of_about_a_quarter():
+    def mean_width(n_pairs):
+        results = [score(*ordinary_data(n_pairs, seed=seed), n_resamples=200) for seed in range(5)]
+        return np.mean([result["high"] - result["low"] for result in results])
+
+    assert mean_width(960) / mean_width(60) == pytest.approx(1 / 4, rel=0.25)
+
+
+def test_score_counts_the_pairs():
+    similarity, gold = ordinary_data(30)
+    similarity[[3, 4, 29]] = np.nan
+    result = score(similarity, gold, 219.5, n_resamples=50)
+    assert list(result) == COLUMNS
+    assert (result["n_pairs"], result["n_undefined"]) == (27, 3)
+    assert result["n_dims"] == 219.5
+    whole = score(*ordinary_data(30), 640, n_resamples=50)
+    assert (whole["n_pairs"], whole["n_undefined"]) == (30, 0)
+    assert whole["n_dims"] == 640.0
+    assert isinstance(whole["n_dims"], float)
+    assert np.isnan(score(*ordinary_data(30), n_resamples=50)["n_dims"])
+
+
+def test_undefined_pairs_leave_the_score_of_the_others():
+    similarity, gold = ordinary_data(30)
+    kept = np.arange(30) % 4 != 1
+    holes = score(np.where(kept, similarity, np.nan), gold, n_resamples=50)
+    without = score(similarity[kept], gold[kept], n_resamples=50)
+    assert [holes[name] for name in COLUMNS[:3]] == [without[name] for name in COLUMNS[:3]]
+
+
+@pytest.mark.parametrize(
+    ("similarity", "n_pairs", "n_undefined"),
+    [
+        ([0.5, 0.5, 0.5, 0.5], 4, 0),
+        ([0.5, 0.6, np.nan, np.nan], 2, 2),
+        ([np.nan] * 4, 0, 4),
+    ],
+)
+def test_a_score_that_does_not_exist_has_no_interval(similarity, n_pairs, n_undefined):
+    with pytest.warns(UserWarning, match="Spearman is undefined"):
+        result = score(np.array(similarity), np.arange(4.0))
+    assert np.isnan([result[name] for name in ("spearman", "low", "high")]).all()
+    assert (result["n_pairs"], result["n_undefined"]) == (n_pairs, n_undefined)
+
+
+def test_torch_and_numpy_are_alike():
+    similarity, gold = ordinary_data(50)
+    similarity = similarity.astype(np.float32)
+    similarity[7] = np.nan
+    expected = score(similarity, gold, 3, n_resamples=50)
+    other = gold[::-1].copy()
+    difference = paired_difference(similarity, other, gold, n_resamples=50)
+    for kind in (torch.float32, torch.float64):
+        tensors = torch.tensor(similarity, dtype=kind), torch.tensor(gold, dtype=kind)
+        assert spearman(*tensors) == expected["spearman"]
+        assert spearman(tensors[0], gold) == spearman(similarity, tensors[1])
+        assert score(*tensors, 3, n_resamples=50) == expected
+        found = paired_difference(tensors[0], torch.tensor(other), tensors[1], n_resamples=50)
+        assert found == difference
+
+
+# --- score_table
+
+
+def test_score_table_has_a_row_per_method_in_the_order_given():
+    similarity, gold = ordinary_data(60)
+    methods = {"z": similarity, "a": -similarity, "m": torch.tensor(gold)}
+    table = score_table(methods, gold, {"a": 640, "z": 219.5}, seed=3)
+    assert list(table.columns) == ["method", *COLUMNS]
+    assert list(table["method"]) == ["z", "a", "m"]
+    assert table.index.tolist() == [0, 1, 2]
+    np.testing.assert_allclose(table["n_dims"], [219.5, 640, np.nan])
+    naive = naive_spearman(similarity, gold)
+    np.testing.assert_allclose(table["spearman"], [naive, -naive, 100], atol=1e-9)
+    for row, values in enumerate(methods.values()):
+        expected = score(values, gold, seed=3)
+        np.testing.assert_array_equal(
+            table.loc[row, ["low", "high"]].tolist(), [expected["low"], expected["high"]]
+        )
+
+
+def test_score_table_counts_undefined_pairs_of_each_method():
+    similarity, gold = ordinary_data(30)
+    holes = similarity.copy()
+    holes[:4] = np.nan
+    table = score_table({"whole": similarity, "holes": holes}, gold)
+    assert table["n_pairs"].tolist() == [30, 26]
+    assert table["n_undefined"].tolist() == [0, 4]
+    assert table["n_dims"].isna().all()
+
+
+# --- paired_difference
+
+
+def test_a_method_does_not_differ_from_itself():
+    similarity, gold = ordinary_data(50)
+    result = paired_difference(similarity, similarity.copy(), gold, n_resamples=100)
+    assert result == {
+        "difference": 0.0,
+        "low": 0.0,
+        "high": 0.0,
+        "p": 1.0,
+        "n_pairs": 50,
+        "n_undefined": 0,
+    }
+
+
+def test_the_difference_is_positive_where_the_first_is_better():
+    good, gold = ordinary_data(200, noise=0.2)
+    bad = ordinary_data(200, noise=5)[0]
+    result = paired_difference(good, bad, gold)
+    assert 0 < result["low"] < result["difference"] < result["high"]
+    assert result["p"] == 1 / 1000  # no resample on the other side: the least that can be said
+    swapped = paired_difference(bad, good, gold)
+    assert swapped["difference"] == -result["difference"]
+    assert swapped["low"] == pytest.approx(-result["high"], abs=1e-9)
+    assert swapped["high"] == pytest.approx(-result["low"], abs=1e-9)
+    assert swapped["p"] == result["p"]
+
+
+def naive_paired(a, b, gold, seed):
+    """Return difference, low, high and p by a loop over resamples, each ranked by scipy."""
+    values = []
+    for rows in naive_resamples(len(gold), seed):
+        values.append(naive_spearman(a[rows], gold[rows]) - naive_spearman(b[rows], gold[rows]))
+    values.sort()
+    below = sum(value <= 0 for value in values) / len(values)
+    above = sum(value >= 0 for value in values) / len(values)
+    p = min(1, max(1 / len(values), 2 * min(below, above)))
+    difference = naive_spearman(a, gold) - naive_spearman(b, gold)
+    return [difference, values[5], values[-6], p]
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_paired_difference_agrees_with_a_naive_loop(seed):
+    a, gold = ordinary_data(35, noise=1.0, seed=seed)
+    b = a + np.random.default_rng(100 + seed).normal(size=35)
+    expected = naive_paired(a, b, gold, seed)
+    result = paired_difference(a, b, gold, seed=seed, n_resamples=N_RESAMPLES)
+    found = [result[name] for name in ("difference", "low", "high", "p")]
+    assert found == pytest.approx(expected, abs=1e-6)
+    assert 1 / N_RESAMPLES < expected[3] < 1  # or the loop would not have tested p
+
+
+def test_pairing_cancels_what_both_methods_share():
+    a, gold = ordinary_data(150, noise=1.0)
+    b = a + 0.3 * np.random.default_rng(5).normal(size=150)
+    paired = paired_difference(a, b, gold)
+    intervals = [score(values, gold) for values in (a, b)]
+    unpaired = np.hypot(*(each["high"] - each["low"] for each in intervals))
+    assert paired["high"] - paired["low"] < 0.7 * unpaired
+
+
+def test_pairs_undefined_under_either_are_dropped_from_both():
+    a, gold = ordinary_data(40)
+    b = ordinary_data(40, noise=3)[0]
+    a[[1, 2]] = np.nan
+    b[[2, 30, 39]] = np.nan
+    kept = [i for i in range(40) if i not in (1, 2, 30, 39)]
+    result = paired_difference(a, b, gold, n_resamples=100)
+    expected = paired_difference(a[kept], b[kept], gold[kept], n_resamples=100)
+    assert (result.pop("n_pairs"), result.pop("n_undefined")) == (36, 4)
+    assert (expected.pop("n_pairs"), expected.pop("n_undefined")) == (36, 0)
+    assert result == expected
+    naive = naive_spearman(a[kept], gold[kept]) - naive_spearman(b[kept], gold[kept])
+    assert result["difference"] == pytest.approx(naive, abs=1e-9)
+
+
+def test_the_paired_difference_depends_on_the_seed_only():
+    a, gold = ordinary_data(40)
+    b = ordinary_data(40, noise=3)[0]
+    assert paired_difference(a, b, gold, seed=1) == paired_difference(a, b, gold, seed=1)
+    assert paired_difference(a, b, gold, seed=1) != paired_difference(a, b, gold, seed=2)
+
+
+def test_no_p_value_is_claimed_where_the_difference_does_not_exist():
+    similarity, gold = ordinary_data(40)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        result = paired_difference(similarity, np.zeros(40), gold, n_resamples=100)
+    assert np.isnan([result["difference"], result["low"], result["high"]]).all()
+    assert np.isnan(result["p"])
+
+
+def test_resamples_of_undefined_correlation_do_not_lower_p():
+    # Only pair 0 has another rating than the rest: a third of the resamples leave it out, or have
+    # nothing else, and say nothing about either method.
+    gold = np.array([1.0, 0.0, 0.0, 0.0, 0.0, 0.0])
+    a = np.array([0.9, 0.1, 0.5, 0.2, 0.95, 0.3])
+    b = np.array([0.5, 0.1, 0.6, 0.2, 0.3, 0.7])
+    values = []
+    for rows in naive_resamples(6, 0):
+        if len(set(gold[rows])) > 1 and len(set(a[rows])) > 1 and len(set(b[rows])) > 1:
+            values.append(naive_spearman(a[rows], gold[rows]) - naive_spearman(b[rows], gold[rows]))
+    assert len(values) < 0.8 * N_RESAMPLES
+    below, above = (
+        np.mean(side) for side in (np.less_equal(values, 0), np.greater_equal(values, 0))
+    )
+    result = paired_difference(a, b, gold, n_resamples=N_RESAMPLES)
+    assert result["p"] == pytest.approx(2 * min(below, above), abs=1e-9)
+
+
+def test_paired_difference_refuses_what_it_cannot_compare():
+    four = np.arange(4.0)
+    with pytest.raises(InputError, match="4 and 3 similarities: give both methods the same pairs"):
+        paired_difference(four, four[:3], four)
+    with pytest.raises(InputError, match=r"similarity has shape \(4,\), gold \(3,\)"):
+        paired_difference(four, four, four[:3])
+    with pytest.raises(InputError, match="gold rating 2 is NaN"):
+        paired_difference(four, four, np.array([0.0, 1.0, np.nan, 3.0]))
+    one_side = np.array([0.0, 1.0, np.nan, 3.0])
+    other_side = np.array([np.nan, 1.0, 2.0, 3.0])
+    with pytest.raises(InputError, match="only 2 pairs are defined under both methods; need 3"):
+        paired_difference(one_side, other_side, four)

@@ -1,0 +1,877 @@
+"""Translators: parallel tables, tiny seq2seq models, and the cache that all of them share."""
+
+import builtins
+import csv
+import gzip
+import io
+import json
+import multiprocessing
+import pickle
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import warnings
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dysem_lab import paths
+from dysem_lab.data import load_data
+from dysem_lab.errors import DataError, InputError, MissingTranslationError, ModelError
+from dysem_lab.translate import NLLB, CachedTranslator, ParallelTable, Seq2SeqTranslator
+
+# --- ParallelTable ---------------------------------------------------------------------------
+
+CAT, DOG, HEN = "A cat, asleep.", 'A "dog".', "None"
+TABLE = {"en": [CAT, DOG, HEN], "fr": ["Un chat.", "Un chien.", "NA"], "de": ["", "Hund", "null"]}
+
+
+def write_csv(path: Path, header, rows) -> Path:
+    opened = gzip.open if path.suffix == ".gz" else open
+    with opened(path, "wt", encoding="utf-8", newline="") as file:
+        delimiter = "\t" if ".tsv" in path.suffixes else ","
+        csv.writer(file, delimiter=delimiter).writerows([header, *rows])
+    return path
+
+
+def test_a_table_gives_the_rendering_at_the_same_position_in_any_direction():
+    table = ParallelTable(TABLE)
+    assert table.translate([HEN, CAT, HEN], "en", "fr") == ["NA", "Un chat.", "NA"]
+    assert table.translate(["Hund"], "de", "en") == [DOG]
+    assert table.translate([], "en", "fr") == []
+
+
+def test_a_repeated_text_takes_the_rendering_of_its_first_occurrence():
+    table = ParallelTable({"en": ["a", "b", "a"], "fr": ["one", "two", "three"]})
+    assert table.translate(["a", "b", "a"], "en", "fr") == ["one", "two", "one"]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".tsv", ".jsonl", ".parquet"])
+def test_a_file_has_one_column_per_language(tmp_path, suffix):
+    path = tmp_path / f"parallel{suffix}"
+    rows = list(zip(*TABLE.values(), strict=True))
+    if suffix == ".parquet":
+        pd.DataFrame(TABLE).to_parquet(path)
+    elif suffix == ".jsonl":
+        lines = [json.dumps(dict(zip(TABLE, row, strict=True))) for row in rows]
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    else:
+        write_csv(path, list(TABLE), rows)
+    table = ParallelTable.read(path)
+    assert table.columns == TABLE
+    assert table.translate([DOG, HEN], "en", "fr") == ["Un chien.", "NA"]
+    assert str(path) in table.name
+
+
+def test_other_columns_of_a_file_are_no_languages(tmp_path):
+    header = ["Source", "zh-TW", "en", "comment"]
+    path = write_csv(tmp_path / "t.csv", header, [["s", "貓", "cat", "c"]])
+    assert ParallelTable.read(path).columns == {"zh-TW": ["貓"], "en": ["cat"]}
+
+
+def test_a_folder_may_hold_text_lines_text_columns_and_sts_pairs(tmp_path):
+    (tmp_path / "en.txt").write_text("one\ntwo\nthree\nfour\n", encoding="utf-8")
+    write_csv(tmp_path / "mine.fr.csv", ["text", "x"], [[t, "-"] for t in ("un", "deux", "3", "4")])
+    pairs = [["eins", "drei", "1"], ["zwei", "vier", "2"]]
+    write_csv(tmp_path / "test.de.csv.gz", ["sentence1", "sentence2", "score"], pairs)
+    (tmp_path / "README.md").write_text("not a language", encoding="utf-8")
+    (tmp_path / "missing_rows.json").write_text("{}", encoding="utf-8")
+    table = ParallelTable.read(tmp_path)
+    assert table.columns == {
+        "en": ["one", "two", "three", "four"],
+        "fr": ["un", "deux", "3", "4"],
+        "de": ["eins", "zwei", "drei", "vier"],
+    }
+    assert table.translate(["four", "one"], "en", "de") == ["vier", "eins"]
+
+
+def test_the_demo_folder_is_a_parallel_table():
+    table = ParallelTable.read(paths.demo_dir())
+    assert len(table.columns) == 12
+    data = load_data("demo", languages=("en", "ja"))
+    assert table.translate(data.texts("en"), "en", "ja") == data.texts("ja")
+
+
+def test_a_data_set_in_several_languages_is_a_table():
+    data = load_data("demo", languages=("en", "fr", "ja"))
+    table = ParallelTable.from_data(data)
+    assert table.translate(data.texts("fr"), "fr", "ja") == data.texts("ja")
+    assert data.digest in table.name
+    assert ParallelTable.from_data(data.head(5)).name != table.name
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\x85", "\x0c", "\x1c"])
+def test_a_line_of_text_ends_at_a_line_feed_only(tmp_path, separator):
+    # str.splitlines would break here too, and shift every line after it.
+    (tmp_path / "en.txt").write_text(f"one{separator}more\ntwo\n", encoding="utf-8")
+    (tmp_path / "fr.txt").write_text("un\ndeux\n", encoding="utf-8")
+    assert ParallelTable.read(tmp_path).translate(["two"], "en", "fr") == ["deux"]
+
+
+def test_a_byte_order_mark_is_not_part_of_the_first_line(tmp_path):
+    (tmp_path / "en.txt").write_text("one\ntwo\n", encoding="utf-8-sig")
+    (tmp_path / "fr.txt").write_text("un\ndeux\n", encoding="utf-8")
+    assert ParallelTable.read(tmp_path).translate(["one"], "en", "fr") == ["un"]
+
+
+def test_two_files_of_one_language_are_not_taken_for_one_another(tmp_path):
+    # Taking the last one would pair the dev set of one language with the test set of another.
+    (tmp_path / "test.en.txt").write_text("tested\n", encoding="utf-8")
+    (tmp_path / "dev.en.txt").write_text("developed\n", encoding="utf-8")
+    (tmp_path / "dev.fr.txt").write_text("développé\n", encoding="utf-8")
+    try:
+        table = ParallelTable.read(tmp_path)
+    except DataError:
+        return
+    assert table.translate(["developed"], "en", "fr") == ["développé"]
+    with pytest.raises(MissingTranslationError):
+        table.translate(["tested"], "en", "fr")
+
+
+def test_a_text_that_is_not_there_names_text_language_table_and_remedy():
+    with pytest.raises(MissingTranslationError, match=r"mine has no rendering in 'fr' of 'A cow'"):
+        ParallelTable(TABLE, "mine").translate([CAT, "A cow"], "en", "fr")
+    with pytest.raises(MissingTranslationError, match="add it to the table.*leave that language"):
+        ParallelTable(TABLE).translate(["A cow"], "en", "fr")
+
+
+@pytest.mark.parametrize("empty", ["", " ", "\n"])
+def test_an_empty_cell_is_a_missing_translation_and_never_an_empty_text(empty):
+    table = ParallelTable({"en": ["a", "b"], "fr": ["un", empty]})
+    assert table.translate(["a"], "en", "fr") == ["un"]
+    with pytest.raises(MissingTranslationError, match="in 'fr' of 'b'"):
+        table.translate(["a", "b"], "en", "fr")
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+@pytest.mark.parametrize("layout", ["file", "folder"])
+def test_a_null_cell_is_a_missing_translation(tmp_path, suffix, layout):
+    columns = {"en": ["a", "b"], "fr": [None, "deux"]}
+    tables = {"all": pd.DataFrame(columns)}
+    if layout == "folder":
+        tables = {code: pd.DataFrame({"text": texts}) for code, texts in columns.items()}
+    for name, table in tables.items():
+        path = tmp_path / f"{name}{suffix}"
+        if suffix == ".parquet":
+            table.to_parquet(path)
+        else:
+            table.to_json(path, orient="records", lines=True)
+    read = ParallelTable.read(tmp_path if layout == "folder" else path)
+    assert read.translate(["b"], "en", "fr") == ["deux"]
+    with pytest.raises(MissingTranslationError, match="in 'fr' of 'a'"):
+        read.translate(["a"], "en", "fr")
+
+
+@pytest.mark.parametrize(("source", "target"), [("en", "ja"), ("ja", "en")])
+def test_an_absent_language_is_named_with_those_that_are_there(source, target):
+    with pytest.raises(MissingTranslationError, match=r"no language 'ja'; it has en, fr, de"):
+        ParallelTable(TABLE).translate([CAT], source, target)
+
+
+@pytest.mark.parametrize("columns", [{}, {"en": ["a"]}, {"en": ["a", "b"], "fr": ["un"]}])
+def test_a_table_needs_two_columns_of_one_length(columns):
+    with pytest.raises(DataError, match=r"mine: need two or more columns of one length"):
+        ParallelTable(columns, "mine")
+
+
+def test_a_path_without_a_table_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"no file or folder .*nowhere"):
+        ParallelTable.read(tmp_path / "nowhere")
+    (tmp_path / "en.txt").write_text("one\n", encoding="utf-8")
+    with pytest.raises(DataError, match="two or more columns"):
+        ParallelTable.read(tmp_path)
+    write_csv(tmp_path / "fr.csv", ["texte"], [["un"]])
+    with pytest.raises(DataError, match=r"fr\.csv: needs a column 'text', or 'sentence1'"):
+        ParallelTable.read(tmp_path)
+
+
+# --- CachedTranslator ------------------------------------------------------------------------
+
+
+class Counting:
+    """A translator that remembers what it was asked."""
+
+    def __init__(self, name="counting", empty=()):
+        """Give an empty rendering for the texts in ``empty``."""
+        self.name = name
+        self.empty = empty
+        self.asked: list[str] = []
+
+    def translate(self, texts, source, target):
+        self.asked += texts
+        return ["" if t in self.empty else f"{self.name} {source}-{target} {t}" for t in texts]
+
+
+def stored(path: Path) -> dict[str, str]:
+    connection = sqlite3.connect(path)
+    try:
+        return dict(connection.execute("SELECT text, rendering FROM translations"))
+    finally:
+        connection.close()
+
+
+def test_what_was_translated_once_is_not_translated_again(tmp_path):
+    inner = Counting()
+    cached = CachedTranslator(inner, tmp_path / "c.sqlite")
+    first = cached.translate(["a", "b"], "en", "fr")
+    assert first == ["counting en-fr a", "counting en-fr b"]
+    assert cached.translate(["a", "b"], "en", "fr") == first
+    assert inner.asked == ["a", "b"]
+    assert cached.translate(["b", "c"], "en", "fr") == ["counting en-fr b", "counting en-fr c"]
+    assert inner.asked == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 64])
+def test_order_and_duplicates_are_kept_and_each_text_is_made_once(tmp_path, batch_size):
+    inner = Counting()
+    cached = CachedTranslator(inner, tmp_path / "c.sqlite", batch_size)
+    cached.translate(["m"], "en", "fr")
+    wanted = ["z", "a", "z", "m", "b", "a"]
+    assert cached.translate(wanted, "en", "fr") == [f"counting en-fr {t}" for t in wanted]
+    assert inner.asked == ["m", "z", "a", "b"]
+    assert cached.translate([], "en", "fr") == []
+
+
+def test_languages_are_part_of_the_key(tmp_path):
+    inner = Counting()
+    cached = CachedTranslator(inner, tmp_path / "c.sqlite")
+    pairs = [("en", "fr"), ("en", "de"), ("de", "fr"), ("fr", "en")]
+    for source, target in pairs:
+        assert cached.translate(["a"], source, target) == [f"counting {source}-{target} a"]
+    assert len(inner.asked) == 4
+
+
+def test_another_instance_finds_the_renderings_in_the_file(tmp_path):
+    CachedTranslator(Counting(), tmp_path / "c.sqlite").translate(["a", "b"], "en", "fr")
+    inner = Counting()
+    again = CachedTranslator(inner, str(tmp_path / "c.sqlite"))
+    assert again.translate(["b", "a"], "en", "fr") == ["counting en-fr b", "counting en-fr a"]
+    assert inner.asked == []
+
+
+def test_two_translators_with_different_names_do_not_mix(tmp_path):
+    one = CachedTranslator(Counting("one"), tmp_path / "c.sqlite")
+    two = CachedTranslator(Counting("two"), tmp_path / "c.sqlite")
+    assert one.translate(["a"], "en", "fr") == ["one en-fr a"]
+    assert two.translate(["a"], "en", "fr") == ["two en-fr a"]
+    assert one.translate(["a"], "en", "fr") == ["one en-fr a"]
+    assert (one.name, two.name) == ("one", "two")
+
+
+def test_two_tables_without_a_name_of_their_own_do_not_mix(tmp_path):
+    # The name is the identity for the cache: one name must mean one set of renderings.
+    one = ParallelTable({"en": ["bank"], "fr": ["rive"]})
+    two = ParallelTable({"en": ["bank"], "fr": ["banque"]})
+    path = tmp_path / "c.sqlite"
+    assert CachedTranslator(one, path).translate(["bank"], "en", "fr") == ["rive"]
+    assert CachedTranslator(two, path).translate(["bank"], "en", "fr") == ["banque"]
+
+
+def test_a_corrected_table_is_not_answered_from_the_old_one(tmp_path):
+    path = tmp_path / "c.sqlite"
+    for rendering in ("rive", "banque"):
+        write_csv(tmp_path / "t.csv", ["en", "fr"], [["bank", rendering]])
+        cached = CachedTranslator(ParallelTable.read(tmp_path / "t.csv"), path)
+        assert cached.translate(["bank"], "en", "fr") == [rendering]
+
+
+def test_the_cache_is_a_translator_itself(tmp_path):
+    inner = Counting()
+    near = CachedTranslator(CachedTranslator(inner, tmp_path / "far.sqlite"), tmp_path / "n.sqlite")
+    assert near.translate(["a"], "en", "fr") == near.translate(["a"], "en", "fr")
+    assert inner.asked == ["a"]
+
+
+def test_the_default_file_is_in_the_user_s_cache_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    cached = CachedTranslator(Counting())
+    cached.translate(["a"], "en", "fr")
+    assert cached.path == tmp_path / "dysem-lab" / "translations.sqlite"
+    assert stored(cached.path) == {"a": "counting en-fr a"}
+
+
+def test_one_language_to_itself_is_an_error(tmp_path):
+    with pytest.raises(InputError, match=r"both 'en'; nothing to translate"):
+        CachedTranslator(Counting(), tmp_path / "c.sqlite").translate(["a"], "en", "en")
+
+
+@pytest.mark.parametrize("empty", ["", " \n\u3000"])
+def test_an_empty_rendering_is_an_error_and_none_of_its_batch_is_stored(tmp_path, empty):
+    class Lossy(Counting):
+        def translate(self, texts, source, target):
+            return [r or empty for r in super().translate(texts, source, target)]
+
+    cached = CachedTranslator(Lossy(empty=("d",)), tmp_path / "c.sqlite", batch_size=2)
+    with pytest.raises(MissingTranslationError, match=r"counting has no rendering in 'fr' of 'd'"):
+        cached.translate(["a", "b", "c", "d", "e"], "en", "fr")
+    assert set(stored(cached.path)) == {"a", "b"}
+
+
+def test_an_error_of_the_inner_translator_passes_and_earlier_batches_stay(tmp_path):
+    table = ParallelTable({"en": ["a", "b"], "fr": ["un", "deux"]})
+    cached = CachedTranslator(table, tmp_path / "c.sqlite", batch_size=1)
+    with pytest.raises(MissingTranslationError, match="of 'x'"):
+        cached.translate(["a", "x", "b"], "en", "fr")
+    assert stored(cached.path) == {"a": "un"}
+
+
+def test_any_text_comes_back_as_it_was_made(tmp_path):
+    class Mirror:
+        name = "mirror"
+
+        def translate(self, texts, source, target):
+            return [f"<{text}>" for text in texts]
+
+    path = tmp_path / "c.sqlite"
+
+    @settings(max_examples=60, deadline=None)
+    @given(st.lists(st.text(), max_size=5))
+    def check(texts):
+        for _ in range(2):  # made, then read
+            cached = CachedTranslator(Mirror(), path)
+            assert cached.translate(texts, "en", "fr") == [f"<{text}>" for text in texts]
+
+    check()
+
+
+def damage_from_the_start(path: Path) -> None:
+    path.write_bytes(b"this is not a database, whatever its name says\n" * 100)
+
+
+def damage_the_middle(path: Path) -> None:
+    CachedTranslator(Counting(), path).translate([f"text {i}" for i in range(500)], "en", "fr")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:4096] + b"\xff" * (len(whole) - 4096))
+
+
+def another_table(path: Path) -> None:
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE translations (word TEXT)")
+    connection.commit()
+    connection.close()
+
+
+@pytest.mark.parametrize("damage", [damage_from_the_start, damage_the_middle, another_table])
+def test_a_damaged_file_is_named(tmp_path, damage):
+    path = tmp_path / "broken.sqlite"
+    damage(path)
+    with pytest.raises(DataError, match=r"broken\.sqlite is not a usable translation cache.*move"):
+        CachedTranslator(Counting(), path).translate(["text 400"], "en", "fr")
+
+
+SLOW = """
+import sys, time
+from dysem_lab.translate import CachedTranslator
+class Slow:
+    name = "slow"
+    calls = 0
+    def translate(self, texts, source, target):
+        # Batch number n is asked for only once the n - 1 before it are committed.
+        self.calls += 1
+        print(self.calls, flush=True)
+        time.sleep(0.02 if self.calls < 4 else 60)
+        return [text.upper() for text in texts]
+CachedTranslator(Slow(), sys.argv[1], batch_size=5).translate(
+    [f"text {i}" for i in range(40)], "en", "fr")
+"""
+
+
+def test_a_killed_run_keeps_its_committed_batches_and_the_rest_can_be_made(tmp_path):
+    path = tmp_path / "c.sqlite"
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW, str(path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    for line in process.stdout:
+        if line.strip() == "4":
+            break
+    process.send_signal(signal.SIGKILL)
+    process.stdout.close()
+    assert process.wait(timeout=30) == -signal.SIGKILL
+    assert stored(path) == {f"text {i}": f"TEXT {i}" for i in range(15)}
+
+    class Rest:
+        name = "slow"
+        asked: list[str] = []  # noqa: RUF012
+
+        def translate(self, texts, source, target):
+            self.asked.extend(texts)
+            return [text.upper() for text in texts]
+
+    texts = [f"text {i}" for i in range(40)]
+    result = CachedTranslator(Rest(), path, batch_size=5).translate(texts, "en", "fr")
+    assert result == [text.upper() for text in texts]
+    assert Rest.asked == texts[15:]
+
+
+def use_many_caches(folder, barrier, failures, first):
+    """Meet the other processes at one fresh file after the other and translate into it."""
+    found = []
+    for number in range(80):
+        barrier.wait(timeout=60)
+        try:
+            cached = CachedTranslator(Counting(), folder / f"{number}.sqlite", batch_size=2)
+            texts = [f"text {i}" for i in range(first, first + 4)]
+            made = cached.translate(texts, "en", "fr")
+            assert made == [f"counting en-fr {text}" for text in texts]
+        except Exception as error:
+            found.append(f"{number}: {error!r}")
+    failures.put(found)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
+def test_processes_share_a_file_from_its_first_moment_on(tmp_path, capfd):
+    context = multiprocessing.get_context("fork")
+    barrier, failures = context.Barrier(4), context.Queue()
+    arguments = [(tmp_path, barrier, failures, first) for first in (0, 1, 2, 30)]
+    workers = [context.Process(target=use_many_caches, args=a) for a in arguments]
+    for worker in workers:
+        worker.start()
+    found = [failure for _ in workers for failure in failures.get(timeout=120)]
+    for worker in workers:
+        worker.join()
+    assert found == []
+    everything = {f"text {i}": f"counting en-fr text {i}" for i in (*range(6), *range(30, 34))}
+    for number in range(80):
+        assert stored(tmp_path / f"{number}.sqlite") == everything
+
+
+# --- Seq2SeqTranslator -----------------------------------------------------------------------
+
+LETTERS = "▁abcdefghijklmnopqrstuvwxyz"
+PAD, END, UNKNOWN = 1, 2, 3
+SPECIALS = ["<s>", "<pad>", "</s>", "<unk>"]
+LANGUAGE_TOKENS = ["eng_Latn", "fra_Latn", "deu_Latn", "jpn_Jpan"]
+LONGEST = 12
+SENTENCES = ["a cat", "the dog is old", "zebra", "x", "quick brown fox", "no"]
+
+
+def tiny_model(model_class, config_class, n_tokens: int, wanted, end_scale=1.0):
+    """Return a random model that writes only ``wanted`` tokens and the end token."""
+    torch.manual_seed(5)
+    config = config_class(
+        vocab_size=n_tokens,
+        d_model=16,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=32,
+        decoder_ffn_dim=32,
+        max_position_embeddings=64,
+        pad_token_id=PAD,
+        bos_token_id=0,
+        eos_token_id=END,
+        decoder_start_token_id=END,
+        tie_word_embeddings=False,
+        init_std=1.0,
+    )
+    model = model_class(config).eval()
+    head = torch.zeros_like(model.lm_head.weight)
+    for token in wanted:
+        head[token] = torch.randn(16)
+    head[END] = torch.randn(16) * end_scale
+    model.lm_head.weight.data = head
+    return model
+
+
+def greedy(model, ids: list[int], start: list[int], longest: int = LONGEST) -> list[int]:
+    """Decode one text greedily with plain forward passes; return what follows ``start``."""
+    written = list(start)
+    with torch.inference_mode():
+        while len(written) <= longest:
+            logits = model(
+                input_ids=torch.tensor([ids]), decoder_input_ids=torch.tensor([written])
+            ).logits
+            written.append(int(logits[0, -1].argmax()))
+            if written[-1] == END:
+                break
+    return written[len(start) :]
+
+
+@pytest.fixture(scope="session")
+def nllb(tmp_path_factory):
+    """Return the folder of a tiny random model with an NLLB tokenizer of single letters."""
+    from transformers import M2M100Config, M2M100ForConditionalGeneration, NllbTokenizer
+
+    folder = tmp_path_factory.mktemp("seq2seq") / "tiny-nllb"
+    vocabulary = {token: i for i, token in enumerate([*SPECIALS, *LETTERS])}
+    tokenizer = NllbTokenizer(
+        vocab=vocabulary, merges=[], extra_special_tokens=LANGUAGE_TOKENS, src_lang="deu_Latn"
+    )
+    tokenizer.save_pretrained(folder)
+    model = tiny_model(
+        M2M100ForConditionalGeneration,
+        M2M100Config,
+        len(tokenizer),
+        [vocabulary[letter] for letter in LETTERS],
+        end_scale=1.4,
+    )
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def raw(nllb):
+    from transformers import M2M100ForConditionalGeneration
+
+    return M2M100ForConditionalGeneration.from_pretrained(nllb).eval()
+
+
+def ids_of(text: str, language_token: str) -> list[int]:
+    """Return what NLLB's encoder reads: source language, letters, end; written out by hand."""
+    tokens = [*SPECIALS, *LETTERS]
+    letters = [tokens.index(letter) for letter in "▁" + text.replace(" ", "▁")]
+    return [len(tokens) + LANGUAGE_TOKENS.index(language_token), *letters, END]
+
+
+def language_id(token: str) -> int:
+    return len(SPECIALS) + len(LETTERS) + LANGUAGE_TOKENS.index(token)
+
+
+def spelled(ids: list[int]) -> str:
+    letters = "".join(LETTERS[i - len(SPECIALS)] for i in ids if i != END)
+    return letters.replace("▁", " ").removeprefix(" ")
+
+
+def translator(folder: Path, **options) -> Seq2SeqTranslator:
+    options = {"device": "cpu", "max_new_tokens": LONGEST, **options}
+    return Seq2SeqTranslator(str(folder), **options)
+
+
+@pytest.fixture(autouse=True)
+def _cut_renderings_are_expected():
+    # Random models rarely end of their own accord; one test below looks at the warning itself.
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*were cut at max_new_tokens")
+        yield
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "source_token", "target_token"),
+    [
+        ("en", "fr", "eng_Latn", "fra_Latn"),
+        ("en", "ja", "eng_Latn", "jpn_Jpan"),
+        ("de", "fr", "deu_Latn", "fra_Latn"),
+    ],
+)
+def test_renderings_are_the_greedy_ones_after_the_target_language_token(
+    nllb, raw, source, target, source_token, target_token
+):
+    ids = [
+        greedy(raw, ids_of(text, source_token), [END, language_id(target_token)])
+        for text in SENTENCES
+    ]
+    expected = [spelled(i) for i in ids]
+    assert all(text.strip() for text in expected), "the stand-in must write something"
+    assert translator(nllb).translate(SENTENCES, source, target) == expected
+
+
+def test_the_stand_in_tells_languages_and_texts_apart(nllb, raw):
+    made = {
+        (source, target): translator(nllb).translate(SENTENCES, source, target)
+        for source, target in (("en", "fr"), ("en", "ja"), ("en", "de"), ("de", "fr"))
+    }
+    assert made["en", "fr"] != made["en", "ja"] != made["en", "de"] != made["en", "fr"]
+    assert made["en", "fr"] != made["de", "fr"]
+    assert len(set(made["en", "fr"])) > 1
+    ends = [
+        greedy(raw, ids_of(text, "eng_Latn"), [END, language_id("fra_Latn")])[-1] == END
+        for text in SENTENCES
+    ]
+    assert any(ends), "some rendering must end before the limit, or batches are never padded"
+    assert not all(ends)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 16])
+def test_a_batch_gives_what_single_texts_give(nllb, batch_size):
+    made = translator(nllb, batch_size=batch_size).translate(SENTENCES, "en", "fr")
+    one = translator(nllb)
+    assert made == [one.translate([text], "en", "fr")[0] for text in SENTENCES]
+
+
+def test_renderings_are_deterministic(nllb):
+    first = translator(nllb)
+    made = first.translate(SENTENCES, "en", "fr")
+    torch.manual_seed(123)
+    assert first.translate(SENTENCES, "en", "fr") == made
+    assert translator(nllb).translate(SENTENCES, "en", "fr") == made
+
+
+def test_sampling_and_beams_of_the_model_s_own_configuration_are_off(nllb, tmp_path):
+    import shutil
+
+    folder = tmp_path / "sampling"
+    shutil.copytree(nllb, folder)
+    file = folder / "generation_config.json"
+    own = {"do_sample": True, "temperature": 5.0, "num_beams": 4}
+    file.write_text(json.dumps({**json.loads(file.read_text()), **own}), encoding="utf-8")
+    expected = translator(nllb).translate(SENTENCES, "en", "fr")
+    assert translator(folder).translate(SENTENCES, "en", "fr") == expected
+
+
+def test_threads_with_different_source_languages_do_not_disturb_each_other(nllb):
+    # Widgets call from threads of their own. One text per batch makes room for a change between.
+    texts = SENTENCES * 6
+    shared = translator(nllb, batch_size=1, max_new_tokens=3)
+    expected = {code: shared.translate(texts, code, "fr") for code in ("en", "de")}
+    assert expected["en"] != expected["de"]
+    made = {}
+    barrier = threading.Barrier(2)
+
+    def work(code):
+        barrier.wait()
+        made[code] = shared.translate(texts, code, "fr")
+
+    threads = [threading.Thread(target=work, args=(code,)) for code in expected]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert made == expected
+
+
+def test_the_name_tells_model_revision_and_length(nllb):
+    assert str(nllb) in translator(nllb).name
+    pinned = translator(nllb, revision="abc123")
+    assert "abc123" in pinned.name
+    names = {
+        translator(nllb).name,
+        pinned.name,
+        translator(nllb, max_new_tokens=7).name,
+        translator(nllb.parent).name,
+    }
+    assert len(names) == 4
+    assert NLLB in Seq2SeqTranslator().name
+    assert Seq2SeqTranslator().revision is not None
+
+
+def test_a_cached_model_is_asked_once(nllb, tmp_path):
+    made = CachedTranslator(translator(nllb), tmp_path / "c.sqlite").translate(["x"], "en", "fr")
+    absent = translator(nllb)
+    absent.__dict__["_loaded"] = None  # it must not even be loaded again
+    assert CachedTranslator(absent, tmp_path / "c.sqlite").translate(["x"], "en", "fr") == made
+
+
+@pytest.mark.parametrize(("source", "target"), [("en", "xx"), ("xx", "en"), ("en", "ko")])
+def test_a_language_without_a_token_is_named_with_the_remedy(nllb, source, target):
+    missing = "ko" if target == "ko" else "xx"
+    with pytest.raises(
+        MissingTranslationError, match=rf"no token for '{missing}'.*pair=\('{source}', '{target}'\)"
+    ):
+        translator(nllb).translate(["x"], source, target)
+
+
+def test_a_model_of_one_pair_gets_no_language_token(nllb, raw):
+    # The tokenizer keeps the source language that it was saved with.
+    expected = [spelled(greedy(raw, ids_of(t, "deu_Latn"), [END])) for t in SENTENCES]
+    assert all(text.strip() for text in expected), "the stand-in must write something"
+    made = translator(nllb, pair=("en", "cs")).translate(SENTENCES, "en", "cs")
+    assert made == expected
+
+
+@pytest.mark.parametrize(("source", "target"), [("fr", "en"), ("en", "de")])
+def test_a_model_of_one_pair_refuses_other_pairs(nllb, source, target):
+    with pytest.raises(MissingTranslationError, match=rf"en to fr only, not {source} to {target}"):
+        translator(nllb, pair=("en", "fr")).translate(["x"], source, target)
+
+
+def test_a_rendering_that_is_cut_is_told(nllb):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        translator(nllb, max_new_tokens=2).translate(["the dog is old"], "en", "fr")
+    messages = [str(w.message) for w in caught]
+    assert any("1 renderings were cut at max_new_tokens=2" in message for message in messages)
+
+
+def test_an_empty_rendering_is_an_error(nllb, tmp_path):
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "silent"
+    shutil.copytree(nllb, folder)
+    weights = load_file(folder / "model.safetensors")
+    # With all-zero rows every logit ties at 0, and the first token, <s>, is never spelled out.
+    weights["lm_head.weight"] = torch.zeros_like(weights["lm_head.weight"])
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(MissingTranslationError, match=r"silent has no rendering in 'fr' of 'x'"):
+        translator(folder).translate(["x"], "en", "fr")
+
+
+class Bomb:
+    def __init__(self, marker: Path):
+        """Remember which file to make when unpickled."""
+        self.marker = marker
+
+    def __reduce__(self):
+        return (Path.touch, (self.marker,))
+
+
+def test_a_folder_with_pickled_weights_only_is_refused_unopened(nllb, tmp_path):
+    folder = tmp_path / "pickled"
+    folder.mkdir()
+    for file in nllb.iterdir():
+        if file.name != "model.safetensors":
+            (folder / file.name).write_bytes(file.read_bytes())
+    marker = tmp_path / "ran"
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb(marker)))
+    with pytest.raises(ModelError, match=r"cannot load the translator .*pickled.*safetensors"):
+        translator(folder).translate(["x"], "en", "fr")
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("part", ["model", "tokenizer"])
+def test_code_in_a_model_folder_never_runs_whatever_is_answered(nllb, tmp_path, monkeypatch, part):
+    import shutil
+
+    folder = tmp_path / "coded"
+    shutil.copytree(nllb, folder)
+    marker = tmp_path / "ran"
+    (folder / "own.py").write_text(
+        f"open({str(marker)!r}, 'w').close()\n"
+        "from transformers import NllbTokenizer, M2M100Config, M2M100ForConditionalGeneration\n"
+        "class Own(NllbTokenizer): pass\n"
+        "class OwnConfig(M2M100Config): model_type = 'own'\n"
+        "class OwnModel(M2M100ForConditionalGeneration): config_class = OwnConfig\n",
+        encoding="utf-8",
+    )
+    changes = {
+        "model": (
+            "config.json",
+            {
+                "model_type": "own",
+                "auto_map": {
+                    "AutoConfig": "own.OwnConfig",
+                    "AutoModelForSeq2SeqLM": "own.OwnModel",
+                },
+            },
+        ),
+        "tokenizer": (
+            "tokenizer_config.json",
+            {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own.Own", "own.Own"]}},
+        ),
+    }
+    name, change = changes[part]
+    settings_of = json.loads((folder / name).read_text(encoding="utf-8"))
+    (folder / name).write_text(json.dumps({**settings_of, **change}), encoding="utf-8")
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "m"))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(builtins, "input", lambda *_: "y")
+    with pytest.raises(ModelError, match="cannot load the translator"):
+        translator(folder).translate(["x"], "en", "fr")
+    assert not marker.exists()
+
+
+def test_nothing_is_loaded_before_the_first_translation(tmp_path):
+    absent = translator(tmp_path / "nowhere")
+    with pytest.raises(ModelError, match=r"cannot load the translator .*nowhere.*parallel table"):
+        absent.translate(["x"], "en", "fr")
+
+
+# --- M2M100 and mBART, whose language tokens have other names -----------------------------------
+
+
+@pytest.fixture(scope="session")
+def m2m100(tmp_path_factory):
+    """Return a tiny M2M100 whose vocabulary has the ordinary pieces "en" and "fr" too."""
+    import sentencepiece
+    from transformers import M2M100Config, M2M100ForConditionalGeneration, M2M100Tokenizer
+
+    folder = tmp_path_factory.mktemp("seq2seq") / "tiny-m2m100"
+    folder.mkdir()
+    trained = io.BytesIO()
+    lines = ["the hen went to the den and the men ended it", "a friend fries fresh french fruit"]
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines * 30),
+        model_writer=trained,
+        vocab_size=60,
+        model_type="bpe",
+        minloglevel=2,
+    )
+    (folder / "trained.model").write_bytes(trained.getvalue())
+    pieces = sentencepiece.SentencePieceProcessor(model_proto=trained.getvalue())
+    names = [pieces.id_to_piece(i) for i in range(pieces.get_piece_size())]
+    assert {"en", "fr"} <= set(names)
+    vocabulary = {name: i for i, name in enumerate(dict.fromkeys([*SPECIALS, *names]))}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
+    tokenizer = M2M100Tokenizer(str(folder / "vocab.json"), str(folder / "trained.model"))
+    tokenizer.save_pretrained(folder)
+    n_tokens = max(tokenizer.lang_code_to_id.values()) + 1
+    tiny_model(
+        M2M100ForConditionalGeneration, M2M100Config, n_tokens, range(4, len(vocabulary))
+    ).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("target", ["fr", "ja"])
+def test_m2m100_is_started_with_its_own_language_tokens(m2m100, target):
+    from transformers import M2M100ForConditionalGeneration, M2M100Tokenizer
+
+    tokenizer = M2M100Tokenizer.from_pretrained(m2m100)
+    model = M2M100ForConditionalGeneration.from_pretrained(m2m100).eval()
+    texts = ["the men", "a friend went"]
+    expected = []
+    for text in texts:
+        pieces = tokenizer.convert_tokens_to_ids(tokenizer.tokenize(text))
+        ids = [tokenizer.lang_code_to_id["en"], *pieces, END]
+        written = greedy(model, ids, [END, tokenizer.lang_code_to_id[target]])
+        expected.append(tokenizer.decode(written, skip_special_tokens=True))
+    assert all(text.strip() for text in expected), "the stand-in must write something"
+    assert translator(m2m100).translate(texts, "en", target) == expected
+
+
+@pytest.fixture(scope="session")
+def mbart(tmp_path_factory):
+    """Return a tiny mBART-50 whose vocabulary has the ordinary pieces "en" and "de" too."""
+    from transformers import MBart50Tokenizer, MBartConfig, MBartForConditionalGeneration
+    from transformers.models.mbart50.tokenization_mbart50 import FAIRSEQ_LANGUAGE_CODES
+
+    folder = tmp_path_factory.mktemp("seq2seq") / "tiny-mbart"
+    vocabulary = [(token, 0.0) for token in SPECIALS]
+    vocabulary += [(letter, -3.0) for letter in LETTERS] + [("en", -4.0), ("de", -4.0)]
+    vocabulary += [(token, 0.0) for token in [*FAIRSEQ_LANGUAGE_CODES, "<mask>"]]
+    tokenizer = MBart50Tokenizer(vocab=vocabulary)
+    tokenizer.save_pretrained(folder)
+    letters = range(len(SPECIALS), len(SPECIALS) + len(LETTERS))
+    tiny_model(
+        MBartForConditionalGeneration, MBartConfig, len(vocabulary), letters
+    ).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "source_token", "target_token"),
+    [
+        ("fr", "es", "fr_XX", "es_XX"),
+        ("en", "fr", "en_XX", "fr_XX"),
+        ("fr", "de", "fr_XX", "de_DE"),
+        ("fr", "zh", "fr_XX", "zh_CN"),
+        ("hi", "ko", "hi_IN", "ko_KR"),
+    ],
+)
+def test_mbart_is_started_with_its_own_language_tokens(
+    mbart, source, target, source_token, target_token
+):
+    from transformers import MBart50Tokenizer, MBartForConditionalGeneration
+
+    tokenizer = MBart50Tokenizer.from_pretrained(mbart)
+    model = MBartForConditionalGeneration.from_pretrained(mbart).eval()
+    texts = ["a cat", "zebra"]
+    expected = []
+    for text in texts:
+        pieces = tokenizer(text, add_special_tokens=False).input_ids
+        ids = [tokenizer.convert_tokens_to_ids(source_token), *pieces, END]
+        written = greedy(model, ids, [END, tokenizer.convert_tokens_to_ids(target_token)])
+        expected.append(tokenizer.decode(written, skip_special_tokens=True))
+    assert all(text.strip() for text in expected), "the stand-in must write something"
+    assert translator(mbart).translate(texts, source, target) == expected
