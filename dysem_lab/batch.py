@@ -12,12 +12,14 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import nbformat
 
@@ -233,7 +235,7 @@ def run_batch(
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in list(running):
-                process.terminate()
+                process.kill()
             raise
     for out in {job.out for job in jobs}:
         write_gallery(out)
@@ -248,23 +250,18 @@ def _execute(job: Job, n_parallel: int, running: set[subprocess.Popen[bytes]]) -
         work = Path(folder)
         made = work / "figures"
         made.mkdir()
-        parameters = work / "parameters.json"
-        parameters.write_text(json.dumps({**job.parameters, "out": str(made)}), encoding="utf-8")
+        call = {
+            "input_path": str(job.notebook),
+            "output_path": str(work / "run.ipynb"),
+            "parameters": {**job.parameters, "out": str(made)},
+        }
         threads = max(1, (os.cpu_count() or 1) // n_parallel)
         with job.log.open("wb") as log:
             process = subprocess.Popen(
-                [
-                    *(
-                        sys.executable,
-                        "-m",
-                        "papermill",
-                        str(job.notebook),
-                        str(work / "run.ipynb"),
-                    ),
-                    *("-f", str(parameters), "-k", "python3", "--no-progress-bar", "--log-output"),
-                ],
+                [sys.executable, "-m", "dysem_lab.batch", str(os.getpid()), json.dumps(call)],
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                start_new_session=True,  # an interrupt is for the batch, which ends its notebooks
                 env={**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONWARNINGS": "default"},
             )
             running.add(process)
@@ -323,3 +320,23 @@ def failure(job: Job) -> str:
     elif job.log.exists():
         cause = job.log.read_text(errors="replace").strip().rpartition("\n")[2]
     return f"{cause or 'no error was recorded'}\n  see {job.executed} and {job.log}"
+
+
+def _run_notebook(parent: int, call: Mapping[str, Any]) -> None:
+    """Run one notebook in this process, and end with the batch that started it.
+
+    The kernel, a child of this process, does the same, so a killed batch leaves nothing running.
+    """
+    import papermill
+
+    def end_with_parent() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    papermill.execute_notebook(**call, kernel_name="python3", progress_bar=False, log_output=True)
+
+
+if __name__ == "__main__":
+    _run_notebook(int(sys.argv[1]), json.loads(sys.argv[2]))

@@ -13,6 +13,8 @@ from dysem_lab.lens import LensModel
 # architectures); half precision rounds each addition to 8 or 11 bits.
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
 HALF_TOLERANCE = 5e-2
+# What a cache of another kind (state-space, hybrid) raises when it is copied to a batch.
+PREFIX_ERRORS = (DysemLabError, RuntimeError, TypeError, AttributeError, NotImplementedError)
 PROMPTS = (
     'This sentence : "A dog sleeps." means in one word:"',
     'This sentence : "Two children build a castle of sand on the long beach." means in one word:"',
@@ -123,7 +125,7 @@ def _check_capture(lens: LensModel, tolerance: float) -> None:
 
     try:
         lens.shares_prefix = worst() <= tolerance
-    except (DysemLabError, RuntimeError, TypeError, AttributeError, NotImplementedError):
+    except PREFIX_ERRORS:
         lens.shares_prefix = False
     if not lens.shares_prefix and (error := worst()) > tolerance:
         raise _failed(lens, "padding", f"a batch differs from single prompts by {error:.1e}")

@@ -44,9 +44,6 @@ def main() -> None:
     except DysemLabError as error:
         err.print(f"[bold red]error:[/] {error}", highlight=False, markup=True)
         sys.exit(1)
-    except KeyboardInterrupt:
-        err.print("interrupted; what was finished is kept")
-        sys.exit(130)
     except ImportError as error:
         err.print(
             f"[bold red]error:[/] {error}; install it with: pip install 'dysem-lab[figures,lab]'"
@@ -74,7 +71,9 @@ def _print_json(value: object) -> None:
 def _print_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
     table = Table(title=title, title_justify="left", header_style="bold")
     for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+        table.add_column(
+            column, justify="left" if index == 0 else "right", no_wrap=index == 0, overflow="fold"
+        )
     for row in rows:
         table.add_row(*map(str, row))
     out.print(table)
@@ -125,8 +124,12 @@ def figures(
         if outcome == "failed":
             err.print(batch.failure(job), markup=False, highlight=False)
 
-    with err.status(f"{len(planned)} notebooks, {jobs} at once, into {folder}"):
-        outcomes = batch.run_batch(planned, jobs, report)
+    try:
+        with err.status(f"{len(planned)} notebooks, {jobs} at once, into {folder}"):
+            outcomes = batch.run_batch(planned, jobs, report)
+    except KeyboardInterrupt:
+        err.print("interrupted; finished figures are kept, the same command makes the rest")
+        raise typer.Exit(130) from None
     failed = [name for name, outcome in outcomes.items() if outcome == "failed"]
     if as_json:
         _print_json(outcomes)
@@ -187,10 +190,11 @@ def similarity(
     from dysem_lab.models import load_model
     from dysem_lab.prompts import wrap
 
+    kept = _number(k)
     made_by = _translator(table, translator)
     codes = _codes(languages) or (["en", "ja", "ru"] if made_by else ["en"])
     lens = load_model(model)
-    dysem = DySem(lens, codes, made_by, _number(k), component, template, setting, vector)
+    dysem = DySem(lens, codes, made_by, kept, component, template, setting, vector)
     value, dims = pair_similarity(dysem.encode([a, b]))
     prompts = wrap([a, b], template)
     plain = capture(lens, prompts, component)[component]
@@ -269,15 +273,7 @@ def evaluate(
             }
         )
         return
-    columns = (
-        "method",
-        "Spearman",
-        "95 % interval",
-        "#Dim.",
-        "gain over plain",
-        "pairs",
-        "undefined",
-    )
+    columns = ("method", "Spearman", "95 % interval", "#Dim.", "gain over plain")
     rows = [
         (
             row.method,
@@ -287,8 +283,6 @@ def evaluate(
             ""
             if row.gain != row.gain
             else f"{row.gain:+.1f} ({row.gain_low:+.1f} to {row.gain_high:+.1f})",
-            row.n_pairs,
-            row.n_undefined,
         )
         for row in table.itertuples()
     ]

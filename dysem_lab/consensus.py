@@ -1,5 +1,7 @@
 """Consensus sets: the dimensions of one text that are positive in every language (Eqs. 11–13)."""
 
+from numbers import Integral, Real
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -18,11 +20,11 @@ def resolve_k(k: int | float, d_model: int) -> int:
     Raises:
         InputError: k is neither.
     """
-    if isinstance(k, bool) or not isinstance(k, int | float):
+    if isinstance(k, bool) or not isinstance(k, Real):
         raise InputError(f"k must be an int or a float, got {k!r}")
-    if isinstance(k, int) and k >= 1:
-        return min(k, d_model)
-    if isinstance(k, float) and 0 < k <= 1:
+    if isinstance(k, Integral) and k >= 1:
+        return min(int(k), d_model)
+    if not isinstance(k, Integral) and 0 < k <= 1:
         return max(1, int(k * d_model + 0.5))
     raise InputError(f"k must be an integer >= 1 or a fraction in (0, 1] of d={d_model}, got {k!r}")
 
@@ -31,7 +33,10 @@ def require_finite(name: str, tensor: Tensor) -> None:
     """Raise `InputError` if a tensor holds NaN or infinity: they would give a silent number."""
     if not torch.isfinite(tensor).all():
         row = int((~torch.isfinite(tensor)).nonzero()[0, 0])
-        raise InputError(f"{name} has a NaN or infinite value (first at index {row})")
+        raise InputError(
+            f"{name} has a NaN or infinite value, first at index {row}; leave those "
+            "texts out, or capture in float32 or bfloat16 if float16 overflowed"
+        )
 
 
 def top_k(
@@ -73,12 +78,12 @@ def consensus_set(
             f"vectors must be [m, d] or [n, m, d] with m >= 1, got shape {tuple(vectors.shape)}"
         )
     keys = vectors.mean(dim=-2) if rank_by is None else rank_by
+    require_finite("vectors", vectors)
     if keys.shape != vectors.shape[:-2] + vectors.shape[-1:]:
         raise InputError(
             f"rank_by has shape {tuple(keys.shape)}, but vectors {tuple(vectors.shape)} "
             f"need {tuple(vectors.shape[:-2] + vectors.shape[-1:])}"
         )
-    require_finite("vectors", vectors)
-    require_finite("rank_by", keys)
+    require_finite("the tensor of ranking keys", keys)
     consensus = (vectors > 0).all(dim=-2)
     return top_k(keys, consensus, resolve_k(k, vectors.shape[-1]))

@@ -5,8 +5,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -40,9 +41,10 @@ class SemanticVectors:
     def __len__(self) -> int:
         return len(self.vectors)
 
-    def __getitem__(self, index: slice | Sequence[int] | Tensor) -> "SemanticVectors":
-        """Return the texts at these positions (a slice, a list or a mask; one index gives one)."""
-        index = slice(index, index + 1 or None) if isinstance(index, int) else index
+    def __getitem__(self, index: Any) -> "SemanticVectors":
+        """Return the texts at these positions: an integer, a slice, a list or a mask."""
+        if not isinstance(index, slice) and np.ndim(index) == 0:
+            index = [range(len(self))[int(index)]]  # IndexError past the end
         return SemanticVectors(self.vectors[index], self.sets[index])
 
     def __repr__(self) -> str:
@@ -53,6 +55,8 @@ class SemanticVectors:
 
 def n_dims(e1: SemanticVectors, e2: SemanticVectors) -> float:
     """Return #Dim., the mean size of the joint sets of the pairs (e1[i], e2[i])."""
+    if len(e1) != len(e2):
+        raise InputError(f"{len(e1)} and {len(e2)} texts are no pairs")
     return float(joint_set(e1.sets, e2.sets).sum(-1).double().mean())
 
 
@@ -110,6 +114,9 @@ def semantic_vectors(
         rank_by: "mean" ranks by the mean over the languages (Eq. 12, the paper), "vector" by v(x)
             (the released code).
     """
+    for kind, value, valid in (("vector", vector, VECTORS), ("rank_by", rank_by, RANKINGS)):
+        if value not in valid:
+            raise choices(kind, value, valid)
     mean = vectors.mean(dim=1)
     v = mean if vector == "mean" else source
     if v is None:

@@ -134,8 +134,9 @@ def paired_difference(
         raise InputError(f"only {len(kept_gold)} pairs are defined under both methods; need 3")
     rows = _resamples(len(kept_gold), n_resamples, seed)
     resampled = _correlations(kept_a, kept_gold, rows) - _correlations(kept_b, kept_gold, rows)
-    low, high = _interval(resampled)
-    tail = min((resampled <= 0).mean(), (resampled >= 0).mean())
+    resampled = resampled[~np.isnan(resampled)]
+    low, high = _interval(resampled) if len(resampled) else (np.nan, np.nan)
+    tail = np.nan if not len(resampled) else min((resampled <= 0).mean(), (resampled >= 0).mean())
     return {
         "difference": spearman(kept_a, kept_gold) - spearman(kept_b, kept_gold),
         "low": low,

@@ -47,7 +47,7 @@ def joint_cosine(
         )
     require_finite("vx", vx)
     require_finite("vy", vy)
-    x, y = vx * U, vy * U
+    x, y = _unit_peak(vx * U), _unit_peak(vy * U)
     return _ratio((x * y).sum(-1), (x * x).sum(-1), (y * y).sum(-1), undefined)
 
 
@@ -59,6 +59,11 @@ def pairwise_similarity(
     undefined: float = math.nan,
 ) -> Float[Tensor, " n"]:
     """Return the DySem similarity of x_i and y_i for each i; see `joint_cosine`."""
+    if not vx.shape == vy.shape == Sx.shape == Sy.shape:
+        raise InputError(
+            f"vx {tuple(vx.shape)}, vy {tuple(vy.shape)}, Sx {tuple(Sx.shape)} and "
+            f"Sy {tuple(Sy.shape)} must agree"
+        )
     return joint_cosine(vx, vy, joint_set(Sx, Sy), undefined)
 
 
@@ -86,12 +91,19 @@ def all_pairs_similarity(
         )
     require_finite("vx", vx)
     require_finite("vy", vy)
+    vx, vy = _unit_peak(vx), _unit_peak(vy)
     Sx, Sy = Sx.to(vx.dtype), Sy.to(vy.dtype)
     x2, y2 = vx * vx, vy * vy
     dot = (vx * Sx) @ (vy * (1 - Sy)).T + vx @ (vy * Sy).T
     norm2_x = (x2 * Sx).sum(-1)[:, None] + (x2 * (1 - Sx)) @ Sy.T
     norm2_y = (y2 * Sy).sum(-1)[None, :] + Sx @ (y2 * (1 - Sy)).T
     return _ratio(dot, norm2_x, norm2_y, undefined)
+
+
+def _unit_peak(vectors: Tensor) -> Tensor:
+    """Return vectors scaled to a largest value of 1, so that their squares stay within range."""
+    peak = vectors.abs().amax(-1, keepdim=True)
+    return vectors / torch.where(peak > 0, peak, 1)
 
 
 def _ratio(dot: Tensor, norm2_x: Tensor, norm2_y: Tensor, undefined: float) -> Tensor:

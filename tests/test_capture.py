@@ -172,7 +172,10 @@ def test_a_template_that_leaves_no_room_is_refused(tiny_lens):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"components": "attention"}, "unknown component 'attention'; choose one of: attn, attn_raw"),
+        (
+            {"components": "attention"},
+            "unknown component 'attention'; choose one of: attn, attn_raw",
+        ),
         ({"layers": "all"}, "unknown layers 'all'; choose one of: sum, each"),
         ({"prompts": ["fine", "  "]}, "prompt 1 is empty"),
         ({"prompts": "a bare string"}, "must be a list"),
@@ -187,7 +190,7 @@ def test_numbers_that_are_not_finite_are_refused(tiny_folder):
     lens = load_model(tiny_folder("Llama"))
     with torch.no_grad():
         lens.bridge.original_model.model.layers[1].mlp.down_proj.weight.fill_(torch.inf)
-    with pytest.raises(ModelError, match="'ffn' is not finite in torch.float32"):
+    with pytest.raises(ModelError, match=r"'ffn' is not finite in torch\.float32"):
         capture(lens, wrap(["A dog."]), "ffn")
 
 

@@ -294,7 +294,7 @@ def test_values_that_are_not_finite_are_refused(bad):
         consensus_set(vectors, 1)
     keys = torch.ones(4, 5)
     keys[3, 0] = bad
-    with pytest.raises(InputError, match=r"rank_by has a NaN or infinite .*index 3\b"):
+    with pytest.raises(InputError, match=r"ranking keys has a NaN or infinite .*index 3\b"):
         consensus_set(torch.ones(4, 2, 5), 1, keys)
 
 

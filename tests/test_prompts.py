@@ -5,7 +5,7 @@ import pickle
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dysem_lab.errors import InputError
@@ -134,6 +134,7 @@ def test_normalisation_by_hand(text, normalized):
     assert wrap([text]) == [f'This sentence : "{normalized}" means in one word:"']
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_normalisation_follows_the_four_steps(text):
     if text.strip():
@@ -142,6 +143,7 @@ def test_normalisation_follows_the_four_steps(text):
         assert normalize(text) == ""
 
 
+@settings(deadline=None)
 @given(texts)
 def test_normalised_texts_have_no_double_quote_and_no_final_question_mark(text):
     result = normalize(text)
@@ -235,6 +237,7 @@ def test_the_count_of_codes_must_be_the_count_of_texts(codes):
 # --- the span of the text --------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(text=texts, code=st.sampled_from(CODES), template=st.sampled_from((*NAMED, "<{text}>")))
 def test_a_prompt_knows_where_its_normalised_text_is(text, code, template):
     setting = "english" if "{" in template else "language-specific"
@@ -245,6 +248,7 @@ def test_a_prompt_knows_where_its_normalised_text_is(text, code, template):
     assert prompt[prompt.stop :] == after
 
 
+@settings(deadline=None)
 @given(texts)
 def test_without_a_template_the_text_is_the_whole_prompt(text):
     (prompt,) = wrap([text], "none")
@@ -278,6 +282,7 @@ def test_a_prompt_is_an_ordinary_string():
     assert {prompt: 1}[PROMPTEOL["en"]] == 1
 
 
+@settings(deadline=None)
 @given(text=texts, n=st.integers(0, 40), code=st.sampled_from(CODES))
 def test_a_shortened_prompt_keeps_its_template_and_the_beginning_of_its_text(text, n, code):
     (prompt,) = wrap([text], "prompteol", "language-specific", code)

@@ -1,0 +1,226 @@
+"""The batch job end to end on a tiny model: figures, skipping, failures, kills."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+
+from dysem_lab import batch, figures, paths
+from dysem_lab.analyses import decomposition
+from dysem_lab.data import load_data
+from dysem_lab.errors import InputError
+from dysem_lab.models import load_model
+
+PARAMETERS = {"pairs": 24, "languages": ["en", "ja"]}
+FIGURE = "decomposition_{model}_demo-24"
+
+
+def command(folder, out, *more):
+    return [
+        *(sys.executable, "-m", "dysem_lab.cli", "figures", "--model", str(folder)),
+        *("--out", str(out), "--pairs", "24", "-p", 'languages=["en","ja"]', *more),
+    ]
+
+
+def running(folder):
+    """Return the command lines of processes that mention a folder."""
+    lines = []
+    for process in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            lines.append(process.read_bytes().decode(errors="replace"))
+    return [line for line in lines if str(folder) in line]
+
+
+@pytest.fixture(scope="module")
+def made(tiny_folder, tmp_path_factory):
+    """Run both notebooks once on a tiny model."""
+    folder, out = tiny_folder("Llama"), tmp_path_factory.mktemp("figures")
+    jobs = batch.plan([str(folder)], "demo", out, parameters=PARAMETERS)
+    outcomes = batch.run_batch(jobs, n_parallel=2)
+    logs = "\n".join(job.log.read_text() for job in jobs)
+    assert set(outcomes.values()) == {"made"}, logs
+    return folder, out, jobs
+
+
+def test_each_figure_has_its_files_and_its_numbers(made):
+    folder, out, _ = made
+    name = FIGURE.format(model=folder.name)
+    table = pd.read_csv(out / f"{name}.csv")
+    lens = load_model(folder)
+    data = load_data("demo", languages=("en", "ja")).head(24)
+    expected = decomposition(lens, data, ["en", "ja"], progress=False)
+    assert table["method"].tolist() == expected["method"].tolist()
+    assert table["spearman"].tolist() == pytest.approx(expected["spearman"].tolist(), abs=1e-3)
+    record = json.loads((out / f"{name}.json").read_text())
+    assert record["model"]["fingerprint"] == lens.fingerprint
+    assert record["data"]["digest"] == data.digest
+    assert record["parameters"]["languages"] == ["en", "ja"]
+    assert record["parameters"]["seed"] == 0
+    assert set(figures.LIBRARIES) < set(record["versions"])
+    page = (out / f"{name}.html").read_text()
+    assert 'src="plotly.min.js"' in page
+    assert len(page) < 100_000
+    assert (out / "plotly.min.js").exists()
+    gallery = (out / "README.md").read_text()
+    assert record["caption"] in gallery
+    assert len(list(out.glob("*.json"))) == 2
+    assert sorted(path.name for path in (out / "executed").iterdir() if path.name[0] == ".") == []
+
+
+def test_png_files_are_written_where_there_is_a_browser(made):
+    folder, out, _ = made
+    if figures.find_browser() is None:
+        pytest.skip("no Chromium for PNG export")
+    png = out / f"{FIGURE.format(model=folder.name)}.png"
+    assert png.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert png.stat().st_size > 10_000
+
+
+def test_what_is_up_to_date_is_skipped_and_what_changed_is_not(made, tmp_path):
+    folder, out, jobs = made
+    assert all(job.up_to_date() for job in jobs)
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*.csv")}
+    assert set(batch.run_batch(jobs).values()) == {"up to date"}
+    assert {path: path.stat().st_mtime_ns for path in out.glob("*.csv")} == before
+
+    for change in ({"seed": 1}, {"languages": ["en", "ru"]}, {"pairs": 23}):
+        changed = batch.plan([str(folder)], "demo", out, parameters={**PARAMETERS, **change})
+        assert not any(job.up_to_date() for job in changed), change
+    csv = next(iter(before))
+    text = csv.read_text()
+    csv.write_text(text + "tampered\n")
+    try:
+        assert sum(job.up_to_date() for job in jobs) == 1
+    finally:
+        csv.write_text(text)
+    assert all(job.up_to_date() for job in jobs)
+
+
+def test_a_failing_notebook_is_reported_and_the_others_go_on(made, tmp_path):
+    folder, _, _ = made
+    out = tmp_path / "out"
+    arguments = command(folder, out, "-p", "setting=klingon", "-p", "seed=3", "--jobs", "2")
+    run = subprocess.run(arguments, capture_output=True, text=True)
+    assert run.returncode == 1
+    assert "unknown prompt setting 'klingon'" in run.stderr.replace("\n", " ")
+    assert "02_random_vs_semantic" in run.stderr
+    executed = next((out / "executed").glob("02_*.ipynb"))
+    assert str(executed) in run.stderr.replace("\n", "")
+    errors = [
+        output
+        for cell in nbformat.read(executed, as_version=4).cells
+        for output in cell.get("outputs", [])
+        if output.output_type == "error"
+    ]
+    assert len(errors) == 1
+    assert len(list(out.glob("decomposition_*.csv"))) == 1
+    assert not list(out.glob("random_vs_semantic_*"))
+
+
+def test_a_killed_batch_run_again_gives_the_same_numbers(made, tmp_path):
+    folder, undisturbed, _ = made
+    out = tmp_path / "out"
+    arguments = command(folder, out, "--only", "01")
+    for seconds in (4, 9):
+        process = subprocess.Popen(
+            arguments, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        time.sleep(seconds)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        deadline = time.monotonic() + 30
+        while running(out) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert not running(out), "a notebook outlives its batch"
+        for csv in out.glob("*.csv"):
+            assert csv.read_text() == (undisturbed / csv.name).read_text()
+    subprocess.run(arguments, check=True, capture_output=True)
+    name = FIGURE.format(model=folder.name)
+    assert (out / f"{name}.csv").read_text() == (undisturbed / f"{name}.csv").read_text()
+
+
+def test_an_interrupt_ends_the_notebooks_and_keeps_what_is_finished(made, tmp_path):
+    folder, _, _ = made
+    process = subprocess.Popen(
+        command(folder, tmp_path / "out", "--only", "01"), start_new_session=True, stderr=-1
+    )
+    time.sleep(8)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"interrupted" in errors
+    assert b"Traceback" not in errors
+    deadline = time.monotonic() + 30
+    while running(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not running(tmp_path), "a notebook goes on after the interrupt"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"only": ["99"]}, "unknown notebook '99'; choose one of: 01_decomposition, 02_random"),
+        (
+            {"parameters": {"colour": 1}},
+            "unknown notebook parameter 'colour'; choose one of: .*seed",
+        ),
+    ],
+)
+def test_names_that_no_notebook_has_are_refused(tmp_path, arguments, message):
+    with pytest.raises(InputError, match=message):
+        batch.plan(["gemma-3-270m"], "demo", tmp_path, **arguments)
+
+
+@pytest.mark.parametrize("tagged", [0, 2])
+def test_a_notebook_needs_exactly_one_parameters_cell(tmp_path, monkeypatch, tagged):
+    notebook = nbformat.v4.new_notebook()
+    for _ in range(tagged):
+        cell = nbformat.v4.new_code_cell("seed = 0", metadata={"tags": ["parameters"]})
+        notebook.cells.append(cell)
+    nbformat.write(notebook, tmp_path / "01_mine.ipynb")
+    monkeypatch.setattr(paths, "notebooks_dir", lambda: tmp_path)
+    with pytest.raises(InputError, match=f"01_mine.ipynb has {tagged} cells with the tag"):
+        batch.plan(["gemma-3-270m"], "demo", tmp_path)
+
+
+def test_without_a_browser_everything_but_the_png_is_written(
+    tiny_lens, demo, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(figures, "find_browser", lambda: None)
+    data = demo.head(20)
+    table = decomposition(tiny_lens, data, ["en"], progress=False)
+    figure = figures.decomposition_figure(table, figures.facts(tiny_lens, data))
+    record = figures.provenance(tiny_lens, data, {"k": 1024})
+    with pytest.warns(UserWarning, match="no PNG was written: .*apt-get install chromium"):
+        written = figures.save_figure(figure, table, "mine", tmp_path, record, "What is seen.")
+    assert set(written) == {"html", "csv", "json"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        ["mine.html", "mine.csv", "mine.json", "plotly.min.js"]
+    )
+    shown = [trace.name for trace in figure.data if trace.name]
+    assert shown == [group.replace("^L", "<sup>L</sup>") for group in table["group"].unique()]
+    with pytest.raises(InputError, match="'a/b'"):
+        figures.save_figure(figure, table, "a/b", tmp_path, record, "")
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path):
+    file = tmp_path / "x.csv"
+    file.write_text("old")
+
+    def fail_halfway():
+        with figures.atomic_write(file) as temporary:
+            temporary.write_text("half of the ne")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail_halfway()
+    assert file.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [file]

@@ -1,0 +1,251 @@
+"""Loading: embedded models, folders, GGUF files, presets, load-time checks, refusals."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, MambaConfig
+
+from dysem_lab import checks, embedded
+from dysem_lab.activations import capture
+from dysem_lab.checks import check_model
+from dysem_lab.embedded import EMBEDDED, EmbeddedModel, ensure_embedded
+from dysem_lab.errors import InputError, ModelError
+from dysem_lab.lens import boot
+from dysem_lab.models import load_model, presets, source_digest
+from dysem_lab.prompts import wrap
+
+SMALL = "smollm2-135m-instruct"
+CONVERT = f"from dysem_lab.embedded import ensure_embedded; print(ensure_embedded({SMALL!r}))"
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "dysem-lab" / "models"
+
+
+def start_conversion() -> subprocess.Popen:
+    if embedded.installed_files(EMBEDDED[SMALL]) is None:
+        pytest.skip(f"{SMALL} is not installed")
+    return subprocess.Popen(
+        [sys.executable, "-c", CONVERT], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def test_a_killed_conversion_leaves_nothing_and_two_at_once_make_one(own_cache):
+    killed = start_conversion()
+    while not list(own_cache.glob("*.partial/model.gguf")) and killed.poll() is None:
+        time.sleep(0.05)
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.wait()
+    finished = [
+        path for path in own_cache.iterdir() if path.is_dir() and ".partial" not in path.name
+    ]
+    assert finished == []
+
+    both = [start_conversion(), start_conversion()]
+    results = [process.communicate() for process in both]
+    assert [process.returncode for process in both] == [0, 0], results
+    folders = {output.strip() for output, _ in results}
+    assert len(folders) == 1
+    said = [errors.count("Apache License 2.0") for _, errors in results]
+    assert sorted(said) == [0, 1], "terms are shown once, by the process that converts"
+    folder = Path(folders.pop())
+    assert not list(own_cache.glob("*.partial"))
+    assert (folder / "model.safetensors").exists()
+    assert not list(folder.glob("*.gguf"))
+
+
+def test_bytes_that_are_not_the_published_ones_are_refused(own_cache, tmp_path, monkeypatch):
+    package = tmp_path / "fake_model_package"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "weights.gguf").write_bytes(b"GGUF, but another")
+    monkeypatch.syspath_prepend(tmp_path)
+    fake = EmbeddedModel(
+        "fake", (("fake_model_package", "weights.gguf"),), "0" * 64, "pip x", "none"
+    )
+    monkeypatch.setitem(EMBEDDED, "fake", fake)
+    with pytest.raises(
+        ModelError, match=r"sha256 of the installed files is [0-9a-f]{64}, published 0"
+    ):
+        ensure_embedded("fake")
+    assert not [path for path in own_cache.iterdir() if path.is_dir()]
+
+
+def test_an_embedded_model_that_is_not_installed_says_what_to_install(own_cache, monkeypatch):
+    absent = EmbeddedModel(
+        "absent", (("no_such_package", "x"),), "0" * 64, "pip install it", "none"
+    )
+    monkeypatch.setitem(EMBEDDED, "absent", absent)
+    with pytest.raises(ModelError, match="'absent' is not installed; pip install it"):
+        load_model("absent")
+
+
+def test_a_gguf_file_gives_the_embedded_models_vectors(embedded, tmp_path):
+    known = embedded(SMALL)
+    (file,) = embedded_files()
+    copy = tmp_path / "some-model.gguf"
+    copy.symlink_to(file)
+    lens = load_model(copy)
+    prompts = wrap(["A dog sleeps.", "It rains in the mountains."])
+    one, other = (capture(model, prompts, "attn")["attn"] for model in (lens, known))
+    assert torch.equal(one, other)
+    assert lens.fingerprint == known.fingerprint
+    assert lens.source == EMBEDDED[SMALL].sha256
+
+
+def embedded_files() -> list[Path]:
+    files = embedded.installed_files(EMBEDDED[SMALL])
+    assert files is not None
+    return files
+
+
+def test_embedded_models_are_what_they_are_said_to_be(embedded):
+    gemma, small = embedded("gemma-3-270m"), embedded(SMALL)
+    assert (gemma.n_layers, gemma.d_model, gemma.n_heads, gemma.n_kv_heads, gemma.d_head) == (
+        *(18, 640, 4, 1, 256),
+    )
+    assert (small.n_layers, small.d_model, small.n_heads, small.n_kv_heads, small.d_head) == (
+        *(30, 576, 9, 3, 64),
+    )
+    assert gemma.dtype == torch.float32 or torch.cuda.is_available()
+    assert "gemma-3-270m" in repr(gemma)
+
+
+def test_presets_are_the_ten_models_of_table_4():
+    table = presets()
+    assert table["preset"].nunique() == 10
+    assert set(table["setting"]) == {"english", "language-specific"}
+    llama = table.set_index(["preset", "setting"]).loc[("llama2-7b", "english")]
+    assert (llama["hf_id"], llama["vector"]) == ("meta-llama/Llama-2-7b-hf", "source")
+    assert (llama["m"], llama["m_in_repo_script"]) == (9, 12)
+
+
+def test_the_fingerprint_tells_weights_apart(tiny_folder, tmp_path):
+    folder = tiny_folder("Llama")
+    same = load_model(folder).fingerprint
+    assert load_model(folder).fingerprint == same
+    changed = tmp_path / "changed"
+    shutil.copytree(folder, changed)
+    weights = load_file(changed / "model.safetensors")
+    name = next(iter(weights))
+    weights[name].view(-1)[0] += 1
+    save_file(weights, changed / "model.safetensors", {"format": "pt"})
+    assert load_model(changed).fingerprint != same
+    assert source_digest(changed) != source_digest(folder)
+
+
+def test_pickle_weights_are_refused(tiny_folder, tmp_path):
+    folder = tmp_path / "pickled"
+    shutil.copytree(tiny_folder("Llama"), folder)
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="must be safetensors"):
+        load_model(folder)
+
+
+def test_remote_code_is_refused(tiny_folder, tmp_path):
+    folder = tmp_path / "remote"
+    shutil.copytree(tiny_folder("Llama"), folder)
+    config = (folder / "config.json").read_text()
+    config = config.replace(
+        '"model_type": "llama"',
+        '"model_type": "mine", "auto_map": {"AutoConfig": "evil.Config", '
+        '"AutoModelForCausalLM": "evil.Model"}',
+    )
+    (folder / "config.json").write_text(config)
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    with pytest.raises(ModelError):
+        load_model(folder)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "error", "message"),
+    [
+        ("gemma-4", {}, InputError, "unknown model 'gemma-4'; choose one of: gemma-3-270m"),
+        ("./nowhere", {}, ModelError, "no folder nowhere"),
+        ("nowhere.gguf", {}, ModelError, "no file nowhere.gguf"),
+        ("gemma-3-270m", {"dtype": "int8"}, InputError, "unknown dtype 'int8'"),
+    ],
+)
+def test_what_cannot_be_loaded_is_named(name, arguments, error, message):
+    with pytest.raises(error, match=message):
+        load_model(name, **arguments)
+
+
+def test_a_revision_is_for_the_hub(tiny_folder):
+    with pytest.raises(InputError, match="revision='main' is for hub models"):
+        load_model(tiny_folder("Llama"), revision="main")
+
+
+def test_an_unreachable_hub_model_says_what_needs_no_network(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelError, match="Embedded models need no network: gemma-3-270m"):
+        load_model("nobody/no-such-model")
+
+
+def fresh(tiny_folder, architecture="Llama"):
+    folder = tiny_folder(architecture)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return boot(model.eval(), AutoTokenizer.from_pretrained(folder), "broken")
+
+
+def test_a_broken_residual_identity_is_refused_with_its_block(tiny_folder):
+    lens = fresh(tiny_folder)
+    lens.bridge.add_perma_hook("blocks.1.hook_out", lambda tensor, hook: tensor * 1.01)
+    with pytest.raises(
+        ModelError, match="broken: the load-time check 'residual identity' failed: block 1"
+    ):
+        check_model(lens)
+
+
+def test_vectors_that_depend_on_left_padding_are_refused(tiny_folder):
+    lens = fresh(tiny_folder)
+
+    def add_position(tensor, hook):
+        return tensor + torch.arange(tensor.shape[1])[None, :, None] * 0.1
+
+    lens.bridge.add_perma_hook("blocks.0.hook_in", add_position)
+    with pytest.raises(ModelError, match=r"check 'left padding' failed: .* differs from"):
+        check_model(lens)
+
+
+def test_a_model_whose_prefix_cannot_be_shared_is_captured_without(tiny_folder, monkeypatch):
+    lens = fresh(tiny_folder)
+    monkeypatch.setattr("dysem_lab.activations.shared_prefix", lambda *_: 1 / 0)
+    monkeypatch.setattr(checks, "PREFIX_ERRORS", (*checks.PREFIX_ERRORS, ZeroDivisionError))
+    check_model(lens)
+    assert not lens.shares_prefix
+    assert capture(lens, wrap(["One.", "Another one."]), "attn")["attn"].shape == (2, lens.d_model)
+
+
+def test_a_hook_point_that_does_not_fire_is_refused(tiny_folder, monkeypatch):
+    lens = fresh(tiny_folder)
+    components = {
+        **checks.COMPONENTS,
+        "extra": checks.COMPONENTS["attn"]._replace(hook="blocks.{layer}.no"),
+    }
+    monkeypatch.setattr(checks, "COMPONENTS", components)
+    with pytest.raises(ModelError, match="check 'hooks fire' failed"):
+        check_model(lens)
+
+
+def test_an_architecture_without_attention_is_refused(tmp_path, tiny_tokenizer):
+    config = MambaConfig(
+        vocab_size=len(tiny_tokenizer), hidden_size=32, num_hidden_layers=2, state_size=4
+    )
+    config.architectures = ["MambaForCausalLM"]
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    tiny_tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ModelError):
+        load_model(tmp_path)

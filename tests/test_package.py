@@ -1,0 +1,135 @@
+"""The package itself: import direction, notebooks' rules, the wheel, the README's example."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+import zipfile
+
+import nbformat
+import pytest
+
+import dysem_lab
+from tests.conftest import REPOSITORY
+
+PACKAGE = REPOSITORY / "dysem_lab"
+NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("**/*.ipynb"))
+# data → prompts → capture → consensus → joint → evaluate → figures → the three doors
+ORDER = (
+    *("errors", "paths", "languages", "data", "translate", "prompts", "lens", "activations"),
+    *("checks", "embedded", "models", "consensus", "joint", "dysem", "evaluate", "analyses"),
+    *("figures", "batch", "cli"),
+)
+MATHEMATICS = ("consensus", "joint", "evaluate")
+
+
+def imports_of(module: str) -> set[str]:
+    tree = ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module)
+            if node.module == "dysem_lab":
+                names |= {f"dysem_lab.{alias.name}" for alias in node.names}
+    return names
+
+
+def test_a_module_imports_only_from_those_before_it():
+    assert {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"} == set(ORDER)
+    for position, module in enumerate(ORDER):
+        ours = {name.split(".")[1] for name in imports_of(module) if name.startswith("dysem_lab.")}
+        late = ours - set(ORDER[:position]) - {"__version__"}
+        assert not late, f"{module} imports {late}"
+
+
+def test_the_mathematics_knows_no_models_files_or_widgets():
+    for module in MATHEMATICS:
+        ours = {name for name in imports_of(module) if name.startswith("dysem_lab.")}
+        assert ours <= {"dysem_lab.errors", *(f"dysem_lab.{other}" for other in MATHEMATICS)}
+        assert not imports_of(module) & {"transformers", "pathlib", "transformer_lens", "plotly"}
+
+
+def test_only_one_module_imports_transformer_lens():
+    users = [
+        module
+        for module in ORDER
+        if any(n and n.startswith("transformer_lens") for n in imports_of(module))
+    ]
+    assert users == ["lens"]
+
+
+def test_every_public_name_is_there_and_importing_needs_no_model_library():
+    for name in dysem_lab.__all__:
+        assert getattr(dysem_lab, name) is not None
+    code = (
+        "import sys, dysem_lab; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+    with pytest.raises(AttributeError, match="no attribute 'capture_all'"):
+        dysem_lab.capture_all  # noqa: B018
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_hold_prose_parameters_and_calls(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert sum("parameters" in cell.metadata.get("tags", []) for cell in code) == 1
+    assert all(not cell.outputs and cell.execution_count is None for cell in code)
+    assert len(code) <= 12
+    for cell in code:
+        assert len(cell.source.splitlines()) <= 20
+        assert not re.search(
+            r"^\s*(def|class|%|!)|sys\.path|/home/|/tmp/", cell.source, re.MULTILINE
+        )
+    prose = [cell for cell in notebook.cells if cell.cell_type == "markdown"]
+    assert prose[0].source.startswith("# ")
+    assert any("How to read it" in cell.source for cell in prose)
+
+
+def test_the_wheel_works_from_another_folder(tmp_path):
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path)]
+    done = subprocess.run([*build, str(REPOSITORY)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    site, elsewhere = tmp_path / "site", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    zipfile.ZipFile(wheel).extractall(site)
+    code = (
+        "import json, dysem_lab as dl; from dysem_lab import batch, paths\n"
+        "print(json.dumps([dl.__file__, len(dl.load_data(languages=list(dl.LANGUAGES))), "
+        "list(batch.notebooks()), len(dl.presets()), dl.wrap(['A.'])]))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=elsewhere,
+        env={"PYTHONPATH": str(site), "PATH": "", "HOME": str(tmp_path)},
+    )
+    assert run.returncode == 0, run.stderr
+    file, n_pairs, notebooks, n_presets, prompts = json.loads(run.stdout)
+    assert file.startswith(str(site))
+    assert n_pairs == 132
+    assert notebooks == [path.stem for path in NOTEBOOKS if path.parent.name == "notebooks"]
+    assert n_presets == 20
+    assert prompts == ['This sentence : "A." means in one word:"']
+
+
+def test_the_readme_example_runs_and_prints_what_it_says(embedded):
+    embedded("gemma-3-270m")  # skips where the model is absent
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    code = re.search(r"```python\n(.*?)```", readme, re.DOTALL)
+    said = re.search(r"```text\n(.*?)```", readme, re.DOTALL)
+    assert code is not None
+    assert said is not None
+    run = subprocess.run([sys.executable, "-c", code[1]], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    numbers = [float(number) for number in re.findall(r"-?\d+\.\d+", run.stdout)]
+    expected = [float(number) for number in re.findall(r"-?\d+\.\d+", said[1])]
+    assert len(expected) >= 2
+    assert numbers == pytest.approx(expected, abs=0.02)
+    assert len(readme.splitlines()) < 150
