@@ -4,6 +4,7 @@ Three sources, one result: the demo set in the package, a local folder, and the 
 """
 
 import hashlib
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -117,7 +118,8 @@ class STSData:
 
     def select(self, index: Sequence[int] | np.ndarray) -> "STSData":
         """Return the pairs at these positions."""
-        index = np.asarray(index, dtype=np.int64)
+        index = np.asarray(index)
+        index = np.flatnonzero(index) if index.dtype == bool else index.astype(np.int64)
         return replace(
             self,
             gold=self.gold[index],
@@ -166,6 +168,11 @@ def load_data(
     if source == "stsb":
         task, source = task or "STSB", paths.local_data_dir() or "hub"
     if source == "demo":
+        if task is not None:
+            raise InputError(
+                f"the demo set has no task {task!r}; leave task out, or take it from 'stsb', 'hub' "
+                "or a folder"
+            )
         return _aligned(
             "demo",
             f"the demo set of dysem-lab ({split})",
@@ -196,11 +203,19 @@ def read_table(path: Path) -> pd.DataFrame:
         if kind == ".jsonl":
             return pd.read_json(path, lines=True, dtype=False)
         # Sentences such as "None" and "NA" are sentences.
-        return pd.read_csv(
+        table = pd.read_csv(
             path, sep="\t" if kind == ".tsv" else ",", dtype=str, keep_default_na=False
         )
-    except (ValueError, OSError, UnicodeError) as error:
+    # A cut gzip file raises EOFError, a damaged one zlib.error.
+    except (ValueError, OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read as {kind or 'a table'}: {error}") from error
+    # Rows that all have one value more than the header: pandas takes the first one as an index.
+    if not isinstance(table.index, pd.RangeIndex):
+        raise DataError(
+            f"{path}: its rows have more values than its header; put sentences that contain the "
+            "separator in double quotes"
+        )
+    return table
 
 
 def _candidates(folder: Path, stem: str) -> list[Path]:
@@ -212,6 +227,8 @@ def _folder(
     folder: Path, task: str | None, split: str, codes: Sequence[str]
 ) -> dict[str, tuple[str, pd.DataFrame]]:
     """Return language → (file name, table) from a local folder."""
+    if task and split != "test" and "{split}" not in TASKS[task].folder[0]:
+        raise InputError(f"{task} has one set of pairs; use split='test', not {split!r}")
     patterns = TASKS[task].folder if task else ("{split}.{language}",)
     tables = {}
     for code in codes:
@@ -235,6 +252,7 @@ def _hub_label(task: str, codes: Sequence[str]) -> str:
 def _hub(task: str, split: str, codes: Sequence[str]) -> dict[str, tuple[str, pd.DataFrame]]:
     """Return language → (data set name, table) from the Hugging Face hub."""
     from datasets import load_dataset  # seconds to import, and wanted only here
+    from datasets.exceptions import DatasetsError
 
     tables = {}
     for code in codes:
@@ -247,12 +265,12 @@ def _hub(task: str, split: str, codes: Sequence[str]) -> dict[str, tuple[str, pd
             raise DataError(f"the hub has {task} in English only, not in {code!r}")
         try:
             table = load_dataset(path, config, revision=revision, split=hub_split).to_pandas()
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, DatasetsError) as error:
             raise DataError(
                 f"cannot load {path} ({code}, {hub_split}) from the hub: {error}. Without a "
                 f"network use the demo set, or a local folder named by {paths.DATA_VARIABLE}"
             ) from error
-        tables[code] = (path, table.rename(columns={"similarity_score": "score"}))
+        tables[code] = (f"{path} ({code})", table.rename(columns={"similarity_score": "score"}))
     return tables
 
 
@@ -273,7 +291,8 @@ def _aligned(name: str, source: str, tables: dict[str, tuple[str, pd.DataFrame]]
     rows = sorted(set.intersection(*(set(table.index) for table in checked.values())))
     if not rows:
         raise DataError(f"no row is in every language: {', '.join(f for f, _ in tables.values())}")
-    first = next(iter(checked))
+    # English ratings are the standard; a translation may have been rated anew.
+    first = "en" if "en" in checked else next(iter(checked))
     gold = checked[first].loc[rows, "score"].to_numpy(np.float64)
     for code, table in checked.items():
         # A translation that was rated anew carries the English rating beside its own.
@@ -295,7 +314,7 @@ def _aligned(name: str, source: str, tables: dict[str, tuple[str, pd.DataFrame]]
         },
         rows=np.array(rows, dtype=np.int64),
         subset=checked[first].loc[rows, "subset"].tolist(),
-        n_dropped=max(map(len, checked.values())) - len(rows),
+        n_dropped=len(set().union(*(table.index for table in checked.values()))) - len(rows),
     )
 
 
@@ -316,7 +335,14 @@ def _checked(file: str, table: pd.DataFrame) -> pd.DataFrame:
         if empty.any():
             raise DataError(f"{file}, row {int(empty.to_numpy().argmax())}: {column} is empty")
     key = next((name for name in ROW_KEYS if name in table), None)
-    rows = range(len(table)) if key is None else pd.to_numeric(table[key]).astype(int)
+    rows = np.arange(len(table))
+    if key is not None:
+        numbers = pd.to_numeric(table[key], errors="coerce").to_numpy(np.float64)
+        bad = ~(numbers == np.floor(numbers))
+        if bad.any():
+            i = int(bad.argmax())
+            raise DataError(f"{file}, row {i}: {key} {table[key].iloc[i]!r} is not a whole number")
+        rows = numbers.astype(np.int64)
     result = table[["sentence1", "sentence2"]].assign(
         score=scores, subset=table["subset"].astype(str) if "subset" in table else ""
     )

@@ -66,7 +66,9 @@ def load_model(
     if revision is not None and Path(source).exists():
         raise InputError(f"revision={revision!r} is for hub models; {name} is on this machine")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision or "main")
+        tokenizer = AutoTokenizer.from_pretrained(
+            source, revision=revision or "main", trust_remote_code=False
+        )
         model = AutoModelForCausalLM.from_pretrained(
             source,
             revision=revision or "main",

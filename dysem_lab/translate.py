@@ -1,6 +1,7 @@
 """Renderings of a text in other languages: parallel tables, seq2seq models, one cache for all."""
 
 import contextlib
+import hashlib
 import re
 import sqlite3
 import threading
@@ -10,7 +11,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
+import pandas as pd
 import torch
+from filelock import FileLock
 from tqdm.auto import tqdm
 
 from dysem_lab import paths
@@ -64,8 +67,12 @@ class ParallelTable:
         lengths = {code: len(texts) for code, texts in columns.items()}
         if len(lengths) < 2 or len(set(lengths.values())) != 1:
             raise DataError(f"{name}: need two or more columns of one length, got {lengths}")
-        self.name = name
-        self.columns = {code: list(texts) for code, texts in columns.items()}
+        self.columns = {
+            code: ["" if pd.isna(text) else str(text) for text in texts]
+            for code, texts in columns.items()
+        }
+        content = "\x1e".join("\x1f".join([c, *self.columns[c]]) for c in sorted(self.columns))
+        self.name = f"{name} {hashlib.sha256(content.encode()).hexdigest()[:16]}"
         self._positions: dict[str, dict[str, int]] = {}
 
     @classmethod
@@ -90,12 +97,14 @@ class ParallelTable:
             columns = {}
             for file in sorted(path.iterdir()):
                 code = _language_of(file)
+                if code in columns:
+                    raise DataError(f"{path} has two files in {code!r}; keep one per language")
                 if code:
                     columns[code] = _texts_of(file)
         elif path.is_file():
             table = read_table(path)
             columns = {
-                str(code): ["" if text is None else str(text) for text in table[code]]
+                str(code): table[code].tolist()
                 for code in table.columns
                 if _CODE.fullmatch(str(code))
             }
@@ -143,7 +152,8 @@ def _language_of(file: Path) -> str | None:
 def _texts_of(file: Path) -> list[str]:
     """Return the texts of a file that holds one language."""
     if file.suffix == ".txt":
-        return file.read_text(encoding="utf-8").splitlines()
+        # Only a line feed ends a line: splitlines() would also break at U+2028, U+0085 and others.
+        return file.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
     table = read_table(file)
     if "text" in table:
         return table["text"].tolist()
@@ -195,7 +205,9 @@ class Seq2SeqTranslator:
         wants_gpu = self.device == "auto" and torch.cuda.is_available()
         device = ("cuda" if wants_gpu else "cpu") if self.device == "auto" else self.device
         try:
-            tokenizer = AutoTokenizer.from_pretrained(self.model, revision=self.revision)
+            tokenizer = AutoTokenizer.from_pretrained(
+                self.model, revision=self.revision, trust_remote_code=False
+            )
             model = AutoModelForSeq2SeqLM.from_pretrained(
                 self.model, revision=self.revision, use_safetensors=True, trust_remote_code=False
             )
@@ -206,36 +218,44 @@ class Seq2SeqTranslator:
             ) from error
         return model.eval().to(device), tokenizer
 
-    def _token(self, code: str) -> str | None:
-        """Return the tokenizer's name of a language, or None if it has none."""
+    def _language(self, code: str) -> tuple[str, int]:
+        """Return the tokenizer's name and token id of a language.
+
+        Only language tokens count: "en" and "de" are ordinary pieces of many vocabularies, while
+        a name such as "eng_Latn" cannot be one.
+        """
         _, tokenizer = self._loaded
-        vocabulary = tokenizer.get_vocab()
         flores = LANGUAGES[code].nllb if code in LANGUAGES else code
-        names = (flores, code, f"__{code}__", f"{code}_XX")
-        return next((name for name in names if name in vocabulary), None)
+        if flores in tokenizer.get_vocab():
+            return flores, tokenizer.convert_tokens_to_ids(flores)
+        ids = getattr(tokenizer, "lang_code_to_id", None)  # M2M100: "en", mBART: "en_XX"
+        if ids is None:
+            special = map(str, tokenizer.extra_special_tokens)
+            ids = {token: tokenizer.convert_tokens_to_ids(token) for token in special}
+        for name in (code, *(name for name in ids if name.startswith(f"{code}_"))):
+            if name in ids:
+                return name, ids[name]
+        raise MissingTranslationError(
+            f"the tokenizer of {self.model} has no token for {code!r}; for a model of one language "
+            "pair, name its pair, such as pair=('en', 'de')"
+        )
 
     def translate(self, texts: Sequence[str], source: str, target: str) -> list[str]:
         """Return the model's rendering of each text; see `Translator`."""
         model, tokenizer = self._loaded
         arguments: dict[str, int] = {}
-        if self.pair is not None:
-            if (source, target) != self.pair:
-                raise MissingTranslationError(
-                    f"{self.model} translates {self.pair[0]} to {self.pair[1]} only, "
-                    f"not {source} to {target}"
-                )
-        else:
-            tokens = {code: self._token(code) for code in (source, target)}
-            for code, token in tokens.items():
-                if token is None:
-                    raise MissingTranslationError(
-                        f"the tokenizer of {self.model} has no token for {code!r}; for a model "
-                        f"of one language pair, say pair=({source!r}, {target!r})"
-                    )
-            tokenizer.src_lang = tokens[source]
-            arguments["forced_bos_token_id"] = tokenizer.convert_tokens_to_ids(tokens[target])
+        if self.pair is None:
+            source_name, _ = self._language(source)
+            _, arguments["forced_bos_token_id"] = self._language(target)
+        elif (source, target) != self.pair:
+            raise MissingTranslationError(
+                f"{self.model} translates {self.pair[0]} to {self.pair[1]} only, "
+                f"not {source} to {target}"
+            )
         renderings: list[str] = []
         with torch.inference_mode(), self._lock:
+            if self.pair is None:  # a setting of the tokenizer, so only inside the lock
+                tokenizer.src_lang = source_name
             for start in range(0, len(texts), self.batch_size):
                 batch = list(texts[start : start + self.batch_size])
                 encoded = tokenizer(batch, return_tensors="pt", padding=True).to(model.device)
@@ -283,7 +303,11 @@ class CachedTranslator:
         self.name = translator.name
         self.path = Path(path) if path is not None else paths.translations_path()
         self.batch_size = batch_size
-        with self._connection() as connection:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        # Write-ahead logging survives a kill and lets others read meanwhile; writers wait in turn.
+        # Only the change to that mode does not wait, hence the lock; the file remembers the mode.
+        with FileLock(f"{self.path}.lock"), self._connection() as connection:
+            connection.execute("PRAGMA journal_mode=WAL")
             connection.execute(
                 "CREATE TABLE IF NOT EXISTS translations (translator TEXT, source TEXT, target "
                 "TEXT, text TEXT, rendering TEXT NOT NULL CHECK (trim(rendering) != ''), "
@@ -292,15 +316,17 @@ class CachedTranslator:
 
     @contextlib.contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
-        # Write-ahead logging survives a kill and lets others read meanwhile; writers wait in turn.
         try:
-            with contextlib.closing(sqlite3.connect(self.path, timeout=60)) as connection:
-                connection.execute("PRAGMA journal_mode=WAL")
-                with connection:
-                    yield connection
+            with (
+                contextlib.closing(sqlite3.connect(self.path, timeout=60)) as connection,
+                connection,
+            ):
+                yield connection
         except sqlite3.DatabaseError as error:
+            busy = "locked" in str(error)
+            remedy = "another process holds it; try again" if busy else "move it away"
             raise DataError(
-                f"{self.path} is not a usable translation cache ({error}); move it away"
+                f"{self.path} is not a usable translation cache ({error}); {remedy}"
             ) from error
 
     def translate(self, texts: Sequence[str], source: str, target: str) -> list[str]:

@@ -152,7 +152,9 @@ def test_an_interrupt_ends_the_notebooks_and_keeps_what_is_finished(made, tmp_pa
     process = subprocess.Popen(
         command(folder, tmp_path / "out", "--only", "01"), start_new_session=True, stderr=-1
     )
-    time.sleep(8)
+    while not any("dysem_lab.batch" in line for line in running(tmp_path)):
+        time.sleep(0.2)
+    time.sleep(2)
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
