@@ -15,7 +15,7 @@ test: $(INSTALLED)  ## Run the tests; ARGS="-k capture" goes to pytest
 	$(BIN)/python -m pytest $(ARGS)
 
 lab: $(INSTALLED)  ## Open JupyterLab on the notebooks
-	$(BIN)/jupyter lab --notebook-dir notebooks
+	$(BIN)/jupyter lab --ServerApp.root_dir=notebooks
 
 check: $(INSTALLED)  ## Lint and format (notebooks too), types, notebooks without outputs
 	$(BIN)/ruff check .

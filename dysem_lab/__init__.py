@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from dysem_lab.evaluate import score as score
     from dysem_lab.evaluate import score_table as score_table
     from dysem_lab.evaluate import spearman as spearman
-    from dysem_lab.figures import save_figure as save_figure
     from dysem_lab.joint import all_pairs_similarity as all_pairs_similarity
     from dysem_lab.joint import joint_cosine as joint_cosine
     from dysem_lab.joint import joint_set as joint_set
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from dysem_lab.models import load_model as load_model
     from dysem_lab.models import presets as presets
     from dysem_lab.prompts import wrap as wrap
+    from dysem_lab.saving import save_figure as save_figure
     from dysem_lab.translate import CachedTranslator as CachedTranslator
     from dysem_lab.translate import ParallelTable as ParallelTable
     from dysem_lab.translate import Seq2SeqTranslator as Seq2SeqTranslator
@@ -41,12 +41,12 @@ _HOMES = {
     "dysem": "DySem SemanticVectors n_dims",
     "errors": "DysemLabError",
     "evaluate": "paired_difference score score_table spearman",
-    "figures": "save_figure",
     "joint": "all_pairs_similarity joint_cosine joint_set pairwise_similarity",
     "languages": "LANGUAGES",
     "lens": "LensModel",
     "models": "load_model presets",
     "prompts": "wrap",
+    "saving": "save_figure",
     "translate": "CachedTranslator ParallelTable Seq2SeqTranslator",
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names.split()}

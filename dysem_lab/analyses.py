@@ -90,11 +90,21 @@ def decomposition(
         group, method = ("baseline", "PromptEOL, ") if name == "final" else ("part", "")
         row = {"group": group, "method": method + SYMBOLS[name], "component": name}
         add(cosines[name], lens.d_model, **row)
-    renderings = {code: data.texts(code) for code in languages}
+    # English prompts are the same in both settings, so they are read once, with the parts.
+    others = [code for code in languages if code != "en"]
+    renderings = {code: data.texts(code) for code in others}
     for setting in SETTINGS:
-        vectors = language_vectors(
-            lens, renderings, components, template, setting, progress=progress
-        )
+        read = language_vectors(lens, renderings, components, template, setting, progress=progress)
+        vectors = {
+            name: torch.stack(
+                [
+                    parts[name] if code == "en" else read[name][:, others.index(code)]
+                    for code in languages
+                ],
+                dim=1,
+            )
+            for name in components
+        }
         for component in components:
             for vector in VECTORS:
                 encoded = semantic_vectors(vectors[component], parts[component], k, vector=vector)

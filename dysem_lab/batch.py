@@ -23,7 +23,7 @@ from typing import Any
 
 import nbformat
 
-from dysem_lab import figures, paths
+from dysem_lab import paths, saving
 from dysem_lab.data import load_data
 from dysem_lab.errors import InputError, choices
 from dysem_lab.models import source_digest
@@ -84,7 +84,7 @@ class Job:
             ),
             "model": source_digest(str(self.parameters["model"])),
             "code": _code_digest(),
-            "png": figures.find_browser() is not None,
+            "png": saving.find_browser() is not None,
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
@@ -277,9 +277,9 @@ def _execute(job: Job, n_parallel: int, running: set[subprocess.Popen[bytes]]) -
         files = sorted(path for path in made.iterdir() if not path.name.startswith("."))
         for path in sorted(files, key=lambda path: path.suffix == ".json"):  # provenance last
             path.replace(job.out / path.name)
-    names = [path.name for path in files if path.name != figures.PLOTLY_JS]
+    names = [path.name for path in files if path.name != saving.PLOTLY_JS]
     stamp = {"fingerprint": fingerprint, "files": {n: _digest(job.out / n) for n in names}}
-    with figures.atomic_write(job.stamp) as path:
+    with saving.atomic_write(job.stamp) as path:
         path.write_text(json.dumps(stamp, indent=2) + "\n", encoding="utf-8")
     return "made"
 
@@ -305,7 +305,7 @@ def write_gallery(out: Path) -> None:
             f"{'/'.join(data['languages'])} · [CSV]({name}.csv) · [JSON]({name}.json)",
             "",
         ]
-    with figures.atomic_write(out / GALLERY) as path:
+    with saving.atomic_write(out / GALLERY) as path:
         path.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
 
 

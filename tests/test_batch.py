@@ -13,7 +13,7 @@ import nbformat
 import pandas as pd
 import pytest
 
-from dysem_lab import batch, figures, paths
+from dysem_lab import batch, figures, paths, saving
 from dysem_lab.analyses import decomposition
 from dysem_lab.data import load_data
 from dysem_lab.errors import InputError
@@ -64,7 +64,7 @@ def test_each_figure_has_its_files_and_its_numbers(made):
     assert record["data"]["digest"] == data.digest
     assert record["parameters"]["languages"] == ["en", "ja"]
     assert record["parameters"]["seed"] == 0
-    assert set(figures.LIBRARIES) < set(record["versions"])
+    assert set(saving.LIBRARIES) < set(record["versions"])
     page = (out / f"{name}.html").read_text()
     assert 'src="plotly.min.js"' in page
     assert len(page) < 100_000
@@ -77,7 +77,7 @@ def test_each_figure_has_its_files_and_its_numbers(made):
 
 def test_png_files_are_written_where_there_is_a_browser(made):
     folder, out, _ = made
-    if figures.find_browser() is None:
+    if saving.find_browser() is None:
         pytest.skip("no Chromium for PNG export")
     png = out / f"{FIGURE.format(model=folder.name)}.png"
     assert png.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
@@ -196,13 +196,13 @@ def test_a_notebook_needs_exactly_one_parameters_cell(tmp_path, monkeypatch, tag
 def test_without_a_browser_everything_but_the_png_is_written(
     tiny_lens, demo, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(figures, "find_browser", lambda: None)
+    monkeypatch.setattr(saving, "find_browser", lambda: None)
     data = demo.head(20)
     table = decomposition(tiny_lens, data, ["en"], progress=False)
     figure = figures.decomposition_figure(table, figures.facts(tiny_lens, data))
-    record = figures.provenance(tiny_lens, data, {"k": 1024})
+    record = saving.provenance(tiny_lens, data, {"k": 1024})
     with pytest.warns(UserWarning, match="no PNG was written: .*apt-get install chromium"):
-        written = figures.save_figure(figure, table, "mine", tmp_path, record, "What is seen.")
+        written = saving.save_figure(figure, table, "mine", tmp_path, record, "What is seen.")
     assert set(written) == {"html", "csv", "json"}
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
         ["mine.html", "mine.csv", "mine.json", "plotly.min.js"]
@@ -210,7 +210,7 @@ def test_without_a_browser_everything_but_the_png_is_written(
     shown = [trace.name for trace in figure.data if trace.name]
     assert shown == [group.replace("^L", "<sup>L</sup>") for group in table["group"].unique()]
     with pytest.raises(InputError, match="'a/b'"):
-        figures.save_figure(figure, table, "a/b", tmp_path, record, "")
+        saving.save_figure(figure, table, "a/b", tmp_path, record, "")
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path):
@@ -218,7 +218,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path):
     file.write_text("old")
 
     def fail_halfway():
-        with figures.atomic_write(file) as temporary:
+        with saving.atomic_write(file) as temporary:
             temporary.write_text("half of the ne")
             raise KeyboardInterrupt
 

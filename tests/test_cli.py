@@ -1,13 +1,12 @@
 """The command line, as a user runs it."""
 
 import json
-import subprocess
 import sys
 
 import pytest
 from typer.testing import CliRunner
 
-from dysem_lab.cli import cli
+from dysem_lab.cli import cli, main
 from dysem_lab.embedded import EMBEDDED
 
 COMMANDS = ("figures", "similarity", "evaluate", "models", "doctor")
@@ -101,12 +100,14 @@ def test_evaluate_prints_scores_with_intervals(tiny_folder):
         (("figures", "-p", "k"), "-p 'k' is not name=value"),
     ],
 )
-def test_errors_are_sentences_without_a_traceback(arguments, message):
-    command = [sys.executable, "-m", "dysem_lab.cli", *arguments]
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 1
-    assert message in " ".join(result.stderr.split())
-    assert "Traceback" not in result.stderr
+def test_errors_are_sentences_without_a_traceback(arguments, message, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["dysem-lab", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    shown = capsys.readouterr().err
+    assert ended.value.code == 1
+    assert message in " ".join(shown.split())
+    assert "Traceback" not in shown
 
 
 def test_a_dry_run_says_what_would_run(tmp_path):

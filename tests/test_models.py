@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, MambaConfig
 from dysem_lab import checks, embedded
 from dysem_lab.activations import capture
 from dysem_lab.checks import check_model
-from dysem_lab.embedded import EMBEDDED, EmbeddedModel, ensure_embedded
+from dysem_lab.embedded import EMBEDDED, EmbeddedModel, ensure_embedded, ensure_gguf
 from dysem_lab.errors import InputError, ModelError
 from dysem_lab.lens import boot
 from dysem_lab.models import load_model, presets, source_digest
@@ -95,12 +95,21 @@ def test_a_gguf_file_gives_the_embedded_models_vectors(embedded, tmp_path):
     (file,) = embedded_files()
     copy = tmp_path / "some-model.gguf"
     copy.symlink_to(file)
+    assert ensure_gguf(copy) == ensure_embedded(SMALL), "conversions are found by content"
     lens = load_model(copy)
     prompts = wrap(["A dog sleeps.", "It rains in the mountains."])
     one, other = (capture(model, prompts, "attn")["attn"] for model in (lens, known))
     assert torch.equal(one, other)
     assert lens.fingerprint == known.fingerprint
     assert lens.source == EMBEDDED[SMALL].sha256
+
+
+def test_a_file_that_is_no_gguf_is_refused(own_cache, tmp_path):
+    file = tmp_path / "mine.gguf"
+    file.write_bytes(b"not a model")
+    with pytest.raises(ModelError, match=r"cannot read .*mine\.gguf"):
+        load_model(file)
+    assert not [path for path in own_cache.iterdir() if path.is_dir()]
 
 
 def embedded_files() -> list[Path]:

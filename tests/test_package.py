@@ -19,7 +19,7 @@ NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("**/*.ipynb"))
 ORDER = (
     *("errors", "paths", "languages", "data", "translate", "prompts", "lens", "activations"),
     *("checks", "embedded", "models", "consensus", "joint", "dysem", "evaluate", "analyses"),
-    *("figures", "batch", "cli"),
+    *("figures", "saving", "batch", "cli"),
 )
 MATHEMATICS = ("consensus", "joint", "evaluate")
 

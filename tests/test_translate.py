@@ -673,9 +673,7 @@ def test_a_cached_model_is_asked_once(nllb, tmp_path):
 @pytest.mark.parametrize(("source", "target"), [("en", "xx"), ("xx", "en"), ("en", "ko")])
 def test_a_language_without_a_token_is_named_with_the_remedy(nllb, source, target):
     missing = "ko" if target == "ko" else "xx"
-    with pytest.raises(
-        MissingTranslationError, match=rf"no token for '{missing}'.*pair=\('{source}', '{target}'\)"
-    ):
+    with pytest.raises(MissingTranslationError, match=rf"no token for '{missing}'.*say pair="):
         translator(nllb).translate(["x"], source, target)
 
 

@@ -1,0 +1,93 @@
+"""Capture against a plain loop over the same texts, in one run: texts per second and their ratio.
+
+The plain loop is what one writes first: the causal language model in transformers, forward hooks
+that keep whole attention outputs, batches of 32 in input order, logits of every position.
+
+    python benchmarks/capture_speed.py --data FOLDER_OF_STS_FILES
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import dysem_lab as dl
+from dysem_lab.models import locate
+
+BATCH = 32
+
+
+def plain_loop(model: torch.nn.Module, tokenizer: object, prompts: Sequence[str]) -> torch.Tensor:
+    """Return A^L of the last token with plain hooks, whole outputs and full logits."""
+    kept: list[torch.Tensor] = []
+    gemma = hasattr(model.model.layers[0], "post_feedforward_layernorm")
+    handles = [
+        (block.post_attention_layernorm if gemma else block.self_attn).register_forward_hook(
+            lambda module, inputs, output: kept.append(
+                output[0] if isinstance(output, tuple) else output
+            )
+        )
+        for block in model.model.layers
+    ]
+    rows = []
+    with torch.no_grad():
+        for start in range(0, len(prompts), BATCH):
+            batch = list(map(str, prompts[start : start + BATCH]))
+            model(**tokenizer(batch, return_tensors="pt", padding=True))
+            rows.append(torch.stack([output[:, -1] for output in kept]).sum(0))
+            kept.clear()
+    for handle in handles:
+        handle.remove()
+    return torch.cat(rows)
+
+
+def captured(lens: dl.LensModel, prompts: Sequence[str]) -> torch.Tensor:
+    """Return A^L of the last token with `dysem_lab.capture`."""
+    return dl.capture(lens, prompts, "attn", progress=False)["attn"]
+
+
+def seconds(
+    function: Callable[..., torch.Tensor], *arguments: object
+) -> tuple[float, torch.Tensor]:
+    """Return the time of one call and its result."""
+    start = time.perf_counter()
+    result = function(*arguments)
+    return time.perf_counter() - start, result
+
+
+def main() -> None:
+    """Print one line per model."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", default="demo", help="demo or a folder of STS files")
+    parser.add_argument("--pairs", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--models", nargs="+", default=["gemma-3-270m", "smollm2-135m-instruct"])
+    arguments = parser.parse_args()
+    data = dl.load_data(arguments.data).head(arguments.pairs)
+    prompts = dl.wrap(data.texts())
+    print(f"{data}; {len(prompts)} prompts, {torch.get_num_threads()} threads, fp32")
+    for name in arguments.models:
+        lens = dl.load_model(name, device="cpu", dtype="float32")
+        model = AutoModelForCausalLM.from_pretrained(locate(name), dtype=torch.float32).eval()
+        tokenizer = AutoTokenizer.from_pretrained(locate(name), padding_side="left")
+        ours, theirs = [], []
+        for _ in range(arguments.rounds):
+            took, vectors = seconds(captured, lens, prompts)
+            ours.append(took)
+            took, reference = seconds(plain_loop, model, tokenizer, prompts)
+            theirs.append(took)
+        error = float((vectors - reference).norm() / reference.norm())
+        ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
+        print(
+            f"{name}: capture {len(prompts) / statistics.median(ours):.1f} texts/s, plain loop "
+            f"{len(prompts) / statistics.median(theirs):.1f} texts/s, ratio "
+            f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}), "
+            f"relative error {error:.0e}"
+        )
+
+
+if __name__ == "__main__":
+    main()
