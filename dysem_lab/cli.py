@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from dysem_lab import paths
@@ -103,6 +104,7 @@ def figures(
     """Run the figure notebooks and write PNG, HTML, CSV and JSON; skip what is up to date."""
     from dysem_lab import batch
     from dysem_lab.models import DEFAULT_MODEL
+    from dysem_lab.saving import NO_BROWSER, find_browser
 
     parameters = dict(_assignment(text) for text in parameter or [])
     if pairs is not None:
@@ -118,18 +120,31 @@ def figures(
             _print_table("Batch", ("notebook", "state"), states.items())
         return
 
+    bar = Progress(
+        SpinnerColumn(),
+        TextColumn("{task.completed:.0f} of {task.total:.0f} notebooks"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        console=err,
+        transient=True,
+    )
+    task = bar.add_task("figures", total=len(planned))
+
     def report(job: "Job", outcome: str, seconds: float) -> None:
+        bar.advance(task)
         colour = {"made": "green", "failed": "red"}.get(outcome, "cyan")
         err.print(f"[{colour}]{outcome:>10}[/]  {job.name}  {seconds:.0f} s", highlight=False)
         if outcome == "failed":
             err.print(batch.failure(job), markup=False, highlight=False)
 
     try:
-        with err.status(f"{len(planned)} notebooks, {jobs} at once, into {folder}"):
+        with bar:
             outcomes = batch.run_batch(planned, jobs, report)
     except KeyboardInterrupt:
         err.print("interrupted; finished figures are kept, the same command makes the rest")
         raise typer.Exit(130) from None
+    if find_browser() is None:
+        err.print(NO_BROWSER)
     failed = [name for name, outcome in outcomes.items() if outcome == "failed"]
     if as_json:
         _print_json(outcomes)
