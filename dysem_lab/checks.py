@@ -9,10 +9,13 @@ from dysem_lab.activations import COMPONENTS, capture, pad, run
 from dysem_lab.errors import DysemLabError, ModelError
 from dysem_lab.lens import LensModel
 
-# Relative error allowed. fp32 sums differ in the last bits only (measured: below 2e-6 on eleven
-# architectures); half precision rounds each addition to 8 or 11 bits.
-TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
-HALF_TOLERANCE = 5e-2
+# Relative errors allowed. In fp32 both checks differ in the last bits only (measured: below 2e-6 on
+# eleven architectures). Half precision rounds each addition to 8 or 11 bits, and another batch
+# shape rounds differently at every block (measured in bf16: up to 0.045 at single hook points of
+# Gemma 3 270M); a wrong mask or position gives errors of the order of 1.
+FULL_TOLERANCE = 1e-3
+HALF_IDENTITY_TOLERANCE = 2e-2
+HALF_PADDING_TOLERANCE = 0.25
 # What a cache of another kind (state-space, hybrid) raises when it is copied to a batch.
 PREFIX_ERRORS = (DysemLabError, RuntimeError, TypeError, AttributeError, NotImplementedError)
 PROMPTS = (
@@ -33,7 +36,9 @@ def check_model(lens: LensModel) -> None:
     Raises:
         ModelError: Names the model, the check that failed, where, and by how much.
     """
-    tolerance = TOLERANCE.get(lens.dtype, HALF_TOLERANCE)
+    half = lens.dtype in (torch.float16, torch.bfloat16)
+    identity = HALF_IDENTITY_TOLERANCE if half else FULL_TOLERANCE
+    padding = HALF_PADDING_TOLERANCE if half else FULL_TOLERANCE
     names = [
         component.hook.format(layer=layer)
         for component in COMPONENTS.values()
@@ -43,11 +48,10 @@ def check_model(lens: LensModel) -> None:
     ids = lens.tokenizer(list(PROMPTS))["input_ids"]
     single = [_activations(lens, names, *pad(lens, [row])) for row in ids]
     _check_dtype(lens, single[0])
-    _check_residual_identity(lens, single[0], tolerance)
-    _check_left_padding(
-        lens, single, _activations(lens, names, *pad(lens, ids, side="left")), tolerance
-    )
-    _check_capture(lens, tolerance)
+    _check_residual_identity(lens, single[0], identity)
+    left_padded = _activations(lens, names, *pad(lens, ids, side="left"))
+    _check_left_padding(lens, single, left_padded, padding)
+    _check_capture(lens, padding)
 
 
 def _failed(lens: LensModel, check: str, detail: str) -> ModelError:

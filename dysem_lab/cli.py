@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -70,11 +71,17 @@ def _print_json(value: object) -> None:
 
 
 def _print_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
-    table = Table(title=title, title_justify="left", header_style="bold")
+    """Print a table; columns without names are facts with their values."""
+    columns = list(columns)
+    table = Table(
+        title=title,
+        title_justify="left",
+        header_style="bold",
+        box=box.SIMPLE_HEAD,
+        show_header=any(columns),
+    )
     for index, column in enumerate(columns):
-        table.add_column(
-            column, justify="left" if index == 0 else "right", no_wrap=index == 0, overflow="fold"
-        )
+        table.add_column(column, no_wrap=index == 0, overflow="fold")
     for row in rows:
         table.add_row(*map(str, row))
     out.print(table)
