@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from dysem_lab.models import presets as presets
     from dysem_lab.prompts import wrap as wrap
     from dysem_lab.saving import save_figure as save_figure
-    from dysem_lab.translate import CachedTranslator as CachedTranslator
     from dysem_lab.translate import ParallelTable as ParallelTable
     from dysem_lab.translate import Seq2SeqTranslator as Seq2SeqTranslator
+    from dysem_lab.translation_cache import CachedTranslator as CachedTranslator
 
 _HOMES = {
     "activations": "capture",
@@ -47,7 +47,8 @@ _HOMES = {
     "models": "load_model presets",
     "prompts": "wrap",
     "saving": "save_figure",
-    "translate": "CachedTranslator ParallelTable Seq2SeqTranslator",
+    "translate": "ParallelTable Seq2SeqTranslator",
+    "translation_cache": "CachedTranslator",
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 

@@ -244,7 +244,8 @@ def similarity(
 
 
 def _translator(table: Path | None, name: str) -> "Translator | None":
-    from dysem_lab.translate import NLLB, CachedTranslator, ParallelTable, Seq2SeqTranslator
+    from dysem_lab.translate import NLLB, ParallelTable, Seq2SeqTranslator
+    from dysem_lab.translation_cache import CachedTranslator
 
     if table is not None and name:
         raise InputError("give either --table or --translator, not both")

@@ -17,7 +17,17 @@ PACKAGE = REPOSITORY / "dysem_lab"
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("**/*.ipynb"))
 # data → prompts → capture → consensus → joint → evaluate → figures → the three doors
 ORDER = (
-    *("errors", "paths", "languages", "data", "translate", "prompts", "lens", "activations"),
+    *(
+        "errors",
+        "paths",
+        "languages",
+        "data",
+        "translate",
+        "translation_cache",
+        "prompts",
+        "lens",
+        "activations",
+    ),
     *("checks", "embedded", "models", "consensus", "joint", "dysem", "evaluate", "analyses"),
     *("figures", "saving", "batch", "cli"),
 )
