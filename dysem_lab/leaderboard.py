@@ -54,7 +54,8 @@ def score_systems(
         or "trained"), ``model``, ``task``, ``data`` (task and split), the columns of
         `dysem_lab.evaluate.aggregate_score` (``n_dims`` is #Dim., or the width of dense vectors),
         ``passes`` and ``blocks`` per text, ``seconds`` per 1,000 texts (median of the rounds;
-        DySem's translations are there before) and ``note``: why a score is missing. With several
+        DySem's translations are there before), ``n_timed`` (of so many texts) and ``note``: why a
+        score is missing. With several
         tasks, a last block has the task "Avg.", NaN where a task has no score.
 
     Raises:
@@ -91,8 +92,10 @@ def score_systems(
     table = pd.DataFrame(rows)
     if len(data) > 1:
         table = pd.concat([table, _averages(table, compared, len(data), seed)], ignore_index=True)
-    seconds = _seconds(encoders, data, n_timed, rounds, seed) if n_timed else {}
-    return table.assign(seconds=table["system"].map(seconds).astype(float))
+    timed = pd.DataFrame(columns=["seconds", "n_timed"], dtype=float)
+    if n_timed:
+        timed = _timed(encoders, data, n_timed, rounds, seed)
+    return table.join(timed, on="system")
 
 
 def _score(
@@ -160,17 +163,17 @@ def _averages(
     return pd.DataFrame(rows)
 
 
-def _seconds(
+def _timed(
     encoders: Mapping[str, Encoder],
     data: Mapping[str, STSData],
     n_timed: int,
     rounds: int,
     seed: int,
-) -> dict[str, float]:
-    """Return seconds per 1,000 texts of each system, each encoding the same texts in turns."""
+) -> pd.DataFrame:
+    """Return each system's seconds per 1,000 texts, all encoding the same texts in turns."""
     pairs = next(iter(data.values())) if len(data) == 1 else max(data.values(), key=_n_languages)
     chosen = pairs.sample(max(1, n_timed // 2), seed)
-    timed: dict[str, list[float]] = {}
+    seconds: dict[str, list[float]] = {}
     readable = {}
     for name, encoder in encoders.items():  # once without a clock: translations, first-call costs
         try:
@@ -181,10 +184,11 @@ def _seconds(
     for name in in_turns(list(readable), rounds):
         began = time.perf_counter()
         _encoded_pairs(readable[name], chosen, None, False)
-        timed.setdefault(name, []).append(time.perf_counter() - began)
-    return {
-        name: 1000 * statistics.median(values) / (2 * len(chosen)) for name, values in timed.items()
-    }
+        seconds.setdefault(name, []).append(time.perf_counter() - began)
+    n_texts = 2 * len(chosen)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    per_1000 = {name: 1000 * median / n_texts for name, median in medians.items()}
+    return pd.DataFrame({"seconds": per_1000, "n_timed": n_texts}, dtype=float)
 
 
 def _n_languages(pairs: STSData) -> int:

@@ -155,4 +155,6 @@ def leaderboard_caption(table: pd.DataFrame) -> str:
     missing = sorted(set(table["method"]) - set(rows["method"]))
     if missing:
         parts.append(f"not scored: {', '.join(missing)}")
+    if rows["n_timed"].notna().any():
+        parts.append(f"timed on {rows['n_timed'].max():.0f} texts")
     return f"{SCORE}, {over}, of {len(rows)} systems: {'; '.join(parts)}."

@@ -147,6 +147,7 @@ def test_cost_columns_are_those_of_the_systems_and_time_is_positive(table, encod
         assert (rows["passes"] == encoder.passes).all()
         assert (rows["blocks"] == encoder.blocks).all()
         assert (rows["seconds"] > 0).all()
+        assert (rows["n_timed"] == 4).all()
     assert row_of(table, "dysem", "Avg.")["blocks"] == 6  # two languages, three blocks
     assert (table["kind"] == "training-free").all()
 
@@ -272,6 +273,7 @@ def by_hand(rows):
         n_dims=8,
         passes=1,
         blocks=3,
+        n_timed=16,
     )
 
 
@@ -319,6 +321,7 @@ def test_the_figure_shows_every_score_with_its_interval_and_its_time():
     assert "best without training is PromptEOL + DySem (en/fr) 60.0 [59.0, 62.0], 20 s" in caption
     assert "best trained is MiniLM 80.0" in caption
     assert "beats PromptEOL, PromptEOL + DySem (en/fr)" in caption
+    assert "timed on 16 texts" in caption
 
 
 def test_every_system_has_a_group_of_its_family():
