@@ -372,11 +372,10 @@ def fill(
     store.remember(facts)
     everything = stored_with(wanted)
     limits = (max_tokens, tokens_per_batch)
-    with store.kept_open():
-        for batch, read in batches(lens, prompts, everything, only, *limits, edit):
-            rows = {space_of(facts, kind): read[kind] for kind in everything}
-            store.write(rows, [prompt_key(prompts[index], max_tokens) for index in batch])
-            yield len(batch)
+    for batch, read in batches(lens, prompts, everything, only, *limits, edit):
+        rows = {space_of(facts, kind): read[kind] for kind in everything}
+        store.write(rows, [prompt_key(prompts[index], max_tokens) for index in batch])
+        yield len(batch)
 
 
 def batches(

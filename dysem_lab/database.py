@@ -21,8 +21,9 @@ REMEDIES = {
 class Database:
     """One SQLite file with a schema, written by one process at a time and read by many.
 
-    Write-ahead logging survives a kill: what was committed is there, what was not is gone. Readers
-    see the last commit while a writer works; writers wait their turn.
+    SQLite's rollback journal survives a kill: what was committed is there, what was not is gone.
+    New rows go to the disk once, where a write-ahead log would write them twice. Writers wait their
+    turn, and readers while a commit goes to the disk.
 
     Args:
         path: The file; it and its folder are created if absent.
@@ -31,7 +32,6 @@ class Database:
         application_id: Marks the file as ours, its last byte the format; 0 for files without a
             mark.
         pragmas: Settings of a new file, before its tables are made.
-        on_connect: Settings of every connection.
 
     Raises:
         DataError: The file is none of ours, of another format, or damaged.
@@ -45,22 +45,18 @@ class Database:
         *,
         application_id: int = 0,
         pragmas: Sequence[str] = (),
-        on_connect: Sequence[str] = (),
     ) -> None:
         """Create the file if it is absent, and check that it is ours."""
         self.path = path
         self.what = what
-        self._on_connect = on_connect
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            # The change to write-ahead logging is the one statement that does not wait for others,
-            # hence the lock; the file remembers the mode.
+            # The settings of a new file cannot be part of a transaction, hence the lock.
             with FileLock(f"{path}.lock"), self.connection() as connection:
                 is_new = not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
                 if is_new:
                     for pragma in (*pragmas, f"application_id={application_id}"):
                         connection.execute(f"PRAGMA {pragma}")
-                    connection.execute("PRAGMA journal_mode=WAL")
                 self._check_mark(connection, application_id)
                 for statement in schema:
                     connection.execute(statement)
@@ -93,8 +89,6 @@ class Database:
                 ) as connection,
                 connection,
             ):
-                for pragma in self._on_connect:
-                    connection.execute(f"PRAGMA {pragma}")
                 yield connection
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # also in SQLite's messages
             remedy = next(
@@ -103,14 +97,3 @@ class Database:
             raise DataError(
                 f"{self.path} is not a usable {self.what} ({error}); {remedy}"
             ) from error
-
-    @contextlib.contextmanager
-    def kept_open(self) -> Iterator[None]:
-        """Make the changes inside the block quicker, where they are many.
-
-        The last connection to close copies the log into the file and waits for the disk; while this
-        one is open, none of the others is the last.
-        """
-        with self.connection() as connection:
-            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-            yield

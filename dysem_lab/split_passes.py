@@ -72,28 +72,28 @@ def fill_contrasts(
         for contrast, rows in lacking.items()
         if rows and splits and not whole_pass(contrast)
     ]
-    with store.kept_open():
-        for batch, read in _split_batches(
-            lens,
-            prompts,
-            {contrast: set(lacking[contrast]) for contrast in last_token_only},
-            wanted,
-            max_tokens,
-            tokens_per_batch,
-        ):
-            for contrast, vectors in read.items():
-                facts = contrast_facts(lens.facts, contrast)
-                store.remember(facts)
-                store.write(
-                    {space_of(facts, kind): vectors[kind] for kind in wanted},
-                    [keys[index] for index in batch],
-                )
-            yield len(batch)
-        limits = (max_tokens, tokens_per_batch)
-        for contrast, rows in lacking.items():
-            if contrast not in last_token_only and rows:
-                edit = Intervention(lens, contrast) if contrast else None
-                yield from fill(lens, prompts, wanted, store, rows, *limits, edit)
+    for contrast in last_token_only:
+        store.remember(contrast_facts(lens.facts, contrast))
+    for batch, read in _split_batches(
+        lens,
+        prompts,
+        {contrast: set(lacking[contrast]) for contrast in last_token_only},
+        wanted,
+        max_tokens,
+        tokens_per_batch,
+    ):
+        rows = {
+            space_of(contrast_facts(lens.facts, contrast), kind): vectors[kind]
+            for contrast, vectors in read.items()
+            for kind in wanted
+        }
+        store.write(rows, [keys[index] for index in batch])
+        yield len(batch)
+    limits = (max_tokens, tokens_per_batch)
+    for contrast, rows in lacking.items():
+        if contrast not in last_token_only and rows:
+            edit = Intervention(lens, contrast) if contrast else None
+            yield from fill(lens, prompts, wanted, store, rows, *limits, edit)
 
 
 def _split_batches(

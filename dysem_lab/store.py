@@ -155,7 +155,6 @@ class VectorStore:
             SCHEMA,
             application_id=APPLICATION_ID,
             pragmas=(f"page_size={PAGE_BYTES}", "auto_vacuum=INCREMENTAL"),
-            on_connect=("synchronous=NORMAL",),
         )
 
     def __repr__(self) -> str:
@@ -164,11 +163,7 @@ class VectorStore:
     @property
     def n_bytes(self) -> int:
         """Size on disk, in bytes."""
-        total = 0
-        for file in (self.path, Path(f"{self.path}-wal")):
-            with contextlib.suppress(FileNotFoundError):  # the last process to leave removes it
-                total += file.stat().st_size
-        return total
+        return self.path.stat().st_size
 
     def _precision(self, layers: str) -> str:
         """Return the precision of new rows; one layer's are as small as a sum's."""
@@ -179,10 +174,6 @@ class VectorStore:
         row = PRECISIONS[self._precision(layers)].itemsize * n_values + CHECKSUM_BYTES + KEY_BYTES
         per_page = PAGE_BYTES // row
         return PAGE_BYTES // per_page if per_page else row
-
-    def kept_open(self) -> contextlib.AbstractContextManager[None]:
-        """Return a context in which many writes are quicker."""
-        return self._database.kept_open()
 
     def write(
         self, vectors: Mapping[Space, Float[Tensor, "n ..."]], prompts: Sequence[str]
@@ -206,7 +197,8 @@ class VectorStore:
                 precision, shape = self._precision(space.layers), tuple(tensor.shape[1:])
                 number = self._shelved(connection, space, precision, shape)
                 errors = [0.0]
-                values = tensor.float().cpu().numpy()
+                exact = precision == "float16" and tensor.dtype == torch.float16
+                values = (tensor if exact else tensor.float()).cpu().numpy()
                 rows = _sealed_rows(number, keys, values, precision, space, errors)
                 connection.executemany("INSERT OR IGNORE INTO rows VALUES (?, ?, ?)", rows)
                 connection.execute(
@@ -457,11 +449,9 @@ class VectorStore:
         with self._database.connection() as connection:
             # A script, since it runs to the end; a single statement frees one page per step.
             connection.executescript("PRAGMA incremental_vacuum")
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             # Small rows share their pages with others; only a new copy of the file closes the gaps.
             if before - self.n_bytes < 0.9 * n_bytes:
                 connection.execute("VACUUM")
-                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
 
 def prompt_key(prompt: str, max_tokens: int) -> str:
@@ -528,7 +518,7 @@ def _sealed_rows(
     for start in range(0, len(order), n_rows):
         chosen = order[start : start + n_rows]
         block = rows[chosen]
-        if precision == "float16":
+        if block.dtype != PRECISIONS[precision]:
             block, error = _halved(block, space)
             errors.append(error)
         for index, row in zip(chosen, block, strict=True):
@@ -555,7 +545,7 @@ def _halved(
     )
     for row, half, difference in zip(*parts, strict=True):
         half.copy_(row)
-        torch.sub(half, row, out=difference)
+        difference.copy_(half).sub_(row)  # of one data type: four times as fast as of two
     norms = _norms(rows)
     with np.errstate(invalid="ignore"):
         error = (_norms(lost.numpy()) / np.where(norms > 0, norms, 1)).max()
