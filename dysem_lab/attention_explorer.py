@@ -221,7 +221,8 @@ def pattern_figure(
         rows=1,
         cols=2,
         column_widths=[0.64, 0.36],
-        horizontal_spacing=0.16,
+        shared_yaxes=True,
+        horizontal_spacing=0.04,
         subplot_titles=[
             "each row: what a token looks at",
             f"what {labels[chosen]} (token {chosen + 1}) looks at",
@@ -229,14 +230,15 @@ def pattern_figure(
     )
     places = np.arange(1, n + 1)
     figure.add_heatmap(
-        z=np.where(np.tri(n, dtype=bool), z, np.nan),  # no token sees a later one
+        # No token sees a later one. Not NaN, which JSON does not have.
+        z=[[*row[: i + 1], *[None] * (n - i - 1)] for i, row in enumerate(z.tolist())],
         x=places,
         y=places,
         colorscale=SCALE,
         zmin=0,
         xgap=1,
         ygap=1,
-        colorbar={"title": symbol, "x": 0.555, "thickness": 10},
+        colorbar={"title": symbol, "thickness": 10},
         customdata=np.stack(np.meshgrid(labels, labels), axis=-1),
         hovertemplate="%{customdata[1]} → %{customdata[0]}: %{z:.3f}<extra></extra>",
         hoverongaps=False,

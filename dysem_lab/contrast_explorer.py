@@ -323,11 +323,14 @@ def view_figure(view: ContrastView) -> go.Figure:
     """Return the figure of `contrast_figure` from a view that is known already."""
     variants = view.tokens["variant"].unique().tolist()
     top = int(view.tokens["rank"].max())
+    tokens_height, probes_height = ROW * top, max(2 * ROW * len(view.probes), ROW)
     figure = make_subplots(
-        rows=1,
-        cols=3,
-        column_widths=[0.26, 0.26, 0.48],
+        rows=2,
+        cols=2,
+        specs=[[{}, {}], [{"colspan": 2}, None]],
+        row_heights=[tokens_height, probes_height],
         horizontal_spacing=0.02,
+        vertical_spacing=60 / (tokens_height + probes_height),
         subplot_titles=[
             "next token, plain",
             f"next token, steered ({view.moved:.0%} moved)",
@@ -347,6 +350,7 @@ def view_figure(view: ContrastView) -> go.Figure:
             },
             text=part["token"].map(label) + part["probability"].map("  {:.3f}".format),
             textposition="outside",
+            constraintext="none",
             cliponaxis=False,
             showlegend=False,
             hovertemplate="%{text}<extra></extra>",
@@ -354,7 +358,7 @@ def view_figure(view: ContrastView) -> go.Figure:
             col=column,
         )
     places = list(range(1, len(view.probes) + 1))
-    dumbbell = {"row": 1, "col": 3}
+    dumbbell = {"row": 2, "col": 1}
     figure.add_scatter(
         x=[x for row in view.probes.itertuples() for x in (row.plain, row.steered, None)],
         y=[y for place in places for y in (place, place, None)],
@@ -386,19 +390,18 @@ def view_figure(view: ContrastView) -> go.Figure:
         marker = {"color": fill, "line": {"color": line, "width": 1.5}}
         figure.add_bar(x=[None], y=[None], marker=marker, name=name, showlegend=True)
     longest = 2.1 * view.tokens["probability"].max()
-    figure.update_yaxes(range=[top + 0.6, 0.4], showticklabels=False, showgrid=False)
+    figure.update_yaxes(range=[top + 0.6, 0.4], showticklabels=False, showgrid=False, row=1)
     figure.update_yaxes(
         range=[len(places) + 0.6, 0.4],
         showticklabels=True,
         side="right",
         tickvals=places,
         ticktext=[_broken(probe) for probe in view.probes["probe"]],
-        col=3,
+        row=2,
     )
-    figure.update_xaxes(range=[0, longest], showticklabels=False, showgrid=False)
-    figure.update_xaxes(range=None, autorange=True, showticklabels=True, showgrid=True, col=3)
+    figure.update_xaxes(range=[0, longest], showticklabels=False, showgrid=False, row=1)
     figure.update_annotations(font_size=13)
-    height = max(ROW * top, 2 * ROW * len(places), 160) + MARGINS
+    height = tokens_height + probes_height + MARGINS
     title = f"What does the contrast change? “{html.escape(view.text[:60])}”"
     return layout(figure, title, view.measured_on, height)
 

@@ -41,7 +41,7 @@ SCORE = "Spearman × 100"
 
 def layout(figure: go.Figure, title: str, facts: str, height: int) -> go.Figure:
     """Give a figure the common look, with what it was measured on under the title."""
-    lines = [facts] if len(facts) <= 145 else _two_lines(facts)
+    lines = [facts] if len(facts) <= 115 else _two_lines(facts)
     return figure.update_layout(
         template="plotly_white",
         font={"family": FONTS, "size": 14},

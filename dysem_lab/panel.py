@@ -9,6 +9,7 @@ import contextvars
 import html
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from functools import cache
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -103,7 +104,14 @@ function render({ model, el }) {
   row.append(label, copy, save);
   el.append(row);
   show();
-  return () => { model.off("change:python", show); model.off("msg:custom", receive); };
+  // Figures follow the window; here they follow the cell, which appears after they are drawn.
+  const resized = new ResizeObserver(() => window.dispatchEvent(new Event("resize")));
+  resized.observe(row);
+  return () => {
+    model.off("change:python", show);
+    model.off("msg:custom", receive);
+    resized.disconnect();
+  };
 }
 export default { render };
 """
@@ -215,6 +223,7 @@ class Panel:
         self._style = widgets.HTML(STYLE, layout={"display": "none"})
         self._text, self._message = widgets.HTML(), widgets.HTML()
         self.plot = go.FigureWidget()
+        self.plot._config = {"responsive": True}
         self._plot_box = widgets.VBox([], layout={"width": "100%", "overflow": "hidden"})
         self._bar = widgets.IntProgress(
             description="Working", layout={"width": "min(30rem, 60%)"}, max=1
@@ -386,6 +395,10 @@ def _replace(widget: go.FigureWidget, figure: go.Figure) -> None:
             widget.data = []
             widget.add_traces(data)
         _assign(widget.layout, layout)
+    # What a page takes that is opened later, as Voilà's is; plotly sets them where the widget is
+    # all that a cell shows.
+    widget._widget_data = deepcopy(widget._data)
+    widget._widget_layout = deepcopy(widget._layout_obj._props)
 
 
 def _assign(shown: Any, new: dict[str, Any]) -> None:

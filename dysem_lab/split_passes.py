@@ -82,12 +82,12 @@ def fill_contrasts(
         max_tokens,
         tokens_per_batch,
     ):
-        rows = {
-            space_of(contrast_facts(lens.facts, contrast), kind): vectors[kind]
-            for contrast, vectors in read.items()
+        vectors = {
+            space_of(contrast_facts(lens.facts, contrast), kind): of_contrast[kind]
+            for contrast, of_contrast in read.items()
             for kind in wanted
         }
-        store.write(rows, [keys[index] for index in batch])
+        store.write(vectors, [keys[index] for index in batch])
         yield len(batch)
     limits = (max_tokens, tokens_per_batch)
     for contrast, rows in lacking.items():

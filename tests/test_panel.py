@@ -52,6 +52,15 @@ def test_the_figure_on_the_screen_is_as_wide_as_there_is_room_and_the_saved_one_
     assert panel.figure.layout.width == 1000
 
 
+def test_a_page_that_is_opened_later_has_the_figure():
+    panel = made().refresh()
+    for k in (3, 7, 2):
+        panel.set(k=k).wait()
+        state = panel.plot.get_state()
+        assert list(state["_widget_data"][0]["y"]) == list(range(k))
+        assert state["_widget_layout"]["title"]["text"] == f"k {k}"
+
+
 def test_of_many_fast_moves_only_the_last_is_computed_after_the_one_that_runs():
     begun, go_on, seen = threading.Event(), threading.Event(), []
 

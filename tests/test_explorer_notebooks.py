@@ -1,0 +1,68 @@
+"""The explorers' notebooks without a browser: each opens a working panel on every model."""
+
+import ast
+import json
+from pathlib import Path
+
+import pytest
+from ipywidgets.widgets.widget import _remove_buffers
+
+import dysem_lab as dl
+
+EXPLORERS = sorted(
+    (Path(__file__).resolve().parent.parent / "notebooks" / "explore").glob("*.ipynb")
+)
+ids = [path.stem for path in EXPLORERS]
+
+
+def panel_of(path, **parameters):
+    """Run a notebook's cells with other parameters, and return what the last line shows."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    first, *others = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    names = {}
+    exec(first, names)
+    unknown = set(parameters) - set(names)
+    assert not unknown
+    names.update(parameters)
+    *statements, last = ast.parse("\n".join(others)).body
+    exec(compile(ast.Module(statements, []), path.name, "exec"), names)
+    panel = eval(compile(ast.Expression(last.value), path.name, "eval"), names)
+    return panel.wait(600), names
+
+
+def check_it_works(path, lens, monkeypatch):
+    """The panel shows a figure, its line of Python draws one too, and every slider moves."""
+    monkeypatch.setattr(dl, "load_model", lambda model: model)  # a study takes both
+    panel, names = panel_of(path, model=lens)
+    assert panel.message == ""
+    assert panel.figure.data
+    state, _, _ = _remove_buffers(panel.plot.get_state())
+    json.dumps(state, allow_nan=False)
+    exec(panel.python, names)
+    for control in panel.controls.values():
+        if hasattr(control, "min"):
+            control.value = control.min
+            panel.wait(600)
+            assert panel.message == ""
+
+
+@pytest.mark.parametrize("path", EXPLORERS, ids=ids)
+def test_a_notebook_has_one_cell_of_parameters_and_one_that_explores(path):
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    kinds = [cell["cell_type"] for cell in cells]
+    assert kinds == ["markdown", "code", "code", "markdown"]
+    assert cells[1]["metadata"] == {"tags": ["parameters"]}
+    assert "".join(cells[0]["source"]).startswith("# ")
+    assert "How to read it" in "".join(cells[3]["source"])
+
+
+@pytest.mark.parametrize("architecture", ["Llama", "Qwen3", "Phi3"])
+@pytest.mark.parametrize("path", EXPLORERS, ids=ids)
+def test_a_notebook_works_on_a_tiny_model(path, architecture, tiny_folder, monkeypatch):
+    check_it_works(path, dl.load_model(tiny_folder(architecture)), monkeypatch)
+
+
+@pytest.mark.parametrize("name", ["gemma-3-270m", "smollm2-135m-instruct"])
+@pytest.mark.parametrize("path", EXPLORERS, ids=ids)
+def test_a_notebook_works_on_an_embedded_model(path, name, embedded, monkeypatch):
+    check_it_works(path, embedded(name), monkeypatch)
