@@ -47,7 +47,7 @@ PROBES = (
     "A cat sits on a fence.",
     "The bank raised its interest rates.",
 )
-MARGINS, LINE = 200, 46  # px around the rows; characters of a probe in a line
+MARGINS, LINE = 290, 46  # px around the rows; characters of a probe in a line
 
 
 class _Group(NamedTuple):
@@ -401,9 +401,10 @@ def view_figure(view: ContrastView) -> go.Figure:
     )
     figure.update_xaxes(range=[0, longest], showticklabels=False, showgrid=False, row=1)
     figure.update_annotations(font_size=13)
-    height = tokens_height + probes_height + MARGINS
+    height = tokens_height + probes_height
     title = f"What does the contrast change? “{html.escape(view.text[:60])}”"
-    return layout(figure, title, view.measured_on, height)
+    figure = layout(figure, title, view.measured_on, height + MARGINS)
+    return figure.update_layout(margin_b=150, legend_y=-60 / height)
 
 
 def _broken(probe: str) -> str:

@@ -4,6 +4,7 @@ Languages are added in one order, so the consensus of the first m follows from t
 m − 1; one sort of a text's dimensions serves every k; and the sums of all k are one matrix product.
 """
 
+import numbers
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -49,7 +50,7 @@ class CellResult(NamedTuple):
 def check_ms(ms: Sequence[int], n_languages: int) -> None:
     """Raise `InputError` unless every m is a number of languages that there are."""
     for m in ms:
-        if not isinstance(m, int) or isinstance(m, bool) or not 1 <= m <= n_languages:
+        if not isinstance(m, numbers.Integral) or isinstance(m, bool) or not 1 <= m <= n_languages:
             raise InputError(f"m must be between 1 and {n_languages} languages, got {m!r}")
 
 

@@ -89,7 +89,15 @@ function render({ model, el }) {
   copy.textContent = "Copy as Python";
   const save = document.createElement("button");
   save.textContent = "Download figure";
-  const show = () => { line.value = model.get("python"); };
+  // Figures follow the window; here they follow the cell, which may appear after they are drawn,
+  // or before.
+  const fit = () => window.dispatchEvent(new Event("resize"));
+  const resized = new ResizeObserver(fit);
+  resized.observe(row);
+  const show = () => {
+    if (!line.value) [100, 500, 2000].forEach((wait) => setTimeout(fit, wait));
+    line.value = model.get("python");
+  };
   copy.onclick = () => { line.select(); document.execCommand("copy"); };
   save.onclick = () => model.send({ wants: "figure" });
   const receive = (message, buffers) => {
@@ -104,9 +112,6 @@ function render({ model, el }) {
   row.append(label, copy, save);
   el.append(row);
   show();
-  // Figures follow the window; here they follow the cell, which appears after they are drawn.
-  const resized = new ResizeObserver(() => window.dispatchEvent(new Event("resize")));
-  resized.observe(row);
   return () => {
     model.off("change:python", show);
     model.off("msg:custom", receive);

@@ -221,6 +221,7 @@ def test_values_that_are_not_finite_are_refused(which, value):
 def test_check_ms_takes_every_number_of_languages():
     check_ms([1, 2, 3], 3)
     check_ms([], 3)
+    check_ms(np.arange(1, 4), 3)
     with pytest.raises(InputError, match="between 1 and 2 languages, got 3"):
         check_ms([1, 2, 3], 2)
 

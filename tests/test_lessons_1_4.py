@@ -67,6 +67,11 @@ def test_a_right_answer_gives_a_green_sentence_in_html_and_text(lesson):
     assert "doubled" in result._repr_html_()
 
 
+@pytest.mark.parametrize("number", [2, 2.5, np.int64(2), np.float32(2.5), torch.tensor(2.5)])
+def test_a_number_may_be_of_any_library(lesson, number):
+    assert repr(lesson.check(2, number)) == "✓ Exercise 2, A number is solved: positive"
+
+
 @pytest.mark.parametrize(
     ("answer", "message"),
     [

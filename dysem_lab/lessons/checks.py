@@ -47,6 +47,7 @@ Solutions are ``notebooks/teach/solutions/lesson<n>.py``: the solved cells, each
 
 import html
 import inspect
+import numbers
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -342,7 +343,7 @@ def require_number(value: Any, name: str) -> float:
         )
         value = value.item()
     require(
-        isinstance(value, int | float) and not isinstance(value, bool),
+        isinstance(value, numbers.Real) and not isinstance(value, bool),
         f"{name} must be a number, but is {describe(value)}.",
     )
     require(value == value, f"{name} is NaN: is there a division by zero?")
