@@ -264,6 +264,15 @@ def test_the_app_shows_an_explorer_that_follows_its_slider(app, page, theme):
     check_look(page, f"app-{theme}-1_pair")
     assert page.locator("text=import dysem_lab").count() == 0
     move_a_slider(page)
+    # Other scripts, one of them from right to left.
+    languages = page.locator(".dysem-panel input[type=text]").nth(2)
+    languages.fill("en, ar, ja")
+    languages.press("Enter")
+    arabic = page.locator(".dysem-panel td:text('يغسل رجل سيارته')")
+    arabic.wait_for()
+    assert arabic.evaluate("(cell) => cell.matches(':dir(rtl)')")
+    page.locator(".dysem-panel td:text('男性が家の前で')").wait_for()
+    check_look(page, f"app-{theme}-1_pair-scripts")
 
 
 def test_the_app_lists_the_explorers_and_asks_for_a_token(app, page):
