@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from dysem_lab.errors import InputError, ModelError
-from dysem_lab.figures import PALETTE, layout
+from dysem_lab.figures import PALETTE, layout, with_gaps
 from dysem_lab.lens import LensModel
 from dysem_lab.panel import Panel, Progress, State, View, menu, slider, text_box
 from dysem_lab.passes import MAX_TOKENS, Hook, pad, run, tokenize
@@ -230,8 +230,7 @@ def pattern_figure(
     )
     places = np.arange(1, n + 1)
     figure.add_heatmap(
-        # No token sees a later one. Not NaN, which JSON does not have.
-        z=[[*row[: i + 1], *[None] * (n - i - 1)] for i, row in enumerate(z.tolist())],
+        z=with_gaps(np.where(np.tri(n, dtype=bool), z, np.nan)),  # no token sees a later one
         x=places,
         y=places,
         colorscale=SCALE,

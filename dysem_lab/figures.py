@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from jaxtyping import Float
 from plotly.subplots import make_subplots
 
 from dysem_lab.analyses import SYMBOLS
@@ -61,6 +62,11 @@ def layout(figure: go.Figure, title: str, facts: str, height: int) -> go.Figure:
 def _two_lines(text: str) -> list[str]:
     middle = text.rfind(", ", 0, len(text) // 2 + 20)
     return [text[: middle + 1], text[middle + 2 :]]
+
+
+def with_gaps(values: Float[np.ndarray, "n m"]) -> list[list[float | None]]:
+    """Return the values of a map with None for NaN: a widget's travel as JSON, which has no NaN."""
+    return [[None if value != value else value for value in row] for row in values.tolist()]
 
 
 def superscript(text: str) -> str:

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from dysem_lab.dysem import DySem, SemanticVectors
 from dysem_lab.encoders import DenseEncoder
 from dysem_lab.errors import InputError, choices
-from dysem_lab.figures import PALETTE, layout
+from dysem_lab.figures import PALETTE, layout, with_gaps
 from dysem_lab.joint import all_pairs_similarity, joint_set
 from dysem_lab.pair_explorer import (
     DIVERGING,
@@ -242,7 +242,7 @@ def search_figure(view: SearchView) -> go.Figure:
     }
     shares = {
         "type": "heatmap",
-        "z": view.shares,
+        "z": with_gaps(view.shares),
         "y": rows,
         "xaxis": "x2",
         "zmin": -bound or -1.0,

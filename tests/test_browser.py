@@ -216,6 +216,7 @@ def check_look(page, name):
     assert page.evaluate(OVERLAPS) == []
     assert not page.evaluate(TOO_WIDE)
     assert page.complaints == []
+    assert page.locator("[data-mime-type='application/vnd.jupyter.stderr']").all_inner_texts() == []
 
 
 def move_a_slider(page):
