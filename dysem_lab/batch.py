@@ -427,6 +427,9 @@ def write_gallery(out: Path) -> None:
         lines += ["", f"## {name}", ""]
         if (out / f"{name}.png").exists():
             lines += [f"![{caption}]({name}.png)", ""]
+        drawn = record.get("sampling", {})
+        if measured and drawn.get("sample"):
+            measured += f"; drawn from the pairs that all its languages have, seed {drawn['seed']}"
         about = "; ".join(filter(None, (model, measured)))
         lines += [caption, "", f"{about} · [CSV]({name}.csv) · [JSON]({name}.json)"]
         page.append(f"<li><a href='{name}.html'>{name}</a>: {html.escape(caption)}</li>")

@@ -111,7 +111,8 @@ def contrast_scores(
             rows.append({"task": task, **method.labels(), **result, **_gain(gain)})
     if len(study.data) > 1:
         for method, tasks in measured.items():
-            result = average_score([(a, gold) for a, _, gold in tasks], study.model.d_model)
+            scored = [(steered, gold) for steered, _, gold in tasks]
+            result = average_score(scored, study.model.d_model, seed=seed)
             gain = average_difference(tasks, seed=seed) if method.contrast else _NO_GAIN
             rows.append({"task": AVERAGE, **method.labels(), **result, **_gain(gain)})
     return pd.DataFrame(rows)

@@ -386,8 +386,8 @@ def combined_caption(table: pd.DataFrame) -> str:
         top = steered.loc[steered["gain"].idxmax()]
         plain = best[best["method"] == PLAIN].iloc[0]
         parts.append(
-            f"{component}: best without CP {plain['spearman']:.1f} ({plain['vector']}); the "
-            f"largest gain of CP on DySem is {top['gain']:+.2f} [{top['gain_low']:.2f}, "
+            f"{SYMBOLS[component]}: best without CP {plain['spearman']:.1f} ({plain['vector']}); "
+            f"the largest gain of CP on DySem is {top['gain']:+.2f} [{top['gain_low']:.2f}, "
             f"{top['gain_high']:.2f}] ({top['method']}, {top['vector']})"
         )
     return f"{'; '.join(parts)}."

@@ -407,11 +407,12 @@ def components_caption(table: pd.DataFrame) -> str:
         parts.append(f"{method}: {scores}; best in tasks: {wins}")
     best = mean["DySem, m = 1"].idxmax()
     agrees = (
-        "As in the paper, A^L is the best component under DySem"
+        "As in the paper, A^L"
         if best == "attn"
-        else f"Unlike the paper's models, {SYMBOLS[best]} and not A^L is the best under DySem"
+        else f"Unlike the paper's models, {SYMBOLS[best]} and not A^L"
     )
-    return f"Spearman × 100 in English{_over(table)}. {'. '.join(parts)}. {agrees}."
+    said = f"{agrees} has the highest average under DySem"
+    return f"Spearman × 100 in English{_over(table)}. {'. '.join(parts)}. {said}."
 
 
 def languages_figure(table: pd.DataFrame, measured_on: str) -> go.Figure:

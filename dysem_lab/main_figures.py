@@ -230,7 +230,7 @@ def main_results_caption(table: pd.DataFrame) -> str:
         return f"{SCORE}, {what}: no method has a score."
     best = scored.loc[scored["reproduced"].idxmax()]
     label = _label(best.to_dict()).partition("<br>")[0]
-    languages = "" if pd.isna(best["m"]) else f" and {best['m']} languages"
+    languages = "" if pd.isna(best["m"]) else f", m = {best['m']}"
     line = (
         f"{SCORE}, {what}: {', '.join(scores)}; best is {label} with {best['reproduced']:.1f} "
         f"[{best['low']:.1f}, {best['high']:.1f}] on {best['n_dims']:.0f} dimensions{languages}."

@@ -329,12 +329,14 @@ def test_the_caption_of_components_by_hand():
         "Spearman × 100 in English, mean over 2 tasks. "
         "all dimensions: h^L 50.0, A^L 52.5; best in tasks: h^L 1, A^L 1. "
         "DySem, m = 1: h^L 65.0, A^L 68.0; best in tasks: A^L 2. "
-        "As in the paper, A^L is the best component under DySem."
+        "As in the paper, A^L has the highest average under DySem."
     )
     other = figures.components_caption(
         table.assign(component=["attn", "attn", "resid", "resid"] * 2)
     )
-    assert other.endswith("Unlike the paper's models, h^L and not A^L is the best under DySem.")
+    assert other.endswith(
+        "Unlike the paper's models, h^L and not A^L has the highest average under DySem."
+    )
     alone = figures.components_caption(table[table["task"] == "a"])
     assert alone.startswith("Spearman × 100 in English. all dimensions: h^L 60.0, A^L 50.0;")
 

@@ -608,7 +608,7 @@ def test_the_caption_says_the_numbers_of_the_table():
     table.loc[4, ["spearman", "low", "high", "n_dims"]] = [81.24, 79.0, 83.0, 219.4]
     assert main_results_caption(table) == (
         "Spearman × 100, STSB: Mean Pooling 80.0, PromptEOL 80.0, DySem 80.0 to 81.2; best is "
-        "DySem, language-specific, mean with 81.2 [79.0, 83.0] on 219 dimensions and 9 languages. "
+        "DySem, language-specific, mean with 81.2 [79.0, 83.0] on 219 dimensions, m = 9. "
         "No published number to compare with."
     )
     seven = results({**dict.fromkeys(SEVEN, 70.0), AVERAGE: 70.0})
