@@ -18,7 +18,7 @@ from dysem_lab.errors import choices
 from dysem_lab.evaluate import paired_difference, score
 from dysem_lab.grid import PAIRS_PER_CHUNK, check_ms, sweep
 from dysem_lab.joint import cosine, joint_cosine, joint_set, pairwise_similarity
-from dysem_lab.prompts import SETTINGS
+from dysem_lab.prompts import SETTINGS, TEMPLATE_NAMES
 from dysem_lab.study import Study
 
 SYMBOLS = {
@@ -69,6 +69,7 @@ def decomposition(
         cosine of the same component in English (NaN for parts).
     """
     plain = ("final", "resid", "attn", "ffn")
+    prompt = TEMPLATE_NAMES.get(study.templates[0], study.templates[0])
     rows: list[dict[str, object]] = []
     for task, data in study.data.items():
         d_model = study.model.d_model
@@ -81,7 +82,7 @@ def decomposition(
         plain_rows = [("baseline", "mean pooling", "mean", pooled)] + [
             (
                 "baseline" if name == "final" else "part",
-                f"PromptEOL, {SYMBOLS[name]}" if name == "final" else SYMBOLS[name],
+                f"{prompt}, {SYMBOLS[name]}" if name == "final" else SYMBOLS[name],
                 name,
                 cosines[name],
             )

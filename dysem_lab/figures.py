@@ -304,10 +304,11 @@ def decomposition_figure(table: pd.DataFrame, measured_on: str) -> go.Figure:
 def decomposition_caption(table: pd.DataFrame) -> str:
     """Return one line with the numbers that matter of a decomposition table."""
     score = _one_task(table).set_index("method")["spearman"]
+    final = next(name for name in score.index if name.endswith(", N(h^L)"))
     best = table.loc[table["spearman"].idxmax()]
     return (
-        f"Spearman × 100: mean pooling {score['mean pooling']:.1f}, PromptEOL "
-        f"{score['PromptEOL, N(h^L)']:.1f}, plain h^L {score['h^L']:.1f}, A^L {score['A^L']:.1f}, "
+        f"Spearman × 100: mean pooling {score['mean pooling']:.1f}, {final.partition(',')[0]} "
+        f"{score[final]:.1f}, plain h^L {score['h^L']:.1f}, A^L {score['A^L']:.1f}, "
         f"F^L {score['F^L']:.1f}; best is {best['method']} with {best['spearman']:.1f} "
         f"[{best['low']:.1f}, {best['high']:.1f}] on {best['n_dims']:.0f} dimensions."
     )

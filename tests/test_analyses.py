@@ -16,6 +16,7 @@ from dysem_lab.data import load_data
 from dysem_lab.dysem import VECTORS
 from dysem_lab.errors import InputError
 from dysem_lab.evaluate import score
+from dysem_lab.figures import decomposition_caption
 from dysem_lab.models import load_model
 from dysem_lab.prompts import SETTINGS, wrap
 from dysem_lab.store import VectorStore
@@ -446,6 +447,23 @@ def test_every_row_of_the_decomposition_is_its_own_definition(study, read, tasks
             assert row["gain_low"] <= row["gain"] <= row["gain_high"]
         chosen = part.dropna(subset="setting")
         assert len(chosen.drop_duplicates(["component", "setting", "vector"])) == 8
+
+
+def test_the_decomposition_names_the_prompt_that_was_used(tiny_lens, tmp_path):
+    of_pairs = load_data("demo", languages=("en", "ja")).head(6)
+    store = VectorStore(tmp_path / "v.sqlite")
+    study = Study(
+        tiny_lens,
+        of_pairs,
+        languages=["ja"],
+        templates=["pretended_cot", "none"],
+        components=["final", "resid", "attn", "ffn", "mean"],
+        store=store,
+    )
+    study.capture(progress=False)
+    table = analyses.decomposition(study, ["en", "ja"])
+    assert "Pretended CoT, N(h^L)" in set(table["method"])
+    assert ", Pretended CoT " in decomposition_caption(table)
 
 
 def test_a_language_that_a_task_lacks_is_an_error_and_not_left_out(study):
