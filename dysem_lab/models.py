@@ -1,7 +1,10 @@
 """Models by name: embedded, from the hub, from a folder or a GGUF file, checked before use."""
 
+import gc
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -68,17 +71,18 @@ def load_model(
     if revision is not None and Path(source).exists():
         raise InputError(f"revision={revision!r} is for hub models; {name} is on this machine")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            source, revision=revision or "main", trust_remote_code=False
-        )
-        model = AutoModelForCausalLM.from_pretrained(
-            source,
-            revision=revision or "main",
-            dtype=DTYPES[dtype],
-            attn_implementation="eager",
-            use_safetensors=True,
-            trust_remote_code=False,
-        )
+        with _no_garbage_collection():
+            tokenizer = AutoTokenizer.from_pretrained(
+                source, revision=revision or "main", trust_remote_code=False
+            )
+            model = AutoModelForCausalLM.from_pretrained(
+                source,
+                revision=revision or "main",
+                dtype=DTYPES[dtype],
+                attn_implementation="eager",
+                use_safetensors=True,
+                trust_remote_code=False,
+            )
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ModelError(
             f"cannot load {str(name)!r}: {error}\nEmbedded models need no network: "
@@ -86,13 +90,27 @@ def load_model(
             "transformers knows without code of the model's own"
         ) from error
     try:
-        lens = boot(model.eval().to(device), tokenizer, str(name), source_digest(name, revision))
+        with _no_garbage_collection():
+            digest = source_digest(name, revision)
+            lens = boot(model.eval().to(device), tokenizer, str(name), digest)
     except (ValueError, KeyError, AttributeError, NotImplementedError) as error:
         raise ModelError(
             f"{name}: TransformerLens has no bridge for {type(model).__name__}: {str(error)[:300]}"
         ) from error
     check_model(lens)
     return lens
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Pause the collector: a large vocabulary is a million objects that stay, and it visits all."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def resolve_device(device: str = "auto", dtype: str = "auto") -> tuple[str, str]:

@@ -1,9 +1,10 @@
 """Prompts through the model: token ids, length-sorted batches, hooked forward passes."""
 
+import contextlib
 import copy
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from jaxtyping import Int
@@ -124,6 +125,14 @@ def pad(
     return ids.to(lens.device), mask.to(lens.device)
 
 
+class _StoppedError(Exception):
+    """Ends a pass whose hooks have read what they wanted."""
+
+
+def _stop_here(tensor: Tensor, hook: object) -> NoReturn:
+    raise _StoppedError
+
+
 def run(
     lens: LensModel,
     ids: Int[Tensor, "batch pos"],
@@ -134,8 +143,8 @@ def run(
 ) -> None:
     """Run one batch through the blocks with the given hooks.
 
-    Only the last position is unembedded. The hooks are removed whatever happens, and the model's
-    lock is held.
+    The unembedding, in small batches a large part of a pass, runs only where a hook is in it, and
+    for the last position. The hooks are removed whatever happens, and the model's lock is held.
 
     Args:
         lens: The model.
@@ -148,7 +157,15 @@ def run(
     """
     stop = n_blocks if n_blocks is not None and n_blocks < lens.n_layers else None
     cache = _copied(before, len(ids))
-    with torch.inference_mode(), lens.lock, lens.bridge.hooks(fwd_hooks=list(fwd_hooks)):
+    hooks = list(fwd_hooks)
+    if stop is None and not any(name.startswith("unembed.") for name, _ in hooks):
+        hooks.append(("unembed.hook_in", _stop_here))
+    with (
+        torch.inference_mode(),
+        lens.lock,
+        lens.bridge.hooks(fwd_hooks=hooks),
+        contextlib.suppress(_StoppedError),
+    ):
         lens.bridge(
             ids,
             attention_mask=mask,

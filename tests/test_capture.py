@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from dysem_lab import activations
+from dysem_lab import activations, passes
 from dysem_lab.activations import COMPONENTS, capture
 from dysem_lab.errors import InputError, ModelError
 from dysem_lab.models import load_model, locate
@@ -119,21 +119,33 @@ def test_output_is_in_input_order_whatever_the_batches(tiny_lens):
         assert torch.allclose(batched, alone, atol=1e-4)
 
 
-def test_repeated_prompts_run_once_and_logits_stop_at_the_last_position(tiny_lens):
-    rows, positions = [], []
-
-    def count(module, inputs, output):
-        rows.append(len(inputs[0]))
-        positions.append(inputs[0].shape[1])
-
-    head = tiny_lens.bridge.original_model.get_output_embeddings()
-    handle = head.register_forward_hook(count)
+@pytest.mark.parametrize("component", ["mean", "final"])
+def test_repeated_prompts_run_once_and_are_not_unembedded(tiny_lens, component):
+    rows, unembedded = [], []
+    model = tiny_lens.bridge.original_model
+    handles = [
+        model.get_input_embeddings().register_forward_hook(
+            lambda module, inputs, output: rows.append(len(inputs[0]))
+        ),
+        model.get_output_embeddings().register_forward_hook(
+            lambda module, inputs, output: unembedded.append(inputs[0].shape)
+        ),
+    ]
     try:
-        capture(tiny_lens, wrap(["One.", "Two.", "One.", "One."], "none"), "mean")
+        capture(tiny_lens, wrap(["One.", "Two.", "One.", "One."], "none"), component)
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
     assert sum(rows) == 2
-    assert set(positions) == {1}
+    assert not unembedded
+
+
+def test_a_hook_in_the_unembedding_sees_the_last_position(tiny_lens):
+    seen = []
+    ids, mask = passes.pad(tiny_lens, [[5, 6, 7], [8, 9, 10]])
+    hooks = [("unembed.hook_out", lambda tensor, hook: seen.append(tensor.shape))]
+    passes.run(tiny_lens, ids, mask, hooks)
+    assert seen == [(2, 1, tiny_lens.bridge.cfg.d_vocab)]
 
 
 def test_empty_input_gives_empty_output_of_the_right_width(tiny_lens):
