@@ -15,7 +15,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import dysem_lab as dl
-from dysem_lab.models import locate
+from dysem_lab.models.loading import locate
 
 BATCH = 32
 

@@ -15,8 +15,8 @@ from nbclient import NotebookClient
 
 import dysem_lab as dl
 from dysem_lab import paths
-from dysem_lab.pair_explorer import explore_pair
-from dysem_lab.panel import Panel
+from dysem_lab.explorers.pair_explorer import explore_pair
+from dysem_lab.explorers.panel import Panel
 
 LANGUAGES = ("en", "ja", "ru")
 N_SENTENCES = 5

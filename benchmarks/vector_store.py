@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 import dysem_lab as dl
-from dysem_lab.store import Space, prompt_key
+from dysem_lab.models.store import Space, prompt_key
 
 PORTION = 4096  # rows of one transaction
 SPACE = Space("benchmark", "float32", "attn", "each")

@@ -61,11 +61,12 @@ def public_names() -> str:
 def explorers() -> str:
     """Return a table of the functions that return an explorer."""
     rows = ["| explorer | what it is |", "|---|---|"]
-    for path in sorted((REPOSITORY / "dysem_lab").glob("*_explorer.py")):
+    for path in sorted((REPOSITORY / "dysem_lab" / "explorers").glob("*_explorer.py")):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.FunctionDef) and node.name.startswith("explore_"):
-                target = f"dysem_lab.{path.stem}.{node.name}"
-                rows.append(f"| [`{node.name}`][{target}] | {_first_line(path.stem, node.name)} |")
+                home = f"explorers.{path.stem}"
+                target = f"dysem_lab.{home}.{node.name}"
+                rows.append(f"| [`{node.name}`][{target}] | {_first_line(home, node.name)} |")
     return "\n".join(rows)
 
 
@@ -102,8 +103,8 @@ def command_line() -> str:
 
 def _first_line(module: str, name: str) -> str:
     """Return the first line of a name's docstring, read without importing its module."""
-    source = (REPOSITORY / "dysem_lab" / f"{module}.py").read_text(encoding="utf-8")
-    for node in ast.parse(source).body:
+    path = REPOSITORY.joinpath("dysem_lab", *module.split(".")).with_suffix(".py")
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name:
             return (ast.get_docstring(node) or "").split("\n", 1)[0].replace("|", r"\|")
     return ""

@@ -32,15 +32,17 @@ from typing import Any
 import nbformat
 import pandas as pd
 
-from dysem_lab import paths, saving
+from dysem_lab import paths
+from dysem_lab.analyses.study import Study
 from dysem_lab.errors import InputError, ModelError, choices
-from dysem_lab.models import source_digest
-from dysem_lab.store import Space
-from dysem_lab.study import Study
+from dysem_lab.figures import saving
+from dysem_lab.models.loading import source_digest
+from dysem_lab.models.store import Space
 
 EXECUTED = "executed"  # folder of executed notebooks, logs and stamps inside the output folder
 GALLERY = "README.md"
 INDEX = "index.html"
+NOT_OF_FIGURES = ("explorers/", "lessons/")  # what no figure notebook imports
 
 
 @dataclass(frozen=True)
@@ -153,10 +155,15 @@ class Job:
 @cache
 def _code_digest() -> str:
     package = paths.package_file("")
-    files = [path for suffix in ("*.py", "*.json", "*.csv") for path in package.glob(suffix)]
+    files = {
+        path.relative_to(package).as_posix(): path
+        for suffix in ("*.py", "*.json", "*.csv")
+        for path in package.rglob(suffix)
+    }
     digest = hashlib.sha256()
-    for path in sorted(files):
-        digest.update(path.name.encode() + path.read_bytes())
+    for name in sorted(files):
+        if not name.startswith(NOT_OF_FIGURES):
+            digest.update(name.encode() + files[name].read_bytes())
     return digest.hexdigest()
 
 

@@ -27,10 +27,10 @@ from dysem_lab.errors import DysemLabError, InputError, choices
 if TYPE_CHECKING:
     import pandas as pd
 
+    from dysem_lab.analyses.published import DySemRow
+    from dysem_lab.analyses.study import Study
     from dysem_lab.batch import Job
-    from dysem_lab.published import DySemRow
-    from dysem_lab.study import Study
-    from dysem_lab.translate import Translator
+    from dysem_lab.translation.translate import Translator
 
 cli = typer.Typer(
     help="Where in a language model does sentence meaning live?",
@@ -135,7 +135,7 @@ def figures(
 ) -> None:
     """Run the figure notebooks and write PNG, HTML, CSV and JSON; skip what is up to date."""
     from dysem_lab import batch
-    from dysem_lab.saving import NO_BROWSER, find_browser
+    from dysem_lab.figures.saving import NO_BROWSER, find_browser
 
     parameters = dict(_assignment(text) for text in parameter or [])
     parameters |= {
@@ -276,10 +276,10 @@ def similarity(
     Renderings in other languages come from a table or a translator; without either, only English
     is used.
     """
-    from dysem_lab.activations import capture
-    from dysem_lab.analyses import pair_cosine, pair_similarity
-    from dysem_lab.dysem import DySem
-    from dysem_lab.models import load_model
+    from dysem_lab.analyses.dysem_analyses import pair_cosine, pair_similarity
+    from dysem_lab.encoders.dysem import DySem
+    from dysem_lab.models.activations import capture
+    from dysem_lab.models.loading import load_model
     from dysem_lab.prompts import wrap
 
     kept = _number(k)
@@ -315,9 +315,9 @@ def similarity(
 
 def _translator(table: Path | None, name: str) -> "tuple[Translator | None, list[str]]":
     """Return the translator, and the languages to take when none are named."""
-    from dysem_lab.apertium import ApertiumTranslator
-    from dysem_lab.translate import NLLB, ParallelTable, Seq2SeqTranslator
-    from dysem_lab.translation_cache import CachedTranslator
+    from dysem_lab.translation.apertium import ApertiumTranslator
+    from dysem_lab.translation.translate import NLLB, ParallelTable, Seq2SeqTranslator
+    from dysem_lab.translation.translation_cache import CachedTranslator
 
     if table is not None and name:
         raise InputError("give either --table or --translator, not both")
@@ -410,11 +410,11 @@ def evaluate(
     of the paper's models has the settings of its Table 4 (and of the released script, where it has
     others), with languages ranked by their scores on the same pairs, as the paper does.
     """
-    from dysem_lab.data import available_languages
-    from dysem_lab.languages import LANGUAGES
-    from dysem_lab.models import DEFAULT_MODEL
-    from dysem_lab.published import N_PAIRS, paper_settings, preset_of
-    from dysem_lab.study import Study
+    from dysem_lab.analyses.published import N_PAIRS, paper_settings, preset_of
+    from dysem_lab.analyses.study import Study
+    from dysem_lab.data.languages import LANGUAGES
+    from dysem_lab.data.sts import available_languages
+    from dysem_lab.models.loading import DEFAULT_MODEL
 
     if preset and not compare:
         raise InputError("--preset goes with --compare; to evaluate it by itself, use --model")
@@ -473,13 +473,19 @@ def _leaderboard(
         tasks: Names; None is the source's own pairs.
         drawn: Split, pairs, sample and seed.
         settings: Systems, DySem's languages, its translator and k, the aggregation.
-        output: A format of `dysem_lab.leaderboard.FORMATS`; "" is a table for people.
+        output: A format of `dysem_lab.analyses.leaderboard.FORMATS`; "" is a table for people.
     """
-    from dysem_lab.data import available_languages
-    from dysem_lab.leaderboard import FORMATS, published_wide, rendered, score_systems, wide
-    from dysem_lab.leaderboard import published_leaderboard as papers
-    from dysem_lab.study import Study
-    from dysem_lab.systems import named_systems
+    from dysem_lab.analyses.leaderboard import (
+        FORMATS,
+        published_wide,
+        rendered,
+        score_systems,
+        wide,
+    )
+    from dysem_lab.analyses.leaderboard import published_leaderboard as papers
+    from dysem_lab.analyses.study import Study
+    from dysem_lab.data.sts import available_languages
+    from dysem_lab.encoders.systems import named_systems
 
     names, languages, translator, k, aggregation = settings
     if output and output not in FORMATS:
@@ -527,8 +533,8 @@ def _evaluate(
     study: "Study", languages: list[str], k: int | float, seed: int, as_json: bool
 ) -> None:
     """Print the decomposition of a study."""
-    from dysem_lab.analyses import decomposition
-    from dysem_lab.figures import facts
+    from dysem_lab.analyses.dysem_analyses import decomposition
+    from dysem_lab.figures.style import facts
 
     study.capture(progress=not as_json)
     table = decomposition(study, languages, k=k, seed=seed)
@@ -564,9 +570,9 @@ def _compare(
     as_json: bool,
 ) -> None:
     """Print the main results of a study beside the published ones."""
-    from dysem_lab.analyses import single_languages
-    from dysem_lab.figures import facts
-    from dysem_lab.published import check_preset, comparison, main_results, remarks
+    from dysem_lab.analyses.dysem_analyses import single_languages
+    from dysem_lab.analyses.published import check_preset, comparison, main_results, remarks
+    from dysem_lab.figures.style import facts
 
     if preset:
         check_preset(study, preset)
@@ -639,8 +645,8 @@ def _scores(table: "pd.DataFrame") -> dict[str, object]:
 @cli.command(epilog="Example:  dysem-lab models --json")
 def models(as_json: Json = False) -> None:
     """List the embedded models and the ten models of the DySem paper with its settings."""
-    from dysem_lab.embedded import EMBEDDED, MANIFEST, converted_folder, installed_files
-    from dysem_lab.models import presets
+    from dysem_lab.models.embedded import EMBEDDED, MANIFEST, converted_folder, installed_files
+    from dysem_lab.models.loading import presets
 
     embedded = [
         {
@@ -710,7 +716,7 @@ def store(
     as_json: Json = False,
 ) -> None:
     """Say what the vector store holds, prune it, and check it."""
-    from dysem_lab.store import VectorStore
+    from dysem_lab.models.store import VectorStore
 
     if file is not None and not file.is_file():
         raise InputError(f"no file {file}; --file takes a store that a capture has made")
@@ -756,9 +762,9 @@ def doctor(as_json: Json = False) -> None:
     import torch
 
     from dysem_lab import __version__
-    from dysem_lab.apertium import seen_directions
-    from dysem_lab.embedded import EMBEDDED, installed_files
-    from dysem_lab.saving import NO_BROWSER, find_browser, library_versions
+    from dysem_lab.figures.saving import NO_BROWSER, find_browser, library_versions
+    from dysem_lab.models.embedded import EMBEDDED, installed_files
+    from dysem_lab.translation.apertium import seen_directions
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     data = paths.local_data_dir()

@@ -1,5 +1,6 @@
-"""How objects show themselves in a notebook: a title and facts in the theme's colours."""
+"""What people see of the package: objects in a notebook, and lines said in passing."""
 
+import sys
 from collections.abc import Mapping
 from html import escape
 
@@ -38,3 +39,15 @@ def _text(value: object) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     return str(value)
+
+
+def say(message: str) -> None:
+    """Write a line for the reader, apart from what a program prints for others to read.
+
+    That is standard error; but in a notebook its ordinary output, since there the other one has the
+    colour of an error.
+    """
+    in_a_notebook = type(sys.stdout).__module__ == "ipykernel.iostream"
+    stream = sys.stdout if in_a_notebook else sys.stderr
+    stream.write(message + "\n")
+    stream.flush()

@@ -6,8 +6,8 @@ from functools import cache
 from typing import Any, Literal, Self, get_args
 
 from dysem_lab import paths
+from dysem_lab.data.languages import language
 from dysem_lab.errors import InputError, choices
-from dysem_lab.languages import language
 
 Setting = Literal["english", "language-specific"]
 SETTINGS: tuple[str, ...] = get_args(Setting)

@@ -123,7 +123,7 @@ def tiny_folder(tmp_path_factory, tiny_tokenizer):
 @pytest.fixture(scope="session")
 def tiny_lens(tiny_folder):
     """Return a random Llama as a loaded model."""
-    from dysem_lab.models import load_model
+    from dysem_lab.models.loading import load_model
 
     return load_model(tiny_folder("Llama"))
 
@@ -131,8 +131,8 @@ def tiny_lens(tiny_folder):
 @pytest.fixture(scope="session")
 def embedded():
     """Return a function: embedded name → loaded model, kept for the session."""
-    from dysem_lab.embedded import EMBEDDED, installed_files
-    from dysem_lab.models import load_model
+    from dysem_lab.models.embedded import EMBEDDED, installed_files
+    from dysem_lab.models.loading import load_model
 
     loaded = {}
 
@@ -149,6 +149,6 @@ def embedded():
 @pytest.fixture(scope="session")
 def demo():
     """Return the demo set in three languages."""
-    from dysem_lab.data import load_data
+    from dysem_lab.data.sts import load_data
 
     return load_data("demo", languages=("en", "ja", "ru"))

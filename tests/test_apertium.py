@@ -10,16 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dysem_lab import apertium
-from dysem_lab.apertium import (
+from dysem_lab.errors import InputError, MissingTranslationError, ModelError
+from dysem_lab.translation import apertium
+from dysem_lab.translation.apertium import (
     INSTALL,
     ApertiumTranslator,
     installed_directions,
     routes,
     seen_directions,
 )
-from dysem_lab.errors import InputError, MissingTranslationError, ModelError
-from dysem_lab.translation_cache import CachedTranslator
+from dysem_lab.translation.translation_cache import CachedTranslator
 
 # --- which languages are reached, from lists of directions
 

@@ -8,7 +8,9 @@ import torch
 from plotly.callbacks import Points
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from dysem_lab.attention_explorer import (
+from dysem_lab.analyses.cost import counted
+from dysem_lab.errors import InputError
+from dysem_lab.explorers.attention_explorer import (
     attention,
     attention_caption,
     attention_figure,
@@ -17,9 +19,7 @@ from dysem_lab.attention_explorer import (
     pattern_figure,
     token_texts,
 )
-from dysem_lab.cost import counted
-from dysem_lab.errors import InputError
-from dysem_lab.models import load_model
+from dysem_lab.models.loading import load_model
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
 
@@ -32,7 +32,7 @@ ARCHITECTURES = ("Llama", "Qwen3", "Phi3", "Gemma2")
 def passes(lens):
     """Collect the width of every pass through the first block, on whichever thread it runs.
 
-    `dysem_lab.cost.counted` holds the model's lock, so a panel's own thread would wait for it.
+    `dysem_lab.analyses.cost.counted` holds the model's lock, so a panel's own thread would wait.
     """
     widths = []
     handle = lens.bridge.original_model.model.layers[0].register_forward_hook(
@@ -201,7 +201,7 @@ def test_an_empty_text_is_an_error_in_a_sentence(tiny_lens):
 
 
 def test_a_long_text_keeps_one_block_and_has_few_labels(tiny_lens, monkeypatch):
-    monkeypatch.setattr("dysem_lab.attention_explorer.KEPT", 1000)
+    monkeypatch.setattr("dysem_lab.explorers.attention_explorer.KEPT", 1000)
     panel = explore_attention(tiny_lens, "Hello " * 20, "none")
     with passes(tiny_lens) as widths:
         panel.set(head=2).wait()

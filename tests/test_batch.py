@@ -13,13 +13,14 @@ import nbformat
 import pandas as pd
 import pytest
 
-from dysem_lab import batch, figures, paths, saving
-from dysem_lab.analyses import decomposition
-from dysem_lab.data import load_data
+from dysem_lab import batch, paths
+from dysem_lab.analyses.dysem_analyses import decomposition
+from dysem_lab.analyses.study import Study
+from dysem_lab.data.sts import load_data
 from dysem_lab.errors import InputError
-from dysem_lab.models import load_model
-from dysem_lab.store import VectorStore
-from dysem_lab.study import Study
+from dysem_lab.figures import dysem_figures, saving, style
+from dysem_lab.models.loading import load_model
+from dysem_lab.models.store import VectorStore
 
 PARAMETERS = {"pairs": 24, "languages": ["en", "ja"]}
 TWO = ["01", "02"]
@@ -255,7 +256,7 @@ def test_without_a_browser_everything_but_the_png_is_written(tiny_lens, tmp_path
     monkeypatch.setattr(saving, "find_browser", lambda: None)
     study = Study(tiny_lens, "demo", pairs=20, store=VectorStore(tmp_path / "v.sqlite"))
     table = decomposition(study, ["en"])
-    figure = figures.decomposition_figure(table, figures.facts(study))
+    figure = dysem_figures.decomposition_figure(table, style.facts(study))
     record = saving.provenance(study, {"k": 1024})
     out = tmp_path / "out"
     with pytest.warns(UserWarning, match="no PNG was written: .*apt-get install chromium"):

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from dysem_lab import activations, passes
-from dysem_lab.activations import COMPONENTS, capture
 from dysem_lab.errors import InputError, ModelError
-from dysem_lab.models import load_model, locate
-from dysem_lab.passes import plan_batches
+from dysem_lab.models import activations, passes
+from dysem_lab.models.activations import COMPONENTS, capture
+from dysem_lab.models.loading import load_model, locate
+from dysem_lab.models.passes import plan_batches
 from dysem_lab.prompts import wrap
 from tests.reference import read
 

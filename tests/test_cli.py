@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from dysem_lab.cli import cli, main
-from dysem_lab.embedded import EMBEDDED
+from dysem_lab.models.embedded import EMBEDDED
 
 COMMANDS = ("figures", "similarity", "evaluate", "models", "store", "doctor")
 
@@ -63,7 +63,7 @@ def test_similarity_takes_renderings_from_a_table(tiny_folder, tmp_path):
 
 
 def test_similarity_of_any_sentences_with_apertium(tiny_folder):
-    from dysem_lab.apertium import INSTALL, ApertiumTranslator, seen_directions
+    from dysem_lab.translation.apertium import INSTALL, ApertiumTranslator, seen_directions
 
     if not {"es", "fr", "pt"} <= set(seen_directions().replace(",", "").split()):
         pytest.skip(f"Apertium has not all of es, fr, pt: {INSTALL}")
@@ -79,8 +79,8 @@ def test_similarity_of_any_sentences_with_apertium(tiny_folder):
 
 
 def test_similarity_with_apertium_says_what_to_install(tiny_folder, tmp_path, monkeypatch):
-    from dysem_lab.apertium import INSTALL
     from dysem_lab.errors import MissingTranslationError, ModelError
+    from dysem_lab.translation.apertium import INSTALL
 
     arguments = ("similarity", "A.", "B.", "--model", tiny_folder("Llama"))
     arguments += ("--translator", "apertium")

@@ -8,22 +8,24 @@ import pytest
 import scipy.stats
 import torch
 
-from dysem_lab import contrast_analyses, contrast_figures, split_passes
-from dysem_lab.contrast_analyses import (
+from dysem_lab.analyses import contrast_analyses
+from dysem_lab.analyses.contrast_analyses import (
     best_setting,
     chosen_and_oracle,
     combined_scores,
     contrast_scores,
 )
-from dysem_lab.contrastive import ContrastivePrompting
-from dysem_lab.data import load_data
-from dysem_lab.dysem import DySem
+from dysem_lab.analyses.published import published_cp
+from dysem_lab.analyses.study import Study
+from dysem_lab.data.sts import load_data
+from dysem_lab.encoders.contrastive import ContrastivePrompting
+from dysem_lab.encoders.dysem import DySem
 from dysem_lab.errors import InputError
 from dysem_lab.evaluate import average_difference, paired_difference
-from dysem_lab.published import published_cp
-from dysem_lab.steering import Contrast
-from dysem_lab.store import VectorStore
-from dysem_lab.study import Study
+from dysem_lab.figures import contrast_figures
+from dysem_lab.models import split_passes
+from dysem_lab.models.steering import Contrast
+from dysem_lab.models.store import VectorStore
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
 

@@ -8,7 +8,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from dysem_lab.contrast_explorer import (
+from dysem_lab.analyses.cost import counted
+from dysem_lab.analyses.predictions import next_token_probabilities
+from dysem_lab.encoders.base import PromptEncoder
+from dysem_lab.encoders.contrastive import ContrastivePrompting
+from dysem_lab.errors import InputError
+from dysem_lab.explorers.contrast_explorer import (
     SteeredTexts,
     contrast_figure,
     contrast_view,
@@ -17,14 +22,9 @@ from dysem_lab.contrast_explorer import (
     view_figure,
     view_text,
 )
-from dysem_lab.contrastive import ContrastivePrompting
-from dysem_lab.cost import counted
-from dysem_lab.encoders import PromptEncoder
-from dysem_lab.errors import InputError
-from dysem_lab.models import load_model
-from dysem_lab.predictions import next_token_probabilities
+from dysem_lab.models.loading import load_model
+from dysem_lab.models.steering import Contrast
 from dysem_lab.prompts import wrap
-from dysem_lab.steering import Contrast
 from tests.test_attention_explorer import passes
 
 pytestmark = pytest.mark.usefixtures("_one_thread")

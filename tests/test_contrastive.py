@@ -18,9 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from dysem_lab import steering
-from dysem_lab.activations import Wanted, capture, missing_rows, read_rows
-from dysem_lab.contrastive import (
+from dysem_lab.encoders.contrastive import (
     ContrastivePrompting,
     check_output,
     contrastive_settings,
@@ -28,11 +26,12 @@ from dysem_lab.contrastive import (
 )
 from dysem_lab.errors import InputError, ModelError
 from dysem_lab.joint import all_pairs_cosine, cosine
-from dysem_lab.models import load_model, locate
-from dysem_lab.passes import pad, run, tokenize
-from dysem_lab.prompts import wrap
-from dysem_lab.split_passes import fill_contrasts
-from dysem_lab.steering import (
+from dysem_lab.models import steering
+from dysem_lab.models.activations import Wanted, capture, missing_rows, read_rows
+from dysem_lab.models.loading import load_model, locate
+from dysem_lab.models.passes import pad, run, tokenize
+from dysem_lab.models.split_passes import fill_contrasts
+from dysem_lab.models.steering import (
     NORMS,
     POSITIONS,
     AuxiliaryVectors,
@@ -41,7 +40,8 @@ from dysem_lab.steering import (
     contrast_facts,
     contrasted,
 )
-from dysem_lab.store import VectorStore, prompt_key
+from dysem_lab.models.store import VectorStore, prompt_key
+from dysem_lab.prompts import wrap
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
 alpha_may_be_undone = pytest.mark.filterwarnings("ignore:alpha has no effect")

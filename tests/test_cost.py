@@ -8,14 +8,15 @@ import pandas as pd
 import pytest
 import torch
 
-from dysem_lab import cost, cost_figures
-from dysem_lab.contrast_analyses import Method
-from dysem_lab.contrastive import ContrastivePrompting
+from dysem_lab.analyses import cost
+from dysem_lab.analyses.contrast_analyses import Method
+from dysem_lab.analyses.published import published_cp
+from dysem_lab.analyses.study import Study
+from dysem_lab.encoders.contrastive import ContrastivePrompting
 from dysem_lab.errors import InputError
-from dysem_lab.published import published_cp
-from dysem_lab.steering import Contrast
-from dysem_lab.store import VectorStore
-from dysem_lab.study import Study
+from dysem_lab.figures import cost_figures
+from dysem_lab.models.steering import Contrast
+from dysem_lab.models.store import VectorStore
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
 

@@ -17,9 +17,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dysem_lab import data as data_module
 from dysem_lab import paths
-from dysem_lab.data import SUFFIXES, TASKS, STSData, available_languages, load_data
+from dysem_lab.data import sts as data_module
+from dysem_lab.data.sts import SUFFIXES, TASKS, STSData, available_languages, load_data
 from dysem_lab.errors import DataError, InputError
 
 HEADER = ("sentence1", "sentence2", "score", "subset")
@@ -808,7 +808,7 @@ def refuse(*arguments, **keywords):
     print("touched the network")
     sys.exit(3)
 socket.getaddrinfo = socket.create_connection = refuse
-from dysem_lab.data import load_data
+from dysem_lab.data.sts import load_data
 from dysem_lab.errors import DataError
 try:
     load_data("hub", "STS12")

@@ -9,8 +9,8 @@ from collections import Counter
 import pytest
 
 from dysem_lab import paths
-from dysem_lab.data import load_data
-from dysem_lab.languages import LANGUAGES
+from dysem_lab.data.languages import LANGUAGES
+from dysem_lab.data.sts import load_data
 
 CODES = ["en", "zh", "fr", "de", "es", "ru", "ar", "ja", "ko", "it", "pt", "hi"]
 TRANSLATIONS = CODES[1:]

@@ -5,9 +5,12 @@ import torch
 from plotly.callbacks import Points
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from dysem_lab.cost import counted
-from dysem_lab.data import load_data
-from dysem_lab.dimension_explorer import (
+from dysem_lab.analyses.cost import counted
+from dysem_lab.analyses.study import Study
+from dysem_lab.data.sts import load_data
+from dysem_lab.encoders.dysem import DySem
+from dysem_lab.errors import InputError, MissingTranslationError
+from dysem_lab.explorers.dimension_explorer import (
     by_frequency,
     dimension_facts,
     dimension_figure,
@@ -17,12 +20,9 @@ from dysem_lab.dimension_explorer import (
     norm_weight,
     read_corpus,
 )
-from dysem_lab.dysem import DySem
-from dysem_lab.errors import InputError, MissingTranslationError
-from dysem_lab.models import load_model
+from dysem_lab.models.loading import load_model
+from dysem_lab.models.store import VectorStore
 from dysem_lab.prompts import templates
-from dysem_lab.store import VectorStore
-from dysem_lab.study import Study
 from tests.reference import read
 from tests.test_attention_explorer import passes
 

@@ -161,11 +161,14 @@ def test_a_message_is_told_from_one_that_the_package_does_not_have():
 
 def test_every_public_name_is_in_the_reference():
     reference = "\n".join(text for page, text in PAGES.items() if page.startswith("reference/"))
-    modules = re.findall(r"^::: dysem_lab\.(\w+)$", reference, re.MULTILINE)
+    modules = re.findall(r"^::: dysem_lab\.([\w.]+)$", reference, re.MULTILINE)
     assert len(modules) == len(set(modules))
     for module in modules:
-        assert (PACKAGE / f"{module}.py").is_file(), module
-    homes = {*dysem_lab._MODULE_OF.values(), *(p.stem for p in PACKAGE.glob("*_explorer.py"))}
+        assert (PACKAGE / f"{module.replace('.', '/')}.py").is_file(), module
+    homes = {
+        *dysem_lab._MODULE_OF.values(),
+        *(f"explorers.{p.stem}" for p in PACKAGE.glob("explorers/*_explorer.py")),
+    }
     for module in homes:
         assert module in modules, f"add `::: dysem_lab.{module}` to a page of docs/reference"
     for name in dysem_lab.__all__:
@@ -195,7 +198,7 @@ def test_commands_are_ones_that_the_command_line_accepts():
 
 @pytest.mark.parametrize("page", RUNNABLE)
 def test_code_runs_and_prints_what_the_page_says(page, embedded, monkeypatch):
-    monkeypatch.setattr("dysem_lab.models.load_model", lambda name: embedded(name))
+    monkeypatch.setattr("dysem_lab.models.loading.load_model", lambda name: embedded(name))
     namespace = {"__name__": "page"}
     blocks = [block for block in FENCE.findall(PAGES[page]) if block[0] in ("python", "text")]
     printed = None

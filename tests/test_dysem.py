@@ -5,16 +5,21 @@ import json
 import pytest
 import torch
 
-from dysem_lab.activations import capture
-from dysem_lab.analyses import decomposition, pair_cosine, pair_similarity, random_vs_semantic
-from dysem_lab.data import load_data
-from dysem_lab.dysem import DySem, language_vectors, n_dims, semantic_vectors
+from dysem_lab.analyses.dysem_analyses import (
+    decomposition,
+    pair_cosine,
+    pair_similarity,
+    random_vs_semantic,
+)
+from dysem_lab.analyses.study import Study
+from dysem_lab.data.sts import load_data
+from dysem_lab.encoders.dysem import DySem, language_vectors, n_dims, semantic_vectors
 from dysem_lab.errors import InputError, MissingTranslationError
 from dysem_lab.evaluate import spearman
+from dysem_lab.models.activations import capture
+from dysem_lab.models.store import VectorStore
 from dysem_lab.prompts import wrap
-from dysem_lab.store import VectorStore
-from dysem_lab.study import Study
-from dysem_lab.translate import ParallelTable
+from dysem_lab.translation.translate import ParallelTable
 
 
 def by_hand(lens, data, languages, source, k, setting, vector, rank_by):

@@ -15,15 +15,15 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from dysem_lab import passes
-from dysem_lab.aggregation import ValueAggregation
-from dysem_lab.cost import counted
-from dysem_lab.echo import Echo
-from dysem_lab.encoders import MeanPooling, PromptEncoder, output_vector
+from dysem_lab.analyses.cost import counted
+from dysem_lab.encoders.aggregation import ValueAggregation
+from dysem_lab.encoders.base import MeanPooling, PromptEncoder, output_vector
+from dysem_lab.encoders.echo import Echo
+from dysem_lab.encoders.prepending import TokenPrepending
 from dysem_lab.errors import InputError
-from dysem_lab.models import load_model, locate
-from dysem_lab.prepending import TokenPrepending
-from dysem_lab.store import VectorStore
+from dysem_lab.models import passes
+from dysem_lab.models.loading import load_model, locate
+from dysem_lab.models.store import VectorStore
 from tests.conftest import SPECIAL, tiny_config
 
 pytestmark = pytest.mark.usefixtures("_one_thread")

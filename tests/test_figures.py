@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dysem_lab import figures
 from dysem_lab.errors import InputError
+from dysem_lab.figures import dysem_figures
 from dysem_lab.prompts import SETTINGS
 
 FACTS = "tiny (float32), demo, 24 pairs, k 6, seed 0"
@@ -165,16 +165,20 @@ def overlap_table():
 
 
 ALL = {
-    "decomposition": lambda facts: figures.decomposition_figure(decomposition_table(), facts),
-    "random": lambda facts: figures.random_vs_semantic_figure(random_table(), facts),
-    "components": lambda facts: figures.components_figure(components_table(), facts),
-    "languages": lambda facts: figures.languages_figure(languages_table(), facts),
-    "overlap": lambda facts: figures.overlap_figure(overlap_table(), facts),
-    "m sweep": lambda facts: figures.m_sweep_figure(m_table(), facts),
-    "prompt and vector": lambda facts: figures.prompt_vector_figure(prompt_vector_table(), facts),
-    "layers": lambda facts: figures.layers_figure(layers_table(), facts),
-    "k sweep": lambda facts: figures.k_sweep_figure(k_table(), facts, 32),
-    "templates": lambda facts: figures.templates_figure(templates_table(), plain_table(), facts),
+    "decomposition": lambda facts: dysem_figures.decomposition_figure(decomposition_table(), facts),
+    "random": lambda facts: dysem_figures.random_vs_semantic_figure(random_table(), facts),
+    "components": lambda facts: dysem_figures.components_figure(components_table(), facts),
+    "languages": lambda facts: dysem_figures.languages_figure(languages_table(), facts),
+    "overlap": lambda facts: dysem_figures.overlap_figure(overlap_table(), facts),
+    "m sweep": lambda facts: dysem_figures.m_sweep_figure(m_table(), facts),
+    "prompt and vector": lambda facts: dysem_figures.prompt_vector_figure(
+        prompt_vector_table(), facts
+    ),
+    "layers": lambda facts: dysem_figures.layers_figure(layers_table(), facts),
+    "k sweep": lambda facts: dysem_figures.k_sweep_figure(k_table(), facts, 32),
+    "templates": lambda facts: dysem_figures.templates_figure(
+        templates_table(), plain_table(), facts
+    ),
 }
 
 
@@ -215,11 +219,11 @@ def test_a_table_stays_as_it_is():
     for table in (decomposition_table(), layers_table(), k_table()):
         before = table.copy(deep=True)
         if "layer" in table:
-            figures.layers_figure(table, FACTS)
+            dysem_figures.layers_figure(table, FACTS)
         elif "m" in table:
-            figures.k_sweep_figure(table, FACTS, 32)
+            dysem_figures.k_sweep_figure(table, FACTS, 32)
         else:
-            figures.decomposition_figure(table, FACTS)
+            dysem_figures.decomposition_figure(table, FACTS)
         pd.testing.assert_frame_equal(table, before)
 
 
@@ -228,7 +232,7 @@ def test_a_table_stays_as_it_is():
 
 def test_decomposition_has_a_bar_with_interval_score_and_size_for_each_method():
     table = decomposition_table()
-    figure = figures.decomposition_figure(table, FACTS)
+    figure = dysem_figures.decomposition_figure(table, FACTS)
     (labels,) = [trace for trace in figure.data if trace.type == "scatter"]
     texts = dict(zip(labels.y, labels.text, strict=True))
     found = {}
@@ -252,15 +256,21 @@ def test_decomposition_has_a_bar_with_interval_score_and_size_for_each_method():
 
 def test_the_decomposition_s_caption_by_hand():
     table = with_scores(decomposition_table(), [40, 50, 60.04, 70.5, 30, 75, 81.26, 79])
-    caption = figures.decomposition_caption(table)
+    caption = dysem_figures.decomposition_caption(table)
     assert numbers(caption) == [100, 40, 50, 60, 70.5, 30, 81.3, 80.3, 82.3, 16]
     assert "best is DySem A^L, english, mean with" in caption
 
 
 def test_decomposition_and_random_sets_are_for_one_task():
     for table, functions in (
-        (decomposition_table(), (figures.decomposition_caption, figures.decomposition_figure)),
-        (random_table(), (figures.random_vs_semantic_caption, figures.random_vs_semantic_figure)),
+        (
+            decomposition_table(),
+            (dysem_figures.decomposition_caption, dysem_figures.decomposition_figure),
+        ),
+        (
+            random_table(),
+            (dysem_figures.random_vs_semantic_caption, dysem_figures.random_vs_semantic_figure),
+        ),
     ):
         two = pd.concat([table, table.assign(task="other")], ignore_index=True)
         caption, figure = functions
@@ -275,7 +285,7 @@ def test_decomposition_and_random_sets_are_for_one_task():
 
 def test_random_sets_are_shown_as_the_mean_and_the_span_of_their_seeds():
     table = random_table()
-    figure = figures.random_vs_semantic_figure(table, FACTS)
+    figure = dysem_figures.random_vs_semantic_figure(table, FACTS)
     lines = {trace.name: trace for trace in figure.data if trace.name}
     areas = [trace for trace in figure.data if trace.fill == "toself"]
     assert list(lines) == ["joint sets (DySem)", "random, shared", "random, per pair"]
@@ -300,7 +310,7 @@ def test_the_caption_of_random_sets_by_hand():
     table = random_table(n_seeds=2)
     # semantic k=3, 8; per pair (3: two seeds; 8: two seeds); shared likewise; all dimensions.
     scores = [50, 60, 1, 2, 30, 40, 3, 4, 51, 54, 77]
-    caption = figures.random_vs_semantic_caption(with_scores(table, scores))
+    caption = dysem_figures.random_vs_semantic_caption(with_scores(table, scores))
     assert numbers(caption) == [100, 11, 60, 52.5, 35, 2, 20, 77]
     assert "one random set for all pairs 52.5, a random set for each pair 35.0" in caption
 
@@ -313,7 +323,7 @@ def test_components_show_every_task_component_and_method():
     names = {"resid": "h<sup>L</sup>", "attn": "A<sup>L</sup>", "ffn": "F<sup>L</sup>"}
     names["attn_raw"] = "A<sup>L</sup>, raw"
     check(
-        figures.components_figure(table, FACTS),
+        dysem_figures.components_figure(table, FACTS),
         [(row["task"], row["method"], names[row["component"]], row) for row in rows(table)],
     )
 
@@ -324,20 +334,20 @@ def test_the_caption_of_components_by_hand():
     )
     #                           a: h, h, A, A   b: h, h, A, A
     table = with_scores(table, [60, 70, 50, 72, 40, 60, 55, 64])
-    caption = figures.components_caption(table)
+    caption = dysem_figures.components_caption(table)
     assert caption == (
         "Spearman × 100 in English, mean over 2 tasks. "
         "all dimensions: h^L 50.0, A^L 52.5; best in tasks: h^L 1, A^L 1. "
         "DySem, m = 1: h^L 65.0, A^L 68.0; best in tasks: A^L 2. "
         "As in the paper, A^L has the highest average under DySem."
     )
-    other = figures.components_caption(
+    other = dysem_figures.components_caption(
         table.assign(component=["attn", "attn", "resid", "resid"] * 2)
     )
     assert other.endswith(
         "Unlike the paper's models, h^L and not A^L has the highest average under DySem."
     )
-    alone = figures.components_caption(table[table["task"] == "a"])
+    alone = dysem_figures.components_caption(table[table["task"] == "a"])
     assert alone.startswith("Spearman × 100 in English. all dimensions: h^L 60.0, A^L 50.0;")
 
 
@@ -356,7 +366,7 @@ def test_languages_show_every_task_setting_and_language(tasks):
         )
         for row in rows(table)
     ]
-    figure = figures.languages_figure(table, FACTS)
+    figure = dysem_figures.languages_figure(table, FACTS)
     check(figure, expected)
     assert all(axis.categoryorder == "total descending" for axis in figure.select_xaxes())
 
@@ -364,17 +374,17 @@ def test_languages_show_every_task_setting_and_language(tasks):
 def test_the_caption_of_languages_by_hand():
     table = with_scores(languages_table(), [70, 60, 65, 10, 30, 20])
     table["rank"] = [1, 3, 2, 3, 1, 2]
-    assert figures.languages_caption(table) == (
+    assert dysem_figures.languages_caption(table) == (
         "Spearman × 100 of the plain cosine in a single language. "
         "english prompts: best en 70.0, worst ja 60.0, order en/ru/ja; "
         "language-specific prompts: best ja 30.0, worst en 10.0, order ja/ru/en."
     )
     two = pd.concat([table.assign(task="STSB"), table.assign(task="SICKR")], ignore_index=True)
-    assert "; SICKR, english prompts: best en 70.0" in figures.languages_caption(two)
+    assert "; SICKR, english prompts: best en 70.0" in dysem_figures.languages_caption(two)
 
 
 def test_overlap_leaves_the_diagonal_out():
-    figure = figures.overlap_figure(overlap_table(), FACTS)
+    figure = dysem_figures.overlap_figure(overlap_table(), FACTS)
     (heat,) = figure.data
     np.testing.assert_array_equal(
         np.array(heat.z, dtype=float),
@@ -385,7 +395,7 @@ def test_overlap_leaves_the_diagonal_out():
 
 
 def test_the_caption_of_overlap_by_hand():
-    caption = figures.overlap_caption(overlap_table(), 0.0625)
+    caption = dysem_figures.overlap_caption(overlap_table(), 0.0625)
     assert numbers(caption) == [0.29, 0.06, 0.5, 0.12]  # 0.125 is written with two digits
     assert "closest en and ja 0.50, farthest en and ru 0.12." in caption
 
@@ -396,7 +406,7 @@ def test_the_caption_of_overlap_by_hand():
 @pytest.mark.parametrize("tasks", [["demo"], ["STSB", "SICKR", "a", "b", "c"]])
 def test_the_m_sweep_shows_every_row_with_its_interval(tasks):
     table = m_table(tasks)
-    figure = figures.m_sweep_figure(table, FACTS)
+    figure = dysem_figures.m_sweep_figure(table, FACTS)
     title = "" if len(tasks) == 1 else None
     check(
         figure,
@@ -423,14 +433,14 @@ def test_the_m_sweep_shows_every_row_with_its_interval(tasks):
 
 def test_lines_are_drawn_from_left_to_right():
     table = m_table().sample(frac=1, random_state=3)
-    for trace in figures.m_sweep_figure(table, FACTS).data:
+    for trace in dysem_figures.m_sweep_figure(table, FACTS).data:
         if "markers" in trace.mode:
             assert list(trace.x) == [1, 2, 3]
 
 
 def test_the_caption_of_the_m_sweep_by_hand():
     table = tidy(task=["demo"], setting=["english"], m=[1, 2, 3], vector=["mean"])
-    caption = figures.m_sweep_caption(with_scores(table, [60, 72.26, 70]))
+    caption = dysem_figures.m_sweep_caption(with_scores(table, [60, 72.26, 70]))
     assert caption == (
         "Spearman × 100 against m, languages added best first. english, mean: 60.0 with m = 1, "
         "best 72.3 with m = 2 on 11 dimensions, 70.0 with m = 3."
@@ -441,7 +451,7 @@ def test_the_caption_of_the_m_sweep_compares_the_same_tasks_at_every_m():
     table = tidy(task=["a", "b"], setting=["english"], m=[1, 2, 3], vector=["mean"])
     table = with_scores(table, [60, 70, 80, 40, 50, 30], n_dims=20.0)
     english = table.iloc[[0]].assign(task="c", spearman=99.0)
-    caption = figures.m_sweep_caption(pd.concat([table, english], ignore_index=True))
+    caption = dysem_figures.m_sweep_caption(pd.concat([table, english], ignore_index=True))
     assert numbers(caption) == [100, 2, 50, 1, 60, 2, 20, 55, 3]
     assert "against m, mean over 2 tasks, languages added" in caption
 
@@ -450,7 +460,7 @@ def test_the_caption_of_the_m_sweep_compares_the_same_tasks_at_every_m():
 @pytest.mark.parametrize("ms", [(4,), (2, 4)])
 def test_the_k_sweep_shows_every_row_at_its_fraction_of_the_width(ks, ms):
     table = k_table(ks=ks, ms=ms)
-    figure = figures.k_sweep_figure(table, FACTS, 32)
+    figure = dysem_figures.k_sweep_figure(table, FACTS, 32)
     fraction = dict(zip(ks, (0.05, 0.25, 1.0) if ks[0] < 1 else (3 / 32, 0.25, 1.0), strict=True))
     more = (lambda row: f", m = {row['m']}") if len(ms) > 1 else (lambda row: "")
     check(
@@ -471,11 +481,11 @@ def test_the_k_sweep_shows_every_row_at_its_fraction_of_the_width(ks, ms):
 def test_the_caption_of_the_k_sweep_by_hand():
     table = tidy(task=["a", "b"], setting=["english"], m=[4], k=[0.5, 0.05], vector=["mean"])
     table = with_scores(table, [70, 50, 60, 46], n_dims=[100, 10, 110, 12.0])
-    assert figures.k_sweep_caption(table) == (
+    assert dysem_figures.k_sweep_caption(table) == (
         "Spearman × 100 against k. english, mean, m = 4, mean over 2 tasks: 48.0 on 11 dimensions "
         "(k = 0.05), best 65.0 on 105 (k = 0.5)."
     )
-    alone = figures.k_sweep_caption(table[table["task"] == "a"].assign(k=[1024, 16]))
+    alone = dysem_figures.k_sweep_caption(table[table["task"] == "a"].assign(k=[1024, 16]))
     assert alone.endswith(
         "english, mean, m = 4: 50.0 on 10 dimensions (k = 16), best 70.0 on 100 (k = 1024)."
     )
@@ -487,7 +497,7 @@ def test_the_caption_of_the_k_sweep_by_hand():
 def test_prompt_and_vector_show_every_row():
     table = prompt_vector_table()
     check(
-        figures.prompt_vector_figure(table, FACTS),
+        dysem_figures.prompt_vector_figure(table, FACTS),
         [("", f"{row['setting']}, {row['vector']}", row["task"], row) for row in rows(table)],
     )
 
@@ -495,7 +505,7 @@ def test_prompt_and_vector_show_every_row():
 def test_the_caption_of_prompt_and_vector_by_hand():
     table = tidy(task=["a", "b"], setting=SETTINGS, vector=["mean"])
     table = with_scores(table, [60, 70, 62, 76], n_dims=[200, 100, 220, 140.0])
-    assert figures.prompt_vector_caption(table) == (
+    assert dysem_figures.prompt_vector_caption(table) == (
         "Spearman × 100, mean over 2 tasks, best first: language-specific, mean 73.0 (#Dim. 120), "
         "english, mean 61.0 (#Dim. 210)."
     )
@@ -506,7 +516,7 @@ def test_the_caption_of_prompt_and_vector_by_hand():
 
 def test_layers_are_counted_from_one_and_every_row_is_shown():
     table = layers_table()
-    figure = figures.layers_figure(table, FACTS)
+    figure = dysem_figures.layers_figure(table, FACTS)
     check(
         figure,
         [
@@ -528,7 +538,7 @@ def test_layers_are_counted_from_one_and_every_row_is_shown():
 
 def test_layers_of_several_tasks_have_their_average_too():
     table = layers_table(tasks=["a", "b"])
-    found = shown(figures.layers_figure(table, FACTS))
+    found = shown(dysem_figures.layers_figure(table, FACTS))
     assert len(found) == 3 * 2 * 2 * 2 * 4
     means = table.groupby(["setting", "vector", "kind", "layer"])["spearman"].mean()
     for row in rows(table):
@@ -542,7 +552,7 @@ def test_layers_of_several_tasks_have_their_average_too():
 def test_layers_of_one_setting_have_a_panel_per_task():
     table = layers_table(tasks=["a", "b"], settings=["english"])
     table = table[table["vector"] == "mean"]
-    found = shown(figures.layers_figure(table, FACTS))
+    found = shown(dysem_figures.layers_figure(table, FACTS))
     assert {where for where, _, _ in found} == {"a", "b", "average"}
 
 
@@ -555,14 +565,16 @@ def test_the_caption_of_layers_by_hand():
         layer=range(3),
     )
     scores = [10, 42, 20, 10, 45.16, 40, 50, 60, 62, 50, 55, 65]
-    assert figures.layers_caption(with_scores(table, scores)) == (
+    assert dysem_figures.layers_caption(with_scores(table, scores)) == (
         "Spearman × 100. english, mean: all layers summed 40.0, best sum 45.2 (to layer 2 of 3), "
         "best single layer 42.0 (layer 2); language-specific, mean: all layers summed 65.0, best "
         "sum 65.0 (to layer 3 of 3), best single layer 62.0 (layer 3); the sum over all layers "
         "beats every single layer in 1 of 2 settings (in the paper it does)."
     )
     two = pd.concat([with_scores(table, scores), with_scores(table, scores).assign(task="b")])
-    assert figures.layers_caption(two).startswith("Spearman × 100, mean over 2 tasks. english")
+    assert dysem_figures.layers_caption(two).startswith(
+        "Spearman × 100, mean over 2 tasks. english"
+    )
 
 
 # --- templates
@@ -584,7 +596,7 @@ def test_templates_show_every_row_of_both_tables():
         (row["task"], names[row["template"]], f"{symbols[row['component']]}, English, all d", row)
         for row in rows(plain)
     ]
-    check(figures.templates_figure(table, plain, FACTS), expected)
+    check(dysem_figures.templates_figure(table, plain, FACTS), expected)
 
 
 def test_the_caption_of_templates_by_hand():
@@ -597,7 +609,7 @@ def test_the_caption_of_templates_by_hand():
     )
     # Task c has no row under DySem, so it stays out of the means.
     plain = with_scores(plain, [50, 40, 30, 20, 52, 44, 36, 28, 99, 99, 99, 99])
-    assert figures.templates_caption(table, plain) == (
+    assert dysem_figures.templates_caption(table, plain) == (
         "Spearman × 100, mean over 2 tasks. PromptEOL: A^L 42.0, N(h^L) 51.0, DySem at best 73.0 "
         "(language-specific, mean); my {text}: A^L 24.0, N(h^L) 33.0, DySem at best 75.0 "
         "(english, mean)."
@@ -610,13 +622,13 @@ def test_the_caption_of_templates_by_hand():
 def test_scores_below_zero_stay_inside_the_axis():
     table = prompt_vector_table()
     table[["spearman", "low", "high"]] -= 40
-    figure = figures.prompt_vector_figure(table, FACTS)
+    figure = dysem_figures.prompt_vector_figure(table, FACTS)
     bottom, top = figure.layout.yaxis.range
     assert bottom < table["low"].min()
     assert top > table["high"].max()
     table = decomposition_table()
     table[["spearman", "low", "high"]] -= 40
-    left, right = figures.decomposition_figure(table, FACTS).layout.xaxis.range
+    left, right = dysem_figures.decomposition_figure(table, FACTS).layout.xaxis.range
     assert left <= table["low"].min()
     assert right > table["high"].max()
 
@@ -624,7 +636,7 @@ def test_scores_below_zero_stay_inside_the_axis():
 def test_a_score_that_does_not_exist_leaves_a_gap():
     table = prompt_vector_table()
     table.loc[2, ["spearman", "low", "high"]] = np.nan
-    found = shown(figures.prompt_vector_figure(table, FACTS))
+    found = shown(dysem_figures.prompt_vector_figure(table, FACTS))
     missing = [key for key, values in found.items() if np.isnan(values).any()]
     row = table.loc[2]
     assert missing == [("", f"{row['setting']}, {row['vector']}", row["task"])]

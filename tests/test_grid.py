@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from dysem_lab.dysem import VECTORS, semantic_vectors
+from dysem_lab.analyses.grid import PAIRS_PER_CHUNK, Cell, check_ms, sweep
+from dysem_lab.encoders.dysem import VECTORS, semantic_vectors
 from dysem_lab.errors import InputError
-from dysem_lab.grid import PAIRS_PER_CHUNK, Cell, check_ms, sweep
 from dysem_lab.joint import joint_set, pairwise_similarity
 from tests.reference import dysem_pair
 
@@ -229,14 +229,14 @@ def test_check_ms_takes_every_number_of_languages():
 SPEED = """
 import sys, time
 import numpy as np
-from dysem_lab.analyses import grid
-from dysem_lab.data import STSData
-from dysem_lab.languages import LANGUAGES
-from dysem_lab.models import source_digest
-from dysem_lab.passes import MAX_TOKENS
+from dysem_lab.analyses.dysem_analyses import grid
+from dysem_lab.data.sts import STSData
+from dysem_lab.data.languages import LANGUAGES
+from dysem_lab.models.loading import source_digest
+from dysem_lab.models.passes import MAX_TOKENS
 from dysem_lab.prompts import wrap
-from dysem_lab.store import ModelFacts, Space, VectorStore, prompt_key
-from dysem_lab.study import Study
+from dysem_lab.models.store import ModelFacts, Space, VectorStore, prompt_key
+from dysem_lab.analyses.study import Study
 import torch
 
 folder, N, D, codes = sys.argv[1], 1379, 640, list(LANGUAGES)

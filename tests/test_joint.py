@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from dysem_lab.analyses import pair_cosine, pair_similarity, random_sets
+from dysem_lab.analyses.dysem_analyses import pair_cosine, pair_similarity, random_sets
 from dysem_lab.consensus import consensus_set
-from dysem_lab.dysem import SemanticVectors, n_dims, semantic_vectors
+from dysem_lab.encoders.dysem import SemanticVectors, n_dims, semantic_vectors
 from dysem_lab.errors import InputError
 from dysem_lab.joint import all_pairs_similarity, joint_cosine, joint_set, pairwise_similarity
 

@@ -7,13 +7,13 @@ import torch
 from scipy.stats import spearmanr
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from dysem_lab import layer_explorer
-from dysem_lab.activations import capture
-from dysem_lab.analyses import layer_scores, pair_cosine
-from dysem_lab.cost import counted
-from dysem_lab.data import load_data
+from dysem_lab.analyses.cost import counted
+from dysem_lab.analyses.dysem_analyses import layer_scores, pair_cosine
+from dysem_lab.analyses.study import Study
+from dysem_lab.data.sts import load_data
 from dysem_lab.errors import InputError, MissingTranslationError
-from dysem_lab.layer_explorer import (
+from dysem_lab.explorers import layer_explorer
+from dysem_lab.explorers.layer_explorer import (
     capture_pair,
     data_figure,
     data_layers,
@@ -25,11 +25,11 @@ from dysem_lab.layer_explorer import (
     pair_layers,
     published_score,
 )
-from dysem_lab.models import load_model
+from dysem_lab.models.activations import capture
+from dysem_lab.models.loading import load_model
+from dysem_lab.models.store import VectorStore
 from dysem_lab.prompts import templates, wrap
-from dysem_lab.store import VectorStore
-from dysem_lab.study import Study
-from dysem_lab.translate import ParallelTable
+from dysem_lab.translation.translate import ParallelTable
 from tests.reference import dysem_pair, read
 from tests.test_attention_explorer import passes
 

@@ -13,12 +13,12 @@ import torch
 from scipy.stats import spearmanr
 
 import dysem_lab as dl
-from dysem_lab import leaderboard as board
-from dysem_lab import leaderboard_figures as pictures
-from dysem_lab.cost import counted
+from dysem_lab.analyses import leaderboard as board
+from dysem_lab.analyses.cost import counted
+from dysem_lab.encoders.systems import DYSEM, NAMES, TRAINED, TRAINING_FREE
 from dysem_lab.errors import InputError
-from dysem_lab.store import VectorStore
-from dysem_lab.systems import DYSEM, NAMES, TRAINED, TRAINING_FREE
+from dysem_lab.figures import leaderboard_figures as pictures
+from dysem_lab.models.store import VectorStore
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
 

@@ -13,17 +13,19 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, MambaConfig
 
-from dysem_lab import checks, embedded
-from dysem_lab.activations import capture
-from dysem_lab.checks import check_model
-from dysem_lab.embedded import EMBEDDED, EmbeddedModel, ensure_embedded, ensure_gguf
 from dysem_lab.errors import InputError, ModelError
-from dysem_lab.lens import boot
-from dysem_lab.models import load_model, presets, source_digest
+from dysem_lab.models import checks, embedded
+from dysem_lab.models.activations import capture
+from dysem_lab.models.checks import check_model
+from dysem_lab.models.embedded import EMBEDDED, EmbeddedModel, ensure_embedded, ensure_gguf
+from dysem_lab.models.lens import boot
+from dysem_lab.models.loading import load_model, presets, source_digest
 from dysem_lab.prompts import wrap
 
 SMALL = "smollm2-135m-instruct"
-CONVERT = f"from dysem_lab.embedded import ensure_embedded; print(ensure_embedded({SMALL!r}))"
+CONVERT = (
+    f"from dysem_lab.models.embedded import ensure_embedded; print(ensure_embedded({SMALL!r}))"
+)
 
 
 @pytest.fixture
@@ -231,7 +233,7 @@ def test_vectors_that_depend_on_left_padding_are_refused(tiny_folder):
 
 def test_a_model_whose_prefix_cannot_be_shared_is_captured_without(tiny_folder, monkeypatch):
     lens = fresh(tiny_folder)
-    monkeypatch.setattr("dysem_lab.activations.keys_and_values", lambda *_: 1 / 0)
+    monkeypatch.setattr("dysem_lab.models.activations.keys_and_values", lambda *_: 1 / 0)
     monkeypatch.setattr(checks, "PREFIX_ERRORS", (*checks.PREFIX_ERRORS, ZeroDivisionError))
     check_model(lens)
     assert not lens.shares_prefix

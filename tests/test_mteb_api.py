@@ -12,14 +12,14 @@ import torch
 from scipy.stats import spearmanr
 from sklearn.linear_model import LogisticRegression
 
-from dysem_lab.data import load_data
-from dysem_lab.dysem import DySem
-from dysem_lab.encoders import DenseEncoder, MeanPooling, PromptEncoder
+from dysem_lab.data.sts import load_data
+from dysem_lab.encoders.base import DenseEncoder, MeanPooling, PromptEncoder
+from dysem_lab.encoders.dysem import DySem
 from dysem_lab.errors import InputError, MissingTranslationError
 from dysem_lab.evaluate import spearman
-from dysem_lab.mteb_api import mteb_model, mteb_scores
-from dysem_lab.sentence_api import pack, unpack
-from dysem_lab.translate import ParallelTable
+from dysem_lab.harnesses.mteb_api import mteb_model, mteb_scores
+from dysem_lab.harnesses.sentence_api import pack, unpack
+from dysem_lab.translation.translate import ParallelTable
 
 mteb = pytest.importorskip("mteb", reason="the extra eval is not installed")
 
@@ -460,7 +460,7 @@ def test_what_cannot_be_honoured_is_an_error(dysem, prompteol, pairs):
 
 def test_mteb_is_imported_when_it_is_needed_and_where_absent_the_error_names_the_extra():
     code = (
-        "import sys, dysem_lab.mteb_api as api\n"
+        "import sys, dysem_lab.harnesses.mteb_api as api\n"
         "assert 'mteb' not in sys.modules\n"
         "sys.modules['mteb'] = None\n"
         "try: api.mteb_model(None)\n"

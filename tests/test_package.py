@@ -16,59 +16,113 @@ from tests.conftest import REPOSITORY
 
 PACKAGE = REPOSITORY / "dysem_lab"
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
-# data → prompts → capture → consensus → joint → evaluate → figures → the three doors
-ORDER = (
-    *(
-        "errors",
-        "display",
-        "paths",
-        "database",
-        "store",
-        "languages",
-        "data",
-        "translate",
-        "apertium",
-    ),
-    *("translation_cache", "prompts", "lens", "passes", "activations", "steering", "split_passes"),
-    *("checks", "embedded", "models", "consensus", "joint"),
-    *("encoders", "contrastive", "prepending", "echo", "aggregation"),
-    *("checkpoints", "trained", "llm2vec", "dysem"),
-    *("sentence_api", "grid", "study", "evaluate", "transfer_data", "transfer", "mteb_api"),
-    *("published", "analyses", "contrast_analyses", "predictions", "cost", "systems"),
-    *("leaderboard", "ladder", "choice", "stability", "translators"),
-    *("figures", "main_figures", "control_figures", "contrast_figures", "prediction_figures"),
-    *("cost_figures", "leaderboard_figures", "saving", "transfer_figures", "batch", "cli"),
-    *("panel", "attention_explorer", "contrast_explorer", "dimension_explorer"),
-    *("layer_explorer", "pair_explorer", "search_explorer"),
-)
+# data → prompts → capture → consensus → joint → evaluate → figures → the three doors. Within a
+# package, a module imports only from those before it too.
+ORDER = [
+    "errors",
+    "display",
+    "paths",
+    "database",
+    "data.languages",
+    "data.sts",
+    "data.transfer_data",
+    "translation.translate",
+    "translation.translation_cache",
+    "translation.apertium",
+    "prompts",
+    "models.store",
+    "models.lens",
+    "models.passes",
+    "models.activations",
+    "models.steering",
+    "models.split_passes",
+    "models.checks",
+    "models.embedded",
+    "models.loading",
+    "consensus",
+    "joint",
+    "evaluate",
+    "encoders.base",
+    "encoders.contrastive",
+    "encoders.prepending",
+    "encoders.echo",
+    "encoders.aggregation",
+    "encoders.checkpoints",
+    "encoders.trained",
+    "encoders.llm2vec",
+    "encoders.dysem",
+    "encoders.systems",
+    "harnesses.sentence_api",
+    "harnesses.mteb_api",
+    "analyses.grid",
+    "analyses.study",
+    "analyses.transfer",
+    "analyses.published",
+    "analyses.dysem_analyses",
+    "analyses.contrast_analyses",
+    "analyses.predictions",
+    "analyses.cost",
+    "analyses.leaderboard",
+    "analyses.ladder",
+    "analyses.choice",
+    "analyses.stability",
+    "analyses.translators",
+    "figures.style",
+    "figures.dysem_figures",
+    "figures.main_figures",
+    "figures.control_figures",
+    "figures.contrast_figures",
+    "figures.prediction_figures",
+    "figures.cost_figures",
+    "figures.leaderboard_figures",
+    "figures.saving",
+    "figures.transfer_figures",
+    "batch",
+    "cli",
+    "explorers.panel",
+    "explorers.attention_explorer",
+    "explorers.contrast_explorer",
+    "explorers.dimension_explorer",
+    "explorers.layer_explorer",
+    "explorers.pair_explorer",
+    "explorers.search_explorer",
+]
 MATHEMATICS = ("consensus", "joint", "evaluate")
 
 
 def imports_of(module: str) -> set[str]:
-    tree = ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))
+    """Return the modules that one imports; ours without the package's name."""
+    path = PACKAGE.joinpath(*module.split(".")).with_suffix(".py")
     names = set()
-    for node in ast.walk(tree):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            names.add(node.module)
-            if node.module == "dysem_lab":
-                names |= {f"dysem_lab.{alias.name}" for alias in node.names}
+            module_or_package = node.module.removeprefix("dysem_lab").lstrip(".")
+            if not node.module.startswith("dysem_lab") or module_or_package in ORDER:
+                names.add(module_or_package)
+            else:  # a package, so what is imported from it are modules
+                of = f"{module_or_package}." if module_or_package else ""
+                names |= {of + alias.name for alias in node.names}
     return names
 
 
+def ours(modules: set[str]) -> set[str]:
+    return {name for name in modules if name in ORDER}
+
+
 def test_a_module_imports_only_from_those_before_it():
-    assert {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"} == set(ORDER)
+    there = {path.relative_to(PACKAGE).with_suffix("") for path in PACKAGE.rglob("*.py")}
+    modules = {".".join(path.parts) for path in there if path.stem != "__init__"}
+    assert {name for name in modules if not name.startswith("lessons.")} == set(ORDER)
     for position, module in enumerate(ORDER):
-        ours = {name.split(".")[1] for name in imports_of(module) if name.startswith("dysem_lab.")}
-        late = ours - set(ORDER[:position]) - {"__version__"}
+        late = ours(imports_of(module)) - set(ORDER[:position])
         assert not late, f"{module} imports {late}"
 
 
 def test_the_mathematics_knows_no_models_files_or_widgets():
     for module in MATHEMATICS:
-        ours = {name for name in imports_of(module) if name.startswith("dysem_lab.")}
-        assert ours <= {"dysem_lab.errors", *(f"dysem_lab.{other}" for other in MATHEMATICS)}
+        assert ours(imports_of(module)) <= {"errors", *MATHEMATICS}
         assert not imports_of(module) & {"transformers", "pathlib", "transformer_lens", "plotly"}
 
 
@@ -78,7 +132,7 @@ def test_only_one_module_imports_transformer_lens():
         for module in ORDER
         if any(n and n.startswith("transformer_lens") for n in imports_of(module))
     ]
-    assert users == ["lens"]
+    assert users == ["models.lens"]
 
 
 def test_every_public_name_is_there_and_importing_needs_no_model_library():

@@ -7,9 +7,9 @@ import threading
 import plotly.graph_objects as go
 import pytest
 
-from dysem_lab import panel as panels
 from dysem_lab.errors import DysemLabError, InputError
-from dysem_lab.panel import Cancelled, Panel, View, menu, slider, text_box
+from dysem_lab.explorers import panel as panels
+from dysem_lab.explorers.panel import Cancelled, Panel, View, menu, slider, text_box
 
 
 def bars(state, progress=panels.silent):

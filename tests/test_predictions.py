@@ -12,11 +12,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from dysem_lab import prediction_figures, predictions
+from dysem_lab.analyses import predictions
 from dysem_lab.errors import InputError, ModelError
-from dysem_lab.models import load_model, locate
+from dysem_lab.figures import prediction_figures
+from dysem_lab.models.loading import load_model, locate
+from dysem_lab.models.steering import Contrast
 from dysem_lab.prompts import wrap
-from dysem_lab.steering import Contrast
 from tests.conftest import tiny_config
 
 pytestmark = pytest.mark.usefixtures("_one_thread")

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dysem_lab.data.languages import LANGUAGES, language
 from dysem_lab.errors import InputError
-from dysem_lab.languages import LANGUAGES, language
 from dysem_lab.prompts import SETTINGS, TEMPLATES, Prompt, normalize, templates, wrap
 
 NAMED = ("prompteol", "pretended_cot", "knowledge")

@@ -15,13 +15,8 @@ from scipy.stats import rankdata, spearmanr
 from typer.testing import CliRunner
 
 import dysem_lab as dl
-from dysem_lab import published
-from dysem_lab.cli import cli, main
-from dysem_lab.data import load_data
-from dysem_lab.errors import InputError
-from dysem_lab.evaluate import average_score
-from dysem_lab.main_figures import main_results_caption, main_results_figure, marks
-from dysem_lab.published import (
+from dysem_lab.analyses import published
+from dysem_lab.analyses.published import (
     AVERAGE,
     N_PAIRS,
     DySemRow,
@@ -31,6 +26,11 @@ from dysem_lab.published import (
     preset_of,
     remarks,
 )
+from dysem_lab.cli import cli, main
+from dysem_lab.data.sts import load_data
+from dysem_lab.errors import InputError
+from dysem_lab.evaluate import average_score
+from dysem_lab.figures.main_figures import main_results_caption, main_results_figure, marks
 from tests.conftest import REPOSITORY
 
 SEVEN = ["STS12", "STS13", "STS14", "STS15", "STS16", "STSB", "SICKR"]
@@ -771,7 +771,7 @@ def test_evaluate_takes_a_random_sample(own_cache, tiny_folder, tiny_lens):
 
 
 def test_the_notebook_runs_on_a_small_model(own_cache, tiny_folder, tmp_path, monkeypatch):
-    from dysem_lab import saving
+    from dysem_lab.figures import saving
 
     monkeypatch.setattr(saving, "find_browser", lambda: None)  # a PNG is made in test_batch
     notebook = nbformat.read(REPOSITORY / "notebooks" / "10_main_results.ipynb", as_version=4)

@@ -10,15 +10,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dysem_lab.contrastive import ContrastivePrompting
-from dysem_lab.dysem import DySem, SemanticVectors
-from dysem_lab.encoders import DenseEncoder, MeanPooling, PromptEncoder
+from dysem_lab.encoders.base import DenseEncoder, MeanPooling, PromptEncoder
+from dysem_lab.encoders.contrastive import ContrastivePrompting
+from dysem_lab.encoders.dysem import DySem, SemanticVectors
 from dysem_lab.errors import InputError, ModelError
-from dysem_lab.models import load_model
-from dysem_lab.sentence_api import SentenceEncoder, pack, sentence_encoder, unpack
-from dysem_lab.steering import Contrast
-from dysem_lab.store import VectorStore
-from dysem_lab.translate import ParallelTable
+from dysem_lab.harnesses.sentence_api import SentenceEncoder, pack, sentence_encoder, unpack
+from dysem_lab.models.loading import load_model
+from dysem_lab.models.steering import Contrast
+from dysem_lab.models.store import VectorStore
+from dysem_lab.translation.translate import ParallelTable
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
 
@@ -335,7 +335,7 @@ def test_a_pickled_encoder_comes_back_the_same(kind, tiny_lens):
 def test_a_model_built_in_memory_cannot_be_pickled(tiny_folder):
     import transformers
 
-    from dysem_lab.lens import boot
+    from dysem_lab.models.lens import boot
 
     network = transformers.AutoModelForCausalLM.from_pretrained(tiny_folder("Llama"))
     tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_folder("Llama"))
@@ -357,13 +357,13 @@ def test_files_that_are_no_saved_encoder_are_errors(tiny_lens, tiny_folder, tmp_
     with pytest.raises(InputError, match="does not exist"):
         SentenceEncoder.load(tmp_path / "none.json")
     path = tmp_path / "encoder.json"
-    dysem = {"encoder": "dysem_lab.dysem.DySem", "config": {}, "undefined": 0}
+    dysem = {"encoder": "dysem_lab.encoders.dysem.DySem", "config": {}, "undefined": 0}
     wrong = (
         "{",
         "[]",
         "{}",
         json.dumps({**dysem, "encoder": "os.system"}),
-        json.dumps({**dysem, "encoder": "dysem_lab.store.VectorStore"}),
+        json.dumps({**dysem, "encoder": "dysem_lab.models.store.VectorStore"}),
         json.dumps({**dysem, "encoder": "dysem_lab.nowhere.Encoder"}),
         json.dumps(dysem),
     )

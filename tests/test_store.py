@@ -19,13 +19,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from typer.testing import CliRunner
 
-from dysem_lab import activations, paths
-from dysem_lab.activations import COMPONENTS, capture
+from dysem_lab import paths
 from dysem_lab.cli import cli, main
 from dysem_lab.errors import DataError, InputError
-from dysem_lab.models import load_model
+from dysem_lab.models import activations
+from dysem_lab.models.activations import COMPONENTS, capture
+from dysem_lab.models.loading import load_model
+from dysem_lab.models.store import APPLICATION_ID, ModelFacts, Space, VectorStore, prompt_key
 from dysem_lab.prompts import Prompt, wrap
-from dysem_lab.store import APPLICATION_ID, ModelFacts, Space, VectorStore, prompt_key
 
 SUM = Space("0123456789abcdef", "float32", "attn", "sum")
 EACH = SUM._replace(layers="each")
@@ -668,7 +669,7 @@ READ_AND_WRITE = """
 import time
 from itertools import count
 import torch
-from dysem_lab.store import Space, VectorStore, prompt_key
+from dysem_lab.models.store import Space, VectorStore, prompt_key
 a, b = Space("f" * 16, "float32", "attn", "sum"), Space("f" * 16, "float32", "ffn", "sum")
 
 def batch(number, turn):
@@ -888,10 +889,10 @@ def test_threads_may_capture_through_one_store(tiny_lens, tmp_path):
 
 CAPTURE = """
 import sys, time
-from dysem_lab import activations
-from dysem_lab.models import load_model
+from dysem_lab.models import activations
+from dysem_lab.models.loading import load_model
 from dysem_lab.prompts import wrap
-from dysem_lab.store import VectorStore
+from dysem_lab.models.store import VectorStore
 folder, path, texts = sys.argv[1], sys.argv[2], sys.argv[3].split("|")
 lens, run = load_model(folder), activations.run
 

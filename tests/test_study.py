@@ -13,20 +13,23 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dysem_lab import activations, analyses, paths, saving, study
-from dysem_lab import passes as forward_passes
-from dysem_lab.activations import capture
-from dysem_lab.data import STSData, available_languages, load_data
-from dysem_lab.dysem import VECTORS, DySem
+from dysem_lab import paths
+from dysem_lab.analyses import dysem_analyses, study
+from dysem_lab.analyses.grid import Cell, sweep
+from dysem_lab.analyses.study import Study
+from dysem_lab.data.languages import LANGUAGES
+from dysem_lab.data.sts import STSData, available_languages, load_data
+from dysem_lab.encoders.dysem import VECTORS, DySem
 from dysem_lab.errors import DataError, InputError, ModelError
 from dysem_lab.evaluate import spearman
-from dysem_lab.figures import facts
-from dysem_lab.grid import Cell, sweep
-from dysem_lab.languages import LANGUAGES
-from dysem_lab.models import load_model
+from dysem_lab.figures import saving
+from dysem_lab.figures.style import facts
+from dysem_lab.models import activations
+from dysem_lab.models import passes as forward_passes
+from dysem_lab.models.activations import capture
+from dysem_lab.models.loading import load_model
+from dysem_lab.models.store import VectorStore
 from dysem_lab.prompts import SETTINGS, wrap
-from dysem_lab.store import VectorStore
-from dysem_lab.study import Study
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
 
@@ -236,7 +239,7 @@ def test_languages_that_were_not_asked_for_are_neither_captured_nor_scored(
     made = Study(tiny_lens, few, languages=["en", "ja"], store=store)
     made.capture(progress=False)
     passes.clear()
-    table = analyses.single_languages(made)
+    table = dysem_analyses.single_languages(made)
     assert set(table["language"]) == {"en", "ja"}
     assert passes == []
 
@@ -448,7 +451,7 @@ def test_another_k_m_or_vector_needs_no_pass(tiny_lens, few, store, passes):
         again = Study(tiny_lens, **arguments)
         assert again.plan()["passes"].sum() == 0
         again.capture(progress=False)
-        table = analyses.grid(again, ks, ms, vectors=vectors)
+        table = dysem_analyses.grid(again, ks, ms, vectors=vectors)
         assert len(table) == 2 * len(ks) * len(ms) * len(vectors)
     # Components that every pass stores along with the one asked for.
     Study(tiny_lens, **arguments, components=("ffn", "resid", "final")).capture(progress=False)
@@ -612,8 +615,8 @@ def test_a_study_whose_vectors_are_stored_never_loads_the_model(
     assert torch.equal(second.vectors("demo", layers="each"), expected[1])
     assert second.model == first.lens.facts
     assert second.model.d_model == 32
-    assert len(analyses.grid(second, [5])) == 2 * 2 * 2
-    assert len(analyses.layer_scores(second, 2, k=5)) == 2 * 2 * 2 * 3
+    assert len(dysem_analyses.grid(second, [5])) == 2 * 2 * 2
+    assert len(dysem_analyses.layer_scores(second, 2, k=5)) == 2 * 2 * 2 * 3
     assert "Llama" in repr(second) or "llama" in repr(second)
     facts(second)
     assert passes == []
@@ -775,7 +778,7 @@ def test_a_study_of_real_data_gives_the_known_numbers(sts_folder, monkeypatch):
     )
     if n_passes := made.plan()["passes"].sum():
         pytest.skip(f"the user's store lacks {n_passes} of the vectors of gemma-3-270m on STS-B")
-    table = analyses.grid(
+    table = dysem_analyses.grid(
         made, [1024], [3], components=("attn", "attn_raw", "resid"), vectors=["mean"]
     ).set_index("component")
     assert (table["n_pairs"] == 600).all()

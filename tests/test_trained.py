@@ -12,11 +12,11 @@ from safetensors.torch import load_file, save_file
 from scipy.stats import spearmanr
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from dysem_lab import checkpoints, llm2vec, trained
+from dysem_lab.encoders import checkpoints, llm2vec, trained
+from dysem_lab.encoders.llm2vec import LLM2Vec
+from dysem_lab.encoders.trained import PromptBERT, SentenceBERT, SimCSE
 from dysem_lab.errors import InputError, ModelError
-from dysem_lab.llm2vec import LLM2Vec
-from dysem_lab.store import VectorStore
-from dysem_lab.trained import PromptBERT, SentenceBERT, SimCSE
+from dysem_lab.models.store import VectorStore
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
 

@@ -16,14 +16,19 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score
 from sklearn.model_selection import StratifiedKFold
 
-from dysem_lab import paths, transfer
-from dysem_lab import transfer_data as td
-from dysem_lab import transfer_figures as tf
-from dysem_lab.dysem import SemanticVectors
+from dysem_lab import paths
+from dysem_lab.analyses import transfer
+from dysem_lab.analyses.transfer import (
+    compare_encoders,
+    transfer_scores,
+    wilson_interval,
+)
+from dysem_lab.data import transfer_data as td
+from dysem_lab.data.transfer_data import TransferData, available_tasks, load_transfer
+from dysem_lab.encoders.dysem import SemanticVectors
 from dysem_lab.errors import DataError, InputError
-from dysem_lab.store import ModelFacts
-from dysem_lab.transfer import compare_encoders, masked_vectors, transfer_scores, wilson_interval
-from dysem_lab.transfer_data import TransferData, available_tasks, load_transfer
+from dysem_lab.figures import transfer_figures as tf
+from dysem_lab.models.store import ModelFacts
 from tests.conftest import REPOSITORY
 
 FACTS = ModelFacts("made/up-1b", "s", "f", "float32", "cpu", 3, 4)
@@ -463,7 +468,7 @@ def test_a_sample_is_of_each_split_and_said_in_the_row():
         (lambda texts: np.zeros((len(texts), 2, 2)), r"shape \(60, 2, 2\)"),
         (
             lambda texts: SemanticVectors(torch.zeros(60, 3), torch.zeros(60, 3, dtype=torch.bool)),
-            "gave SemanticVectors.*masked_vectors",
+            r"gave SemanticVectors.*masked\(\)",
         ),
     ],
 )
@@ -551,7 +556,7 @@ def test_masked_vectors_are_zero_outside_each_set():
     vectors = torch.tensor([[1.0, -2.0, 3.0], [4.0, 5.0, 6.0]])
     sets = torch.tensor([[True, True, False], [False, False, False]])
     semantic = SemanticVectors(vectors, sets)
-    assert masked_vectors(semantic).tolist() == [[1.0, -2.0, 0.0], [0.0, 0.0, 0.0]]
+    assert semantic.masked().tolist() == [[1.0, -2.0, 0.0], [0.0, 0.0, 0.0]]
     assert vectors[0, 2] == 3.0  # the estimator's own vectors stay whole
 
 
@@ -906,7 +911,7 @@ def test_the_record_names_model_data_and_versions(compared):
 @pytest.mark.usefixtures("_one_thread")
 @pytest.mark.filterwarnings("ignore:no PNG was written")
 def test_the_notebook_runs_with_a_tiny_model(tiny_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("dysem_lab.saving.find_browser", lambda: None)  # PNG costs seconds
+    monkeypatch.setattr("dysem_lab.figures.saving.find_browser", lambda: None)  # PNG costs seconds
     notebook = nbformat.read(REPOSITORY / "notebooks" / "21_transfer.ipynb", as_version=4)
     small = {
         "model": str(tiny_folder("Llama")),

@@ -23,10 +23,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dysem_lab import paths
-from dysem_lab.data import load_data
+from dysem_lab.data.sts import load_data
 from dysem_lab.errors import DataError, InputError, MissingTranslationError, ModelError
-from dysem_lab.translate import NLLB, ParallelTable, Seq2SeqTranslator
-from dysem_lab.translation_cache import CachedTranslator
+from dysem_lab.translation.translate import NLLB, ParallelTable, Seq2SeqTranslator
+from dysem_lab.translation.translation_cache import CachedTranslator
 
 # --- ParallelTable ---------------------------------------------------------------------------
 
@@ -369,7 +369,7 @@ def test_a_damaged_file_is_named(tmp_path, damage):
 
 SLOW = """
 import sys, time
-from dysem_lab.translation_cache import CachedTranslator
+from dysem_lab.translation.translation_cache import CachedTranslator
 class Slow:
     name = "slow"
     calls = 0

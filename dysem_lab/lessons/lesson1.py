@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from dysem_lab.lens import LensModel
 from dysem_lab.lessons.checks import (
     Lesson,
     WrongError,
@@ -16,6 +15,7 @@ from dysem_lab.lessons.checks import (
     require_tensor,
 )
 from dysem_lab.lessons.tools import record
+from dysem_lab.models.lens import LensModel
 
 LESSON = Lesson(1, "Hook points and the residual stream")
 check, hint, progress = LESSON.check, LESSON.hint, LESSON.progress

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from dysem_lab.lens import LensModel
 from dysem_lab.lessons.checks import (
     Lesson,
     UnsolvedError,
@@ -15,6 +14,7 @@ from dysem_lab.lessons.checks import (
     require_close,
     require_tensor,
 )
+from dysem_lab.models.lens import LensModel
 
 LESSON = Lesson(2, "Attention outputs, value vectors and grouped queries")
 check, hint, progress = LESSON.check, LESSON.hint, LESSON.progress

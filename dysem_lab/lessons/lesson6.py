@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from dysem_lab.analyses.predictions import next_token_probabilities
 from dysem_lab.evaluate import spearman
-from dysem_lab.figures import PALETTE, layout
-from dysem_lab.lens import LensModel
+from dysem_lab.figures.style import PALETTE, layout
 from dysem_lab.lessons.checks import (
     Lesson,
     require,
@@ -22,8 +22,8 @@ from dysem_lab.lessons.checks import (
 )
 from dysem_lab.lessons.lesson5 import HookFunction, forward
 from dysem_lab.lessons.tools import record
-from dysem_lab.passes import MAX_TOKENS, Hook, keys_and_values, pad, run, tokenize
-from dysem_lab.predictions import next_token_probabilities
+from dysem_lab.models.lens import LensModel
+from dysem_lab.models.passes import MAX_TOKENS, Hook, keys_and_values, pad, run, tokenize
 
 LESSON = Lesson(6, "Logit lens and causal tests")
 check, hint, progress = LESSON.check, LESSON.hint, LESSON.progress

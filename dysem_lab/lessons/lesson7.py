@@ -8,8 +8,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from dysem_lab.analyses import pair_cosine
-from dysem_lab.data import STSData
+from dysem_lab.analyses.dysem_analyses import pair_cosine
+from dysem_lab.data.sts import STSData
 from dysem_lab.evaluate import paired_difference, score, spearman
 from dysem_lab.lessons.checks import (
     Lesson,
@@ -480,7 +480,7 @@ def averaging(share_of_averaging: Callable[[pd.DataFrame], float], table: pd.Dat
 def _ladder(
     source: float, mean: float, positive: float, top: float, top_source: float
 ) -> pd.DataFrame:
-    """Return a table of the form of `dysem_lab.ladder.ladder`, its rows in another order."""
+    """Return a table like that of `dysem_lab.analyses.ladder.ladder`, its rows in another order."""
     rows = [
         ("top k", "source", top_source),
         ("positive mean", "mean", positive),

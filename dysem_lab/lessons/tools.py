@@ -6,9 +6,9 @@ import plotly.graph_objects as go
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dysem_lab.figures import PALETTE, layout
-from dysem_lab.lens import LensModel
-from dysem_lab.passes import MAX_TOKENS, Hook, pad, run, tokenize
+from dysem_lab.figures.style import PALETTE, layout
+from dysem_lab.models.lens import LensModel
+from dysem_lab.models.passes import MAX_TOKENS, Hook, pad, run, tokenize
 
 
 def record(

@@ -1,0 +1,1 @@
+"""Measurements: a study of a model on data in, tidy tables out."""

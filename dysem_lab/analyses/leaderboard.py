@@ -1,0 +1,331 @@
+"""The field in one table: score, size and cost of every compared system on the same pairs."""
+
+import json
+import statistics
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from dysem_lab import paths
+from dysem_lab.analyses.cost import in_turns
+from dysem_lab.analyses.published import AVERAGE, N_PAIRS, SENTEVAL_SICKR, published
+from dysem_lab.data.sts import STSData
+from dysem_lab.encoders.dysem import DySem, SemanticVectors, n_dims
+from dysem_lab.encoders.systems import TRAINED, Encoder
+from dysem_lab.errors import InputError, MissingTranslationError, choices
+from dysem_lab.evaluate import Scores, aggregate_score, average_score
+from dysem_lab.models.store import VectorStore
+from dysem_lab.prompts import TEMPLATE_NAMES
+
+FORMATS = ("markdown", "latex", "csv", "json")
+FREE, LEARNED = "training-free", "trained"
+
+
+def score_systems(
+    encoders: Mapping[str, Encoder],
+    data: Mapping[str, STSData],
+    *,
+    store: VectorStore | None = None,
+    aggregation: str = "all",
+    n_timed: int = 32,
+    rounds: int = 3,
+    seed: int = 0,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Score systems on STS tasks, and measure what they cost.
+
+    Args:
+        encoders: Short name → system, from `dysem_lab.named_systems`.
+        data: Task → pairs. DySem without a translator takes their renderings.
+        store: Keeps vectors, so that an interrupted run goes on where it stopped.
+        aggregation: As for `dysem_lab.evaluate.aggregate_score`.
+        n_timed: The time is measured on so many texts of the tasks, without a store; 0 measures
+            none.
+        rounds: Times that each system encodes them, in turns.
+        seed: Of the bootstraps and of the choice of texts.
+        progress: Show a progress bar.
+
+    Returns:
+        One row per task and system: ``system`` (short name), ``method``, ``kind`` ("training-free"
+        or "trained"), ``model``, ``task``, ``data`` (task and split), the columns of
+        `dysem_lab.evaluate.aggregate_score` (``n_dims`` is #Dim., or the width of dense vectors),
+        ``passes`` and ``blocks`` per text, ``seconds`` per 1,000 texts (median of the rounds;
+        DySem's translations are there before), ``n_timed`` (of so many texts) and ``note``: why a
+        score is missing. With several
+        tasks, a last block has the task "Avg.", NaN where a task has no score.
+
+    Raises:
+        InputError: No systems or no tasks.
+    """
+    if not encoders or not data:
+        raise InputError("give at least one system, from dysem_lab.named_systems, and one task")
+    rows: list[dict[str, object]] = []
+    compared: dict[str, list[tuple[Scores, Scores]]] = {name: [] for name in encoders}
+    jobs = [(name, task) for name in encoders for task in data]
+    with tqdm(jobs, desc="leaderboard", unit="task", disable=not progress) as bar:
+        for name, task in bar:
+            encoder, pairs = encoders[name], data[task]
+            bar.set_postfix_str(f"{encoder.name}, {task}")
+            note, dims = "", float(encoder.width)
+            similarity: Scores = np.full(len(pairs), np.nan)
+            try:
+                e1, e2 = _encoded_pairs(encoder, pairs, store, progress)
+            except MissingTranslationError:
+                note = "no rendering in every language; give a translator"
+            else:
+                similarity = encoder.similarity_pairwise(e1, e2)
+                dims = n_dims(e1, e2) if isinstance(e1, SemanticVectors) else dims
+                compared[name].append((similarity, pairs.gold))
+            rows.append(
+                {
+                    **_described(name, encoder),
+                    "task": task,
+                    "data": pairs.name,
+                    **_score(similarity, pairs, aggregation, None if note else dims, seed),
+                    "note": note,
+                }
+            )
+    table = pd.DataFrame(rows)
+    if len(data) > 1:
+        table = pd.concat([table, _averages(table, compared, len(data), seed)], ignore_index=True)
+    timed = pd.DataFrame(columns=["seconds", "n_timed"], dtype=float)
+    if n_timed:
+        timed = _timed(encoders, data, n_timed, rounds, seed)
+    return table.join(timed, on="system")
+
+
+def _score(
+    similarity: Scores, pairs: STSData, aggregation: str, dims: float | None, seed: int
+) -> dict[str, float | str]:
+    """Return a row's scores; all NaN where the system could not read the pairs."""
+    if dims is not None:
+        return aggregate_score(similarity, pairs.gold, pairs.subset, aggregation, dims, seed=seed)
+    missing = dict.fromkeys(("spearman", "low", "high", "n_dims"), np.nan)
+    return {**missing, "n_pairs": 0, "n_undefined": len(pairs), "aggregation": aggregation}
+
+
+def _described(name: str, encoder: Encoder) -> dict[str, object]:
+    """Return the columns that say what a system is."""
+    lens, facts = getattr(encoder, "lens", None), getattr(encoder, "facts", None)
+    known = lens or facts
+    return {
+        "system": name,
+        "method": encoder.name,
+        "kind": LEARNED if name in TRAINED or getattr(encoder, "trained", False) else FREE,
+        "model": known.name if known else "",
+        "passes": encoder.passes,
+        "blocks": encoder.blocks,
+    }
+
+
+def _encoded_pairs(
+    encoder: Encoder, pairs: STSData, store: VectorStore | None, progress: bool
+) -> tuple[Any, Any]:
+    """Return the encoded first and second sentences."""
+    texts, n = pairs.texts("en"), len(pairs)
+    if isinstance(encoder, DySem):
+        ready = {} if encoder.translator else {code: pairs.texts(code) for code in pairs.languages}
+        encoded = encoder.encode(texts, renderings=ready, store=store, progress=progress)
+    else:
+        encoded = encoder.encode(texts, store=store, progress=progress)
+    return encoded[:n], encoded[n:]
+
+
+def _averages(
+    table: pd.DataFrame,
+    compared: Mapping[str, list[tuple[Scores, Scores]]],
+    n_tasks: int,
+    seed: int,
+) -> pd.DataFrame:
+    """Return the rows of the average over the tasks."""
+    rows = []
+    for name, tasks in compared.items():
+        of_system = table[table["system"] == name]
+        labels = of_system.iloc[0][["system", "method", "kind", "model", "passes", "blocks"]]
+        whole = len(tasks) == n_tasks
+        found = average_score(tasks if whole else [], of_system["n_dims"].mean(), seed=seed)
+        note = "" if whole else "not every task has a score"
+        # A mean of aggregated scores is not resampled as one; the mean itself is.
+        found["spearman"] = of_system["spearman"].mean() if whole else np.nan
+        rows.append(
+            {
+                **labels,
+                "task": AVERAGE,
+                **found,
+                "aggregation": of_system["aggregation"].iloc[0],
+                "note": note,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _timed(
+    encoders: Mapping[str, Encoder],
+    data: Mapping[str, STSData],
+    n_timed: int,
+    rounds: int,
+    seed: int,
+) -> pd.DataFrame:
+    """Return each system's seconds per 1,000 texts, all encoding the same texts in turns."""
+    pairs = next(iter(data.values())) if len(data) == 1 else max(data.values(), key=_n_languages)
+    chosen = pairs.sample(max(1, n_timed // 2), seed)
+    seconds: dict[str, list[float]] = {}
+    readable = {}
+    for name, encoder in encoders.items():  # once without a clock: translations, first-call costs
+        try:
+            _encoded_pairs(encoder, chosen, None, False)
+            readable[name] = encoder
+        except MissingTranslationError:
+            continue
+    for name in in_turns(list(readable), rounds):
+        began = time.perf_counter()
+        _encoded_pairs(readable[name], chosen, None, False)
+        seconds.setdefault(name, []).append(time.perf_counter() - began)
+    n_texts = 2 * len(chosen)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    per_1000 = {name: 1000 * median / n_texts for name, median in medians.items()}
+    return pd.DataFrame({"seconds": per_1000, "n_timed": n_texts}, dtype=float)
+
+
+def _n_languages(pairs: STSData) -> int:
+    return len(pairs.languages)
+
+
+def published_leaderboard(model: str | None = None) -> pd.DataFrame:
+    """Return the published scores of all compared systems, one row per score.
+
+    Args:
+        model: A model's name in the papers, such as "LLaMA2-7B"; None is all.
+
+    Returns:
+        ``source``, ``table``, ``model``, ``method``, ``dims``, ``task`` (or "Avg." as printed),
+        ``score``, ``n_pairs`` (SICK-R has 9,927 pairs in MTEB and 4,927 in SentEval; averages with
+        the one and with the other are not strictly comparable), ``weights``: "not released" for
+        SemPA, which nobody can run again.
+
+    Raises:
+        InputError: A model without published scores.
+    """
+    columns = ["source", "table", "model", "method", "dims", "task", "score", "n_pairs"]
+    ours = published()
+    named = [_published_method(row) for row in ours.to_dict("records")]
+    other = pd.read_csv(paths.package_file("published_other.csv"), dtype={"table": str})
+    long = other.rename(columns={"Avg": AVERAGE}).melt(
+        id_vars=[name for name in other if name not in (*N_PAIRS, "Avg")],
+        var_name="task",
+        value_name="score",
+    )
+    # The papers of this file all evaluate with SentEval.
+    sizes = {**N_PAIRS, "SICKR": SENTEVAL_SICKR}
+    sizes[AVERAGE] = sum(sizes.values())
+    long["n_pairs"] = long["task"].map(sizes)
+    table = pd.concat([ours.assign(method=named)[columns], long[columns]], ignore_index=True)
+    table["weights"] = np.where(table["method"].str.endswith("SemPA"), "not released", "")
+    if model is None:
+        return table
+    if model not in set(table["model"]):
+        raise choices("model with published scores", model, table["model"].unique())
+    return table[table["model"] == model].reset_index(drop=True)
+
+
+def _published_method(row: Mapping[str, str]) -> str:
+    """Return a published method with its prompt, where that is not the method itself."""
+    prompt = TEMPLATE_NAMES.get(row["template"], row["method"])
+    method = row["method"]
+    if method == "DySem":
+        method += f" ({', '.join(part for part in (row['setting'], row['vector']) if part)})"
+    return method if prompt == row["method"] else f"{prompt} + {method}"
+
+
+def wide(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a leaderboard as it is read: a row per system, a column per task, best average first.
+
+    Args:
+        table: From `score_systems`.
+
+    Returns:
+        ``Method``, the tasks and the average, ``95 % interval`` of the last one, ``#Dim.``,
+        ``passes``, ``blocks`` (per text) and ``s / 1,000`` (texts).
+    """
+    tasks = table["task"].unique().tolist()
+    scores = table.pivot(index="system", columns="task", values="spearman")[tasks]
+    last = table[table["task"] == tasks[-1]].set_index("system")
+    board = scores.assign(
+        Method=last["method"],
+        interval=[
+            "" if np.isnan(low) else f"{low:.1f} to {high:.1f}"
+            for low, high in last.loc[scores.index, ["low", "high"]].to_numpy()
+        ],
+        dims=last["n_dims"],
+        passes=last["passes"],
+        blocks=last["blocks"],
+        seconds=last["seconds"],
+    ).sort_values(tasks[-1], ascending=False, kind="stable")
+    names = {
+        "interval": "95 % interval",
+        "dims": "#Dim.",
+        "seconds": "s / 1,000",
+    }
+    columns = ["Method", *tasks, "interval", "dims", "passes", "blocks", "seconds"]
+    return board[columns].rename(columns=names).reset_index(drop=True).rename_axis(columns=None)
+
+
+def rendered(table: pd.DataFrame, kind: str) -> str:
+    """Return a leaderboard as text.
+
+    Args:
+        table: From `score_systems`.
+        kind: "markdown" and "latex" are `wide` with the best of a column in bold; "csv" and "json"
+            are the table itself.
+
+    Raises:
+        InputError: Another kind.
+    """
+    if kind not in FORMATS:
+        raise choices("format", kind, FORMATS)
+    if kind == "csv":
+        return table.to_csv(index=False)
+    if kind == "json":
+        return json.dumps(json.loads(table.to_json(orient="records")), indent=2) + "\n"
+    board = wide(table)
+    tasks = table["task"].unique().tolist()
+    bold = "**{}**" if kind == "markdown" else r"\textbf{{{}}}"
+    for task in tasks:
+        seen = board[task].round(2)
+        board[task] = [
+            "–"
+            if np.isnan(value)
+            else bold.format(f"{value:.2f}")
+            if value == seen.max()
+            else f"{value:.2f}"
+            for value in seen
+        ]
+    board["#Dim."] = board["#Dim."].map("{:.0f}".format)
+    board["s / 1,000"] = board["s / 1,000"].map(lambda s: "" if np.isnan(s) else f"{s:.1f}")
+    if kind == "markdown":
+        return board.to_markdown(index=False, disable_numparse=True) + "\n"
+    escaped = board.rename(columns=_latex).map(lambda cell: _latex(str(cell)))
+    return escaped.to_latex(index=False, column_format="l" + "r" * (board.shape[1] - 1))
+
+
+def _latex(text: str) -> str:
+    """Return text with LaTeX's signs escaped, its own commands apart."""
+    for sign in "%#_&":
+        text = text.replace(sign, f"\\{sign}")
+    return text.replace("–", "--").replace("α", r"$\alpha$")
+
+
+def published_wide(table: pd.DataFrame) -> pd.DataFrame:
+    """Return published scores as `wide` shows ours, in a block of their own.
+
+    Args:
+        table: From `published_leaderboard`.
+    """
+    labels = ["model", "method", "dims", "source", "weights"]
+    board = table.pivot_table(index=labels, columns="task", values="score", aggfunc="first")
+    board = board[[*N_PAIRS, AVERAGE]].sort_values(AVERAGE, ascending=False, kind="stable")
+    return board.reset_index().rename_axis(columns=None)

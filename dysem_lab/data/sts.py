@@ -1,0 +1,472 @@
+"""Sentence pairs with gold similarity ratings, in one or more languages, aligned by row.
+
+Three sources, one result: the demo set in the package, a local folder, and the Hugging Face hub.
+"""
+
+import hashlib
+import warnings
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int
+
+from dysem_lab import paths
+from dysem_lab.data.languages import LANGUAGES
+from dysem_lab.display import card
+from dysem_lab.errors import DataError, InputError, choices
+
+SUFFIXES = (
+    *(kind + packed for kind in (".csv", ".tsv", ".jsonl") for packed in ("", ".gz")),
+    ".parquet",
+)
+MAX_SCORE = 5.0
+ROW_KEYS = ("row", "pair_ID")  # columns that say which pair a row of an incomplete file is
+
+
+class Task(NamedTuple):
+    """Where one STS task lives.
+
+    Attributes:
+        folder: File names inside a local folder, in order of preference, without the suffix.
+        sizes: Split → published number of pairs.
+        hub: Hub data set id of the English pairs; empty where the hub has no such form of them.
+        revision: Its pinned commit.
+        part: Only the pairs of this subset count; empty for all of them.
+    """
+
+    folder: tuple[str, ...]
+    sizes: dict[str, int]
+    hub: str = ""
+    revision: str = ""
+    part: str = ""
+
+
+STSB_SIZES = {"test": 1379, "dev": 1500}
+SICK_TEST_SIZES = {"test": 4927}
+# Tasks by name: a plain name is what MTEB scores (and DySem reports), a suffix another form of the
+# same task. Papers that use SentEval (SimCSE, PromptEOL, CP) report STS12 … STS16 and the two forms
+# named after it. All but STSB, SICKR and SICKR-test are in English only.
+#
+# name                   pairs                       text
+# STS12 … STS16          all with a rating           Moses tokens, lower-cased (MTEB and SentEval)
+# STS12-raw … STS16-raw  the same                    as SemEval released it
+# STSB                   test or dev                 as released (MTEB)
+# STSB-senteval          the same                    Moses tokens, lower-cased (SentEval)
+# SICKR                  all 9,927                   as released (MTEB)
+# SICKR-test             the 4,927 of the test part  as released
+# SICKR-senteval         the same 4,927              Moses tokens (SentEval)
+TASKS: dict[str, Task] = {
+    **{
+        f"STS{year}": Task(
+            (f"en_mteb/STS{year}",), {"test": n_pairs}, f"mteb/sts{year}-sts", revision
+        )
+        for year, n_pairs, revision in (
+            (12, 3108, "a0d554a64d88156834ff5ae9920b964011b16384"),
+            (13, 1500, "7e90230a92c190f1bf69ae9002b8cea547a64cca"),
+            (14, 3750, "6031580fec1f6af667f0bd2da0a551cf4f0b2375"),
+            (15, 3000, "ae752c7c21bf194d8b67fd573edf7ae58183cbe3"),
+            (16, 1186, "4d8694f8f0e0100860b497b999b3dbed754a0513"),
+        )
+    },
+    "STSB": Task(
+        ("stsb/{split}.{language}", "stsb/partial/{split}.{language}"),
+        STSB_SIZES,
+        "mteb/stsbenchmark-sts",
+        "b0fddb56ed78048fa8b90373c8a3cfc37b684831",
+    ),
+    "SICKR": Task(
+        ("sick/SICK.{language}",),
+        {"test": 9927},
+        "mteb/sickr-sts",
+        "20a6d6f312dd54037fe07a32d58e5e168867909d",
+    ),
+}
+TASKS |= {
+    **{
+        f"STS{year}-raw": Task((f"en/STS{year}",), TASKS[f"STS{year}"].sizes)
+        for year in range(12, 17)
+    },
+    "STSB-senteval": Task(("en_senteval/STSB.{split}",), STSB_SIZES),
+    "SICKR-test": Task(("sick/SICK.{language}",), SICK_TEST_SIZES, part="TEST"),
+    "SICKR-senteval": Task(("en_senteval/SICK-R.test",), SICK_TEST_SIZES),
+}
+# MTEB's copy of PhilipMay/stsb_multi_mt: STS-B in ten languages (DeepL, not corrected).
+MULTILINGUAL_STSB = ("mteb/stsb_multi_mt", "29afa2569dcedaaa2fe6a3dcfebab33d28b82e8c")
+HUB_LANGUAGES = ("en", "zh", "fr", "de", "es", "ru", "it", "pt")  # of these and of ours
+
+
+@dataclass(frozen=True)
+class STSData:
+    """Sentence pairs in one or more languages with one gold rating per pair.
+
+    Attributes:
+        name: Task and split, such as "STSB test".
+        source: Where the pairs came from, for people.
+        gold: Ratings 0 (unrelated) to 5 (same meaning), float64 ``[n]``.
+        sentences: Language → (first sentences, second sentences), n each, aligned by row.
+        rows: 0-based row of each pair in the complete file (SICK: its pair_ID), int64 ``[n]``.
+        subset: Part of the data that a pair belongs to (genre, phenomenon), n strings.
+        n_dropped: Rows left out because a language lacks them.
+    """
+
+    name: str
+    source: str
+    gold: Float[np.ndarray, " n"]
+    sentences: dict[str, tuple[list[str], list[str]]]
+    rows: Int[np.ndarray, " n"]
+    subset: list[str]
+    n_dropped: int = 0
+
+    def __len__(self) -> int:
+        return len(self.gold)
+
+    def __repr__(self) -> str:
+        dropped = f", {self.n_dropped} incomplete rows dropped" if self.n_dropped else ""
+        return (
+            f"STSData({self.name}, {len(self)} pairs, {'/'.join(self.languages)}, "
+            f"from {self.source}{dropped})"
+        )
+
+    def _repr_html_(self) -> str:
+        return card(
+            f"STSData {self.name}",
+            {
+                "pairs": len(self),
+                "languages": self.languages,
+                "ratings": f"{self.gold.min():g} to {self.gold.max():g}" if len(self) else None,
+                "subsets": len(set(self.subset)),
+                "source": self.source,
+                "incomplete rows dropped": self.n_dropped,
+            },
+        )
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """Codes of the languages that are loaded."""
+        return tuple(self.sentences)
+
+    def texts(self, language: str = "en") -> list[str]:
+        """Return the n first sentences, then the n second ones, in one language."""
+        if language not in self.sentences:
+            raise choices("language", language, self.sentences)
+        first, second = self.sentences[language]
+        return [*first, *second]
+
+    @property
+    def digest(self) -> str:
+        """Sixteen hex digits of all sentences and ratings."""
+        digest = hashlib.sha256(self.gold.tobytes())
+        for language in self.languages:
+            digest.update("\x1f".join([language, *self.texts(language)]).encode())
+        return digest.hexdigest()[:16]
+
+    def select(self, index: Sequence[int] | np.ndarray) -> "STSData":
+        """Return the pairs at these positions."""
+        index = np.asarray(index)
+        index = np.flatnonzero(index) if index.dtype == bool else index.astype(np.int64)
+        return replace(
+            self,
+            gold=self.gold[index],
+            rows=self.rows[index],
+            subset=[self.subset[i] for i in index],
+            sentences={
+                language: ([first[i] for i in index], [second[i] for i in index])
+                for language, (first, second) in self.sentences.items()
+            },
+        )
+
+    def sample(self, n_pairs: int | None, seed: int = 0) -> "STSData":
+        """Return a seeded random sample in row order; None or more than there are is all of them.
+
+        Samples of one seed are nested: a larger one contains the smaller.
+        """
+        if n_pairs is not None and n_pairs < 1:
+            raise InputError(f"the size of a sample must be at least 1, got {n_pairs}")
+        order = np.random.default_rng(seed).permutation(len(self))
+        return self.select(np.sort(order[:n_pairs]))
+
+    def head(self, n_pairs: int | None) -> "STSData":
+        """Return the first pairs; None or more than there are is all of them."""
+        if n_pairs is not None and n_pairs < 1:
+            raise InputError(f"the number of pairs must be at least 1, got {n_pairs}")
+        return self.select(range(len(self))[:n_pairs])
+
+
+def load_data(
+    source: str | Path = "demo",
+    task: str | None = None,
+    split: str = "test",
+    languages: Iterable[str] = ("en",),
+) -> STSData:
+    """Return sentence pairs from the demo set, a local folder or the hub.
+
+    Args:
+        source: "demo" (132 pairs of our own in twelve languages), "hub", a folder, or "stsb": STS-B
+            from the folder that ``DYSEM_LAB_DATA`` names, else from the hub.
+        task: A name of `TASKS`. For a folder, None takes its files ``<split>.<language>.csv`` where
+            there are any, else "STSB"; for the hub, "STSB".
+        split: "test" or "dev" (STS-B and own data; the other tasks have one set of pairs). Another
+            number of English pairs than a task's published one gives a warning.
+        languages: Codes of the languages wanted; rows that one of them lacks are dropped and
+            counted.
+
+    Raises:
+        InputError: Unknown task, or no languages.
+        DataError: A missing file, wrong columns, a score outside 0–5, an empty sentence, languages
+            that are not aligned; the message names file and row. A task that is not on the hub.
+    """
+    codes = tuple(dict.fromkeys(languages))
+    if not codes:
+        raise InputError("languages is empty; ask for at least one, such as ('en',)")
+    if task is not None and task not in TASKS:
+        raise choices("task", task, TASKS)
+    if source == "stsb":
+        task, source = task or "STSB", paths.local_data_dir() or "hub"
+    if source == "demo":
+        if task is not None:
+            raise InputError(
+                f"the demo set has no task {task!r}; leave task out, or take it from 'stsb', 'hub' "
+                "or a folder"
+            )
+        return _aligned(
+            "demo",
+            f"the demo set of dysem-lab ({split})",
+            _folder(paths.demo_dir(), None, split, codes),
+        )
+    if source == "hub":
+        name = task or "STSB"
+        tables = _hub(name, split, codes)
+        data = _aligned(f"{name} {split}", _hub_label(name, codes), tables)
+        _warn_of_another_size(data, name, split, tables)
+        return data
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        raise DataError(f"no folder {folder}; give 'demo', 'stsb', 'hub' or a folder of STS files")
+    if task is None and not _candidates(folder, f"{split}.{codes[0]}"):
+        task = "STSB"
+    source, tables = f"local folder {folder.name}", _folder(folder, task, split, codes)
+    if task is None:
+        return _aligned(folder.name, source, tables)
+    data = _aligned(f"{task} {split}", source, tables, TASKS[task].part)
+    _warn_of_another_size(data, task, split, tables)
+    return data
+
+
+def available_languages(
+    source: str | Path, task: str | None = None, split: str = "test"
+) -> tuple[str, ...]:
+    """Return which of the twelve languages a source has pairs in; arguments as for `load_data`."""
+    if task is not None and task not in TASKS:
+        raise choices("task", task, TASKS)
+    if source == "stsb":
+        task, source = task or "STSB", paths.local_data_dir() or "hub"
+    if source == "hub":
+        if not TASKS[task or "STSB"].hub:
+            return ()
+        return HUB_LANGUAGES if (task or "STSB") == "STSB" else ("en",)
+    folder = paths.demo_dir() if source == "demo" else Path(source).expanduser()
+    own = any(_candidates(folder, f"{split}.{code}") for code in LANGUAGES)
+    patterns = TASKS[task or "STSB"].folder if task or not own else ("{split}.{language}",)
+    if "{language}" not in patterns[0]:
+        return ("en",)
+    return tuple(
+        code
+        for code in LANGUAGES
+        if any(_candidates(folder, p.format(split=split, language=code)) for p in patterns)
+    )
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Return a CSV, TSV, JSON-lines or parquet file (gzip allowed) as a table of strings.
+
+    Raises:
+        DataError: The file cannot be read as what its suffix says.
+    """
+    kind = next((s for s in path.suffixes[::-1] if s != ".gz"), "")
+    try:
+        if kind == ".parquet":
+            return pd.read_parquet(path)
+        if kind == ".jsonl":
+            return pd.read_json(path, lines=True, dtype=False)
+        # Sentences such as "None" and "NA" are sentences.
+        table = pd.read_csv(
+            path, sep="\t" if kind == ".tsv" else ",", dtype=str, keep_default_na=False
+        )
+    # A cut gzip file raises EOFError, a damaged one zlib.error.
+    except (ValueError, OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: cannot be read as {kind or 'a table'}: {error}") from error
+    # Rows that all have one value more than the header: pandas takes the first one as an index.
+    if not isinstance(table.index, pd.RangeIndex):
+        raise DataError(
+            f"{path}: its rows have more values than its header; put sentences that contain the "
+            "separator in double quotes"
+        )
+    return table
+
+
+def _candidates(folder: Path, stem: str) -> list[Path]:
+    """Return the existing files of this name with any known suffix."""
+    return [path for suffix in SUFFIXES if (path := folder / f"{stem}{suffix}").is_file()]
+
+
+def _folder(
+    folder: Path, task: str | None, split: str, codes: Sequence[str]
+) -> dict[str, tuple[str, pd.DataFrame]]:
+    """Return language → (file name, table) from a local folder."""
+    if task and split != "test" and "{split}" not in TASKS[task].folder[0]:
+        raise InputError(f"{task} has one set of pairs; use split='test', not {split!r}")
+    patterns = TASKS[task].folder if task else ("{split}.{language}",)
+    tables = {}
+    for code in codes:
+        stems = [pattern.format(split=split, language=code) for pattern in patterns]
+        files = [path for stem in stems for path in _candidates(folder, stem)]
+        if not files or (code != "en" and "{language}" not in patterns[0]):
+            raise DataError(
+                f"{folder} has no {task or split} pairs in {code!r}; looked for "
+                f"{' or '.join(stems)} with a suffix of {', '.join(SUFFIXES)}"
+            )
+        tables[code] = (str(files[0]), read_table(files[0]))
+    return tables
+
+
+def _hub_label(task: str, codes: Sequence[str]) -> str:
+    ids = [TASKS[task].hub] if "en" in codes else []
+    ids += [MULTILINGUAL_STSB[0]] if any(code != "en" for code in codes) else []
+    return f"the hub ({', '.join(ids)})"
+
+
+def _hub(task: str, split: str, codes: Sequence[str]) -> dict[str, tuple[str, pd.DataFrame]]:
+    """Return language → (data set name, table) from the Hugging Face hub."""
+    if not TASKS[task].hub:
+        raise DataError(
+            f"the hub has no {task}; use {task.partition('-')[0]}, another form of it, from there, "
+            f"or a local folder with {TASKS[task].folder[0].format(split=split, language='en')} "
+            f"in it, named by {paths.DATA_VARIABLE}"
+        )
+    from datasets import load_dataset  # seconds to import, and wanted only here
+    from datasets.exceptions import DatasetsError
+
+    tables = {}
+    for code in codes:
+        if code == "en":
+            path, revision, config = TASKS[task].hub, TASKS[task].revision, None
+            hub_split = "validation" if (task, split) == ("STSB", "dev") else split
+        elif task == "STSB":
+            (path, revision), config, hub_split = MULTILINGUAL_STSB, code, split
+        else:
+            raise DataError(f"the hub has {task} in English only, not in {code!r}")
+        try:
+            table = load_dataset(path, config, revision=revision, split=hub_split).to_pandas()
+        except (OSError, ValueError, DatasetsError) as error:
+            raise DataError(
+                f"cannot load {path} ({code}, {hub_split}) from the hub: {error}. Without a "
+                f"network use the demo set, or a local folder named by {paths.DATA_VARIABLE}"
+            ) from error
+        tables[code] = (f"{path} ({code})", table.rename(columns={"similarity_score": "score"}))
+    return tables
+
+
+def _warn_of_another_size(
+    data: STSData, task: str, split: str, tables: dict[str, tuple[str, pd.DataFrame]]
+) -> None:
+    """Warn where the English pairs are not as many as the published ones."""
+    expected, n_pairs = TASKS[task].sizes.get(split), len(data) + data.n_dropped
+    if "en" in tables and expected is not None and n_pairs != expected:
+        warnings.warn(
+            f"{tables['en'][0]}: {n_pairs:,} pairs, where {data.name} has {expected:,}; its scores "
+            "do not compare with published ones",
+            stacklevel=3,
+        )
+
+
+def _aligned(
+    name: str, source: str, tables: dict[str, tuple[str, pd.DataFrame]], part: str = ""
+) -> STSData:
+    """Return checked tables as one data set, on the rows of a part that every language has."""
+    checked = {code: _checked(file, table, part) for code, (file, table) in tables.items()}
+    lengths = {
+        file: len(table)
+        for file, table in tables.values()
+        if not set(ROW_KEYS) & set(table.columns)
+    }
+    if len(set(lengths.values())) > 1:
+        counts = ", ".join(f"{file} has {n} rows" for file, n in lengths.items())
+        raise DataError(
+            f"languages are not aligned: {counts}; give every file the same pairs, or a 'row' "
+            "column with the 0-based row of each pair in the complete file"
+        )
+    rows = sorted(set.intersection(*(set(table.index) for table in checked.values())))
+    if not rows:
+        raise DataError(f"no row is in every language: {', '.join(f for f, _ in tables.values())}")
+    # English ratings are the standard; a translation may have been rated anew.
+    first = "en" if "en" in checked else next(iter(checked))
+    gold = checked[first].loc[rows, "score"].to_numpy(np.float64)
+    for code, table in checked.items():
+        # A translation that was rated anew carries the English rating beside its own.
+        column = "score_en" if first == "en" and "score_en" in table else "score"
+        scores = table.loc[rows, column].to_numpy(np.float64)
+        if (differs := np.abs(scores - gold) > 1e-6).any():
+            i = int(differs.argmax())
+            raise DataError(
+                f"{tables[code][0]}, row {rows[i]}: score {scores[i]:g}, but {tables[first][0]} "
+                f"has {gold[i]:g}; the files are not aligned"
+            )
+    return STSData(
+        name=name,
+        source=source,
+        gold=gold,
+        sentences={
+            code: (table.loc[rows, "sentence1"].tolist(), table.loc[rows, "sentence2"].tolist())
+            for code, table in checked.items()
+        },
+        rows=np.array(rows, dtype=np.int64),
+        subset=checked[first].loc[rows, "subset"].tolist(),
+        n_dropped=len(set().union(*(table.index for table in checked.values()))) - len(rows),
+    )
+
+
+def _checked(file: str, table: pd.DataFrame, part: str) -> pd.DataFrame:
+    """Return a part of the table by row numbers, once all its columns and values are sound."""
+    missing = {"sentence1", "sentence2", "score"} - set(table.columns)
+    if missing:
+        raise DataError(
+            f"{file}: no column {', '.join(sorted(missing))}; it has {', '.join(table.columns)}"
+        )
+    scores = pd.to_numeric(table["score"], errors="coerce").to_numpy(np.float64)
+    bad = ~((scores >= 0) & (scores <= MAX_SCORE))
+    if bad.any():
+        i = int(bad.argmax())
+        raise DataError(f"{file}, row {i}: score {table['score'].iloc[i]!r} is not within 0 to 5")
+    for column in ("sentence1", "sentence2"):
+        empty = ~table[column].map(lambda text: isinstance(text, str) and bool(text.strip()))
+        if empty.any():
+            raise DataError(f"{file}, row {int(empty.to_numpy().argmax())}: {column} is empty")
+    key = next((name for name in ROW_KEYS if name in table), None)
+    rows = np.arange(len(table))
+    if key is not None:
+        numbers = pd.to_numeric(table[key], errors="coerce").to_numpy(np.float64)
+        bad = ~(numbers == np.floor(numbers))
+        if bad.any():
+            i = int(bad.argmax())
+            raise DataError(f"{file}, row {i}: {key} {table[key].iloc[i]!r} is not a whole number")
+        rows = numbers.astype(np.int64)
+    result = table[["sentence1", "sentence2"]].assign(score=scores, subset="")
+    if "subset" in table:  # a null of JSON or parquet is no name
+        result["subset"] = table["subset"].astype(str).where(table["subset"].notna(), "")
+    if "score_en" in table:
+        result["score_en"] = pd.to_numeric(table["score_en"])
+    result.index = pd.Index(rows)
+    if not result.index.is_unique:
+        repeated = result.index[result.index.duplicated()][0]
+        raise DataError(f"{file}: {repeated} occurs twice in its column {key!r}")
+    if not part:
+        return result
+    chosen = result[result["subset"] == part]
+    if chosen.empty:
+        raise DataError(f"{file}: no pair has {part!r} in a column 'subset', which this task needs")
+    return chosen

@@ -1,0 +1,395 @@
+"""Labelled texts of the transfer tasks: our own small set, a local folder, or the hub.
+
+Seven tasks of SentEval (arXiv 1803.05449), as in Contrastive Prompting (CP), arXiv 2505.12831,
+Table 6, and two small ones that ship in the package.
+"""
+
+import hashlib
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Int
+
+from dysem_lab import paths
+from dysem_lab.data.sts import SUFFIXES, read_table
+from dysem_lab.errors import DataError, InputError, choices
+
+
+class TransferTask(NamedTuple):
+    """What is known of a task before its files are read.
+
+    Attributes:
+        sizes: Split → texts in SentEval, blank ones left out.
+        classes: Labels as the files have them; the position is the integer label.
+        columns: Columns of the texts.
+    """
+
+    sizes: dict[str, int]
+    classes: tuple[str, ...] = ("0", "1")
+    columns: tuple[str, ...] = ("text",)
+
+
+class HubPart(NamedTuple):
+    """A part of a task on the Hugging Face hub.
+
+    Attributes:
+        path: Data set id.
+        split: Its split.
+        config: Its configuration.
+        columns: Its columns of the texts.
+        label: Its column of the labels.
+    """
+
+    path: str
+    split: str
+    config: str | None = None
+    columns: tuple[str, ...] = ("text",)
+    label: str = "label"
+
+
+TRANSFER_TASKS: dict[str, TransferTask] = {
+    "MR": TransferTask({"all": 10662}),
+    "CR": TransferTask({"all": 3771}),
+    "SUBJ": TransferTask({"all": 10000}),
+    "MPQA": TransferTask({"all": 10603}),
+    "SST2": TransferTask({"train": 67349, "dev": 872, "test": 1821}),
+    "TREC": TransferTask(
+        {"train": 5452, "test": 500}, ("ABBR", "DESC", "ENTY", "HUM", "LOC", "NUM")
+    ),
+    "MRPC": TransferTask({"train": 4076, "test": 1725}, columns=("sentence1", "sentence2")),
+}
+DEMO_TASKS: dict[str, TransferTask] = {
+    "opinion": TransferTask({"all": 60}, ("negative", "positive")),
+    "question": TransferTask({"all": 60}, ("number", "person", "place")),
+}
+_PAIR = ("sentence1", "sentence2")
+HUB: dict[str, dict[str, tuple[HubPart, ...]]] = {
+    "MR": {
+        "all": tuple(
+            HubPart("cornell-movie-review-data/rotten_tomatoes", split)
+            for split in ("train", "validation", "test")
+        )
+    },
+    "CR": {"all": tuple(HubPart("SetFit/SentEval-CR", split) for split in ("train", "test"))},
+    "SUBJ": {"all": tuple(HubPart("SetFit/subj", split) for split in ("train", "test"))},
+    # Its dev split is taken from the others: 8,603 + 2,000 are all texts already.
+    "MPQA": {
+        "all": tuple(
+            HubPart("jxm/mpqa", split, columns=("sentence",)) for split in ("train", "test")
+        )
+    },
+    # SetFit/sst2 has whole sentences only in train; SentEval trains on the phrases.
+    "SST2": {
+        "train": (HubPart("stanfordnlp/sst2", "train", columns=("sentence",)),),
+        "dev": (HubPart("SetFit/sst2", "validation"),),
+        "test": (HubPart("SetFit/sst2", "test"),),
+    },
+    "TREC": {
+        split: (HubPart("SetFit/TREC-QC", split, label="label_coarse_original"),)
+        for split in ("train", "test")
+    },
+    "MRPC": {
+        "train": tuple(
+            HubPart("nyu-mll/glue", split, "mrpc", _PAIR) for split in ("train", "validation")
+        ),
+        "test": (HubPart("nyu-mll/glue", "test", "mrpc", _PAIR),),
+    },
+}
+
+
+@dataclass(frozen=True)
+class TransferData:
+    """Labelled texts, or pairs of texts, of one task.
+
+    Attributes:
+        task: Name of the task.
+        source: Where the texts came from, for people.
+        classes: Name of each class; its position is the integer label.
+        texts: Split → (n texts,) or (n first, n second texts). The splits are "all" (to be
+            cross-validated), "train" and "test", or "train", "dev" and "test".
+        labels: Split → integer labels ``[n]``.
+        n_blank: Blank texts that were left out.
+    """
+
+    task: str
+    source: str
+    classes: tuple[str, ...]
+    texts: dict[str, tuple[list[str], ...]]
+    labels: dict[str, Int[np.ndarray, " n"]]
+    n_blank: int = 0
+
+    def __len__(self) -> int:
+        return sum(len(labels) for labels in self.labels.values())
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{split} {len(labels):,}" for split, labels in self.labels.items())
+        kind = "pairs" if self.is_pairs else "texts"
+        blank = f", {self.n_blank} blank ones left out" if self.n_blank else ""
+        return (
+            f"TransferData({self.task}, {kind}: {sizes}, {len(self.classes)} classes, "
+            f"from {self.source}{blank})"
+        )
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits."""
+        return tuple(self.texts)
+
+    @property
+    def is_pairs(self) -> bool:
+        """Whether the items are pairs of texts."""
+        return any(len(columns) == 2 for columns in self.texts.values())
+
+    @property
+    def digest(self) -> str:
+        """Sixteen hex digits of all texts and labels."""
+        digest = hashlib.sha256("\x1f".join([self.task, *self.classes]).encode())
+        for split, columns in self.texts.items():
+            for texts in columns:
+                digest.update("\x1f".join([split, *texts]).encode())
+            digest.update(self.labels[split].astype(np.int64).tobytes())
+        return digest.hexdigest()[:16]
+
+    def sample(self, n_texts: int | None, seed: int = 0) -> "TransferData":
+        """Return a seeded stratified random sample of so many items of each split, in their order.
+
+        Each class keeps its share, rounded so that the sizes add up. None, or more than there are,
+        is all of a split.
+
+        Raises:
+            InputError: A size below 1.
+        """
+        if n_texts is None:
+            return self
+        if isinstance(n_texts, bool) or not isinstance(n_texts, int) or n_texts < 1:
+            raise InputError(f"sample must be a number of texts, at least 1, got {n_texts!r}")
+        rng = np.random.default_rng(seed)
+        kept = {
+            split: _stratified(labels, min(n_texts, len(labels)), rng)
+            for split, labels in self.labels.items()
+        }
+        return replace(
+            self,
+            texts={
+                split: tuple([texts[i] for i in kept[split]] for texts in columns)
+                for split, columns in self.texts.items()
+            },
+            labels={split: labels[kept[split]] for split, labels in self.labels.items()},
+        )
+
+
+def _stratified(
+    labels: Int[np.ndarray, " n"], size: int, rng: np.random.Generator
+) -> Int[np.ndarray, " size"]:
+    """Return the positions of a random sample in which each class keeps its share."""
+    share = np.bincount(labels) * size / len(labels)
+    counts = np.floor(share).astype(int)
+    largest = np.argsort(counts - share, kind="stable")
+    counts[largest[: size - counts.sum()]] += 1
+    chosen = [
+        rng.permutation(np.flatnonzero(labels == label))[:count]
+        for label, count in enumerate(counts)
+    ]
+    return np.sort(np.concatenate(chosen))
+
+
+def available_tasks(source: str | Path) -> tuple[str, ...]:
+    """Return the transfer tasks that a source has; arguments as for `load_transfer`.
+
+    Raises:
+        DataError: A folder without any.
+    """
+    place = _place(source)
+    if place == "demo":
+        return tuple(DEMO_TASKS)
+    if place == "hub":
+        return tuple(TRANSFER_TASKS)
+    there = tuple(
+        name
+        for name, task in TRANSFER_TASKS.items()
+        if all(_file(Path(place), name, split) for split in task.sizes)
+    )
+    if not there:
+        raise DataError(
+            f"{place} has none of the transfer tasks; it needs files such as MR, TREC.train and "
+            f"TREC.test, in it or in its folder 'transfer', with a suffix of {', '.join(SUFFIXES)}"
+        )
+    return there
+
+
+def load_transfer(source: str | Path, task: str) -> TransferData:
+    """Return one transfer task from our own small set, a local folder or the hub.
+
+    White space is normalised (single blanks between words), as SentEval does.
+
+    Args:
+        source: "demo" (60 opinions and 60 questions of our own, CC0, written for this package),
+            "hub", a folder, or "stsb": the folder that ``DYSEM_LAB_DATA`` names, else the hub. A
+            folder has ``MR``, ``CR``, ``SUBJ``, ``MPQA``, ``SST2.train``, ``SST2.dev``,
+            ``SST2.test``, ``TREC.train``, ``TREC.test``, ``MRPC.train``, ``MRPC.test`` with one of
+            `dysem_lab.data.sts.SUFFIXES`, itself or in a folder ``transfer``. Columns are ``text``
+            and ``label`` (0 or 1; TREC: ABBR, DESC, ENTY, HUM, LOC, NUM), for MRPC ``sentence1``,
+            ``sentence2`` and ``label``.
+        task: A name of `TRANSFER_TASKS`; for "demo", "opinion" or "question".
+
+    Raises:
+        InputError: Unknown task.
+        DataError: No such folder or file, a missing column, an unknown label, no texts; the message
+            names file and row.
+
+    Warns:
+        UserWarning: How many blank texts were left out (CR has 4, MPQA 3); that a set of the hub
+            has not as many texts as SentEval's.
+
+    The sets of the hub are the well-known ones without loading scripts (`HUB`). They are not
+    pinned to a commit and not the same files as SentEval's: MRPC is not tokenised, the order and a
+    few texts differ, and which class of SUBJ is 1 may differ, which no accuracy depends on.
+    """
+    place = _place(source)
+    known = DEMO_TASKS if place == "demo" else TRANSFER_TASKS
+    if task not in known:
+        raise choices("transfer task", task, known)
+    if place == "demo":
+        return _checked(task, known[task], "the demo set of dysem-lab", _demo(task))
+    if place == "hub":
+        ids = dict.fromkeys(part.path for parts in HUB[task].values() for part in parts)
+        data = _checked(task, known[task], f"the hub ({', '.join(ids)})", _hub(task))
+        _warn_of_other_sizes(data)
+        return data
+    return _checked(task, known[task], f"local folder {Path(place).name}", _folder(place, task))
+
+
+def _place(source: str | Path) -> str | Path:
+    """Return "demo", "hub", or the folder that has the files."""
+    if source == "stsb":
+        source = paths.local_data_dir() or "hub"
+    if source in ("demo", "hub"):
+        return source
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        raise DataError(
+            f"no folder {folder}; give 'demo', 'stsb', 'hub' or a folder of transfer tasks"
+        )
+    inside = folder / "transfer"
+    return inside if inside.is_dir() else folder
+
+
+def _file(folder: Path, task: str, split: str) -> Path | None:
+    """Return the file of a split with any known suffix, or None."""
+    stem = task if split == "all" else f"{task}.{split}"
+    return next((p for suffix in SUFFIXES if (p := folder / f"{stem}{suffix}").is_file()), None)
+
+
+def _demo(task: str) -> dict[str, list[tuple[str, pd.DataFrame]]]:
+    path = paths.package_file("demo_transfer.csv")
+    table = read_table(path)
+    return {"all": [(str(path), table[table["task"] == task])]}
+
+
+def _folder(folder: str | Path, task: str) -> dict[str, list[tuple[str, pd.DataFrame]]]:
+    """Return split → its files with their tables."""
+    tables = {}
+    for split in TRANSFER_TASKS[task].sizes:
+        path = _file(Path(folder), task, split)
+        if path is None:
+            stem = task if split == "all" else f"{task}.{split}"
+            raise DataError(
+                f"{folder} has no {stem} with a suffix of {', '.join(SUFFIXES)}; it is the "
+                f"{split} split of {task}"
+            )
+        tables[split] = [(str(path), read_table(path))]
+    return tables
+
+
+def _hub(task: str) -> dict[str, list[tuple[str, pd.DataFrame]]]:
+    """Return split → its parts on the Hugging Face hub with their tables."""
+    from datasets import load_dataset  # seconds to import, and wanted only here
+    from datasets.exceptions import DatasetsError
+
+    tables: dict[str, list[tuple[str, pd.DataFrame]]] = {}
+    for split, parts in HUB[task].items():
+        for part in parts:
+            try:
+                table = load_dataset(part.path, part.config, split=part.split).to_pandas()
+            except (OSError, ValueError, DatasetsError) as error:
+                raise DataError(
+                    f"cannot load {part.path} ({part.split}) from the hub: {error}. Without a "
+                    f"network use 'demo', or a local folder named by {paths.DATA_VARIABLE}"
+                ) from error
+            names = dict(zip(part.columns, TRANSFER_TASKS[task].columns, strict=True))
+            if part.label != "label":
+                table = table.drop(columns="label", errors="ignore")
+            table = table.rename(columns={**names, part.label: "label"})
+            tables.setdefault(split, []).append((f"{part.path} ({part.split})", table))
+    return tables
+
+
+def _warn_of_other_sizes(data: TransferData) -> None:
+    expected = TRANSFER_TASKS[data.task].sizes
+    others = [
+        f"{split} {len(labels):,}, SentEval's {expected[split]:,}"
+        for split, labels in data.labels.items()
+        if len(labels) != expected[split]
+    ]
+    if others:
+        warnings.warn(
+            f"{data.task} of the hub has not as many texts as SentEval's: {'; '.join(others)}",
+            stacklevel=3,
+        )
+
+
+def _checked(
+    name: str,
+    task: TransferTask,
+    source: str,
+    tables: Mapping[str, Sequence[tuple[str, pd.DataFrame]]],
+) -> TransferData:
+    """Return tables as a data set, once their columns and values are sound."""
+    texts: dict[str, tuple[list[str], ...]] = {}
+    labels: dict[str, Int[np.ndarray, " n"]] = {}
+    blank: list[str] = []
+    n_blank = 0
+    for split, files in tables.items():
+        items: list[tuple[str, ...]] = []
+        numbers: list[int] = []
+        for file, table in files:
+            found = list(_items(file, table, task))
+            kept = [(item, label) for item, label in found if all(item)]
+            if len(kept) < len(found):
+                blank.append(f"{len(found) - len(kept)} of {len(found):,} in {file}")
+                n_blank += len(found) - len(kept)
+            items += [item for item, _ in kept]
+            numbers += [label for _, label in kept]
+        if not items:
+            raise DataError(f"{files[0][0]}: no texts; {name} needs some in its {split} split")
+        texts[split] = tuple(list(column) for column in zip(*items, strict=True))
+        labels[split] = np.array(numbers, dtype=np.int64)
+    if blank:
+        warnings.warn(f"{name}: blank texts are left out: {'; '.join(blank)}", stacklevel=3)
+    return TransferData(name, source, task.classes, texts, labels, n_blank)
+
+
+def _items(
+    file: str, table: pd.DataFrame, task: TransferTask
+) -> Iterator[tuple[tuple[str, ...], int]]:
+    """Yield the texts and the integer label of each row of a file."""
+    missing = {*task.columns, "label"} - set(table.columns)
+    if missing:
+        raise DataError(
+            f"{file}: no column {', '.join(sorted(missing))}; it has {', '.join(table.columns)}"
+        )
+    columns = [*task.columns, "label"]
+    for row, (*texts, label) in enumerate(table[columns].itertuples(index=False, name=None)):
+        for column, text in zip(task.columns, texts, strict=True):
+            if not isinstance(text, str):
+                raise DataError(f"{file}, row {row}: {column} is {text!r}, not a text")
+        if str(label) not in task.classes:
+            raise DataError(
+                f"{file}, row {row}: label {label!r} is none of {', '.join(task.classes)}"
+            )
+        yield tuple(" ".join(text.split()) for text in texts), task.classes.index(str(label))

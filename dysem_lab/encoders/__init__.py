@@ -1,0 +1,1 @@
+"""Every compared system: texts in, sentence vectors out."""

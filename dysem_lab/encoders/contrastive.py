@@ -1,0 +1,168 @@
+"""Contrastive Prompting as an encoder, and its settings by name."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Self
+
+from dysem_lab import paths
+from dysem_lab.encoders.base import PromptEncoder, output_vector
+from dysem_lab.errors import InputError, choices
+from dysem_lab.models.activations import Edit, Wanted
+from dysem_lab.models.lens import LensModel
+from dysem_lab.models.split_passes import whole_pass
+from dysem_lab.models.steering import (
+    Contrast,
+    Intervention,
+    check_contrast,
+    warn_if_alpha_is_undone,
+)
+
+_SETTINGS = "contrastive_settings.json"
+
+
+def contrastive_settings() -> dict[str, dict[str, Any]]:
+    """Return the settings of the CP paper and of its released code, by name.
+
+    Source: CP (arXiv 2505.12831), Section 4.1 (its block numbers count from 1) and the README of
+    the released code, whose blocks count from 0.
+    """
+    return json.loads(paths.package_file(_SETTINGS).read_text(encoding="utf-8"))
+
+
+def _settings_file(where: str | Path) -> Path:
+    path = Path(where)
+    return path if path.suffix == ".json" else paths.settings_path(str(where))
+
+
+def check_output(output_layer: int | str, contrast: Contrast, n_layers: int) -> Wanted:
+    """Return where an embedding is read, once that is known to be after the contrast.
+
+    Raises:
+        InputError: Not an output layer, or one that the intervention does not reach.
+    """
+    wanted = output_vector(output_layer, n_layers)
+    if wanted.n_blocks(n_layers) <= contrast.layer:
+        raise InputError(
+            f"output_layer {output_layer} is read before block {contrast.layer} has run, so the "
+            f"contrast would not reach it; use {contrast.layer + 1} or more"
+        )
+    return wanted
+
+
+class ContrastivePrompting(PromptEncoder):
+    """Training-free sentence vectors steered away from what an auxiliary prompt says.
+
+    Args:
+        lens: A loaded model.
+        layer: Block l, 0-based, of the intervention.
+        norm: As for `dysem_lab.models.steering.Contrast`: "scaling", "recovering", and the released
+            code's "scaled_recovering", "head_recovering", "self_scaling".
+        alpha: α, for the norms that scale.
+        position: "heads" (z before W_O, the paper's choice), "ffn", "hidden", "released_ffn",
+            "released_hidden".
+        output_layer: Number of blocks after which the embedding is read, 1 to L, or "penultimate",
+            "last", "final" (after the final norm). No later block runs.
+        template: "prompteol", "pretended_cot", "knowledge", "ck" (the mean of the embeddings of
+            the last two, which share the auxiliary pass), or a string with ``{text}``.
+        auxiliary: "irrelevant", "redundant", "background", "descriptive", "sentiment", "entity",
+            or a string with ``{text}``.
+        heads: Only these heads, at position "heads"; None is all.
+
+    Raises:
+        InputError: A name that does not exist, a block, head or output layer that the model does
+            not have, an output layer before the intervention, α that is not finite.
+
+    Warns:
+        UserWarning: α has no effect in this model, because a norm follows.
+
+    Source: CP, arXiv 2505.12831, Section 3. Its best settings for LLaMA2-7B are
+    `contrastive_settings`.
+    """
+
+    def __init__(
+        self,
+        lens: LensModel,
+        layer: int = 4,
+        norm: str = "scaling",
+        alpha: float = 2.0,
+        position: str = "heads",
+        output_layer: int | str = "penultimate",
+        template: str = "prompteol",
+        auxiliary: str = "irrelevant",
+        heads: Sequence[int] | None = None,
+    ) -> None:
+        """Check the settings; no text is read yet."""
+        chosen = tuple(heads) if heads is not None else None
+        self.contrast = Contrast(layer, norm, alpha, position, auxiliary, chosen)
+        check_contrast(self.contrast, lens)
+        check_output(output_layer, self.contrast, lens.n_layers)
+        super().__init__(lens, template, output_layer)
+        warn_if_alpha_is_undone(self.contrast, lens)
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """The prompt's name and the norm."""
+        norms = {"scaling": "CP-NS", "recovering": "CP-NR"}
+        return f"{super().name} + {norms.get(self.contrast.norm, f'CP {self.contrast.norm}')}"
+
+    @property
+    def passes(self) -> int:  # type: ignore[override]
+        """Forward passes per text, the auxiliary one included."""
+        return super().passes + (not whole_pass(self.contrast))
+
+    @property
+    def blocks(self) -> int:  # type: ignore[override]
+        """Blocks that run per text: l + 1 more than for the plain prompts."""
+        return super().blocks + (0 if whole_pass(self.contrast) else self.contrast.layer + 1)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The settings and the model's name as JSON values."""
+        return {
+            "model": self.lens.name,
+            **asdict(self.contrast),
+            "output_layer": self.output_layer,
+            "template": self.template,
+        }
+
+    def save(self, where: str | Path) -> Path:
+        """Write the settings as JSON and return the file.
+
+        Args:
+            where: A path that ends in ``.json``, or a name under which `load` finds them.
+        """
+        path = _settings_file(where)
+        text = json.dumps(self.config, indent=2, ensure_ascii=False) + "\n"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    @classmethod
+    def load(cls, where: str | Path, lens: LensModel) -> Self:
+        """Return the encoder that `save` wrote, or one of the paper's by name.
+
+        Args:
+            where: As for `save`, or a name of `contrastive_settings`.
+            lens: The model, loaded already.
+
+        Raises:
+            InputError: No such settings, or settings of another model.
+        """
+        published = contrastive_settings()
+        path = _settings_file(where)
+        try:
+            if str(where) in published and not path.exists():
+                config = dict(published[str(where)])
+            else:
+                config = json.loads(path.read_text(encoding="utf-8"))
+            return cls.from_config(config, lens)
+        except FileNotFoundError as error:
+            saved = sorted(file.stem for file in path.parent.glob("*.json"))
+            raise choices("CP settings", where, (*saved, *published)) from error
+        except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
+            raise InputError(f"{where} is not a saved CP configuration: {error}") from error
+
+    def _edits(self) -> Sequence[Edit | None]:
+        edit = Intervention(self.lens, self.contrast)  # all templates share its auxiliary passes
+        return [edit] * len(self.templates)

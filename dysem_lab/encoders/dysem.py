@@ -1,0 +1,387 @@
+"""The DySem estimator: texts in, semantic vectors with their consensus sets out."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from dysem_lab.consensus import consensus_set, resolve_k
+from dysem_lab.display import card
+from dysem_lab.errors import InputError, MissingTranslationError, choices
+from dysem_lab.joint import all_pairs_similarity, joint_set, pairwise_similarity
+from dysem_lab.models.activations import COMPONENTS, MEANS, capture
+from dysem_lab.models.lens import LensModel
+from dysem_lab.models.split_passes import whole_pass
+from dysem_lab.models.steering import (
+    Contrast,
+    Intervention,
+    check_contrast,
+    warn_if_alpha_is_undone,
+)
+from dysem_lab.models.store import VectorStore
+from dysem_lab.prompts import TEMPLATE_NAMES, template_parts, wrap
+from dysem_lab.translation.translate import Translator
+
+VECTORS = ("source", "mean")
+RANKINGS = ("mean", "vector")
+# Components with one vector of width d per text.
+VECTOR_COMPONENTS = tuple(name for name in COMPONENTS if name not in ("value", "z", *MEANS))
+
+
+@dataclass(frozen=True, eq=False)
+class SemanticVectors:
+    """Texts as DySem sees them.
+
+    Attributes:
+        vectors: v(x), float32 ``[n, d]`` (Eq. 15).
+        sets: S(x), bool ``[n, d]`` (Eq. 13); a row may be empty.
+    """
+
+    vectors: Float[Tensor, "n d"]
+    sets: Bool[Tensor, "n d"]
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def __getitem__(self, index: Any) -> "SemanticVectors":
+        """Return the texts at these positions: an integer, a slice, a list or a mask."""
+        if not isinstance(index, slice) and np.ndim(index) == 0:
+            index = [range(len(self))[int(index)]]  # IndexError past the end
+        return SemanticVectors(self.vectors[index], self.sets[index])
+
+    def masked(self) -> Float[Tensor, "n d"]:
+        """Return the vectors with the dimensions outside each text's own set S(x) set to zero.
+
+        DySem compares two texts on the union of their sets, so it has no vector of one text by
+        itself; a classifier needs one. Here a text says nothing on the dimensions that it was not
+        assigned. That is our reading: the paper has no transfer tasks. A text with an empty set is
+        the zero vector, which a classifier answers by its intercept.
+        """
+        return torch.where(self.sets, self.vectors, 0.0)
+
+    def __repr__(self) -> str:
+        mean_size = self.sets.sum(1).float().mean() if len(self) else 0.0
+        n, d = self.vectors.shape
+        return f"SemanticVectors({n} texts, d={d}, mean |S|={mean_size:.1f})"
+
+    def _repr_html_(self) -> str:
+        sizes = self.sets.sum(1).tolist()
+        span = f"{sum(sizes) / len(sizes):.1f} ({min(sizes)} to {max(sizes)})" if sizes else None
+        return card(
+            "SemanticVectors",
+            {
+                "texts": len(self),
+                "dimensions (d)": self.vectors.shape[1],
+                "mean |S(x)| (least to greatest)": span,
+                "texts with an empty set": sizes.count(0),
+            },
+        )
+
+
+def n_dims(e1: SemanticVectors, e2: SemanticVectors) -> float:
+    """Return #Dim., the mean size of the joint sets of the pairs (e1[i], e2[i])."""
+    if len(e1) != len(e2):
+        raise InputError(f"{len(e1)} and {len(e2)} texts are no pairs")
+    return float(joint_set(e1.sets, e2.sets).sum(-1).double().mean())
+
+
+def language_vectors(
+    lens: LensModel,
+    renderings: Mapping[str, Sequence[str]],
+    components: str | Sequence[str],
+    template: str = "prompteol",
+    setting: str = "english",
+    contrast: Contrast | None = None,
+    *,
+    store: VectorStore | None = None,
+    progress: bool = True,
+) -> dict[str, Float[Tensor, "n m d"]]:
+    """Return s^(ℓ)(x): cumulative vectors of n texts in m languages, for each component.
+
+    Args:
+        lens: The model.
+        renderings: Language → the n texts in it, aligned by position.
+        components: Names of `dysem_lab.models.activations.COMPONENTS`.
+        template: As for `dysem_lab.prompts.wrap`.
+        setting: As for `dysem_lab.prompts.wrap`.
+        contrast: An intervention of Contrastive Prompting; None is the plain prompt.
+        store: As for `dysem_lab.capture`.
+        progress: Show progress bars.
+
+    Source: DySem Eqs. 9 (prompt) and 3–6 (components).
+    """
+    edit = Intervention(lens, contrast) if contrast else None
+    per_language = [
+        capture(
+            lens,
+            wrap(list(texts), template, setting, code),
+            components,
+            edit=edit,
+            store=store,
+            progress=progress,
+            description=f"capture {code}",
+        )
+        for code, texts in renderings.items()
+    ]
+    return {
+        name: torch.stack([acts[name] for acts in per_language], dim=1)
+        for name in (per_language[0] if per_language else ())
+    }
+
+
+def semantic_vectors(
+    vectors: Float[Tensor, "n m d"],
+    source: Float[Tensor, "n d"] | None,
+    k: int | float,
+    *,
+    vector: str = "mean",
+    rank_by: str = "mean",
+) -> SemanticVectors:
+    """Return v(x) and S(x) of n texts from their vectors in m languages.
+
+    Args:
+        vectors: s^(ℓ)(x) in the languages of the consensus.
+        source: s^(source)(x), needed for ``vector="source"``.
+        k: Number of dimensions or fraction of d.
+        vector: "mean" over the languages, or "source" (Eq. 15).
+        rank_by: "mean" ranks by the mean over the languages (Eq. 12, the paper), "vector" by v(x)
+            (the released code).
+    """
+    for kind, value, valid in (("vector", vector, VECTORS), ("rank_by", rank_by, RANKINGS)):
+        if value not in valid:
+            raise choices(kind, value, valid)
+    mean = vectors.mean(dim=1)
+    v = mean if vector == "mean" else source
+    if v is None:
+        raise InputError("vector='source' needs the vectors of the source language")
+    return SemanticVectors(v, consensus_set(vectors, k, mean if rank_by == "mean" else v))
+
+
+class DySem:
+    """Training-free sentence vectors on the dimensions that hold in every language.
+
+    Args:
+        lens: A loaded model.
+        languages: Codes of the m languages 𝓛 of the consensus.
+        translator: Renders texts in those languages; None works where `encode` is given the
+            renderings, or where the texts' own language is the only one.
+        k: Dimensions per text: an integer, or a fraction of d (1024 of 4096 in the paper is 0.25).
+        component: "attn" (A^L, the paper's choice), "ffn" (F^L), "resid" (h^L), "attn_raw",
+            "final".
+        template: A name of `dysem_lab.prompts.TEMPLATES`, or a string with ``{text}``.
+        setting: "english" puts every rendering in the English template, "language-specific" in the
+            template of its language.
+        vector: "mean" over the languages or "source" (Eq. 15).
+        rank_by: "mean" (the paper) or "vector" (the released code).
+        contrast: Contrastive Prompting on the way to s^(ℓ)(x), in the English setting; None is the
+            paper's DySem. No paper combines the two.
+
+    Raises:
+        InputError: A name that does not exist, k out of range, no or repeated languages, a contrast
+            that the model cannot have or in another setting than "english".
+
+    Source: DySem, arXiv 2605.29751, Section 3, Eqs. 9–17.
+    """
+
+    def __init__(
+        self,
+        lens: LensModel,
+        languages: Sequence[str] = ("en", "zh", "fr", "de"),
+        translator: Translator | None = None,
+        k: int | float = 1024,
+        component: str = "attn",
+        template: str = "prompteol",
+        setting: str = "language-specific",
+        vector: str = "mean",
+        rank_by: str = "mean",
+        contrast: Contrast | None = None,
+    ) -> None:
+        """Check the settings; no text is read yet."""
+        languages = (languages,) if isinstance(languages, str) else tuple(languages)
+        if not languages or len(set(languages)) != len(languages):
+            raise InputError(f"languages must be one or more different codes, got {languages}")
+        for kind, value, valid in (
+            ("component", component, VECTOR_COMPONENTS),
+            ("vector", vector, VECTORS),
+            ("rank_by", rank_by, RANKINGS),
+        ):
+            if value not in valid:
+                raise choices(kind, value, valid)
+        for code in languages:
+            template_parts(template, setting, code)
+        resolve_k(k, lens.d_model)
+        if contrast is not None:
+            if setting != "english":
+                raise InputError(
+                    "a contrast needs setting='english': the auxiliary prompts are in English only"
+                )
+            check_contrast(contrast, lens)
+            warn_if_alpha_is_undone(contrast, lens)
+        self.lens = lens
+        self.languages = languages
+        self.translator = translator
+        self.k = k
+        self.component = component
+        self.template = template
+        self.setting = setting
+        self.vector = vector
+        self.rank_by = rank_by
+        self.contrast = contrast
+
+    @property
+    def name(self) -> str:
+        """What tables call it."""
+        template = TEMPLATE_NAMES.get(self.template, self.template)
+        setting = "LS" if self.setting == "language-specific" else self.setting
+        component = [] if self.component == "attn" else [self.component]
+        settings = [*component, setting, self.vector, f"m={len(self.languages)}"]
+        contrast = f" on {self.contrast}" if self.contrast else ""
+        return f"{template} + DySem ({', '.join(settings)}){contrast}"
+
+    @property
+    def width(self) -> int:
+        """Number of values of a vector, d."""
+        return self.lens.d_model
+
+    @property
+    def passes(self) -> int:
+        """Forward passes per text in English: one per language, auxiliary ones included."""
+        n_prompts = len({*self.languages, *(["en"] if self.vector == "source" else [])})
+        steered = self.contrast is not None and not whole_pass(self.contrast)
+        return n_prompts * (2 if steered else 1)
+
+    @property
+    def blocks(self) -> int:
+        """Blocks that run per text in English."""
+        n_blocks = self.lens.n_layers
+        if self.contrast is None or whole_pass(self.contrast):
+            return self.passes * n_blocks
+        return self.passes // 2 * (n_blocks + self.contrast.layer + 1)
+
+    @property
+    def config(self) -> dict[str, object]:
+        """The settings and the model's name as JSON values; the translator is not one."""
+        names = ("k", "component", "template", "setting", "vector", "rank_by")
+        return {
+            "model": self.lens.name,
+            "languages": list(self.languages),
+            **{name: getattr(self, name) for name in names},
+            **({"contrast": asdict(self.contrast)} if self.contrast else {}),
+        }
+
+    def save(self, path: str | Path) -> None:
+        """Write the settings as JSON."""
+        text = json.dumps(self.config, indent=2, ensure_ascii=False) + "\n"
+        Path(path).write_text(text, encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path, lens: LensModel, translator: Translator | None = None) -> Self:
+        """Return the estimator that `save` wrote, on a model that is loaded already.
+
+        Raises:
+            InputError: The file is no such configuration, or was saved for another model.
+        """
+        try:
+            config = json.loads(Path(path).read_text(encoding="utf-8"))
+            model = config.pop("model")
+            if model != lens.name:
+                raise InputError(f"{path} was saved for model {model!r}, not for {lens.name!r}")
+            if "contrast" in config:
+                config["contrast"] = Contrast(**config["contrast"])
+            return cls(lens, translator=translator, **config)
+        except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
+            raise InputError(f"{path} is not a saved DySem configuration: {error}") from error
+
+    def __repr__(self) -> str:
+        settings = ", ".join(f"{name}={value!r}" for name, value in self.config.items())
+        return f"DySem({settings})"
+
+    def _repr_html_(self) -> str:
+        translator = self.translator.name if self.translator else None
+        return card("DySem", {**self.config, "translator": translator})
+
+    def encode(
+        self,
+        texts: Sequence[str],
+        language: str = "en",
+        renderings: Mapping[str, Sequence[str]] | None = None,
+        *,
+        store: VectorStore | None = None,
+        progress: bool = True,
+    ) -> SemanticVectors:
+        """Return v(x) and S(x) of each text.
+
+        Args:
+            texts: n texts in one language.
+            language: Its code; the source language of Eq. 15.
+            renderings: Ready translations, language → n texts; the translator makes the rest.
+            store: As for `dysem_lab.capture`.
+            progress: Show progress bars.
+
+        Raises:
+            InputError: An empty text, one string in place of a list, renderings of another length.
+            MissingTranslationError: A rendering is neither given nor to be had.
+        """
+        if isinstance(texts, str):
+            raise InputError(f"texts must be a list of strings; encode one as [{texts[:40]!r}]")
+        texts = list(texts)
+        wanted = [*self.languages]
+        if self.vector == "source" and language not in wanted:
+            wanted.append(language)
+        rendered = {code: self._render(texts, language, code, renderings or {}) for code in wanted}
+        vectors = language_vectors(
+            self.lens,
+            rendered,
+            self.component,
+            self.template,
+            self.setting,
+            self.contrast,
+            store=store,
+            progress=progress,
+        )[self.component]
+        source = vectors[:, wanted.index(language)] if language in wanted else None
+        return semantic_vectors(
+            vectors[:, : len(self.languages)],
+            source,
+            self.k,
+            vector=self.vector,
+            rank_by=self.rank_by,
+        )
+
+    def _render(
+        self, texts: list[str], source: str, target: str, renderings: Mapping[str, Sequence[str]]
+    ) -> list[str]:
+        if target == source:
+            return texts
+        if target in renderings:
+            if len(renderings[target]) != len(texts):
+                raise InputError(
+                    f"{len(renderings[target])} renderings in {target!r} for {len(texts)} texts"
+                )
+            return list(renderings[target])
+        if self.translator is None:
+            first = f" (such as {texts[0]!r})" if texts else ""
+            raise MissingTranslationError(
+                f"no rendering of {len(texts)} texts{first} in {target!r}: give DySem a "
+                f"translator, give encode the renderings, or use languages=({source!r},)"
+            )
+        return self.translator.translate(texts, source, target) if texts else []
+
+    def similarity(
+        self, e1: SemanticVectors, e2: SemanticVectors, undefined: float = math.nan
+    ) -> Float[Tensor, "n1 n2"]:
+        """Return the similarity of every text of e1 with every text of e2 (Eqs. 14–17)."""
+        return all_pairs_similarity(e1.vectors, e2.vectors, e1.sets, e2.sets, undefined)
+
+    def similarity_pairwise(
+        self, e1: SemanticVectors, e2: SemanticVectors, undefined: float = math.nan
+    ) -> Float[Tensor, " n"]:
+        """Return the similarity of e1[i] with e2[i] for each i (Eqs. 14–17)."""
+        return pairwise_similarity(e1.vectors, e2.vectors, e1.sets, e2.sets, undefined)

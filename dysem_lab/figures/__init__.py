@@ -1,0 +1,1 @@
+"""Tables into plotly figures, captions and files."""

@@ -1,0 +1,214 @@
+"""The common look of all figures: palette, fonts, layout, and what a figure was measured on."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from jaxtyping import Float
+from plotly.subplots import make_subplots
+
+from dysem_lab.analyses.study import Study
+
+# Okabe and Ito's palette: distinct under the common colour-vision deficiencies.
+PALETTE = ("#D55E00", "#0072B2", "#009E73", "#E69F00", "#56B4E9", "#CC79A7", "#999999")
+COLOURS = {
+    "baseline": "#999999",
+    "part": "#0072B2",
+    "DySem on A^L": "#D55E00",
+    "DySem on h^L": "#009E73",
+    "semantic": "#D55E00",
+    "random, shared": "#0072B2",
+    "random, per pair": "#56B4E9",
+    "all dimensions": "#999999",
+    "DySem, m = 1": "#D55E00",
+    "english, source": "#56B4E9",
+    "english, mean": "#0072B2",
+    "language-specific, source": "#E69F00",
+    "language-specific, mean": "#D55E00",
+    "english": "#0072B2",
+    "language-specific": "#D55E00",
+    "prompteol": "#0072B2",
+    "pretended_cot": "#E69F00",
+    "knowledge": "#009E73",
+}
+OTHER_COLOUR = "#CC79A7"
+FONTS = "Noto Sans, Noto Sans CJK SC, Noto Naskh Arabic, Noto Sans Devanagari, Arial, sans-serif"
+SCORE = "Spearman × 100"
+
+
+def layout(figure: go.Figure, title: str, facts: str, height: int) -> go.Figure:
+    """Give a figure the common look, with what it was measured on under the title."""
+    lines = [facts] if len(facts) <= 115 else _two_lines(facts)
+    return figure.update_layout(
+        template="plotly_white",
+        font={"family": FONTS, "size": 14},
+        title={
+            "text": f"{title}<br><sup>{'<br>'.join(lines)}</sup>",
+            "x": 0.01,
+            "xanchor": "left",
+            "y": 1 - 32 / height,
+        },
+        height=height,
+        width=1000,
+        margin={"l": 70, "r": 40, "t": 80 + 20 * len(lines), "b": 60},
+        legend={"orientation": "h", "y": -80 / height, "x": 0, "yanchor": "top"},
+    )
+
+
+def _two_lines(text: str) -> list[str]:
+    middle = text.rfind(", ", 0, len(text) // 2 + 20)
+    return [text[: middle + 1], text[middle + 2 :]]
+
+
+def with_gaps(values: Float[np.ndarray, "n m"]) -> list[list[float | None]]:
+    """Return the values of a map with None for NaN: a widget's travel as JSON, which has no NaN."""
+    return [[None if value != value else value for value in row] for row in values.tolist()]
+
+
+def superscript(text: str) -> str:
+    """Return a symbol such as A^L as plotly sets it."""
+    return text.replace("^L", "<sup>L</sup>")
+
+
+def facts(study: Study, **settings: object) -> str:
+    """Return the line that says what a figure was measured on."""
+    sizes = [len(data) for data in study.data.values()]
+    names = [data.name for data in study.data.values()]
+    shown = [f"{study.model.name} ({study.model.dtype})"]
+    if len(names) == 1:
+        shown += [names[0], f"{sizes[0]:,} pairs"]
+    elif names:
+        shown += [f"{len(names)} tasks with {sum(sizes):,} pairs"]
+    pairs, sample = study.sampling["pairs"], study.sampling["sample"]
+    if sample is not None and sample <= max(sizes, default=0):
+        at_most = "at most " if sample > min(sizes) else ""
+        first = f" from its first {pairs:,}" if pairs is not None else ""
+        seed = study.sampling["seed"]
+        shown[-1] += f" (random sample of {at_most}{sample:,} per task{first}, seed {seed})"
+    elif pairs is not None and pairs <= max(sizes, default=0):
+        shown[-1] += " (the first of each task)" if len(names) > 1 else " (the first)"
+    shown += [
+        f"{name} {'/'.join(map(str, value)) if isinstance(value, list | tuple) else value}"
+        for name, value in settings.items()
+    ]
+    return ", ".join(shown)
+
+
+def rgba(colour: str, alpha: float) -> str:
+    """Return a hexadecimal colour with an opacity."""
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{alpha})"
+
+
+def panel_grid(
+    names: Sequence[str], columns: int = 4
+) -> tuple[go.Figure, dict[str, tuple[int, int]]]:
+    """Return a figure with one panel per name, and each panel's row and column."""
+    columns = min(columns, len(names))
+    n_rows = -(-len(names) // columns)
+    figure = make_subplots(
+        rows=n_rows,
+        cols=columns,
+        subplot_titles=names if len(names) > 1 else None,
+        horizontal_spacing=0.06,
+        vertical_spacing=0.3 / n_rows,
+    )
+    return figure, {name: (1 + i // columns, 1 + i % columns) for i, name in enumerate(names)}
+
+
+def curves(
+    table: pd.DataFrame, x: str, line: str, panel: str, colours: dict[str, str] | None = None
+) -> go.Figure:
+    """Return one panel per value of a column with one line per value of another, with intervals.
+
+    Args:
+        table: Tidy scores.
+        x: Column on the horizontal axis.
+        line: Column that tells the lines apart.
+        panel: Column that tells the panels apart.
+        colours: Line → colour; None takes them from the common palette.
+    """
+    figure, places = panel_grid(list(dict.fromkeys(table[panel])))
+    for i, (name, group) in enumerate(table.groupby(line, sort=False)):
+        colour = (colours or COLOURS).get(name, PALETTE[i % len(PALETTE)])
+        for position, (where, part) in enumerate(group.groupby(panel, sort=False)):
+            row, column = places[where]
+            part = part.sort_values(x)
+            figure.add_scatter(
+                x=[*part[x], *part[x][::-1]],
+                y=[*part["high"], *part["low"][::-1]],
+                mode="lines",
+                fill="toself",
+                fillcolor=rgba(colour, 0.09),
+                line_width=0,
+                hoverinfo="skip",
+                showlegend=False,
+                legendgroup=name,
+                row=row,
+                col=column,
+            )
+            figure.add_scatter(
+                x=part[x],
+                y=part["spearman"],
+                mode="lines+markers",
+                marker_size=5,
+                line_color=colour,
+                name=superscript(str(name)),
+                legendgroup=name,
+                showlegend=position == 0,
+                customdata=part[["n_dims", "low", "high"]],
+                hovertemplate="%{x}: %{y:.2f} [%{customdata[1]:.1f}, %{customdata[2]:.1f}]"
+                "<br>#Dim. %{customdata[0]:.0f}",
+                row=row,
+                col=column,
+            )
+    return figure
+
+
+def bars(
+    table: pd.DataFrame,
+    x: str,
+    colour: str,
+    panel: str,
+    labels: dict[str, str] | None = None,
+    colours: dict[str, str] | None = None,
+) -> go.Figure:
+    """Return grouped bars with intervals, one panel per value of a column.
+
+    Args:
+        table: Tidy scores.
+        x: Column on the horizontal axis.
+        colour: Column that tells the bars of a group apart.
+        panel: Column that tells the panels apart.
+        labels: Names to show for the values of `x` and `colour`.
+        colours: Value of `colour` → colour; None takes them from the common palette.
+    """
+    shown = labels or {}
+    panels = list(dict.fromkeys(table[panel]))
+    figure, places = panel_grid(panels, columns=4 if table[x].nunique() < 5 else 1)
+    for i, (name, group) in enumerate(table.groupby(colour, sort=False)):
+        for position, (where, part) in enumerate(group.groupby(panel, sort=False)):
+            row, column = places[where]
+            figure.add_bar(
+                x=[superscript(shown.get(value, str(value))) for value in part[x]],
+                y=part["spearman"],
+                name=superscript(shown.get(name, str(name))),
+                legendgroup=name,
+                showlegend=position == 0,
+                marker_color=(colours or COLOURS).get(name, PALETTE[i % len(PALETTE)]),
+                error_y={
+                    "array": part["high"] - part["spearman"],
+                    "arrayminus": part["spearman"] - part["low"],
+                    "color": "#333333",
+                    "thickness": 1.2,
+                    "width": 2,
+                },
+                customdata=part["n_dims"],
+                hovertemplate="%{y:.2f}<br>#Dim. %{customdata:.0f}",
+                row=row,
+                col=column,
+            )
+    low = float(np.nanmin([table["low"].min(), table["spearman"].min()]))
+    figure.update_yaxes(range=[min(0.0, 1.05 * low), 1.05 * float(table["high"].max())])
+    return figure

@@ -1,0 +1,1 @@
+"""The encoders as sentence-transformers and MTEB want them."""

@@ -1,0 +1,479 @@
+"""Our encoders as objects that sentence-transformers and its tools take for its own models.
+
+Duck-typed, not subclassed: `similarity` is a property in sentence-transformers 5 and a method in 6,
+and neither lets a model bring a similarity of its own. The library itself is not needed here.
+
+A DySem similarity belongs to a pair of texts, so no vector of one text carries it under a plain
+cosine. Its vectors and sets travel in one array `pack`, which `SentenceEncoder.similarity` and
+`SentenceEncoder.similarity_pairwise` read.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from dysem_lab.consensus import require_finite
+from dysem_lab.encoders.base import DenseEncoder, LensEncoder
+from dysem_lab.encoders.dysem import DySem, SemanticVectors
+from dysem_lab.errors import InputError, ModelError
+from dysem_lab.joint import all_pairs_cosine, cosine
+from dysem_lab.models.activations import MAX_TOKENS
+from dysem_lab.models.lens import LensModel
+from dysem_lab.models.loading import load_model
+from dysem_lab.models.steering import Contrast
+from dysem_lab.models.store import ModelFacts, VectorStore
+from dysem_lab.translation.translate import Translator
+
+# What says that a dimension is in a text's set, and its negative that it is not. Its square is far
+# below the rounding of float32, so cosines, dot products and distances of packed rows are those of
+# the vectors; as no entry of a sound array is 0, halved, normalised or cut rows are recognised.
+MARK = 2.0**-64
+
+Embeddings = Tensor | np.ndarray | Sequence[Tensor] | Sequence[np.ndarray]
+
+
+def pack(semantic: SemanticVectors) -> Float[Tensor, "n two_d"]:
+    """Return vectors and sets as one finite array: v(x), then `MARK` for S(x) and −`MARK` else.
+
+    Args:
+        semantic: From `dysem_lab.DySem.encode`.
+
+    Returns:
+        float32 ``[n, 2d]``. The plain cosine of two rows is that of v(x) and v(y) on all d
+        dimensions, so it is *not* DySem's similarity.
+
+    Raises:
+        InputError: A value is NaN or infinite.
+    """
+    require_finite("vectors", semantic.vectors)
+    return torch.cat([semantic.vectors.float(), torch.where(semantic.sets, MARK, -MARK)], dim=1)
+
+
+def unpack(packed: Embeddings) -> SemanticVectors:
+    """Return the vectors and sets that `pack` put into an array.
+
+    Args:
+        packed: ``[n, 2d]``, or one row ``[2d]``.
+
+    Raises:
+        InputError: The second half of a row is no set.
+    """
+    rows = _rows(packed)
+    width = rows.shape[1] // 2
+    marks = rows[:, width:]
+    if rows.shape[1] % 2 or not bool((marks.abs() == MARK).all()):
+        raise InputError(
+            f"an array of shape {tuple(rows.shape)} has no packed sets in its second half; give "
+            "what encode returned, not normalised, truncated, quantised or in float16"
+        )
+    return SemanticVectors(rows[:, :width], marks > 0)
+
+
+def sentence_encoder(
+    encoder: DenseEncoder | DySem, *, store: VectorStore | None = None, undefined: float = 0.0
+) -> "SentenceEncoder":
+    """Return an encoder as an object that sentence-transformers' tools take for its models.
+
+    Args:
+        encoder: `dysem_lab.DySem`, or an encoder with one vector per text, such as
+            `dysem_lab.ContrastivePrompting` or `dysem_lab.encoders.base.PromptEncoder`.
+        store: Where vectors are kept, so that none is computed twice.
+        undefined: The similarity of a pair that has none (empty joint set, zero vector), in
+            [-1, 1]: a ranking needs a number. 0 is that of orthogonal vectors, and what the
+            released DySem code and sentence-transformers take; -1 ranks such pairs last. A warning
+            counts them.
+
+    Raises:
+        InputError: No encoder of ours, or `undefined` out of range.
+    """
+    return SentenceEncoder(encoder, store=store, undefined=undefined)
+
+
+class SentenceEncoder:
+    """An encoder in the shape of `sentence_transformers.SentenceTransformer` (5 and 6).
+
+    Args:
+        encoder: As for `sentence_encoder`.
+        store: As for `sentence_encoder`.
+        undefined: As for `sentence_encoder`.
+
+    Attributes:
+        similarity_fn_name: "cosine", or "dysem".
+        model_card_data: Where evaluators report; keeps nothing, as there is no model card.
+    """
+
+    def __init__(
+        self,
+        encoder: DenseEncoder | DySem,
+        *,
+        store: VectorStore | None = None,
+        undefined: float = 0.0,
+    ) -> None:
+        """Check the arguments; no text is read yet."""
+        if not isinstance(encoder, DenseEncoder | DySem):
+            raise InputError(
+                f"encoder must be one of dysem-lab's, such as DySem(lens), got {encoder!r:.80}"
+            )
+        if not -1 <= undefined <= 1:  # NaN neither
+            raise InputError(f"undefined must be a number between -1 and 1, got {undefined!r}")
+        self.encoder = encoder
+        self.store = store
+        self.undefined = float(undefined)
+        self.similarity_fn_name = "dysem" if isinstance(encoder, DySem) else "cosine"
+        self.model_card_data = _NoCard()
+
+    def __repr__(self) -> str:
+        return f"SentenceEncoder({self.encoder!r})"
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the model."""
+        facts = facts_of(self.encoder)
+        return torch.device(facts.device if facts else "cpu")
+
+    @property
+    def max_seq_length(self) -> int | None:
+        """Tokens of the longest prompt; longer ones have their text shortened, with a warning."""
+        if isinstance(self.encoder, LensEncoder | DySem):
+            return min(MAX_TOKENS, self.encoder.lens.n_context)
+        return getattr(self.encoder, "max_tokens", None)
+
+    def get_embedding_dimension(self) -> int:
+        """Return the width of an embedding: d, or 2d for the packed ones of DySem."""
+        return self.encoder.width * (2 if isinstance(self.encoder, DySem) else 1)
+
+    get_sentence_embedding_dimension = get_embedding_dimension
+
+    def encode(
+        self,
+        inputs: Sequence[str] | str | None = None,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        output_value: str | None = "sentence_embedding",
+        precision: str | None = "float32",
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        device: str | None = None,
+        normalize_embeddings: bool = False,
+        truncate_dim: int | None = None,
+        *,
+        sentences: Sequence[str] | str | None = None,
+        **kwargs: Any,
+    ) -> np.ndarray | Tensor | list[Tensor]:
+        """Return the embeddings of texts, in float32 and on the CPU.
+
+        Queries and documents are encoded alike: `encode_query` and `encode_document` are this.
+
+        Args:
+            inputs: Texts, or one text.
+            prompt_name: Not to be had: the prompt is a setting of the encoder.
+            prompt: Nor this, but for "" (no other prompt).
+            batch_size: Checked, and not used: batches are made by their number of tokens.
+            show_progress_bar: Show one; None does not.
+            output_value: "sentence_embedding" only.
+            precision: "float32" only.
+            convert_to_numpy: Return an array; False without `convert_to_tensor` gives a list of
+                tensors.
+            convert_to_tensor: Return a tensor.
+            device: The model's, or None; a model stays where it was loaded.
+            normalize_embeddings: Scale to length 1. Not for DySem.
+            truncate_dim: Keep the first so many values. Not for DySem.
+            sentences: Another name of `inputs`.
+            **kwargs: No other option is known.
+
+        Returns:
+            ``[n, width]``, for one text ``[width]``. DySem's rows are packed; see `pack`.
+
+        Raises:
+            InputError: An option that cannot be honoured, an input that is no text.
+        """
+        if (inputs is None) == (sentences is None):
+            raise InputError("encode needs texts, once: encode(['A text.'])")
+        self._refuse(
+            prompt_name, prompt, batch_size, output_value, precision, device, truncate_dim, kwargs
+        )
+        given = sentences if inputs is None else inputs
+        texts = [given] if isinstance(given, str) else _texts(given)  # type: ignore[arg-type]
+        if isinstance(self.encoder, DySem) and normalize_embeddings:
+            raise InputError(
+                "normalize_embeddings=True would break DySem's packed vectors, whose similarity "
+                "is a cosine already; leave it out"
+            )
+        encoded = self.encoder.encode(texts, store=self.store, progress=bool(show_progress_bar))
+        rows = pack(encoded) if isinstance(encoded, SemanticVectors) else encoded
+        rows = rows[:, :truncate_dim]
+        if normalize_embeddings:
+            rows = torch.nn.functional.normalize(rows, dim=1)
+        made: np.ndarray | Tensor | list[Tensor] = rows
+        if not convert_to_tensor:
+            made = rows.numpy() if convert_to_numpy else list(rows)
+        return made[0] if isinstance(given, str) else made
+
+    encode_query = encode
+    encode_document = encode
+
+    def _refuse(
+        self,
+        prompt_name: str | None,
+        prompt: str | None,
+        batch_size: int,
+        output_value: str | None,
+        precision: str | None,
+        device: object,
+        truncate_dim: int | None,
+        others: dict[str, Any],
+    ) -> None:
+        """Raise for an option of sentence-transformers that this encoder cannot honour."""
+        for name, value in (("prompt_name", prompt_name), ("prompt", prompt)):
+            if value:
+                raise InputError(
+                    f"{name}={value!r}: the prompt is a setting of the encoder, here "
+                    f"{self.encoder.name!r}; choose it there (template=…)"
+                )
+        if batch_size <= 0:
+            raise InputError(f"batch_size must be positive, got {batch_size}")
+        if output_value != "sentence_embedding":
+            raise InputError(
+                f"output_value={output_value!r} is not to be had, only 'sentence_embedding'; "
+                "dysem_lab.capture reads single tokens"
+            )
+        if precision not in (None, "float32"):
+            raise InputError(
+                f"precision={precision!r} is not to be had, only 'float32'; for vectors of a dense "
+                "encoder use sentence_transformers.quantize_embeddings"
+            )
+        if device is not None and str(device) not in (str(self.device), self.device.type):
+            raise InputError(
+                f"device={device!r}, but the model is on {self.device}; load it there: "
+                "load_model(name, device=…)"
+            )
+        if truncate_dim is not None:
+            if isinstance(self.encoder, DySem):
+                raise InputError(
+                    f"truncate_dim={truncate_dim} would break DySem's packed vectors; it chooses "
+                    "its dimensions by k"
+                )
+            if not 1 <= truncate_dim <= self.encoder.width:
+                raise InputError(
+                    f"truncate_dim must be between 1 and {self.encoder.width}, got {truncate_dim}"
+                )
+        unknown = [f"{name}={value!r}" for name, value in others.items() if value is not None]
+        if unknown:
+            raise InputError(f"encode has no option {', '.join(unknown)} here; leave it out")
+
+    def similarity(
+        self, embeddings1: Embeddings, embeddings2: Embeddings
+    ) -> Float[Tensor, "n1 n2"]:
+        """Return the encoder's similarity of every embedding of one with every one of the other.
+
+        Args:
+            embeddings1: From `encode`, ``[n1, width]`` or ``[width]``.
+            embeddings2: From `encode`.
+
+        Raises:
+            InputError: Not what `encode` returns.
+
+        Warns:
+            UserWarning: How many pairs have no similarity; they are `undefined`.
+        """
+        if isinstance(self.encoder, DySem):
+            return self.encoder.similarity(unpack(embeddings1), unpack(embeddings2), self.undefined)
+        return all_pairs_cosine(_rows(embeddings1), _rows(embeddings2), self.undefined)
+
+    def similarity_pairwise(
+        self, embeddings1: Embeddings, embeddings2: Embeddings
+    ) -> Float[Tensor, " n"]:
+        """Return the encoder's similarity of the i-th with the i-th; see `similarity`."""
+        if isinstance(self.encoder, DySem):
+            return self.encoder.similarity_pairwise(
+                unpack(embeddings1), unpack(embeddings2), self.undefined
+            )
+        return cosine(_rows(embeddings1), _rows(embeddings2), self.undefined)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the kind and settings of the encoder as JSON and return the file.
+
+        The model is named, not copied; translator and store are not in it.
+
+        Raises:
+            InputError: An encoder that is not of this package.
+        """
+        text = json.dumps(self._settings(), indent=2, ensure_ascii=False) + "\n"
+        Path(path).write_text(text, encoding="utf-8")
+        return Path(path)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        lens: LensModel | None = None,
+        *,
+        translator: Translator | None = None,
+        store: VectorStore | None = None,
+    ) -> Self:
+        """Return what `save` wrote.
+
+        Args:
+            path: The file.
+            lens: The model, if it is loaded already; else it is loaded by its name.
+            translator: For DySem.
+            store: As for `sentence_encoder`.
+
+        Raises:
+            InputError: The file is no such configuration, or was saved for another model.
+            ModelError: The model cannot be loaded, or has other weights by now.
+        """
+        try:
+            settings = json.loads(Path(path).read_text(encoding="utf-8"))
+            encoder = _restored(settings, lens, translator, "auto")
+            return cls(encoder, store=store, undefined=settings["undefined"])
+        except FileNotFoundError as error:
+            raise InputError(f"{path} does not exist; give a file that `save` wrote") from error
+        except (json.JSONDecodeError, AttributeError, KeyError, TypeError, ImportError) as error:
+            raise InputError(f"{path} is no saved sentence encoder: {error!r}") from error
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Pickle a model of `load_model` by its name: it holds a lock and hooks.
+
+        Raises:
+            ModelError: A model that was built in memory.
+        """
+        if not isinstance(self.encoder, LensEncoder | DySem):
+            return super().__reduce_ex__(protocol)
+        lens = self.encoder.lens
+        if lens.source == "in memory":
+            raise ModelError(
+                f"{lens.name!r} was built in memory, so no other process can load it by name; "
+                "save model and tokenizer to a folder and use load_model(folder)"
+            )
+        translator = getattr(self.encoder, "translator", None)
+        return _unpickled, (self._settings(), str(lens.device), translator, self.store)
+
+    def _settings(self) -> dict[str, Any]:
+        """Return as JSON values what `_restored` reads."""
+        kind = type(self.encoder)
+        if not kind.__module__.startswith("dysem_lab."):
+            raise InputError(
+                f"{kind.__name__} is not of dysem_lab, so it could not be found again; save its "
+                "settings yourself"
+            )
+        settings: dict[str, Any] = {
+            "encoder": f"{kind.__module__}.{kind.__qualname__}",
+            "config": self.encoder.config,
+            "undefined": self.undefined,
+        }
+        if isinstance(self.encoder, LensEncoder | DySem):
+            facts = self.encoder.lens.facts
+            settings["model"] = {
+                "dtype": facts.dtype,
+                "revision": commit_of(facts),
+                "fingerprint": facts.fingerprint,
+            }
+        return settings
+
+
+class _NoCard:
+    """Takes what evaluators of sentence-transformers report to a model card, and keeps nothing."""
+
+    def set_evaluation_metrics(self, *report: object, **more: object) -> None:
+        """Do nothing."""
+
+
+def facts_of(encoder: DenseEncoder | DySem) -> ModelFacts | None:
+    """Return the facts of the model that an encoder reads; None where it does not say."""
+    lens = getattr(encoder, "lens", None)
+    return lens.facts if lens is not None else getattr(encoder, "facts", None)
+
+
+def commit_of(facts: ModelFacts) -> str | None:
+    """Return the commit of a model of the hub; None for others, and where it is not known."""
+    found = re.search(r"@([0-9a-f]{40})$", facts.source)
+    return found[1] if found else None
+
+
+def _restored(
+    settings: dict[str, Any], lens: LensModel | None, translator: Translator | None, device: str
+) -> DenseEncoder | DySem:
+    """Return the encoder with these settings.
+
+    Raises:
+        InputError: Settings of no encoder, or of another model than `lens`.
+        ModelError: The model cannot be loaded, or has other weights by now.
+    """
+    module, _, name = settings["encoder"].rpartition(".")
+    kind = getattr(import_module(module), name, None) if module.startswith("dysem_lab.") else None
+    if not (isinstance(kind, type) and issubclass(kind, DenseEncoder | DySem)):
+        raise InputError(f"{settings['encoder']!r} is no encoder of dysem_lab")
+    config = dict(settings["config"])
+    if not issubclass(kind, LensEncoder | DySem):
+        trained: Any = kind  # its constructor takes the settings and a device
+        return trained(**config, device=device)
+    if lens is None:
+        lens = _same_model(config["model"], settings["model"], device)
+    if issubclass(kind, LensEncoder):
+        return kind.from_config(config, lens)
+    model, contrast = config.pop("model"), config.pop("contrast", None)
+    if model != lens.name:
+        raise InputError(f"these are settings of {model!r}, not of {lens.name!r}")
+    steering = Contrast(**contrast) if contrast else None
+    return kind(lens, translator=translator, contrast=steering, **config)
+
+
+def _same_model(name: str, saved: dict[str, Any], device: str) -> LensModel:
+    """Load a model by name, once more.
+
+    Raises:
+        ModelError: It cannot be loaded, or has other weights than the saved ones.
+    """
+    lens = load_model(name, revision=saved["revision"], device=device, dtype=saved["dtype"])
+    if lens.fingerprint != saved["fingerprint"]:
+        raise ModelError(
+            f"{name!r} has other weights or another tokenizer than when the encoder was saved "
+            f"({lens.fingerprint}, then {saved['fingerprint']}); bring the old ones back, or "
+            "build the encoder anew"
+        )
+    return lens
+
+
+def _unpickled(
+    settings: dict[str, Any], device: str, translator: Translator | None, store: VectorStore | None
+) -> SentenceEncoder:
+    encoder = _restored(settings, None, translator, device)
+    return SentenceEncoder(encoder, store=store, undefined=settings["undefined"])
+
+
+def _texts(inputs: Iterable[object]) -> list[str]:
+    """Return the inputs as a list, once it is known that each is a text."""
+    texts = list(inputs)
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InputError(f"input {i} is no text but {text!r:.80}; only texts can be encoded")
+    return [str(text) for text in texts]
+
+
+def _rows(embeddings: Embeddings) -> Float[Tensor, "n width"]:
+    """Return embeddings as a float32 tensor with one row each.
+
+    Raises:
+        InputError: Not of two axes, nor one row.
+    """
+    if isinstance(embeddings, Tensor):
+        rows = embeddings.float()
+    elif isinstance(embeddings, np.ndarray) or not len(embeddings):
+        rows = torch.tensor(np.asarray(embeddings), dtype=torch.float32)
+    else:
+        rows = torch.stack([torch.as_tensor(row) for row in embeddings]).float()
+    rows = rows[None] if rows.ndim == 1 else rows
+    if rows.ndim != 2 or rows.shape[1] == 0:
+        raise InputError(f"embeddings of shape {tuple(rows.shape)}; give [n, width], from encode")
+    return rows

@@ -1,0 +1,1 @@
+"""A loaded model, its forward passes, what they read or change, and the store of vectors."""

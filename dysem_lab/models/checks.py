@@ -1,0 +1,139 @@
+"""What is checked of every model that is loaded, before a number is read from it."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from dysem_lab.errors import DysemLabError, ModelError
+from dysem_lab.models.activations import COMPONENTS, MEANS, capture
+from dysem_lab.models.lens import LensModel
+from dysem_lab.models.passes import pad, run
+from dysem_lab.prompts import template_parts
+
+# Relative errors allowed. In fp32 both checks differ in the last bits only (measured: below 2e-6 on
+# eleven architectures). Half precision rounds each addition to 8 or 11 bits, and another batch
+# shape rounds differently at every block (measured in bf16: up to 0.045 at single hook points of
+# Gemma 3 270M); a wrong mask or position gives errors of the order of 1.
+FULL_TOLERANCE = 1e-3
+HALF_IDENTITY_TOLERANCE = 2e-2
+HALF_PADDING_TOLERANCE = 0.25
+# What a cache of another kind (state-space, hybrid) raises when it is copied to a batch.
+PREFIX_ERRORS = (DysemLabError, RuntimeError, TypeError, AttributeError, NotImplementedError)
+PROMPTS = (
+    'This sentence : "A dog sleeps." means in one word:"',
+    'This sentence : "Two children build a castle of sand on the long beach." means in one word:"',
+    'This sentence : "It rains." means in one word:"',
+)
+
+
+def check_model(lens: LensModel) -> None:
+    """Refuse a model whose hook points do not mean what this package takes them to mean.
+
+    The checks, by name: *hooks fire* (each component has its shape), *dtype* (activations have the
+    type of the weights), *residual identity* (block input + attention + FFN = block output, at each
+    block), *left padding* (a left-padded batch equals single prompts). Whether a common prefix of
+    the prompts may be computed once is tried too, and remembered in ``lens.shares_prefix``.
+
+    Raises:
+        ModelError: Names the model, the check that failed, where, and by how much.
+    """
+    half = lens.dtype in (torch.float16, torch.bfloat16)
+    identity = HALF_IDENTITY_TOLERANCE if half else FULL_TOLERANCE
+    padding = HALF_PADDING_TOLERANCE if half else FULL_TOLERANCE
+    names = [
+        component.hook.format(layer=layer)
+        for component in COMPONENTS.values()
+        for layer in range(lens.n_layers)
+    ] + [f"blocks.{layer}.hook_in" for layer in range(lens.n_layers)]
+    names = list(dict.fromkeys(names))
+    ids = lens.tokenizer(list(PROMPTS))["input_ids"]
+    single = [_activations(lens, names, *pad(lens, [row])) for row in ids]
+    _check_dtype(lens, single[0])
+    _check_residual_identity(lens, single[0], identity)
+    left_padded = _activations(lens, names, *pad(lens, ids, side="left"))
+    _check_left_padding(lens, single, left_padded, padding)
+    _check_capture(lens, padding)
+
+
+def _failed(lens: LensModel, check: str, detail: str) -> ModelError:
+    return ModelError(
+        f"{lens.name}: the load-time check '{check}' failed: {detail}. Vectors read from this "
+        "architecture would be wrong, so it is refused"
+    )
+
+
+def _activations(lens: LensModel, names: list[str], ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    """Return what each hook point sees in one pass, whole; every name must fire."""
+    seen: dict[str, Tensor] = {}
+
+    def reader(name: str) -> Callable[..., None]:
+        return lambda tensor, hook: seen.__setitem__(name, tensor.detach().clone())
+
+    try:
+        run(lens, ids, mask, [(name, reader(name)) for name in names])
+    except KeyError as error:
+        raise _failed(lens, "hooks fire", str(error)) from error
+    silent = [name for name in names if name not in seen]
+    if silent:
+        raise _failed(lens, "hooks fire", f"nothing came from {', '.join(silent[:3])}")
+    return seen
+
+
+def _error(found: Tensor, expected: Tensor) -> float:
+    """Return the relative error of one tensor against another, in norms."""
+    found, expected = found.float(), expected.float()
+    return float((found - expected).norm() / expected.norm().clamp_min(1e-12))
+
+
+def _check_dtype(lens: LensModel, seen: dict[str, Tensor]) -> None:
+    for name, tensor in seen.items():
+        if tensor.dtype != lens.dtype:
+            raise _failed(lens, "dtype", f"{name} is {tensor.dtype}, the weights {lens.dtype}")
+
+
+def _check_residual_identity(lens: LensModel, seen: dict[str, Tensor], tolerance: float) -> None:
+    for layer in range(lens.n_layers):
+        block = f"blocks.{layer}."
+        parts = [seen[block + name] for name in ("hook_in", "hook_attn_out", "hook_mlp_out")]
+        total = torch.stack(parts).float().sum(0)
+        if (error := _error(total, seen[block + "hook_out"])) > tolerance:
+            raise _failed(
+                lens,
+                "residual identity",
+                f"block {layer}: input + attention + FFN differs from the output by {error:.1e}",
+            )
+
+
+def _check_left_padding(
+    lens: LensModel, single: list[dict[str, Tensor]], batch: dict[str, Tensor], tolerance: float
+) -> None:
+    for name, tensor in batch.items():
+        for row, alone in enumerate(single):
+            if (error := _error(tensor[row, -1], alone[name][0, -1])) > tolerance:
+                raise _failed(
+                    lens, "left padding", f"{name} differs from the single prompt by {error:.1e}"
+                )
+
+
+def _check_capture(lens: LensModel, tolerance: float) -> None:
+    """Compare a captured batch with single prompts; decide whether the prefix may be shared."""
+    names = [name for name in COMPONENTS if name not in MEANS]  # a mean shares no prefix
+    beginning, end = template_parts("knowledge", "english", "en")
+    prompts = [beginning + prompt + end for prompt in PROMPTS]  # long enough to be shared
+
+    def worst() -> float:
+        batch = capture(lens, prompts, names)
+        alone = [capture(lens, [prompt], names) for prompt in prompts]
+        return max(
+            _error(batch[name][row], vectors[name][0])
+            for name in names
+            for row, vectors in enumerate(alone)
+        )
+
+    try:
+        lens.shares_prefix = worst() <= tolerance
+    except PREFIX_ERRORS:
+        lens.shares_prefix = False
+    if not lens.shares_prefix and (error := worst()) > tolerance:
+        raise _failed(lens, "padding", f"a batch differs from single prompts by {error:.1e}")

