@@ -24,7 +24,7 @@ NAME = re.compile(r"<code>((?:dysem_lab|dl)\.[\w.]+)</code>")
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the gallery, with the files that it links to, from where the batch job writes them."""
     folder = REPOSITORY / "figures"
-    linked = re.findall(r"\]\(([^)]+)\)", (folder / "README.md").read_text(encoding="utf-8"))
+    linked = re.findall(r"\]\(([^)#]+)\)", (folder / "README.md").read_text(encoding="utf-8"))
     for name in ("README.md", *sorted(set(linked))):
         files.append(File.generated(config, f"figures/{name}", abs_src_path=str(folder / name)))
     return files

@@ -11,7 +11,6 @@ finished figures whole, and the same command again makes the rest.
 import ast
 import contextlib
 import hashlib
-import html
 import io
 import json
 import logging
@@ -36,12 +35,11 @@ from dysem_lab import paths
 from dysem_lab.analyses.study import Study
 from dysem_lab.errors import InputError, ModelError, choices
 from dysem_lab.figures import saving
+from dysem_lab.figures.gallery import write_gallery
 from dysem_lab.models.loading import source_digest
 from dysem_lab.models.store import Space
 
 EXECUTED = "executed"  # folder of executed notebooks, logs and stamps inside the output folder
-GALLERY = "README.md"
-INDEX = "index.html"
 NOT_OF_FIGURES = ("explorers/", "lessons/")  # what no figure notebook imports
 
 
@@ -267,8 +265,8 @@ class Need:
 
     @property
     def megabytes(self) -> float:
-        """Disk that the vectors will take."""
-        return sum(float(plan["megabytes"].sum()) for _, plan in self.plans)
+        """Disk that the vectors will take; NaN where that is not known before a model loads."""
+        return sum(float(plan["megabytes"].sum(skipna=False)) for _, plan in self.plans)
 
 
 def needs(jobs: Sequence[Job]) -> list[Need]:
@@ -368,7 +366,7 @@ def run_batch(
             raise
         finally:
             for out in {job.out for job in jobs if job.out.is_dir()}:
-                write_gallery(out)
+                write_gallery(out, notebooks())
     return outcomes
 
 
@@ -415,34 +413,6 @@ def _execute(job: Job, n_parallel: int, running: set[subprocess.Popen[bytes]]) -
     with saving.atomic_write(job.stamp) as path:
         path.write_text(json.dumps(stamp, indent=2) + "\n", encoding="utf-8")
     return "made"
-
-
-def write_gallery(out: Path) -> None:
-    """Write the gallery of a folder, each figure with its caption: README.md and index.html."""
-    records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob("*.json"))]
-    lines = [
-        "# Figures",
-        "",
-        "Made by `dysem-lab figures`. Each has its numbers (CSV) and provenance (JSON) beside it;",
-        "the interactive pages (HTML, with an index) are made where you run the command.",
-    ]
-    page = ["<!doctype html><html lang='en'><meta charset='utf-8'><title>Figures</title><ul>"]
-    for record in records:
-        name, caption = record["name"], record["caption"]
-        measured = ", ".join(data["label"] for data in record["data"])
-        model = f"{record['model']['name']} ({record['model']['dtype']})"
-        lines += ["", f"## {name}", ""]
-        if (out / f"{name}.png").exists():
-            lines += [f"![{caption}]({name}.png)", ""]
-        drawn = record.get("sampling", {})
-        if measured and drawn.get("sample"):
-            measured += f"; drawn from the pairs that all its languages have, seed {drawn['seed']}"
-        about = "; ".join(filter(None, (model, measured)))
-        lines += [caption, "", f"{about} · [CSV]({name}.csv) · [JSON]({name}.json)"]
-        page.append(f"<li><a href='{name}.html'>{name}</a>: {html.escape(caption)}</li>")
-    for file, text in ((GALLERY, "\n".join(lines)), (INDEX, "\n".join([*page, "</ul></html>"]))):
-        with saving.atomic_write(out / file) as path:
-            path.write_text(text + "\n", encoding="utf-8")
 
 
 def failure(job: Job) -> str:

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import math
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -207,7 +208,7 @@ def _dry_run(planned: list["Job"], as_json: bool) -> None:
             "state": "would run" if why else "up to date",
             "why": why,
             "passes": needed[name].passes if why else 0,
-            "megabytes": round(needed[name].megabytes, 1) if why else 0.0,
+            "megabytes": _known(needed[name].megabytes) if why else 0.0,
         }
         for name, why in reasons.items()
     ]
@@ -218,16 +219,25 @@ def _dry_run(planned: list["Job"], as_json: bool) -> None:
         "Batch",
         ("notebook", "state", "why", "forward passes", "MB of disk"),
         (
-            (row["notebook"], row["state"], row["why"], f"{row['passes']:,}", row["megabytes"])
+            (
+                *(row["notebook"], row["state"], row["why"], f"{row['passes']:,}"),
+                "unknown" if row["megabytes"] is None else row["megabytes"],
+            )
             for row in rows
         ),
     )
     passes = sum(need.passes for need in needed.values())
-    megabytes = sum(need.megabytes for need in needed.values())
+    size = _known(sum(need.megabytes for need in needed.values()))
     out.print(
-        f"{passes:,} forward passes, {megabytes:,.0f} MB in {paths.vectors_path()} "
+        f"{passes:,} forward passes, {'unknown' if size is None else f'{size:,.1f}'} MB in "
+        f"{paths.vectors_path()} "
         "(a text that several notebooks need is counted once)"
     )
+
+
+def _known(megabytes: float) -> float | None:
+    """Return a size, or None where it is NaN: JSON has no NaN."""
+    return None if math.isnan(megabytes) else round(megabytes, 1)
 
 
 def _assignment(text: str) -> tuple[str, object]:

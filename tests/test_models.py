@@ -13,13 +13,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, MambaConfig
 
+from dysem_lab import paths
 from dysem_lab.errors import InputError, ModelError
 from dysem_lab.models import checks, embedded
 from dysem_lab.models.activations import capture
 from dysem_lab.models.checks import check_model
 from dysem_lab.models.embedded import EMBEDDED, EmbeddedModel, ensure_embedded, ensure_gguf
 from dysem_lab.models.lens import boot
-from dysem_lab.models.loading import load_model, presets, source_digest
+from dysem_lab.models.loading import load_model, presets, size_of, source_digest
 from dysem_lab.prompts import wrap
 
 SMALL = "smollm2-135m-instruct"
@@ -260,3 +261,16 @@ def test_an_architecture_without_attention_is_refused(tmp_path, tiny_tokenizer):
     tiny_tokenizer.save_pretrained(tmp_path)
     with pytest.raises(ModelError):
         load_model(tmp_path)
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_the_size_of_an_embedded_model_is_known_before_it_is_converted(
+    name, embedded, monkeypatch, tmp_path
+):
+    lens = embedded(name)
+    monkeypatch.setenv(paths.CACHE_VARIABLE, str(tmp_path))  # nothing is converted there
+    assert size_of(name) == (lens.n_layers, lens.d_model)
+
+
+def test_the_size_of_a_model_that_cannot_be_asked_is_unknown(tmp_path):
+    assert size_of(tmp_path / "absent") is None

@@ -76,6 +76,7 @@ ORDER = [
     "figures.cost_figures",
     "figures.leaderboard_figures",
     "figures.saving",
+    "figures.gallery",
     "figures.transfer_figures",
     "batch",
     "cli",

@@ -121,14 +121,13 @@ def figure_name(kind: str, study: Study) -> str:
 
 def file_name(kind: str, model: ModelFacts, label: str = "", size: int | None = None) -> str:
     """Return a file name without its suffix: what, model, what data and how much of it."""
-
-    def slug(text: str) -> str:
-        return "-".join(
-            "".join(c if c.isalnum() or c == "." else " " for c in text).lower().split()
-        )
-
     measured_on = "" if size is None else f"_{slug(label)}-{size}"
     return f"{kind}_{slug(Path(model.name).name)}{measured_on}"
+
+
+def slug(text: str) -> str:
+    """Return a text as part of a file name: lower-case letters, digits and points, with hyphens."""
+    return "-".join("".join(c if c.isalnum() or c == "." else " " for c in text).lower().split())
 
 
 def save_figure(

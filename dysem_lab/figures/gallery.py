@@ -1,0 +1,140 @@
+"""The gallery of a folder of figures, in the order and under the questions of the notebooks."""
+
+import html
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import nbformat
+
+from dysem_lab.figures.saving import atomic_write, slug
+
+PAGE = "README.md"
+INDEX = "index.html"
+# A notebook names its figures where it saves them: figure_name("components", study).
+KIND = re.compile(r'_name\(\s*f?"([a-z_]+?)_?["{]')
+ELSEWHERE = "Other figures"
+STYLE = """
+:root { color-scheme: light dark; font-family: system-ui, sans-serif; }
+body { max-width: 62rem; margin: 2rem auto; padding: 0 1rem; line-height: 1.5; }
+figure { margin: 2rem 0; }
+img { width: 100%; background: white; }
+"""
+
+
+class Section(NamedTuple):
+    """A notebook and the figures that it made.
+
+    Attributes:
+        title: The notebook's number and title.
+        records: What the figures' JSON files say, by name.
+    """
+
+    title: str
+    records: list[dict[str, Any]]
+
+
+def write_gallery(out: Path, notebooks: Mapping[str, Path]) -> None:
+    """Write the gallery of a folder, each figure with its caption: README.md and index.html.
+
+    Args:
+        out: The folder that holds the figures with their JSON files.
+        notebooks: Stem → notebook, in reading order.
+    """
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob("*.json"))]
+    found = sections(records, notebooks)
+    for name, text in ((PAGE, _markdown(found, out)), (INDEX, _html(found, out))):
+        with atomic_write(out / name) as path:
+            path.write_text(text + "\n", encoding="utf-8")
+
+
+def sections(records: Sequence[dict[str, Any]], notebooks: Mapping[str, Path]) -> list[Section]:
+    """Return the figures by the notebook that makes them, in reading order; others come last."""
+    left = list(records)
+    found = []
+    for stem, path in notebooks.items():
+        number, _, kind = stem.partition("_")
+        cells = nbformat.read(path, as_version=4).cells
+        title = next(cell.source for cell in cells if cell.cell_type == "markdown")
+        kinds = {kind, *KIND.findall("\n".join(cell.source for cell in cells))}
+        longest = sorted(kinds, key=len, reverse=True)
+        own = [record for record in left if _kind(record, longest)]
+        left = [record for record in left if record not in own]
+        if own:
+            heading = title.splitlines()[0].removeprefix("# ")
+            found.append(Section(f"{number}. {heading}", own))
+    return [*found, *([Section(ELSEWHERE, left)] if left else [])]
+
+
+def measured_on(record: Mapping[str, Any]) -> str:
+    """Return one line that says with which model and data a figure was made."""
+    data = ", ".join(one["label"] for one in record["data"])
+    drawn = record.get("sampling", {})
+    if data and drawn.get("sample"):
+        data += f"; drawn from the pairs that all its languages have, seed {drawn['seed']}"
+    model = f"{record['model']['name']} ({record['model']['dtype']})"
+    return "; ".join(filter(None, (model, data)))
+
+
+def _kind(record: Mapping[str, Any], kinds: Sequence[str]) -> bool:
+    """Whether a figure's name is of one of these kinds: the kind, then the model."""
+    model = slug(Path(record["model"]["name"]).name)
+    before = record["name"].split(f"_{model}")[0]
+    return any(before == kind or before.startswith(f"{kind}_") for kind in kinds)
+
+
+def _markdown(found: Sequence[Section], out: Path) -> str:
+    lines = [
+        "# Figures",
+        "",
+        "Made by `dysem-lab figures`, in the order of the notebooks. Each figure has its numbers",
+        "(CSV) and provenance (JSON) beside it; the interactive pages (HTML, with an index) are",
+        "made where you run the command.",
+        "",
+    ]
+    for section in found:
+        links = (f"[{_about(record)}](#{record['name']})" for record in section.records)
+        lines.append(f"- {section.title}: {', '.join(links)}")
+    for section in found:
+        lines += ["", f"## {section.title}"]
+        for record in section.records:
+            name, caption = record["name"], record["caption"]
+            lines += ["", f"### {name}", ""]
+            if (out / f"{name}.png").exists():
+                lines += [f"![{caption}]({name}.png)", ""]
+            lines += [caption, ""]
+            lines.append(f"{measured_on(record)} · [CSV]({name}.csv) · [JSON]({name}.json)")
+    return "\n".join(lines)
+
+
+def _html(found: Sequence[Section], out: Path) -> str:
+    lines = [
+        "<!doctype html>",
+        '<html lang="en"><meta charset="utf-8"><title>Figures</title>',
+        f"<style>{STYLE}</style>",
+        "<h1>Figures</h1>",
+    ]
+    for section in found:
+        lines.append(f"<h2>{html.escape(section.title)}</h2>")
+        for record in section.records:
+            name, caption = record["name"], html.escape(record["caption"])
+            page = f"{name}.html"
+            shown = name
+            if (out / f"{name}.png").exists():
+                shown = f'<img src="{name}.png" alt="{caption}" loading="lazy">'
+            lines += [
+                f'<figure id="{name}"><a href="{page}">{shown}</a>',
+                f"<figcaption>{caption}<br><small>{html.escape(measured_on(record))}",
+                f'· <a href="{name}.csv">CSV</a> · <a href="{name}.json">JSON</a></small>',
+                "</figcaption></figure>",
+            ]
+    return "\n".join([*lines, "</html>"])
+
+
+def _about(record: Mapping[str, Any]) -> str:
+    """Return what tells a figure from the others of its notebook."""
+    kind, _, rest = record["name"].partition(f"_{slug(Path(record['model']['name']).name)}")
+    of_model = " ".join(filter(None, (record["model"]["name"], rest.removeprefix("_"))))
+    return f"{kind.replace('_', ' ')}, {of_model}"
