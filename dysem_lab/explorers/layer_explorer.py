@@ -22,7 +22,7 @@ from dysem_lab.encoders.dysem import VECTORS
 from dysem_lab.errors import InputError, MissingTranslationError, choices
 from dysem_lab.evaluate import score
 from dysem_lab.explorers.panel import Panel, Progress, State, View, menu, slider, text_box
-from dysem_lab.figures.style import PALETTE, SCORE, facts, layout, rgba
+from dysem_lab.figures.style import PALETTE, SCORE, band, facts, layout
 from dysem_lab.models.activations import capture, wanted_vectors
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.store import ModelFacts, VectorStore
@@ -330,17 +330,7 @@ def layer_figure(
         place = {"row": 1, "col": 1 + COMPONENTS.index(component)}
         layers, colour = part["layer"] + 1, KINDS[kind]
         if "low" in part:
-            figure.add_scatter(
-                x=[*layers, *layers[::-1]],
-                y=[*part["high"], *part["low"][::-1]],
-                mode="lines",
-                fill="toself",
-                fillcolor=rgba(colour, 0.12),
-                line_width=0,
-                hoverinfo="skip",
-                showlegend=False,
-                **place,
-            )
+            band(figure, layers, part["low"], part["high"], colour, **place)
         name = {"layer-wise": "one layer", "cumulative": "sum up to it"}[kind]
         name = f"{name}, {measure}"
         figure.add_scatter(

@@ -9,7 +9,7 @@ from dysem_lab.analyses.contrast_analyses import PLAIN
 from dysem_lab.analyses.dysem_analyses import SYMBOLS
 from dysem_lab.analyses.published import AVERAGE
 from dysem_lab.errors import InputError
-from dysem_lab.figures.style import PALETTE, SCORE, bars, layout, rgba, superscript
+from dysem_lab.figures.style import PALETTE, SCORE, band, bars, error_bar, layout, superscript
 from dysem_lab.prompts import TEMPLATE_NAMES
 
 METHOD_COLOURS = {
@@ -209,38 +209,18 @@ def output_layer_figure(table: pd.DataFrame, measured_on: str) -> go.Figure:
             colour = METHOD_COLOURS.get(str(method), PALETTE[i % len(PALETTE)])
             place = {"row": 1, "col": column}
             legend = {"name": str(method), "legendgroup": str(method)}
-            _band(figure, rows, ("low", "high"), colour, place)
+            blocks = rows["output_layer"]
+            band(figure, blocks, rows["low"], rows["high"], colour, **place)
             _line(figure, rows, "spearman", colour, {**legend, "showlegend": column == 1}, place)
             if method != PLAIN:
                 place = {"row": 2, "col": column}
-                _band(figure, rows, ("gain_low", "gain_high"), colour, place)
+                band(figure, blocks, rows["gain_low"], rows["gain_high"], colour, **place)
                 _line(figure, rows, "gain", colour, {**legend, "showlegend": False}, place)
         figure.add_hline(y=0, line_dash="dot", line_color="#555555", row=2, col=column)
     figure.update_xaxes(title="blocks run", row=2)
     figure.update_yaxes(title=SCORE, row=1, col=1)
     figure.update_yaxes(title="gain over plain", row=2, col=1)
     return layout(figure, "At which layer to read the embedding?", measured_on, 720)
-
-
-def _band(
-    figure: go.Figure,
-    rows: pd.DataFrame,
-    bounds: tuple[str, str],
-    colour: str,
-    place: dict[str, int],
-) -> None:
-    low, high = (rows[bound] for bound in bounds)
-    figure.add_scatter(
-        x=[*rows["output_layer"], *rows["output_layer"][::-1]],
-        y=[*high, *low[::-1]],
-        mode="lines",
-        fill="toself",
-        fillcolor=rgba(colour, 0.12),
-        line_width=0,
-        hoverinfo="skip",
-        showlegend=False,
-        **place,
-    )
 
 
 def _line(
@@ -316,12 +296,7 @@ def gains_figure(table: pd.DataFrame, by: str, title: str, measured_on: str) -> 
                     "color": METHOD_COLOURS.get(str(method), PALETTE[i % len(PALETTE)]),
                     "symbol": ["triangle-left" if out else symbol for out in far],
                 },
-                error_x={
-                    "array": (rows["gain_high"] - rows["gain"]).where(~far),
-                    "arrayminus": (rows["gain"] - rows["gain_low"]).where(~far),
-                    "thickness": 1.2,
-                    "width": 3,
-                },
+                error_x=error_bar(rows["gain"].where(~far), rows["gain_low"], rows["gain_high"]),
                 name=str(method),
                 legendgroup=str(method),
                 showlegend=column == 1,

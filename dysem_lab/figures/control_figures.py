@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from dysem_lab.analyses.stability import PARAPHRASE
-from dysem_lab.figures.style import PALETTE, SCORE, layout
+from dysem_lab.figures.style import PALETTE, SCORE, error_bar, layout
 
 VECTOR_COLOURS = {"mean": "#D55E00", "source": "#0072B2"}
 CHOICE_COLOURS = {"test": "#D55E00", "dev": "#0072B2"}
@@ -117,7 +117,7 @@ def _intervals(
         legendgroup=name,
         showlegend=col == 1,
         marker={"color": colour, "size": 8},
-        error_x=_error(value, low, high),
+        error_x=error_bar(value, low, high),
         hovertemplate="%{x:.3f}",
         row=1,
         col=col,
@@ -142,18 +142,6 @@ def _texts(
         row=1,
         col=col,
     )
-
-
-def _error(value: pd.Series, low: pd.Series, high: pd.Series) -> dict[str, object]:
-    """Return the error bar from low to high around value."""
-    return {
-        "type": "data",
-        "symmetric": False,
-        "array": high - value,
-        "arrayminus": value - low,
-        "thickness": 1.2,
-        "width": 3,
-    }
 
 
 def _range(values: pd.DataFrame, room: float = 0.22) -> list[float]:
@@ -264,7 +252,7 @@ def honest_choice_figure(table: pd.DataFrame, measured_on: str) -> go.Figure:
                     "symbol": {"test": "diamond-open", "dev": "circle-open"}[name],
                     "line_width": 3,
                 },
-                error_y=_error(*(pd.Series([chosen[c]]) for c in ("spearman", "low", "high"))),
+                error_y=error_bar(*(pd.Series([chosen[c]]) for c in ("spearman", "low", "high"))),
                 name=f"chosen on {name}",
                 legendgroup=f"{name} choice",
                 showlegend=i == 0,
@@ -344,7 +332,7 @@ def stability_figure(table: pd.DataFrame, measured_on: str) -> go.Figure:
             y=y,
             mode="markers+text",
             marker={"color": PALETTE[1], "size": 6},
-            error_x=_error(part["jaccard"], part["low"], part["high"]),
+            error_x=error_bar(part["jaccard"], part["low"], part["high"]),
             text=[level if j in ends else "" for j, level in enumerate(part["level"])],
             textposition=["top center"] + ["bottom center"] * (len(part) - 1),
             textfont_size=12,
@@ -375,7 +363,7 @@ def stability_figure(table: pd.DataFrame, measured_on: str) -> go.Figure:
         y=gold["jaccard"],
         mode="markers",
         marker={"color": PALETTE[2], "size": 9},
-        error_y=_error(gold["jaccard"], gold["low"], gold["high"]),
+        error_y=error_bar(gold["jaccard"], gold["low"], gold["high"]),
         name="the two texts of a pair",
         customdata=gold["n"],
         hovertemplate="rated %{x}: %{y:.3f} (%{customdata} pairs)",

@@ -6,7 +6,7 @@ from plotly.subplots import make_subplots
 
 from dysem_lab.analyses.contrast_analyses import PLAIN
 from dysem_lab.figures.contrast_figures import METHOD_COLOURS
-from dysem_lab.figures.style import OTHER_COLOUR, layout
+from dysem_lab.figures.style import OTHER_COLOUR, error_bar, layout
 from dysem_lab.prompts import TEMPLATE_NAMES
 
 BASE, TIME = "PromptEOL", "time, measured: median and range of rounds"
@@ -117,15 +117,7 @@ def _ratios(figure: go.Figure, rows: pd.DataFrame) -> None:
                 "color": colour,
                 "line": {"width": 3 if symbol == "line-ns" else 2, "color": colour},
             },
-            error_x={
-                "type": "data",
-                "symmetric": False,
-                "array": reach - ratio,
-                "arrayminus": ratio - rows["time_low"],
-                "thickness": 1.2,
-                "width": 3,
-                "visible": name == TIME,
-            },
+            error_x={**error_bar(ratio, rows["time_low"], reach), "visible": name == TIME},
             name=name,
             hovertemplate="%{x:.3f}",
             row=1,

@@ -13,8 +13,10 @@ from dysem_lab.figures.style import (
     OTHER_COLOUR,
     PALETTE,
     SCORE,
+    band,
     bars,
     curves,
+    error_bar,
     layout,
     superscript,
 )
@@ -73,10 +75,8 @@ def decomposition_figure(table: pd.DataFrame, measured_on: str) -> go.Figure:
             x=part["spearman"],
             marker_color=COLOURS.get(group, OTHER_COLOUR),
             error_x={
-                "array": part["high"] - part["spearman"],
-                "arrayminus": part["spearman"] - part["low"],
+                **error_bar(part["spearman"], part["low"], part["high"]),
                 "color": "#333333",
-                "thickness": 1.2,
             },
         )
     figure.add_scatter(
@@ -140,17 +140,7 @@ def random_vs_semantic_figure(table: pd.DataFrame, measured_on: str) -> go.Figur
             high=("high" if kind == "semantic" else "spearman", "max"),
         )
         colour = COLOURS[kind]
-        figure.add_scatter(
-            x=[*seeds["n_dims"], *seeds["n_dims"][::-1]],
-            y=[*seeds["high"], *seeds["low"][::-1]],
-            mode="lines",
-            fill="toself",
-            fillcolor=colour,
-            opacity=0.18,
-            line_width=0,
-            hoverinfo="skip",
-            showlegend=False,
-        )
+        band(figure, seeds["n_dims"], seeds["low"], seeds["high"], colour, 0.18)
         figure.add_scatter(
             x=seeds["n_dims"],
             y=seeds["spearman"],

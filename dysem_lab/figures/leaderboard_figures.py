@@ -7,7 +7,7 @@ from plotly.subplots import make_subplots
 
 from dysem_lab.analyses.leaderboard import LEARNED
 from dysem_lab.analyses.published import AVERAGE
-from dysem_lab.figures.style import PALETTE, SCORE, layout
+from dysem_lab.figures.style import PALETTE, SCORE, error_bar, layout
 
 # Systems that begin with a name have its colour.
 FAMILIES = {
@@ -81,12 +81,7 @@ def leaderboard_figure(table: pd.DataFrame, measured_on: str) -> go.Figure:
         common = {"legendgroup": name, "name": name, "y": part["method"]}
         figure.add_scatter(
             x=part["spearman"],
-            error_x={
-                "array": part["high"] - part["spearman"],
-                "arrayminus": part["spearman"] - part["low"],
-                "thickness": 1.2,
-                "width": 3,
-            },
+            error_x=error_bar(part["spearman"], part["low"], part["high"]),
             mode="markers",
             marker={
                 "color": colour,

@@ -101,6 +101,41 @@ def rgba(colour: str, alpha: float) -> str:
     return f"rgba({red},{green},{blue},{alpha})"
 
 
+def error_bar(value: pd.Series, low: pd.Series, high: pd.Series) -> dict[str, object]:
+    """Return the error bar from low to high around value."""
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": high - value,
+        "arrayminus": value - low,
+        "thickness": 1.2,
+        "width": 3,
+    }
+
+
+def band(
+    figure: go.Figure,
+    x: pd.Series,
+    low: pd.Series,
+    high: pd.Series,
+    colour: str,
+    opacity: float = 0.12,
+    **options: object,
+) -> None:
+    """Shade the interval around a line; options are the trace's, such as its row and column."""
+    figure.add_scatter(
+        x=[*x, *x[::-1]],
+        y=[*high, *low[::-1]],
+        mode="lines",
+        fill="toself",
+        fillcolor=rgba(colour, opacity),
+        line_width=0,
+        hoverinfo="skip",
+        showlegend=False,
+        **options,
+    )
+
+
 def panel_grid(
     names: Sequence[str], columns: int = 4
 ) -> tuple[go.Figure, dict[str, tuple[int, int]]]:
@@ -135,19 +170,8 @@ def curves(
         for position, (where, part) in enumerate(group.groupby(panel, sort=False)):
             row, column = places[where]
             part = part.sort_values(x)
-            figure.add_scatter(
-                x=[*part[x], *part[x][::-1]],
-                y=[*part["high"], *part["low"][::-1]],
-                mode="lines",
-                fill="toself",
-                fillcolor=rgba(colour, 0.09),
-                line_width=0,
-                hoverinfo="skip",
-                showlegend=False,
-                legendgroup=name,
-                row=row,
-                col=column,
-            )
+            of_line = {"legendgroup": name, "row": row, "col": column}
+            band(figure, part[x], part["low"], part["high"], colour, 0.09, **of_line)
             figure.add_scatter(
                 x=part[x],
                 y=part["spearman"],
@@ -155,13 +179,11 @@ def curves(
                 marker_size=5,
                 line_color=colour,
                 name=superscript(str(name)),
-                legendgroup=name,
                 showlegend=position == 0,
                 customdata=part[["n_dims", "low", "high"]],
                 hovertemplate="%{x}: %{y:.2f} [%{customdata[1]:.1f}, %{customdata[2]:.1f}]"
                 "<br>#Dim. %{customdata[0]:.0f}",
-                row=row,
-                col=column,
+                **of_line,
             )
     return figure
 
@@ -198,10 +220,8 @@ def bars(
                 showlegend=position == 0,
                 marker_color=(colours or COLOURS).get(name, PALETTE[i % len(PALETTE)]),
                 error_y={
-                    "array": part["high"] - part["spearman"],
-                    "arrayminus": part["spearman"] - part["low"],
+                    **error_bar(part["spearman"], part["low"], part["high"]),
                     "color": "#333333",
-                    "thickness": 1.2,
                     "width": 2,
                 },
                 customdata=part["n_dims"],

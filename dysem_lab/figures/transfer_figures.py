@@ -10,7 +10,7 @@ from plotly.subplots import make_subplots
 from dysem_lab.analyses.transfer import AVERAGE
 from dysem_lab.data.transfer_data import TransferData
 from dysem_lab.figures.saving import file_name, record
-from dysem_lab.figures.style import PALETTE, layout
+from dysem_lab.figures.style import PALETTE, error_bar, layout
 from dysem_lab.models.store import ModelFacts
 
 ACCURACY = "accuracy × 100"
@@ -106,14 +106,7 @@ def _points(
         legendgroup=method,
         showlegend=col == 1,
         marker={"color": colour, "size": 8},
-        error_x={
-            "type": "data",
-            "symmetric": False,
-            "array": high - part[value],
-            "arrayminus": part[value] - low,
-            "thickness": 1.2,
-            "width": 3,
-        },
+        error_x=error_bar(part[value], low, high),
         customdata=part[["task"]],
         hovertemplate="%{customdata[0]}: %{x:.2f}",
         row=1,
