@@ -34,6 +34,7 @@ from dysem_lab.translation.translate import Translator
 
 CHUNK = 16  # prompts between two reports of progress
 N_BARS = 16
+EXAMPLE = "typed in by you, one a line, such as  fr: Il pleut."
 # Where a dimension is a member, as code 0 to 3 of the map, with its colour.
 MEMBERSHIP = ("in neither set", "in S(x) only", "in S(y) only", "in both sets")
 MEMBER_COLOURS = ("rgba(128,128,128,0.12)", PALETTE[1], PALETTE[3], PALETTE[2])
@@ -472,8 +473,8 @@ def explore_pair(
     controls = {
         "first": text_box("Sentence x", a),
         "second": text_box("Sentence y", b),
-        "first_renderings": text_box("x elsewhere", typed[0], rows=3),
-        "second_renderings": text_box("y elsewhere", typed[1], rows=3),
+        "first_renderings": text_box("Translations of x", typed[0], rows=3, example=EXAMPLE),
+        "second_renderings": text_box("Translations of y", typed[1], rows=3, example=EXAMPLE),
         "languages": text_box("Languages", ", ".join(codes)),
         "m": slider("m languages", len(codes), 1, len(codes)),
         "k": slider("k dimensions", resolve_k(k, lens.d_model), 1, lens.d_model),

@@ -137,11 +137,18 @@ def library(name: str) -> Any:
         ) from error
 
 
-def text_box(label: str, value: str = "", rows: int = 1) -> Any:
-    """Return a box to type in; a change counts when Enter is pressed or the box is left."""
+def text_box(label: str, value: str = "", rows: int = 1, example: str = "") -> Any:
+    """Return a box to type in; a change counts when Enter is pressed or the box is left.
+
+    Args:
+        label: What it is for.
+        value: What it holds at first.
+        rows: Lines that it shows.
+        example: Shown in grey while it is empty.
+    """
     widgets = library("ipywidgets")
     kind = widgets.Text if rows == 1 else widgets.Textarea
-    more = {} if rows == 1 else {"rows": rows}
+    more = {"placeholder": example} | ({} if rows == 1 else {"rows": rows})
     return _labelled(kind, label, "100%", value=value, continuous_update=False, **more)
 
 
@@ -165,7 +172,7 @@ NARROW = "min(26rem, 100%)"
 def _labelled(kind: Any, label: str, width: str, **settings: Any) -> Any:
     return kind(
         description=label,
-        style={"description_width": "8rem"},
+        style={"description_width": "9rem"},
         layout={"width": width, "max_width": "100%"},
         **settings,
     )

@@ -15,6 +15,7 @@ from dysem_lab.encoders.dysem import DySem, SemanticVectors
 from dysem_lab.errors import InputError, choices
 from dysem_lab.explorers.pair_explorer import (
     DIVERGING,
+    EXAMPLE,
     contributions,
     empty_when_it_changes,
     parse_renderings,
@@ -331,7 +332,7 @@ def explore_search(
     n_most = min(50, len(encoded))
     controls = {
         "query": text_box("Query", encoded.texts[0] if query is None else query),
-        "renderings": text_box("It elsewhere", rows=3),
+        "renderings": text_box("Its translations", rows=3, example=EXAMPLE),
         "n": slider("Sentences", min(n, n_most), 1, n_most),
     }
     empty_when_it_changes(controls["query"], controls["renderings"])
