@@ -1,0 +1,113 @@
+"""`dysem-lab similarity`: two texts."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dysem_lab.cli.terminal import (
+    Json,
+    K,
+    Languages,
+    Model,
+    codes_of,
+    err,
+    number,
+    print_json,
+    print_table,
+)
+from dysem_lab.errors import InputError
+
+if TYPE_CHECKING:
+    from dysem_lab.translation.translate import Translator
+
+
+def similarity(
+    a: Annotated[str, typer.Argument(help="A text in English.")],
+    b: Annotated[str, typer.Argument(help="Another.")],
+    model: Model = "gemma-3-270m",
+    languages: Languages = "",
+    table: Annotated[
+        Path | None,
+        typer.Option(
+            help="Parallel table: a file with a column, or a folder with a file, per language."
+        ),
+    ] = None,
+    translator: Annotated[
+        str,
+        typer.Option(
+            help="'apertium' (offline), 'nllb', or the hub id or folder of a seq2seq model."
+        ),
+    ] = "",
+    k: K = "1024",
+    component: Annotated[str, typer.Option(help="attn, ffn, resid, attn_raw or final.")] = "attn",
+    template: Annotated[
+        str, typer.Option(help="prompteol, pretended_cot, knowledge, …")
+    ] = "prompteol",
+    setting: Annotated[
+        str, typer.Option(help="english or language-specific.")
+    ] = "language-specific",
+    vector: Annotated[str, typer.Option(help="mean or source.")] = "mean",
+    as_json: Json = False,
+) -> None:
+    """Compare two texts with DySem, and with the plain cosine beside it.
+
+    Renderings in other languages come from a table or a translator; without either, only English
+    is used.
+    """
+    from dysem_lab.analyses.dysem_analyses import pair_cosine, pair_similarity
+    from dysem_lab.encoders.dysem import DySem
+    from dysem_lab.models.activations import capture
+    from dysem_lab.models.loading import load_model
+    from dysem_lab.prompts import wrap
+
+    kept = number(k)
+    made_by, usual = translator_named(table, translator)
+    codes = codes_of(languages) or usual
+    lens = load_model(model)
+    dysem = DySem(lens, codes, made_by, kept, component, template, setting, vector)
+    value, dims = pair_similarity(dysem.encode([a, b]))
+    prompts = wrap([a, b], template)
+    plain = capture(lens, prompts, component)[component]
+    result = {
+        "similarity": value.item(),
+        "n_dims": dims,
+        "plain_cosine": pair_cosine(plain).item(),
+        "d_model": lens.d_model,
+        "translator": made_by.name if made_by else None,
+        **dysem.config,
+    }
+    if as_json:
+        print_json(result)
+        return
+    rows = [
+        ("DySem similarity", f"{result['similarity']:.4f}"),
+        ("on dimensions (#Dim.)", f"{dims:.0f} of {lens.d_model}"),
+        (f"plain cosine of {component}, English", f"{result['plain_cosine']:.4f}"),
+        ("languages", "/".join(codes)),
+        ("model", lens.name),
+    ]
+    print_table("", ("", ""), rows)
+    if made_by is None:
+        err.print("English only: give --translator or --table for a consensus over languages.")
+
+
+def translator_named(table: Path | None, name: str) -> "tuple[Translator | None, list[str]]":
+    """Return the translator, and the languages to take when none are named."""
+    from dysem_lab.translation.apertium import ApertiumTranslator
+    from dysem_lab.translation.translate import NLLB, ParallelTable, Seq2SeqTranslator
+    from dysem_lab.translation.translation_cache import CachedTranslator
+
+    if table is not None and name:
+        raise InputError("give either --table or --translator, not both")
+    if name == "apertium":
+        apertium = ApertiumTranslator()
+        reached = apertium.targets("en")
+        others: list[str] = [code for code in ("es", "fr", "pt") if code in reached]
+        return CachedTranslator(apertium), ["en", *(others or ["es"])]  # "es": says what to install
+    if table is not None:
+        return CachedTranslator(ParallelTable.read(table)), ["en", "ja", "ru"]
+    if name:
+        model = NLLB if name == "nllb" else name
+        return CachedTranslator(Seq2SeqTranslator(model)), ["en", "ja", "ru"]
+    return None, ["en"]

@@ -1,0 +1,155 @@
+"""`dysem-lab models`, `store` and `doctor`: what there is."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dysem_lab import paths
+from dysem_lab.cli.terminal import Json, print_json, print_table
+from dysem_lab.errors import InputError
+
+
+def models(as_json: Json = False) -> None:
+    """List the embedded models and the ten models of the DySem paper with its settings."""
+    from dysem_lab.models.embedded import EMBEDDED, MANIFEST, converted_folder, installed_files
+    from dysem_lab.models.loading import presets
+
+    embedded = [
+        {
+            "name": model.name,
+            "installed": installed_files(model) is not None,
+            "converted": (converted_folder(model.sha256) / MANIFEST).is_file(),
+            "install": model.install,
+            "terms": model.terms,
+        }
+        for model in EMBEDDED.values()
+    ]
+    table = presets()
+    if as_json:
+        print_json({"embedded": embedded, "presets": table.to_dict(orient="records")})
+        return
+    print_table(
+        "Embedded (no network needed)",
+        ("name", "state", "install", "terms"),
+        (
+            (
+                row["name"],
+                "converted" if row["converted"] else "installed" if row["installed"] else "absent",
+                row["install"],
+                row["terms"],
+            )
+            for row in embedded
+        ),
+    )
+    print_table(
+        "Presets: the models of the DySem paper (Table 4; m of the released script in brackets)",
+        ("name", "hub id", "setting", "vector", "m", "L", "d"),
+        (
+            (
+                row.preset,
+                row.hf_id,
+                row.setting,
+                row.vector,
+                row.m if row.m == row.m_in_repo_script else f"{row.m} [{row.m_in_repo_script}]",
+                row.n_layers,
+                row.d_model,
+            )
+            for row in table.itertuples()
+        ),
+    )
+
+
+def store(
+    file: Annotated[
+        Path | None, typer.Option("--file", help="Another store than the user's.")
+    ] = None,
+    prune_model: Annotated[
+        str | None, typer.Option(help="Remove what is of this model: its name or fingerprint.")
+    ] = None,
+    prune_component: Annotated[
+        str | None, typer.Option(help="Remove what is of this component.")
+    ] = None,
+    prune_layers: Annotated[
+        str | None, typer.Option(help="Remove sum or each; with others, what matches all.")
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Read every row and count the damaged ones.")
+    ] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Remove damaged rows; the next run makes them again.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Say what the vector store holds, prune it, and check it."""
+    from dysem_lab.models.store import VectorStore
+
+    if file is not None and not file.is_file():
+        raise InputError(f"no file {file}; --file takes a store that a capture has made")
+    kept = VectorStore(file)
+    report: dict[str, object] = {"path": kept.path}
+    pruned = {"model": prune_model, "component": prune_component, "layers": prune_layers}
+    if any(value is not None for value in pruned.values()):
+        before = kept.n_bytes
+        report["removed_rows"] = kept.prune(**pruned)
+        report["megabytes_given_back"] = (before - kept.n_bytes) / 1e6
+    damaged = kept.check(repair=repair) if check or repair else 0
+    if check or repair:
+        report["damaged_rows"] = damaged
+        report["repaired"] = repair
+    table = kept.contents()
+    report["megabytes"] = kept.n_bytes / 1e6
+    if as_json:
+        print_json({**report, "contents": table.to_dict(orient="records")})
+    else:
+        facts = {
+            name.replace("_", " "): f"{value:,.1f}" if isinstance(value, float) else value
+            for name, value in report.items()
+        }
+        print_table("Vector store", ("", ""), facts.items())
+        columns = ["model", "dtype", "component", "layers", "precision", "rows"]
+        print_table(
+            "",
+            (*columns, "MB", "largest relative error"),
+            (
+                (*row[columns], f"{row['megabytes']:,.1f}", f"{row['error']:.1e}")
+                for _, row in table.iterrows()
+            ),
+        )
+    if damaged and not repair:
+        raise typer.Exit(1)
+
+
+def doctor(as_json: Json = False) -> None:
+    """Say what is installed, and which models, data, GPU, browser and translations are seen."""
+    import platform
+
+    import torch
+
+    from dysem_lab import __version__
+    from dysem_lab.figures.saving import NO_BROWSER, find_browser, library_versions
+    from dysem_lab.models.embedded import EMBEDDED, installed_files
+    from dysem_lab.translation.apertium import seen_directions
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    data = paths.local_data_dir()
+    missing = [model.install for model in EMBEDDED.values() if installed_files(model) is None]
+    browser = find_browser()
+    facts = {
+        "dysem-lab": __version__,
+        "python": platform.python_version(),
+        **library_versions(),
+        "cores": torch.get_num_threads(),
+        "GPU": gpu or "none; models run on the CPU in float32",
+        "embedded models": "all installed" if not missing else f"missing: {'; '.join(missing)}",
+        "cache": paths.cache_dir(),
+        f"data ({paths.DATA_VARIABLE})": data
+        or "not set; 'stsb' comes from the hub, 'demo' needs none",
+        "notebooks": paths.notebooks_dir(),
+        "browser for PNG": browser or NO_BROWSER,
+        "apertium": seen_directions(),
+    }
+    if as_json:
+        print_json(facts)
+    else:
+        print_table("dysem-lab doctor", ("", ""), facts.items())

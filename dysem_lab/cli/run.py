@@ -1,0 +1,161 @@
+"""`dysem-lab figures`: the batch job."""
+
+import ast
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from dysem_lab import paths
+from dysem_lab.cli.terminal import Data, Json, err, out, print_json, print_table
+from dysem_lab.errors import InputError
+
+if TYPE_CHECKING:
+    from dysem_lab.batch import Job
+
+
+def figures(
+    model: Annotated[
+        list[str] | None,
+        typer.Option("--model", help="Several times if wanted; without it, each notebook's own."),
+    ] = None,
+    data: Data = "demo",
+    pairs: Annotated[int | None, typer.Option(min=1, help="First pairs only.")] = None,
+    sample: Annotated[
+        int | None, typer.Option(min=1, help="Random pairs of each task; -p seed=… chooses them.")
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Notebook name or its beginning; several times.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Notebooks that run at once.")] = 1,
+    folder: Annotated[Path, typer.Option("--out", help="Where the figures go.")] = Path("figures"),
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option("-p", "--parameter", help="name=value for the notebooks; several times."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run the figure notebooks and write PNG, HTML, CSV and JSON; skip what is up to date."""
+    from dysem_lab import batch
+    from dysem_lab.figures.saving import NO_BROWSER, find_browser
+
+    parameters = dict(_assignment(text) for text in parameter or [])
+    parameters |= {
+        name: value for name, value in (("pairs", pairs), ("sample", sample)) if value is not None
+    }
+    planned = batch.plan(model or [], data, folder, only=only or [], parameters=parameters)
+    if dry_run:
+        _dry_run(planned, as_json)
+        return
+
+    bar = Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description} {task.completed:,.0f} of {task.total:,.0f}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=err,
+        transient=True,
+    )
+    captured = bar.add_task("texts captured", total=1, visible=False)
+    task = bar.add_task("notebooks", total=len(planned))
+
+    tenths_said = 0
+
+    def progress(done: int, total: int) -> None:
+        nonlocal tenths_said
+        bar.update(captured, completed=done, total=total, visible=done < total)
+        if not err.is_terminal and (tenths := 10 * done // total) > tenths_said:
+            tenths_said = tenths
+            err.print(f"captured {done:,} of {total:,} texts")
+
+    def report(job: "Job", outcome: str, seconds: float) -> None:
+        bar.advance(task)
+        colour = {"made": "green", "failed": "red"}.get(outcome, "cyan")
+        err.print(f"[{colour}]{outcome:>10}[/]  {job.name}  {seconds:.0f} s", highlight=False)
+        if outcome == "failed":
+            err.print(batch.failure(job), markup=False, highlight=False)
+
+    try:
+        with bar:
+            outcomes = batch.run_batch(planned, jobs, report, progress)
+    except KeyboardInterrupt:
+        err.print("interrupted; finished figures are kept, the same command makes the rest")
+        raise typer.Exit(130) from None
+    if find_browser() is None:
+        err.print(NO_BROWSER)
+    failed = [name for name, outcome in outcomes.items() if outcome == "failed"]
+    if as_json:
+        print_json(outcomes)
+    else:
+        out.print(
+            f"{len(outcomes) - len(failed)} of {len(outcomes)} notebooks are up to date in {folder}"
+        )
+    if failed:
+        raise typer.Exit(1)
+
+
+def _dry_run(planned: list["Job"], as_json: bool) -> None:
+    """Print what a batch would run and why, with its forward passes and the disk they need."""
+    from dysem_lab import batch
+
+    reasons = {job.name: job.why() for job in planned}
+    needed = {
+        need.job.name: need for need in batch.needs([job for job in planned if reasons[job.name]])
+    }
+    rows = [
+        {
+            "notebook": name,
+            "state": "would run" if why else "up to date",
+            "why": why,
+            "passes": needed[name].passes if why else 0,
+            "megabytes": _known(needed[name].megabytes) if why else 0.0,
+        }
+        for name, why in reasons.items()
+    ]
+    if as_json:
+        print_json(rows)
+        return
+    print_table(
+        "Batch",
+        ("notebook", "state", "why", "forward passes", "MB of disk"),
+        (
+            (
+                *(row["notebook"], row["state"], row["why"], f"{row['passes']:,}"),
+                "unknown" if row["megabytes"] is None else row["megabytes"],
+            )
+            for row in rows
+        ),
+    )
+    passes = sum(need.passes for need in needed.values())
+    size = _known(sum(need.megabytes for need in needed.values()))
+    out.print(
+        f"{passes:,} forward passes, {'unknown' if size is None else f'{size:,.1f}'} MB in "
+        f"{paths.vectors_path()} "
+        "(a text that several notebooks need is counted once)"
+    )
+
+
+def _known(megabytes: float) -> float | None:
+    """Return a size, or None where it is NaN: JSON has no NaN."""
+    return None if math.isnan(megabytes) else round(megabytes, 1)
+
+
+def _assignment(text: str) -> tuple[str, object]:
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise InputError(f"-p {text!r} is not name=value")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value  # a plain word, such as english

@@ -1,0 +1,330 @@
+"""`dysem-lab evaluate`: scores on sentence pairs, the leaderboard, published numbers."""
+
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dysem_lab.cli.compare import translator_named
+from dysem_lab.cli.terminal import (
+    Data,
+    Json,
+    K,
+    codes_of,
+    err,
+    number,
+    out,
+    print_json,
+    print_table,
+)
+from dysem_lab.errors import InputError, choices
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from dysem_lab.analyses.published import DySemRow
+    from dysem_lab.analyses.study import Study
+
+
+def evaluate(
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model",
+            help="Embedded name, preset, hub id, folder, .gguf.",
+            show_default="gemma-3-270m, or the preset",
+        ),
+    ] = "",
+    data: Data = "demo",
+    task: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="STS12 … STS16, STSB, SICKR or another form (SICKR-test, STS12-raw, …), for "
+            "folders and hub; several times."
+        ),
+    ] = None,
+    tasks: Annotated[str, typer.Option(help="The same by comma; 'all' is the papers' seven.")] = "",
+    split: Annotated[str, typer.Option(help="test or dev.")] = "test",
+    languages: Annotated[
+        str,
+        typer.Option(
+            help="Codes of the consensus, by comma; with a preset, those to choose its m from.",
+            show_default="en,ja,ru; with a preset, all of the paper's that the data have",
+        ),
+    ] = "",
+    k: K = "1024",
+    template: Annotated[
+        str, typer.Option(help="prompteol, pretended_cot, knowledge, …")
+    ] = "prompteol",
+    pairs: Annotated[int | None, typer.Option(min=1, help="First pairs of each task only.")] = None,
+    sample: Annotated[
+        int | None, typer.Option(min=1, help="Random sample of so many pairs of each task.")
+    ] = None,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Put the DySem paper's numbers beside ours.")
+    ] = False,
+    preset: Annotated[
+        str,
+        typer.Option(
+            help="With --compare: one of the paper's ten models, with its settings; --model then "
+            "says where its weights are."
+        ),
+    ] = "",
+    methods: Annotated[
+        str,
+        typer.Option(
+            help="The leaderboard instead: 'all' training-free systems, 'trained' ones, or names "
+            "by comma, such as prompteol,metaeol,cp_ns,dysem,minilm."
+        ),
+    ] = "",
+    translator: Annotated[
+        str, typer.Option(help="With --methods: renders DySem's languages, as in 'similarity'.")
+    ] = "",
+    aggregation: Annotated[
+        str, typer.Option(help="With --methods, over a task's subsets: all, mean or weighted.")
+    ] = "all",
+    output: Annotated[
+        str, typer.Option("--format", help="With --methods: markdown, latex, csv or json.")
+    ] = "",
+    seed: Annotated[int, typer.Option(help="Of the sample and the bootstrap intervals.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Score mean pooling, PromptEOL, h^L, A^L, F^L and DySem on sentence pairs.
+
+    With --methods: every compared system in one table, with what it costs.
+
+    With --compare: mean pooling, PromptEOL and DySem on A^L, each beside its published number. One
+    of the paper's models has the settings of its Table 4 (and of the released script, where it has
+    others), with languages ranked by their scores on the same pairs, as the paper does.
+    """
+    from dysem_lab.analyses.published import N_PAIRS, paper_settings, preset_of
+    from dysem_lab.analyses.study import Study
+    from dysem_lab.data.languages import LANGUAGES
+    from dysem_lab.data.sts import available_languages
+    from dysem_lab.models.loading import DEFAULT_MODEL
+
+    if preset and not compare:
+        raise InputError("--preset goes with --compare; to evaluate it by itself, use --model")
+    if methods and compare:
+        raise InputError("--methods has the published numbers in a block of its own; no --compare")
+    if not methods and (translator or output or aggregation != "all"):
+        raise InputError("--translator, --format and --aggregation go with --methods")
+    if tasks:
+        task = [*(task or []), *(N_PAIRS if tasks == "all" else codes_of(tasks))]
+    name = model or preset or DEFAULT_MODEL
+    if methods:
+        drawn = {"split": split, "pairs": pairs, "sample": sample, "seed": seed}
+        board = (codes_of(methods), codes_of(languages), translator, number(k), aggregation)
+        _leaderboard(name, data, task, drawn, board, "json" if as_json else output)
+        return
+    known = (preset or preset_of(name)) if compare else ""
+    rows = paper_settings(known) if known else None
+    codes = codes_of(languages) or ["en", "ja", "ru"]
+    if compare and not languages:
+        sources: list[str | None] = [*task] if task else [None]
+        there = {code for each in sources for code in available_languages(data, each, split)}
+        codes = [code for code in (LANGUAGES if known else codes) if code in there]
+    study = Study(
+        name,
+        data,
+        task or None,
+        codes,
+        templates=list(dict.fromkeys([template, "none"])),
+        components=("final", "resid", "attn", "ffn"),
+        split=split,
+        pairs=pairs,
+        sample=sample,
+        seed=seed,
+    )
+    for pairs_of in study.data.values():
+        err.print(pairs_of, highlight=False, markup=False)
+    if compare:
+        _compare(study, codes, known, rows, number(k), seed, as_json)
+    else:
+        _evaluate(study, codes, number(k), seed, as_json)
+
+
+def _leaderboard(
+    model: str,
+    data: str,
+    tasks: list[str] | None,
+    drawn: dict[str, Any],
+    settings: tuple[list[str], list[str], str, int | float, str],
+    output: str,
+) -> None:
+    """Print scores and costs of systems, and the published ones in a block of their own.
+
+    Args:
+        model: Of the training-free systems.
+        data: As for `dysem_lab.load_data`.
+        tasks: Names; None is the source's own pairs.
+        drawn: Split, pairs, sample and seed.
+        settings: Systems, DySem's languages, its translator and k, the aggregation.
+        output: A format of `dysem_lab.analyses.leaderboard.FORMATS`; "" is a table for people.
+    """
+    from dysem_lab.analyses.leaderboard import (
+        FORMATS,
+        published_wide,
+        rendered,
+        score_systems,
+        wide,
+    )
+    from dysem_lab.analyses.leaderboard import published_leaderboard as papers
+    from dysem_lab.analyses.study import Study
+    from dysem_lab.data.sts import available_languages
+    from dysem_lab.encoders.systems import named_systems
+
+    names, languages, translator, k, aggregation = settings
+    if output and output not in FORMATS:
+        raise choices("format", output, FORMATS)
+    made_by, usual = translator_named(None, translator)
+    if made_by is None and not languages:
+        sources: list[str | None] = [*tasks] if tasks else [None]
+        there = [available_languages(data, task, drawn["split"]) for task in sources]
+        languages = [code for code in ("en", "zh", "fr", "de") if all(code in of for of in there)]
+    languages = languages or usual
+    study = Study(model, data, tasks, ["en"] if made_by else languages, **drawn)
+    for pairs_of in study.data.values():
+        err.print(pairs_of, highlight=False, markup=False)
+    encoders = named_systems(study.lens, names, languages, made_by, k)
+    table = score_systems(
+        encoders, study.data, store=study.store, aggregation=aggregation, seed=drawn["seed"]
+    )
+    for row in table[table["note"] != ""].itertuples():
+        err.print(f"{row.method}, {row.task}: {row.note}", highlight=False, markup=False)
+    if output:
+        sys.stdout.write(rendered(table, output))
+        return
+    board = wide(table)
+    print_table(
+        f"Spearman × 100 of {study.name}; aggregation: {aggregation}; "
+        f"DySem in {'/'.join(languages)}{f' by {translator}' if translator else ''}",
+        board.columns,
+        board.map(_cell).itertuples(index=False),
+    )
+    paper = published_wide(papers("LLaMA2-7B")).drop(columns=["source"])
+    print_table(
+        "Published for LLaMA2-7B; other models, SICK-R of 4,927 or 9,927 pairs",
+        paper.columns,
+        paper.map(_cell).itertuples(index=False),
+    )
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return "" if value != value else f"{value:.2f}"
+    return str(value)
+
+
+def _evaluate(
+    study: "Study", languages: list[str], k: int | float, seed: int, as_json: bool
+) -> None:
+    """Print the decomposition of a study."""
+    from dysem_lab.analyses.dysem_analyses import decomposition
+    from dysem_lab.figures.style import facts
+
+    study.capture(progress=not as_json)
+    table = decomposition(study, languages, k=k, seed=seed)
+    if as_json:
+        print_json({**_described(study, k, seed), "languages": languages, **_scores(table)})
+        return
+    several = len(study.data) > 1
+    columns = ("method", "Spearman", "95 % interval", "#Dim.", "gain over plain")
+    rows = [
+        (
+            *([row.task] if several else []),
+            row.method,
+            f"{row.spearman:.2f}",
+            f"{row.low:.1f} to {row.high:.1f}",
+            f"{row.n_dims:.1f}",
+            ""
+            if row.gain != row.gain
+            else f"{row.gain:+.1f} ({row.gain_low:+.1f} to {row.gain_high:+.1f})",
+        )
+        for row in table.itertuples()
+    ]
+    title = facts(study, languages=languages, k=k, seed=seed)
+    print_table(title, ("task", *columns) if several else columns, rows)
+
+
+def _compare(
+    study: "Study",
+    languages: list[str],
+    preset: str,
+    rows: "list[DySemRow] | None",
+    k: int | float,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Print the main results of a study beside the published ones."""
+    from dysem_lab.analyses.dysem_analyses import single_languages
+    from dysem_lab.analyses.published import check_preset, comparison, main_results, remarks
+    from dysem_lab.figures.style import facts
+
+    if preset:
+        check_preset(study, preset)
+    study.capture(progress=not as_json)
+    ranking = single_languages(study, seed=seed) if preset else None
+    baselines = list(dict.fromkeys(["none", study.templates[0]]))
+    table = comparison(
+        main_results(
+            study,
+            languages if ranking is None else ranking,
+            rows=rows,
+            k=k,
+            baselines=baselines,
+            preset=preset,
+            seed=seed,
+        )
+    )
+    said = remarks(table)
+    if ranking is not None:
+        said.append(
+            "Languages are ranked by their scores on the labels that are reported on here, as in "
+            "the paper: "
+            + "; ".join(
+                f"{task} {setting} {'/'.join(part['language'])}"
+                for (task, setting), part in ranking.groupby(["task", "setting"], sort=False)
+                if len(part) > 1
+            )
+            + "."
+        )
+    if as_json:
+        described = {**_described(study, k, seed), "preset": preset or None, "remarks": said}
+        print_json({**described, **_scores(table)})
+        return
+    print_table(
+        facts(study, k=k, seed=seed),
+        ("method", "task", "m", "#Dim.", "reproduced", "published", "difference"),
+        (
+            (
+                ", ".join(filter(None, (row.method, row.setting, row.vector, row.origin))),
+                row.task,
+                row.m,
+                f"{row.n_dims:.0f}",
+                f"{row.reproduced:.2f} ({row.low:.1f} to {row.high:.1f})",
+                "none" if row.published != row.published else f"{row.published:.2f}",
+                "" if row.difference != row.difference else f"{row.difference:+.2f}",
+            )
+            for row in table.astype({"m": "string"}).fillna({"m": ""}).itertuples()
+        ),
+    )
+    for sentence in said:
+        out.print(f"• {sentence}", highlight=False, markup=False)
+
+
+def _described(study: "Study", k: int | float, seed: int) -> dict[str, object]:
+    data = study.data.values()
+    return {
+        "model": study.model.name,
+        "data": ", ".join(pairs_of.name for pairs_of in data),
+        "source": ", ".join(dict.fromkeys(pairs_of.source for pairs_of in data)),
+        "k": k,
+        "template": study.templates[0],
+        "seed": seed,
+    }
+
+
+def _scores(table: "pd.DataFrame") -> dict[str, object]:
+    return {"scores": json.loads(table.to_json(orient="records"))}

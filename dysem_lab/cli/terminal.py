@@ -1,0 +1,73 @@
+"""What all commands share: consoles, tables, options and their values."""
+
+import json
+import sys
+from collections.abc import Iterable
+from typing import Annotated
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from dysem_lab.errors import InputError
+
+WIDE = 160  # columns where nobody watches: pipes and files, whose lines should stay whole
+
+
+def _console(stderr: bool = False) -> Console:
+    console = Console(stderr=stderr)
+    return console if console.is_terminal else Console(stderr=stderr, width=WIDE)
+
+
+out = _console()
+err = _console(stderr=True)
+
+Model = Annotated[
+    str, typer.Option("--model", help="Embedded name, preset, hub id, folder, .gguf.")
+]
+Data = Annotated[str, typer.Option("--data", help="demo, stsb, hub or a folder of STS files.")]
+Languages = Annotated[str, typer.Option("--languages", help="Codes of the consensus, by comma.")]
+K = Annotated[str, typer.Option("--k", help="Dimensions per text: an integer, or a fraction of d.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
+
+
+def number(text: str) -> int | float:
+    """Return the value of --k.
+
+    Raises:
+        InputError: It is no number.
+    """
+    try:
+        return float(text) if "." in text or "e" in text.lower() else int(text)
+    except ValueError:
+        raise InputError(
+            f"--k must be an integer or a fraction such as 0.25, got {text!r}"
+        ) from None
+
+
+def codes_of(text: str) -> list[str]:
+    """Return what a text lists by comma."""
+    return [code for part in text.split(",") if (code := part.strip())]
+
+
+def print_json(value: object) -> None:
+    """Print a value as JSON."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def print_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
+    """Print a table; columns without names are facts with their values."""
+    columns = list(columns)
+    table = Table(
+        title=title,
+        title_justify="left",
+        header_style="bold",
+        box=box.SIMPLE_HEAD,
+        show_header=any(columns),
+    )
+    for index, column in enumerate(columns):
+        table.add_column(column, no_wrap=index == 0, overflow="fold")
+    for row in rows:
+        table.add_row(*map(str, row))
+    out.print(table)
