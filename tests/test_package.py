@@ -239,3 +239,38 @@ def test_the_readme_says_of_contrastive_prompting_what_the_committed_table_says(
             row = methods.loc[method]
             sure = "*" if row["gain_low"] > 0 or row["gain_high"] < 0 else ""
             assert cell == f"{row['spearman']:.1f} ({row['gain']:+.1f}{sure})"
+
+
+def test_the_readme_says_of_the_leaderboard_what_the_committed_table_says():
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    (path,) = (REPOSITORY / "figures").glob("leaderboard_smollm2-135m-instruct_7-tasks-*.csv")
+    table = pd.read_csv(path)
+    average = table[table["task"] == "Avg."].set_index("method")
+    heading = "| method | score | 95 % interval | #Dim. | passes per text |"
+    rows = readme.split(heading)[1].split("\n\n")[0].strip().splitlines()[1:]
+    assert len(rows) > 8
+    for line in rows:
+        method, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+        row = average.loc[method.removesuffix(" (the trained reference)")]
+        interval = f"{row['low']:.1f} to {row['high']:.1f}"
+        assert cells == [
+            *(f"{row['spearman']:.1f}", interval),
+            *(f"{row['n_dims']:.0f}", f"{row['passes']:.0f}"),
+        ]
+
+
+def test_the_readme_says_of_the_gain_what_the_committed_ladders_say():
+    readme = " ".join((REPOSITORY / "README.md").read_text(encoding="utf-8").split())
+    said = re.search(
+        r"gains Gemma ([\d.]+) \[([\d.]+), ([\d.]+)\] .* costs SmolLM2, .*?, "
+        r"([\d.]+) \[([\d.]+), ([\d.]+)\]",
+        readme,
+    )
+    assert said is not None
+    found = []
+    for model, sign in (("gemma-3-270m", 1), ("smollm2-135m-instruct", -1)):
+        (path,) = (REPOSITORY / "figures").glob(f"ladder_{model}_stsb-test-*.csv")
+        row = pd.read_csv(path).query("rung == 'top k' and vector == 'mean'").iloc[0]
+        bounds = sorted(sign * row[["total_low", "total_high"]])
+        found += [f"{value:.1f}" for value in (sign * row["total"], *bounds)]
+    assert list(said.groups()) == found
