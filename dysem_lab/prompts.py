@@ -1,7 +1,7 @@
 """Texts into one-word prompts: the templates, their languages, and sentence normalisation."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any, Literal, Self, get_args
 
@@ -149,6 +149,25 @@ def template_parts(template: str, setting: str, code: str) -> tuple[str, str]:
     return prefix, suffix
 
 
+def checked(texts: Iterable[str], what: str = "text") -> list[str]:
+    """Return texts as a list, once each of them is known to have words.
+
+    Args:
+        texts: n texts.
+        what: What an error calls one of them.
+
+    Raises:
+        InputError: One string in place of several, or an empty text, named by its index.
+    """
+    if isinstance(texts, str):
+        raise InputError(f"{what}s must be a list of strings; give one as [{texts[:40]!r}]")
+    texts = list(texts)
+    for index, text in enumerate(texts):
+        if not isinstance(text, str) or not text.strip():
+            raise InputError(f"{what} {index} is empty or not a string: {text!r}; give it words")
+    return texts
+
+
 def wrap(
     texts: Sequence[str],
     template: str = "prompteol",
@@ -173,16 +192,13 @@ def wrap(
 
     Source: DySem Section 3.1 and Eq. 9; sentence normalisation as in the released code.
     """
-    if isinstance(texts, str):
-        raise InputError(f"texts must be a list of strings; wrap one text as [{texts[:40]!r}]")
+    texts = checked(texts)
     codes = [languages] * len(texts) if isinstance(languages, str) else list(languages)
     if len(codes) != len(texts):
         raise InputError(f"{len(codes)} language codes for {len(texts)} texts; give one or n")
     parts = {code: template_parts(template, setting, code) for code in set(codes)}
     prompts = []
-    for index, (text, code) in enumerate(zip(texts, codes, strict=True)):
-        if not isinstance(text, str) or not text.strip():
-            raise InputError(f"text {index} is empty or not a string: {text!r}; give it words")
+    for text, code in zip(texts, codes, strict=True):
         prefix, suffix = parts[code]
         body = text if template == "none" else normalize(text)
         prompts.append(Prompt.build(prefix, body, suffix))

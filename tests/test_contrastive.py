@@ -1135,7 +1135,7 @@ def test_a_released_position_needs_heads_as_wide_as_the_stream(pair, position):
         ([""], "text 0 is empty"),
         (["A dog sleeps.", " \n"], r"text 1 is empty or not a string: ' \\n'"),
         (["A dog sleeps.", None], "text 1 is empty or not a string: None"),
-        ("Dogs", "texts must be a list of strings; wrap one text as .'Dogs'."),
+        ("Dogs", "texts must be a list of strings; give one as .'Dogs'."),
     ],
 )
 def test_bad_texts_are_named(tiny_lens, texts, message):

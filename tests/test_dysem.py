@@ -133,8 +133,33 @@ def test_missing_renderings_are_refused(tiny_lens):
         DySem(tiny_lens, ("en", "ja")).encode(["A dog."], renderings={"ja": ["犬。", "猫。"]})
 
 
-def test_no_texts_give_no_vectors(tiny_lens):
-    encoded = DySem(tiny_lens, ("en",)).encode([])
+class Untouched:
+    """A translator that must not be asked."""
+
+    name = "untouched"
+
+    def translate(self, texts, source, target):
+        pytest.fail(f"asked for {texts}")
+
+
+@pytest.mark.parametrize(
+    ("texts", "renderings", "message"),
+    [
+        ("A dog.", {}, r"texts must be a list of strings; give one as \['A dog.'\]"),
+        (["A dog.", " "], {}, "text 1 is empty or not a string: ' '"),
+        (["A dog.", None], {}, "text 1 is empty or not a string: None"),
+        (["A", "B"], {"ja": "あい"}, r"ja renderings must be a list of strings; .*\['あい'\]"),
+        (["A", "B"], {"ja": ["あ", ""]}, "ja rendering 1 is empty or not a string: ''"),
+    ],
+)
+def test_bad_texts_are_refused_before_they_are_translated(tiny_lens, texts, renderings, message):
+    with pytest.raises(InputError, match=message):
+        DySem(tiny_lens, ("en", "ja"), Untouched()).encode(texts, renderings=renderings)
+
+
+@pytest.mark.parametrize("languages", [("en",), ("en", "ja")])
+def test_no_texts_give_no_vectors(tiny_lens, languages):
+    encoded = DySem(tiny_lens, languages).encode([])
     assert encoded.vectors.shape == encoded.sets.shape == (0, tiny_lens.d_model)
 
 

@@ -20,6 +20,7 @@ from dysem_lab.encoders.aggregation import ValueAggregation
 from dysem_lab.encoders.base import MeanPooling, PromptEncoder, output_vector
 from dysem_lab.encoders.echo import Echo
 from dysem_lab.encoders.prepending import TokenPrepending
+from dysem_lab.encoders.systems import output_of
 from dysem_lab.errors import InputError
 from dysem_lab.models import passes
 from dysem_lab.models.loading import load_model, locate
@@ -852,7 +853,7 @@ def test_names_for_tables(lens):
         ([""], "text 0 is empty"),
         (["A dog sleeps.", " \n"], r"text 1 is empty or not a string: ' \\n'; give it words"),
         (["A dog sleeps.", None], "text 1 is empty or not a string: None"),
-        ("Dogs", "texts must be a list of strings; wrap one text as .'Dogs'."),
+        ("Dogs", "texts must be a list of strings; give one as .'Dogs'."),
     ],
 )
 def test_bad_texts_are_named(lens, texts, message):
@@ -942,3 +943,17 @@ def test_a_text_with_the_placeholder_in_it_is_no_second_placeholder(pair):
 
     expected = plain_pass(plain, [row], (range(1, 3), prepend)).hidden[-1][:, -1]
     check(encoder, [text], expected, 1e-4)
+
+
+@pytest.mark.parametrize(("n_layers", "expected"), [(32, 27), (3, "penultimate")])
+def test_a_model_as_deep_as_the_papers_is_read_where_the_papers_read_it(n_layers, expected):
+    assert output_of(SimpleNamespace(n_layers=n_layers)) == expected
+
+
+def test_similarities_take_arrays(tiny_lens):
+    encoder = MeanPooling(tiny_lens)
+    vectors = encoder.encode(TEXTS[:2])
+    assert torch.equal(
+        encoder.similarity(vectors.numpy(), vectors.numpy()), encoder.similarity(vectors, vectors)
+    )
+    assert encoder.similarity_pairwise(vectors.numpy(), vectors.numpy()).shape == (2,)

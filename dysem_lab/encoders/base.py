@@ -32,7 +32,8 @@ from dysem_lab.prompts import (
 )
 
 # Where the paper of a prompt reads its embedding: PromptEOL and MetaEOL after the final norm,
-# Pretended CoT, Knowledge Enhancement and CK before the last block (arXiv 2404.03921, 2505.12831).
+# Pretended CoT and Knowledge Enhancement before the last block (arXiv 2404.03921). CK, their mean,
+# is read as they are; its paper reads LLaMA2-7B after 27 blocks of 32 (`dysem_lab.named_systems`).
 OUTPUT_OF = {"pretended_cot": "penultimate", "knowledge": "penultimate", "ck": "penultimate"}
 
 
@@ -98,13 +99,13 @@ class DenseEncoder(ABC):
         self, e1: Float[Tensor, "n1 d"], e2: Float[Tensor, "n2 d"]
     ) -> Float[Tensor, "n1 n2"]:
         """Return the cosine of every row of e1 with every row of e2."""
-        return all_pairs_cosine(e1, e2)
+        return all_pairs_cosine(torch.as_tensor(e1), torch.as_tensor(e2))
 
     def similarity_pairwise(
         self, e1: Float[Tensor, "n d"], e2: Float[Tensor, "n d"]
     ) -> Float[Tensor, " n"]:
         """Return the cosine of e1[i] with e2[i] for each i."""
-        return cosine(e1, e2)
+        return cosine(torch.as_tensor(e1), torch.as_tensor(e2))
 
     def __repr__(self) -> str:
         settings = ", ".join(f"{name}={value!r}" for name, value in self.config.items())
@@ -256,7 +257,8 @@ class PromptEncoder(LensEncoder):
             arXiv 2402.18458), or a string with ``{text}``. Means are of the vectors as they are.
         output_layer: Number of blocks after which the embedding is read, 1 to L, or "penultimate",
             "last", "final" (after the final norm); no later block runs. None is the choice of the
-            template's paper: "final" for PromptEOL and MetaEOL, "penultimate" for the others.
+            template's paper: "final" for PromptEOL and MetaEOL, "penultimate" for Pretended CoT and
+            Knowledge Enhancement; for CK it is that of these two.
 
     Raises:
         InputError: An unknown template or output layer.

@@ -26,7 +26,7 @@ from dysem_lab.models.steering import (
     warn_if_alpha_is_undone,
 )
 from dysem_lab.models.store import VectorStore
-from dysem_lab.prompts import TEMPLATE_NAMES, template_parts, wrap
+from dysem_lab.prompts import TEMPLATE_NAMES, checked, template_parts, wrap
 from dysem_lab.translation.translate import Translator
 
 VECTORS = ("source", "mean")
@@ -329,9 +329,7 @@ class DySem:
             InputError: An empty text, one string in place of a list, renderings of another length.
             MissingTranslationError: A rendering is neither given nor to be had.
         """
-        if isinstance(texts, str):
-            raise InputError(f"texts must be a list of strings; encode one as [{texts[:40]!r}]")
-        texts = list(texts)
+        texts = checked(texts)
         wanted = [*self.languages]
         if self.vector == "source" and language not in wanted:
             wanted.append(language)
@@ -361,18 +359,18 @@ class DySem:
         if target == source:
             return texts
         if target in renderings:
-            if len(renderings[target]) != len(texts):
-                raise InputError(
-                    f"{len(renderings[target])} renderings in {target!r} for {len(texts)} texts"
-                )
-            return list(renderings[target])
+            given = checked(renderings[target], f"{target} rendering")
+            if len(given) != len(texts):
+                raise InputError(f"{len(given)} renderings in {target!r} for {len(texts)} texts")
+            return given
+        if not texts:
+            return []
         if self.translator is None:
-            first = f" (such as {texts[0]!r})" if texts else ""
             raise MissingTranslationError(
-                f"no rendering of {len(texts)} texts{first} in {target!r}: give DySem a "
-                f"translator, give encode the renderings, or use languages=({source!r},)"
+                f"no rendering of {len(texts)} texts (such as {texts[0]!r}) in {target!r}: give "
+                f"DySem a translator, give encode the renderings, or use languages=({source!r},)"
             )
-        return self.translator.translate(texts, source, target) if texts else []
+        return self.translator.translate(texts, source, target)
 
     def similarity(
         self, e1: SemanticVectors, e2: SemanticVectors, undefined: float = math.nan

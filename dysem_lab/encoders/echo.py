@@ -76,7 +76,8 @@ class Echo(LensEncoder):
 
     Args:
         lens: A loaded model.
-        template: A prompt with two ``{text}`` slots. The text is not normalised.
+        template: A prompt with two ``{text}`` slots. White space around the text is removed;
+            nothing else is normalised.
 
     Raises:
         InputError: A template without exactly two slots.

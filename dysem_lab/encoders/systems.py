@@ -61,24 +61,37 @@ class Encoder(Protocol):
         ...
 
 
+def output_of(lens: LensModel) -> int | str:
+    """Return where the papers of CK, Token Prepending and CP read an embedding.
+
+    They read LLaMA2-7B after 27 of its 32 blocks (Knowledge Enhancement apart). Models of 32 blocks
+    are read there; for the others, which have no published setting, it is "penultimate".
+    """
+    return 27 if lens.n_layers == 32 else "penultimate"
+
+
 # Contrastive Prompting's block and α are the paper's for LLaMA2-7B, not tuned for a model.
 TRAINING_FREE: dict[str, Callable[[LensModel], Encoder]] = {
     "mean": MeanPooling,
     "prompteol": PromptEncoder,
     "pretended_cot": lambda lens: PromptEncoder(lens, "pretended_cot"),
     "knowledge": lambda lens: PromptEncoder(lens, "knowledge"),
-    "ck": lambda lens: PromptEncoder(lens, "ck"),
+    "ck": lambda lens: PromptEncoder(lens, "ck", output_of(lens)),
     "metaeol": lambda lens: PromptEncoder(lens, "metaeol"),
     "echo": Echo,
     "va": lambda lens: ValueAggregation(lens, "va"),
     "wva": lambda lens: ValueAggregation(lens, "wva"),
     "aligned_wva": ValueAggregation,
-    "tp": TokenPrepending,
-    "tp_cot": lambda lens: TokenPrepending(lens, "pretended_cot"),
+    "tp": lambda lens: TokenPrepending(lens, output_layer=output_of(lens)),
+    "tp_cot": lambda lens: TokenPrepending(lens, "pretended_cot", output_layer=output_of(lens)),
     "tp_knowledge": lambda lens: TokenPrepending(lens, "knowledge"),
-    "cp_ns": ContrastivePrompting,
-    "cp_nr": lambda lens: ContrastivePrompting(lens, norm="recovering"),
-    "cp_cot": lambda lens: ContrastivePrompting(lens, 6, alpha=3.0, template="pretended_cot"),
+    "cp_ns": lambda lens: ContrastivePrompting(lens, output_layer=output_of(lens)),
+    "cp_nr": lambda lens: ContrastivePrompting(
+        lens, norm="recovering", output_layer=output_of(lens)
+    ),
+    "cp_cot": lambda lens: ContrastivePrompting(
+        lens, 6, alpha=3.0, output_layer=output_of(lens), template="pretended_cot"
+    ),
     "cp_knowledge": lambda lens: ContrastivePrompting(lens, 6, alpha=3.0, template="knowledge"),
 }
 DYSEM: dict[str, Mapping[str, Any]] = {
@@ -106,7 +119,9 @@ def named_systems(
     translator: Translator | None = None,
     k: int | float = 0.25,
 ) -> dict[str, Encoder]:
-    """Return systems by name, each at the settings of its paper.
+    """Return systems by name, each at the settings of its paper for LLaMA2-7B.
+
+    Other models have no published settings: blocks and α are then a guess, not tuned.
 
     Args:
         lens: The model of the training-free ones.
