@@ -96,7 +96,7 @@ def _markdown(found: Sequence[Section], out: Path) -> str:
     ]
     for section in found:
         links = (f"[{_about(record)}](#{record['name']})" for record in section.records)
-        lines.append(f"- {section.title}: {', '.join(links)}")
+        lines.append(f"- {section.title} {' · '.join(links)}")
     for section in found:
         lines += ["", f"## {section.title}"]
         for record in section.records:
