@@ -18,10 +18,9 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -30,6 +29,7 @@ from typing import Any
 
 import nbformat
 import pandas as pd
+from filelock import FileLock
 
 from dysem_lab import paths
 from dysem_lab.analyses.study import Study
@@ -103,24 +103,42 @@ class Job:
     def _made(self) -> dict[str, Any]:
         """What the notebook's cell with the tag "study" makes of its parameters.
 
-        It is run here on its own. Parameters that it refuses give nothing: the notebook will fail
-        on them and say why.
+        It is run here on its own. Parameters that it refuses leave only the ``error``: the notebook
+        will fail on them as well.
         """
         namespace: dict[str, Any] = dict(self.parameters)
         try:
             with contextlib.redirect_stdout(io.StringIO()):
-                for cell in nbformat.read(self.notebook, as_version=4).cells:
-                    if "study" in cell.metadata.get("tags", []):
-                        exec(compile(cell.source, str(self.notebook), "exec"), namespace)
-        except Exception:
-            return {}
+                for source in self._cells("study"):
+                    exec(compile(source, str(self.notebook), "exec"), namespace)
+            found = namespace.get("studies", namespace.get("study", []))
+            namespace["studies"] = found if isinstance(found, list) else [found]
+            for study in namespace["studies"]:
+                _ = study.wanted  # refuses layers that the model does not have
+        except Exception as error:
+            return {"error": error}
         return namespace
+
+    def _cells(self, tag: str) -> list[str]:
+        """Return the source of the notebook's cells with a tag."""
+        cells = nbformat.read(self.notebook, as_version=4).cells
+        return [cell.source for cell in cells if tag in cell.metadata.get("tags", [])]
+
+    @property
+    def problem(self) -> str:
+        """Why the notebook is bound to fail, as far as its study tells; "" where nothing does."""
+        error = self._made.get("error")
+        return "" if error is None else f"{type(error).__name__}: {error}"
+
+    @property
+    def runs_the_model(self) -> bool:
+        """Whether cells run the model besides the capture, which no plan counts."""
+        return bool(self._cells("model"))
 
     @property
     def studies(self) -> list[Study]:
         """The studies of the notebook: its variable ``study``, or ``studies`` where it has more."""
-        found = self._made.get("studies", self._made.get("study", []))
-        return found if isinstance(found, list) else [found]
+        return self._made.get("studies", [])
 
     @property
     def _digests(self) -> list[str]:
@@ -192,9 +210,12 @@ def plan(
         parameters: Values for notebook parameters; a notebook that lacks one keeps its own.
 
     Raises:
-        InputError: An unknown notebook, a parameter that none of them has, or a notebook without a
-            parameters cell.
+        InputError: An unknown notebook, a parameter that none of them has, a notebook without a
+            parameters cell, or two models whose files would have the same names.
     """
+    for name in ("data", "out"):
+        if name in (parameters or {}):
+            raise InputError(f"{name!r} is no notebook parameter here; give --{name}")
     available = notebooks()
     for name in only:
         if not any(stem.startswith(name) for stem in available):
@@ -209,7 +230,7 @@ def plan(
     defaults = {stem: _defaults(path) for stem, path in chosen.items()}
     unknown = set(given) - {"data"} - set().union(*defaults.values())
     if unknown:
-        known = sorted(set().union(*defaults.values()) - {"out"})
+        known = sorted(set().union(*defaults.values()) - {"data", "out"})
         raise choices("notebook parameter", sorted(unknown)[0], known)
     jobs = []
     found = [str(Path(model).resolve()) if Path(model).exists() else model for model in models]
@@ -219,7 +240,20 @@ def plan(
             used = {name: value for name, value in {**given, **of_model}.items() if name in own}
             merged = {name: value for name, value in {**own, **used}.items() if name != "out"}
             jobs.append(Job(path, merged, Path(out)))
+    _check_names(jobs)
     return jobs
+
+
+def _check_names(jobs: Sequence[Job]) -> None:
+    """Raise an error where two jobs would write the same files."""
+    of_name: dict[str, Job] = {}
+    for job in jobs:
+        other = of_name.setdefault(job.name, job)
+        if other is not job:
+            raise InputError(
+                f"models {other.parameters['model']!r} and {job.parameters['model']!r} would both "
+                f"write {job.name}: name a model once, and give folders names of their own"
+            )
 
 
 def _defaults(notebook: Path) -> dict[str, object]:
@@ -373,11 +407,16 @@ def run_batch(
 def _execute(job: Job, n_parallel: int, running: set[subprocess.Popen[bytes]]) -> str:
     """Run one notebook in a papermill process of its own and take over its figures."""
     job.stamp.parent.mkdir(parents=True, exist_ok=True)
+    # Two batches may share a folder; the second to come finds the figures made.
+    with FileLock(job.stamp.with_suffix(".lock")):
+        return _make(job, n_parallel, running) if job.why() else "up to date"
+
+
+def _make(job: Job, n_parallel: int, running: set[subprocess.Popen[bytes]]) -> str:
+    """Run one notebook in a folder of its own, and take over its figures once they are whole."""
     inputs = job.inputs()
-    for left_by_a_killed_run in job.stamp.parent.glob(f".{job.name}-*"):
-        shutil.rmtree(left_by_a_killed_run, ignore_errors=True)
-    with tempfile.TemporaryDirectory(dir=job.stamp.parent, prefix=f".{job.name}-") as folder:
-        work = Path(folder)
+    work = job.stamp.parent / f".{job.name}.work"
+    with _emptied(work):
         made = work / "figures"
         made.mkdir()
         call = {
@@ -415,6 +454,17 @@ def _execute(job: Job, n_parallel: int, running: set[subprocess.Popen[bytes]]) -
     return "made"
 
 
+@contextlib.contextmanager
+def _emptied(folder: Path) -> Iterator[None]:
+    """Make a folder, empty whatever a killed run left, and remove it at the end."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def failure(job: Job) -> str:
     """Return the last error line of a failed job and where to look."""
     cause = ""
@@ -425,7 +475,8 @@ def failure(job: Job) -> str:
                     cause = f"{output.ename}: {output.evalue}"
     elif job.log.exists():
         cause = job.log.read_text(errors="replace").strip().rpartition("\n")[2]
-    return f"{cause or 'no error was recorded'}\n  see {job.executed} and {job.log}"
+    where = " and ".join(str(path) for path in (job.executed, job.log) if path.exists())
+    return f"{cause or 'no error was recorded'}" + (f"\n  see {where}" if where else "")
 
 
 def _run_notebook(parent: int, call: Mapping[str, Any]) -> None:

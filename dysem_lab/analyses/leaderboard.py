@@ -17,7 +17,14 @@ from dysem_lab.data.sts import STSData
 from dysem_lab.encoders.dysem import DySem, SemanticVectors, n_dims
 from dysem_lab.encoders.systems import TRAINED, Encoder
 from dysem_lab.errors import InputError, MissingTranslationError, choices
-from dysem_lab.evaluate import Scores, aggregate_score, average_score
+from dysem_lab.evaluate import (
+    AGGREGATIONS,
+    Part,
+    Scores,
+    aggregate_score,
+    average_score,
+    parts_of_task,
+)
 from dysem_lab.models.store import VectorStore
 from dysem_lab.prompts import TEMPLATE_NAMES
 
@@ -51,7 +58,8 @@ def score_systems(
 
     Returns:
         One row per task and system: ``system`` (short name), ``method``, ``kind`` ("training-free"
-        or "trained"), ``model``, ``task``, ``data`` (task and split), the columns of
+        or "trained"), ``model``, ``settings`` (JSON), ``task``, ``data`` (task and split),
+        ``source`` (where the pairs are from), the columns of
         `dysem_lab.evaluate.aggregate_score` (``n_dims`` is #Dim., or the width of dense vectors),
         ``passes`` and ``blocks`` per text, ``seconds`` per 1,000 texts (median of the rounds;
         DySem's translations are there before), ``n_timed`` (of so many texts) and ``note``: why a
@@ -61,10 +69,12 @@ def score_systems(
     Raises:
         InputError: No systems or no tasks.
     """
+    if aggregation not in AGGREGATIONS:
+        raise choices("aggregation", aggregation, AGGREGATIONS)
     if not encoders or not data:
         raise InputError("give at least one system, from dysem_lab.named_systems, and one task")
     rows: list[dict[str, object]] = []
-    compared: dict[str, list[tuple[Scores, Scores]]] = {name: [] for name in encoders}
+    compared: dict[str, list[list[Part]]] = {name: [] for name in encoders}
     jobs = [(name, task) for name in encoders for task in data]
     with tqdm(jobs, desc="leaderboard", unit="task", disable=not progress) as bar:
         for name, task in bar:
@@ -74,17 +84,19 @@ def score_systems(
             similarity: Scores = np.full(len(pairs), np.nan)
             try:
                 e1, e2 = _encoded_pairs(encoder, pairs, store, progress)
-            except MissingTranslationError:
-                note = "no rendering in every language; give a translator"
+            except MissingTranslationError as error:
+                note = str(error)
             else:
                 similarity = encoder.similarity_pairwise(e1, e2)
                 dims = n_dims(e1, e2) if isinstance(e1, SemanticVectors) else dims
-                compared[name].append((similarity, pairs.gold))
+                parts = parts_of_task(similarity, pairs.gold, pairs.subset, aggregation)
+                compared[name].append(parts)
             rows.append(
                 {
                     **_described(name, encoder),
                     "task": task,
                     "data": pairs.name,
+                    "source": pairs.source,
                     **_score(similarity, pairs, aggregation, None if note else dims, seed),
                     "note": note,
                 }
@@ -112,11 +124,16 @@ def _described(name: str, encoder: Encoder) -> dict[str, object]:
     """Return the columns that say what a system is."""
     lens, facts = getattr(encoder, "lens", None), getattr(encoder, "facts", None)
     known = lens or facts
+    translator = getattr(encoder, "translator", None)
+    settings = getattr(encoder, "config", {}) | (
+        {"translator": translator.name} if translator else {}
+    )
     return {
         "system": name,
         "method": encoder.name,
         "kind": LEARNED if name in TRAINED or getattr(encoder, "trained", False) else FREE,
         "model": known.name if known else "",
+        "settings": json.dumps(settings, ensure_ascii=False, default=str),
         "passes": encoder.passes,
         "blocks": encoder.blocks,
     }
@@ -137,20 +154,31 @@ def _encoded_pairs(
 
 def _averages(
     table: pd.DataFrame,
-    compared: Mapping[str, list[tuple[Scores, Scores]]],
+    compared: Mapping[str, list[list[Part]]],
     n_tasks: int,
     seed: int,
 ) -> pd.DataFrame:
-    """Return the rows of the average over the tasks."""
+    """Return the rows of the average over the tasks.
+
+    The mean over T tasks of a mean over their parts is one mean over all parts, so it is resampled
+    as one.
+    """
     rows = []
     for name, tasks in compared.items():
         of_system = table[table["system"] == name]
-        labels = of_system.iloc[0][["system", "method", "kind", "model", "passes", "blocks"]]
+        labels = of_system.iloc[0][
+            ["system", "method", "kind", "model", "settings", "passes", "blocks"]
+        ]
+        missing = of_system.loc[of_system["spearman"].isna(), "task"]
         whole = len(tasks) == n_tasks
-        found = average_score(tasks if whole else [], of_system["n_dims"].mean(), seed=seed)
-        note = "" if whole else "not every task has a score"
-        # A mean of aggregated scores is not resampled as one; the mean itself is.
-        found["spearman"] = of_system["spearman"].mean() if whole else np.nan
+        parts = [part for parts in tasks for part in parts] if whole else []
+        found = average_score(
+            [(part.similarity, part.gold) for part in parts],
+            of_system["n_dims"].mean(skipna=False),
+            weights=[part.weight / n_tasks for part in parts],
+            seed=seed,
+        )
+        note = "" if missing.empty else f"no score on {', '.join(missing)}"
         rows.append(
             {
                 **labels,
@@ -304,7 +332,7 @@ def rendered(table: pd.DataFrame, kind: str) -> str:
             else f"{value:.2f}"
             for value in seen
         ]
-    board["#Dim."] = board["#Dim."].map("{:.0f}".format)
+    board["#Dim."] = board["#Dim."].map(lambda dims: "" if np.isnan(dims) else f"{dims:.0f}")
     board["s / 1,000"] = board["s / 1,000"].map(lambda s: "" if np.isnan(s) else f"{s:.1f}")
     if kind == "markdown":
         return board.to_markdown(index=False, disable_numparse=True) + "\n"

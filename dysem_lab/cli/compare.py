@@ -10,11 +10,13 @@ from dysem_lab.cli.terminal import (
     K,
     Languages,
     Model,
+    Template,
     codes_of,
     err,
     number,
     print_json,
     print_table,
+    settings_of,
 )
 from dysem_lab.errors import InputError
 
@@ -41,12 +43,14 @@ def similarity(
     ] = "",
     k: K = "1024",
     component: Annotated[str, typer.Option(help="attn, ffn, resid, attn_raw or final.")] = "attn",
-    template: Annotated[
-        str, typer.Option(help="prompteol, pretended_cot, knowledge, …")
-    ] = "prompteol",
+    template: Template = "prompteol",
     setting: Annotated[
-        str, typer.Option(help="english or language-specific.")
-    ] = "language-specific",
+        str,
+        typer.Option(
+            help="english or language-specific.",
+            show_default="language-specific; english for a template of your own",
+        ),
+    ] = "",
     vector: Annotated[str, typer.Option(help="mean or source.")] = "mean",
     as_json: Json = False,
 ) -> None:
@@ -65,6 +69,7 @@ def similarity(
     made_by, usual = translator_named(table, translator)
     codes = codes_of(languages) or usual
     lens = load_model(model)
+    setting = setting or settings_of(template)[-1]
     dysem = DySem(lens, codes, made_by, kept, component, template, setting, vector)
     value, dims = pair_similarity(dysem.encode([a, b]))
     prompts = wrap([a, b], template)
@@ -103,10 +108,13 @@ def translator_named(table: Path | None, name: str) -> "tuple[Translator | None,
     if name == "apertium":
         apertium = ApertiumTranslator()
         reached = apertium.targets("en")
-        others: list[str] = [code for code in ("es", "fr", "pt") if code in reached]
-        return CachedTranslator(apertium), ["en", *(others or ["es"])]  # "es": says what to install
+        # Spanish where there is none: its error says what to install.
+        others = [code for code in ("es", "fr", "pt") if code in reached] or ["es"]
+        return CachedTranslator(apertium), ["en", *others]
     if table is not None:
-        return CachedTranslator(ParallelTable.read(table)), ["en", "ja", "ru"]
+        parallel = ParallelTable.read(table)
+        codes = [code for code in parallel.columns if code != "en"]
+        return CachedTranslator(parallel), ["en", *codes]
     if name:
         model = NLLB if name == "nllb" else name
         return CachedTranslator(Seq2SeqTranslator(model)), ["en", "ja", "ru"]

@@ -143,8 +143,11 @@ def doctor(as_json: Json = False) -> None:
         "GPU": gpu or "none; models run on the CPU in float32",
         "embedded models": "all installed" if not missing else f"missing: {'; '.join(missing)}",
         "cache": paths.cache_dir(),
-        f"data ({paths.DATA_VARIABLE})": data
-        or "not set; 'stsb' comes from the hub, 'demo' needs none",
+        f"data ({paths.DATA_VARIABLE})": "not set; 'stsb' comes from the hub, 'demo' needs none"
+        if data is None
+        else data
+        if data.is_dir()
+        else f"{data}, which is no folder",
         "notebooks": paths.notebooks_dir(),
         "browser for PNG": browser or NO_BROWSER,
         "apertium": seen_directions(),

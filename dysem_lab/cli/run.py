@@ -116,12 +116,13 @@ def _dry_run(planned: list["Job"], as_json: bool) -> None:
     rows = [
         {
             "notebook": name,
-            "state": "would run" if why else "up to date",
-            "why": why,
+            "state": _state(job, bool(why)),
+            "why": job.problem or why,
             "passes": needed[name].passes if why else 0,
             "megabytes": _known(needed[name].megabytes) if why else 0.0,
+            "runs_the_model": bool(why) and job.runs_the_model,
         }
-        for name, why in reasons.items()
+        for job, (name, why) in zip(planned, reasons.items(), strict=True)
     ]
     if as_json:
         print_json(rows)
@@ -131,7 +132,8 @@ def _dry_run(planned: list["Job"], as_json: bool) -> None:
         ("notebook", "state", "why", "forward passes", "MB of disk"),
         (
             (
-                *(row["notebook"], row["state"], row["why"], f"{row['passes']:,}"),
+                *(row["notebook"], row["state"], row["why"]),
+                f"{row['passes']:,}{' and its own' if row['runs_the_model'] else ''}",
                 "unknown" if row["megabytes"] is None else row["megabytes"],
             )
             for row in rows
@@ -142,8 +144,15 @@ def _dry_run(planned: list["Job"], as_json: bool) -> None:
     out.print(
         f"{passes:,} forward passes, {'unknown' if size is None else f'{size:,.1f}'} MB in "
         f"{paths.vectors_path()} "
-        "(a text that several notebooks need is counted once)"
+        "(a text that several notebooks need is counted once; what a notebook runs of its own, "
+        "such as a time that it measures, is not counted)"
     )
+
+
+def _state(job: "Job", stale: bool) -> str:
+    if job.problem:
+        return "would fail"
+    return "would run" if stale else "up to date"
 
 
 def _known(megabytes: float) -> float | None:

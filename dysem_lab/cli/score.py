@@ -10,13 +10,14 @@ from dysem_lab.cli.compare import translator_named
 from dysem_lab.cli.terminal import (
     Data,
     Json,
-    K,
+    Template,
     codes_of,
     err,
     number,
     out,
     print_json,
     print_table,
+    settings_of,
 )
 from dysem_lab.errors import InputError, choices
 
@@ -53,10 +54,15 @@ def evaluate(
             show_default="en,ja,ru; with a preset, all of the paper's that the data have",
         ),
     ] = "",
-    k: K = "1024",
-    template: Annotated[
-        str, typer.Option(help="prompteol, pretended_cot, knowledge, …")
-    ] = "prompteol",
+    k: Annotated[
+        str,
+        typer.Option(
+            "--k",
+            help="Dimensions per text: an integer, or a fraction of d.",
+            show_default="1024; with --methods 0.25, which is the paper's 1024 of 4096",
+        ),
+    ] = "",
+    template: Template = "prompteol",
     pairs: Annotated[int | None, typer.Option(min=1, help="First pairs of each task only.")] = None,
     sample: Annotated[
         int | None, typer.Option(min=1, help="Random sample of so many pairs of each task.")
@@ -100,9 +106,11 @@ def evaluate(
     """
     from dysem_lab.analyses.published import N_PAIRS, paper_settings, preset_of
     from dysem_lab.analyses.study import Study
+    from dysem_lab.consensus import resolve_k
     from dysem_lab.data.languages import LANGUAGES
     from dysem_lab.data.sts import available_languages
     from dysem_lab.models.loading import DEFAULT_MODEL
+    from dysem_lab.prompts import parts_of
 
     if preset and not compare:
         raise InputError("--preset goes with --compare; to evaluate it by itself, use --model")
@@ -110,27 +118,40 @@ def evaluate(
         raise InputError("--methods has the published numbers in a block of its own; no --compare")
     if not methods and (translator or output or aggregation != "all"):
         raise InputError("--translator, --format and --aggregation go with --methods")
+    if methods and template != "prompteol":
+        raise InputError("--template goes without --methods, whose systems name their own prompts")
+    if output and as_json:
+        raise InputError("give either --format or --json, not both")
+    if not methods and len(parts_of(template)) > 1:
+        raise InputError(
+            f"--template {template} is several prompts, whose mean is one system: --methods "
+            f"{template}"
+        )
+    kept = number(k or ("0.25" if methods else "1024"))
+    resolve_k(kept, sys.maxsize)  # refuses a wrong one before anything is run
     if tasks:
         task = [*(task or []), *(N_PAIRS if tasks == "all" else codes_of(tasks))]
     name = model or preset or DEFAULT_MODEL
     if methods:
         drawn = {"split": split, "pairs": pairs, "sample": sample, "seed": seed}
-        board = (codes_of(methods), codes_of(languages), translator, number(k), aggregation)
+        board = (codes_of(methods), codes_of(languages), translator, kept, aggregation)
         _leaderboard(name, data, task, drawn, board, "json" if as_json else output)
         return
     known = (preset or preset_of(name)) if compare else ""
     rows = paper_settings(known) if known else None
-    codes = codes_of(languages) or ["en", "ja", "ru"]
-    if compare and not languages:
+    codes = codes_of(languages)
+    if not codes:
         sources: list[str | None] = [*task] if task else [None]
         there = {code for each in sources for code in available_languages(data, each, split)}
-        codes = [code for code in (LANGUAGES if known else codes) if code in there]
+        usual = LANGUAGES if known else ("en", "ja", "ru")
+        codes = [code for code in usual if code in there] or ["en"]
     study = Study(
         name,
         data,
         task or None,
         codes,
         templates=list(dict.fromkeys([template, "none"])),
+        settings=settings_of(template),
         components=("final", "resid", "attn", "ffn"),
         split=split,
         pairs=pairs,
@@ -140,9 +161,9 @@ def evaluate(
     for pairs_of in study.data.values():
         err.print(pairs_of, highlight=False, markup=False)
     if compare:
-        _compare(study, codes, known, rows, number(k), seed, as_json)
+        _compare(study, codes, known, rows, kept, seed, as_json)
     else:
-        _evaluate(study, codes, number(k), seed, as_json)
+        _evaluate(study, codes, kept, seed, as_json)
 
 
 def _leaderboard(
@@ -173,7 +194,7 @@ def _leaderboard(
     from dysem_lab.analyses.leaderboard import published_leaderboard as papers
     from dysem_lab.analyses.study import Study
     from dysem_lab.data.sts import available_languages
-    from dysem_lab.encoders.systems import named_systems
+    from dysem_lab.encoders.systems import named_systems, needs_lens
 
     names, languages, translator, k, aggregation = settings
     if output and output not in FORMATS:
@@ -187,7 +208,8 @@ def _leaderboard(
     study = Study(model, data, tasks, ["en"] if made_by else languages, **drawn)
     for pairs_of in study.data.values():
         err.print(pairs_of, highlight=False, markup=False)
-    encoders = named_systems(study.lens, names, languages, made_by, k)
+    lens = study.lens if needs_lens(names) else None
+    encoders = named_systems(lens, names, languages, made_by, k)
     table = score_systems(
         encoders, study.data, store=study.store, aggregation=aggregation, seed=drawn["seed"]
     )
@@ -198,7 +220,7 @@ def _leaderboard(
         return
     board = wide(table)
     print_table(
-        f"Spearman × 100 of {study.name}; aggregation: {aggregation}; "
+        f"Spearman × 100{f' of {study.name}' if lens else ''}; aggregation: {aggregation}; "
         f"DySem in {'/'.join(languages)}{f' by {translator}' if translator else ''}",
         board.columns,
         board.map(_cell).itertuples(index=False),
@@ -322,6 +344,8 @@ def _described(study: "Study", k: int | float, seed: int) -> dict[str, object]:
         "source": ", ".join(dict.fromkeys(pairs_of.source for pairs_of in data)),
         "k": k,
         "template": study.templates[0],
+        "aggregation": "all",
+        **study.sampling,
         "seed": seed,
     }
 

@@ -29,6 +29,10 @@ Model = Annotated[
 Data = Annotated[str, typer.Option("--data", help="demo, stsb, hub or a folder of STS files.")]
 Languages = Annotated[str, typer.Option("--languages", help="Codes of the consensus, by comma.")]
 K = Annotated[str, typer.Option("--k", help="Dimensions per text: an integer, or a fraction of d.")]
+Template = Annotated[
+    str,
+    typer.Option(help="prompteol, pretended_cot, knowledge, or a string with {text} for English."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 
 
@@ -44,6 +48,13 @@ def number(text: str) -> int | float:
         raise InputError(
             f"--k must be an integer or a fraction such as 0.25, got {text!r}"
         ) from None
+
+
+def settings_of(template: str) -> list[str]:
+    """Return the prompt settings that a template has: one of our own is in English only."""
+    from dysem_lab.prompts import SETTINGS, TEMPLATES
+
+    return list(SETTINGS) if template in TEMPLATES else ["english"]
 
 
 def codes_of(text: str) -> list[str]:

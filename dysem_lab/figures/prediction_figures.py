@@ -106,8 +106,14 @@ def _above(figure: go.Figure, row: int, column: int, text: str, shift: int, size
 
 
 def visible(token: str) -> str:
-    """Return a token with its white space as signs, ready for a figure."""
-    return html.escape("".join(VISIBLE.get(sign, sign) for sign in token), quote=False)
+    """Return a token with its white space and control characters as signs, ready for a figure."""
+    return html.escape("".join(map(_visible, token)), quote=False)
+
+
+def _visible(sign: str) -> str:
+    if sign in VISIBLE or sign.isprintable():
+        return VISIBLE.get(sign, sign)
+    return sign.encode("unicode_escape").decode()
 
 
 def predictions_caption(table: pd.DataFrame) -> str:

@@ -3,7 +3,8 @@
 MTEB asks a model for the embeddings of texts, and most tasks for its similarity of embeddings.
 DySem's similarity belongs to a pair of texts, so what a task sees of it depends on what it asks:
 
-- Retrieval, reranking, bitext mining, summarisation: every score is by DySem's own similarity.
+- Retrieval, reranking, summarisation: every score is by DySem's own similarity. Bitext mining has
+  two languages at once, which one source language cannot be: it is refused.
 - STS and pair classification: DySem's own similarity is under ``spearman`` and ``pearson``
   (``similarity_…`` of pairs). **The main score of an STS task is not it**: MTEB makes it
   ``cosine_spearman``, the plain cosine of the arrays, which is that of v(x) on all d dimensions
@@ -307,10 +308,12 @@ def _weighed(encoder: DenseEncoder | DySem) -> dict[str, Any]:
     lens = getattr(encoder, "lens", None)
     network = lens.bridge.original_model if lens is not None else getattr(encoder, "model", None)
     if not isinstance(network, nn.Module):
-        return {"n_parameters": None, "memory_usage_mb": None}
+        return {"n_parameters": None, "n_embedding_parameters": None, "memory_usage_mb": None}
     weights = list(network.parameters())
     n_bytes = sum(one.numel() * one.element_size() for one in weights)
+    embedding = getattr(network, "get_input_embeddings", lambda: None)()
     return {
         "n_parameters": sum(one.numel() for one in weights),
+        "n_embedding_parameters": embedding.weight.numel() if embedding is not None else None,
         "memory_usage_mb": n_bytes / 2**20,
     }

@@ -337,8 +337,10 @@ class SentenceEncoder:
             settings = json.loads(Path(path).read_text(encoding="utf-8"))
             encoder = _restored(settings, lens, translator, "auto")
             return cls(encoder, store=store, undefined=settings["undefined"])
-        except FileNotFoundError as error:
-            raise InputError(f"{path} does not exist; give a file that `save` wrote") from error
+        except OSError as error:
+            raise InputError(
+                f"cannot read {path} ({error}); give a file that `save` wrote"
+            ) from error
         except (json.JSONDecodeError, AttributeError, KeyError, TypeError, ImportError) as error:
             raise InputError(f"{path} is no saved sentence encoder: {error!r}") from error
 

@@ -85,9 +85,10 @@ def load_model(
             )
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ModelError(
-            f"cannot load {str(name)!r}: {error}\nEmbedded models need no network: "
-            f"{', '.join(EMBEDDED)}. Weights must be safetensors, and the architecture one that "
-            "transformers knows without code of the model's own"
+            f"cannot load {str(name)!r}{f' ({source})' if source != str(name) else ''}: {error}\n"
+            "Without a network, give a folder with its weights in place of its name, or a model "
+            f"that comes with a package: {', '.join(EMBEDDED)}. Weights must be safetensors, and "
+            "the architecture one that transformers knows without code of the model's own"
         ) from error
     try:
         with _no_garbage_collection():
@@ -154,7 +155,8 @@ def locate(name: str | Path) -> str:
 
 def size_of(name: str | Path) -> tuple[int, int] | None:
     """Return (L, d) of a model without loading or converting it; None where that is not known."""
-    row = presets().query("preset == @name")
+    table = presets()
+    row = table[table["preset"] == str(name)]
     if len(row):
         return int(row["n_layers"].iloc[0]), int(row["d_model"].iloc[0])
     if str(name) in EMBEDDED:

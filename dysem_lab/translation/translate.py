@@ -61,7 +61,10 @@ class ParallelTable:
         """Keep the columns; see the class."""
         lengths = {code: len(texts) for code, texts in columns.items()}
         if len(lengths) < 2 or len(set(lengths.values())) != 1:
-            raise DataError(f"{name}: need two or more columns of one length, got {lengths}")
+            raise DataError(
+                f"{name}: need two or more columns of one length, named by language codes such as "
+                f"'en' and 'ja', got {lengths or 'none'}"
+            )
         self.columns = {
             code: ["" if pd.isna(text) else str(text) for text in texts]
             for code, texts in columns.items()
