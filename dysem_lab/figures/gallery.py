@@ -70,7 +70,7 @@ def sections(records: Sequence[dict[str, Any]], notebooks: Mapping[str, Path]) -
 
 def measured_on(record: Mapping[str, Any]) -> str:
     """Return one line that says with which model and data a figure was made."""
-    data = ", ".join(one["label"] for one in record["data"])
+    data = ", ".join(dict.fromkeys(one["label"] for one in record["data"]))
     drawn = record.get("sampling", {})
     if data and drawn.get("sample"):
         data += f"; drawn from the pairs that all its languages have, seed {drawn['seed']}"
