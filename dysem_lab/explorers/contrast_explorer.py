@@ -497,7 +497,7 @@ def explore_contrast(
         others = {name: state[name] for name in ("template", "output_layer")} | {"top": top}
         rest = ", ".join(f"{name}={value!r}" for name, value in others.items())
         return (
-            "from dysem_lab import contrast_explorer as ce; ce.contrast_figure("
+            "from dysem_lab.explorers import contrast_explorer as ce; ce.contrast_figure("
             f"lens, {state['text']!r}, ce.Contrast({chosen}), {_lines(state['probes'])!r}, {rest})"
         )
 

@@ -544,7 +544,7 @@ def explore_dimensions(
         read = f"study, {texts!r}" if isinstance(source, Study) else "dysem, texts, renderings"
         chosen = ", ".join(f"{name}={value!r}" for name, value in state.items())
         return (
-            "from dysem_lab import dimension_explorer as de; de.dimension_figure("
+            "from dysem_lab.explorers import dimension_explorer as de; de.dimension_figure("
             f"de.dimension_facts(de.read_corpus({read}), {chosen}, top={top}))"
         )
 
