@@ -7,6 +7,8 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
+from dysem_lab.startup import garbage_collection_paused
+
 if TYPE_CHECKING:
     from dysem_lab.analyses.leaderboard import published_leaderboard as published_leaderboard
     from dysem_lab.analyses.leaderboard import score_systems as score_systems
@@ -113,7 +115,9 @@ __all__ = sorted(_MODULE_OF)
 def __getattr__(name: str) -> object:
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'dysem_lab' has no attribute {name!r}")
-    return getattr(import_module(f"dysem_lab.{_MODULE_OF[name]}"), name)
+    with garbage_collection_paused():
+        home = import_module(f"dysem_lab.{_MODULE_OF[name]}")
+    return getattr(home, name)
 
 
 def __dir__() -> list[str]:

@@ -27,7 +27,6 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import pandas as pd
 from filelock import FileLock
 
@@ -35,9 +34,10 @@ from dysem_lab import paths
 from dysem_lab.analyses.study import Study
 from dysem_lab.errors import InputError, ModelError, choices
 from dysem_lab.figures import saving
-from dysem_lab.figures.gallery import write_gallery
+from dysem_lab.figures.gallery import read_cells, write_gallery
 from dysem_lab.models.loading import source_digest
 from dysem_lab.models.store import Space
+from dysem_lab.startup import import_nbformat
 
 EXECUTED = "executed"  # folder of executed notebooks, logs and stamps inside the output folder
 NOT_OF_FIGURES = ("cli/", "explorers/", "lessons/")  # what no figure notebook imports
@@ -88,7 +88,7 @@ class Job:
         The notebook's cells, the parameters, data, model weights and this package's code, and
         whether there is a browser for PNG files.
         """
-        cells = nbformat.read(self.notebook, as_version=4).cells
+        cells = read_cells(self.notebook)
         sources = json.dumps([(cell.cell_type, cell.source) for cell in cells])
         return {
             "notebook": hashlib.sha256(sources.encode()).hexdigest(),
@@ -121,7 +121,7 @@ class Job:
 
     def _cells(self, tag: str) -> list[str]:
         """Return the source of the notebook's cells with a tag."""
-        cells = nbformat.read(self.notebook, as_version=4).cells
+        cells = read_cells(self.notebook)
         return [cell.source for cell in cells if tag in cell.metadata.get("tags", [])]
 
     @property
@@ -258,11 +258,7 @@ def _check_names(jobs: Sequence[Job]) -> None:
 
 def _defaults(notebook: Path) -> dict[str, object]:
     """Return the parameters of a notebook with their default values."""
-    cells = [
-        cell
-        for cell in nbformat.read(notebook, as_version=4).cells
-        if "parameters" in cell.metadata.get("tags", [])
-    ]
+    cells = [cell for cell in read_cells(notebook) if "parameters" in cell.metadata.get("tags", [])]
     if len(cells) != 1:
         raise InputError(
             f"{notebook} has {len(cells)} cells with the tag 'parameters'; it needs exactly one"
@@ -469,7 +465,7 @@ def failure(job: Job) -> str:
     """Return the last error line of a failed job and where to look."""
     cause = ""
     if job.executed.exists():
-        for cell in nbformat.read(job.executed, as_version=4).cells:
+        for cell in read_cells(job.executed):
             for output in cell.get("outputs", []):
                 if output.output_type == "error":
                     cause = f"{output.ename}: {output.evalue}"
@@ -484,6 +480,7 @@ def _run_notebook(parent: int, call: Mapping[str, Any]) -> None:
 
     The kernel, a child of this process, does the same, so a killed batch leaves nothing running.
     """
+    import_nbformat()
     import papermill
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")  # cells' output, into the log

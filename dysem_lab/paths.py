@@ -43,6 +43,13 @@ def vectors_path() -> Path:
     return cache_dir() / "vectors.sqlite"
 
 
+def passed_check_path(key: str) -> Path:
+    """Return the JSON file that says that a model passed its load-time check."""
+    folder = cache_dir() / "checked"
+    folder.mkdir(exist_ok=True)
+    return folder / f"{key}.json"
+
+
 def settings_path(name: str) -> Path:
     """Return the JSON file of settings that a user saved under a name."""
     folder = cache_dir() / "settings"

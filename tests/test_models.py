@@ -1,5 +1,7 @@
 """Loading: embedded models, folders, GGUF files, presets, load-time checks, refusals."""
 
+import hashlib
+import json
 import os
 import shutil
 import signal
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoTokenizer, MambaConfig
 
 from dysem_lab import paths
@@ -121,6 +124,17 @@ def embedded_files() -> list[Path]:
     return files
 
 
+def test_compacting_a_json_file_keeps_what_it_says(tmp_path):
+    said = {"vocab": {"▁犬": 0, 'a "quoted" \\ token': 1, "\u2028": 2}, "merges": [["▁", "犬"]]}
+    file = tmp_path / "tokenizer.json"
+    file.write_text(json.dumps(said, indent=2), encoding="utf-8")
+    embedded._compact(file)
+    written = file.read_text(encoding="utf-8")
+    assert json.loads(written) == said
+    assert ": " not in written
+    assert "\n" not in written
+
+
 def test_embedded_models_are_what_they_are_said_to_be(embedded):
     gemma, small = embedded("gemma-3-270m"), embedded(SMALL)
     assert (gemma.n_layers, gemma.d_model, gemma.n_heads, gemma.n_kv_heads, gemma.d_head) == (
@@ -154,6 +168,36 @@ def test_the_fingerprint_tells_weights_apart(tiny_folder, tmp_path):
     save_file(weights, changed / "model.safetensors", {"format": "pt"})
     assert load_model(changed).fingerprint != same
     assert source_digest(changed) != source_digest(folder)
+
+
+def test_the_fingerprint_is_of_the_weights_and_the_vocabulary(tiny_lens):
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tiny_lens.bridge.original_model.named_parameters()):
+        flat = tensor.detach().reshape(-1)
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(flat[:: max(1, len(flat) // 1024)].numpy().tobytes())
+    digest.update(repr(sorted(tiny_lens.tokenizer.get_vocab().items())).encode())
+    assert tiny_lens.fingerprint == digest.hexdigest()[:16], "stores made before would be orphans"
+
+
+def test_a_tokenizer_that_begins_with_bos_is_loaded_once(tiny_folder, tmp_path, monkeypatch):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_folder("Llama"), folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    begin = tokenizer.bos_token or tokenizer.eos_token
+    tokenizer.bos_token = begin
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{begin} $A", special_tokens=[(begin, tokenizer.bos_token_id)]
+    )
+    tokenizer.save_pretrained(folder)
+    loaded = AutoTokenizer.from_pretrained(folder)
+    assert loaded("It rains.")["input_ids"][0] == loaded.bos_token_id
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", lambda *_, **__: pytest.fail("again"))
+    lens = boot(model, loaded, "tiny")
+    assert lens.bridge.tokenizer is lens.tokenizer
+    assert lens.tokenizer.padding_side == "left"
+    assert lens.bridge.cfg.tokenizer_prepends_bos
 
 
 def test_pickle_weights_are_refused(tiny_folder, tmp_path):
@@ -250,6 +294,72 @@ def test_a_hook_point_that_does_not_fire_is_refused(tiny_folder, monkeypatch):
     monkeypatch.setattr(checks, "COMPONENTS", components)
     with pytest.raises(ModelError, match="check 'hooks fire' failed"):
         check_model(lens)
+
+
+@pytest.fixture
+def counted_checks(tmp_path, monkeypatch) -> list[str]:
+    """Return the names of the models that are checked from here on, with no check on record."""
+    monkeypatch.setenv("DYSEM_LAB_CACHE", str(tmp_path / "dysem-lab"))
+    seen: list[str] = []
+
+    def check(lens):
+        seen.append(lens.name)
+        return check_model(lens)
+
+    monkeypatch.setattr(checks, "check_model", check)
+    return seen
+
+
+def test_a_model_that_passed_is_not_checked_again(tiny_folder, counted_checks):
+    folder = tiny_folder("Llama")
+    for _ in range(2):
+        assert load_model(folder).shares_prefix
+    assert counted_checks == [str(folder)]
+
+
+def test_what_a_check_depends_on_has_it_made_again(
+    tiny_folder, tmp_path, counted_checks, monkeypatch
+):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_folder("Llama"), folder)
+    load_model(folder, dtype="float32")
+    load_model(folder, dtype="bfloat16")
+    assert len(counted_checks) == 2
+    weights = load_file(folder / "model.safetensors")
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    load_model(folder, dtype="float32")
+    assert len(counted_checks) == 3
+    monkeypatch.setattr(checks, "version", lambda package: "another")
+    load_model(folder, dtype="float32")
+    assert len(counted_checks) == 4
+
+
+def test_a_damaged_record_of_a_check_is_no_pass(tiny_folder, counted_checks):
+    folder = tiny_folder("Llama")
+    load_model(folder)
+    (record,) = paths.passed_check_path("any").parent.iterdir()
+    for damage in ("", "{", "[]", '{"model": "it"}'):
+        record.write_text(damage)
+        load_model(folder)
+    assert len(counted_checks) == 5
+
+
+def test_what_a_passed_check_found_is_remembered(tiny_folder, counted_checks, monkeypatch):
+    folder = tiny_folder("Llama")
+    with monkeypatch.context() as broken:
+        broken.setattr("dysem_lab.models.activations.keys_and_values", lambda *_: 1 / 0)
+        broken.setattr(checks, "PREFIX_ERRORS", (*checks.PREFIX_ERRORS, ZeroDivisionError))
+        assert not load_model(folder).shares_prefix
+    assert not load_model(folder).shares_prefix
+    assert len(counted_checks) == 1
+
+
+def test_a_failed_check_is_made_each_time(tiny_folder, counted_checks, monkeypatch):
+    monkeypatch.setattr(checks, "FULL_TOLERANCE", -1.0)
+    for _ in range(2):
+        with pytest.raises(ModelError, match="the load-time check"):
+            load_model(tiny_folder("Llama"), dtype="float32")
+    assert len(counted_checks) == 2
 
 
 def test_an_architecture_without_attention_is_refused(tmp_path, tiny_tokenizer):

@@ -19,6 +19,7 @@ NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
 # data → prompts → capture → consensus → joint → evaluate → figures → the three doors. Within a
 # package, a module imports only from those before it too.
 ORDER = [
+    "startup",
     "errors",
     "display",
     "paths",

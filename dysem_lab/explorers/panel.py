@@ -17,6 +17,9 @@ from typing import Any, NamedTuple
 import plotly.graph_objects as go
 
 from dysem_lab.errors import DysemLabError, InputError, choices
+from dysem_lab.startup import import_nbformat
+
+import_nbformat()  # before plotly does, to make a widget
 
 State = dict[str, Any]  # control → value
 

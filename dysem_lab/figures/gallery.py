@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import nbformat
-
 from dysem_lab.figures.saving import atomic_write, slug
+from dysem_lab.startup import import_nbformat
 
 PAGE = "README.md"
 INDEX = "index.html"
@@ -36,6 +35,11 @@ class Section(NamedTuple):
     records: list[dict[str, Any]]
 
 
+def read_cells(notebook: Path) -> list[Any]:
+    """Return the cells of a notebook file, as nbformat's nodes."""
+    return import_nbformat().read(notebook, as_version=4).cells
+
+
 def write_gallery(out: Path, notebooks: Mapping[str, Path]) -> None:
     """Write the gallery of a folder, each figure with its caption: README.md and index.html.
 
@@ -56,7 +60,7 @@ def sections(records: Sequence[dict[str, Any]], notebooks: Mapping[str, Path]) -
     found = []
     for stem, path in notebooks.items():
         number, _, kind = stem.partition("_")
-        cells = nbformat.read(path, as_version=4).cells
+        cells = read_cells(path)
         title = next(cell.source for cell in cells if cell.cell_type == "markdown")
         kinds = {kind, *KIND.findall("\n".join(cell.source for cell in cells))}
         longest = sorted(kinds, key=len, reverse=True)

@@ -24,7 +24,9 @@ from dysem_lab import paths
 from dysem_lab.analyses.study import Study
 from dysem_lab.errors import InputError
 from dysem_lab.models.store import ModelFacts
+from dysem_lab.startup import import_nbformat
 
+import_nbformat()  # before plotly does, to save a figure
 PLOTLY_JS = "plotly.min.js"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 NO_BROWSER = (

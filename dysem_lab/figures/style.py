@@ -9,6 +9,9 @@ from jaxtyping import Float
 from plotly.subplots import make_subplots
 
 from dysem_lab.analyses.study import Study
+from dysem_lab.startup import import_nbformat
+
+import_nbformat()  # before plotly does, to show a figure
 
 # Okabe and Ito's palette: distinct under the common colour-vision deficiencies.
 PALETTE = ("#D55E00", "#0072B2", "#009E73", "#E69F00", "#56B4E9", "#CC79A7", "#999999")

@@ -1,10 +1,16 @@
 """What is checked of every model that is loaded, before a number is read from it."""
 
+import hashlib
+import json
+import os
 from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from dysem_lab import paths
 from dysem_lab.errors import DysemLabError, ModelError
 from dysem_lab.models.activations import COMPONENTS, MEANS, capture
 from dysem_lab.models.lens import LensModel
@@ -25,6 +31,41 @@ PROMPTS = (
     'This sentence : "Two children build a castle of sand on the long beach." means in one word:"',
     'This sentence : "It rains." means in one word:"',
 )
+
+
+def check_once(lens: LensModel) -> None:
+    """Run `check_model`, unless this model passed it before in the same surroundings.
+
+    A pass is remembered in the user's cache, for the source of the weights, their data type, the
+    device, the versions of torch, transformers and TransformerLens, and this package's own code for
+    models; a change in any of them has the model checked again.
+
+    Raises:
+        ModelError: As `check_model`.
+    """
+    record = paths.passed_check_path(_surroundings(lens))
+    try:
+        passed = json.loads(record.read_text(encoding="utf-8"))
+        lens.shares_prefix = bool(passed["shares_prefix"])
+    except (OSError, ValueError, KeyError, TypeError):  # absent, or damaged
+        check_model(lens)
+        passed = {"model": lens.name, "shares_prefix": lens.shares_prefix}
+        own = record.with_suffix(f".{os.getpid()}")  # renamed when whole
+        own.write_text(json.dumps(passed), encoding="utf-8")
+        own.replace(record)
+
+
+def _surroundings(lens: LensModel) -> str:
+    """Return what a passed check holds for, as a name for its record."""
+    device = str(lens.device)
+    if lens.device.type == "cuda":
+        device += torch.cuda.get_device_name(lens.device)
+    digest = hashlib.sha256(f"{lens.source} {lens.dtype} {device}".encode())
+    for package in ("torch", "transformers", "transformer-lens"):
+        digest.update(version(package).encode())
+    for module in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(module.read_bytes())
+    return digest.hexdigest()[:32]
 
 
 def check_model(lens: LensModel) -> None:

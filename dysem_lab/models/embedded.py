@@ -177,6 +177,14 @@ def _convert(name: str, gguf: Path, work: Path) -> None:
         raise ModelError(f"transformers cannot read {name}: {error}") from error
     model.save_pretrained(work)
     tokenizer.save_pretrained(work)
+    _compact(work / "tokenizer.json")
+
+
+def _compact(path: Path) -> None:
+    """Write a JSON file without its white space: Gemma's vocabulary then loads a second sooner."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    compact = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+    path.write_text(compact, encoding="utf-8")
 
 
 def file_sha256(path: Path) -> str:

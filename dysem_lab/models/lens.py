@@ -96,7 +96,9 @@ class LensModel:
             sample = flat[:: max(1, flat.numel() // 1024)].float().cpu().numpy()
             digest.update(f"{name}{tuple(tensor.shape)}".encode())
             digest.update(sample.tobytes())
-        digest.update(repr(sorted(self.tokenizer.get_vocab().items())).encode())
+        vocabulary = self.tokenizer.get_vocab()
+        pairs = [f"({token!r}, {vocabulary[token]})" for token in sorted(vocabulary)]
+        digest.update(f"[{', '.join(pairs)}]".encode())
         return digest.hexdigest()[:16]
 
     @property
@@ -151,6 +153,9 @@ def boot(
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+    if tokenizer.bos_token_id in tokenizer("")["input_ids"]:
+        # True here, and TransformerLens would load a second tokenizer (seconds) to make it so.
+        tokenizer.init_kwargs["add_bos_token"] = True
     if not model.config.architectures:  # a model built in memory
         model.config.architectures = [type(model).__name__]
     bridge = TransformerBridge.boot_transformers(
@@ -160,4 +165,5 @@ def boot(
         dtype=model.dtype,
         device=str(model.device),
     )
+    tokenizer.padding_side = "left"  # which TransformerLens may have changed
     return LensModel(bridge.eval(), tokenizer, name, source)

@@ -1,10 +1,7 @@
 """Models by name: embedded, from the hub, from a folder or a GGUF file, checked before use."""
 
-import gc
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -14,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from dysem_lab import paths
 from dysem_lab.errors import InputError, ModelError, choices
-from dysem_lab.models.checks import check_model
+from dysem_lab.models.checks import check_once
 from dysem_lab.models.embedded import (
     EMBEDDED,
     MANIFEST,
@@ -24,6 +21,7 @@ from dysem_lab.models.embedded import (
     file_sha256,
 )
 from dysem_lab.models.lens import LensModel, boot
+from dysem_lab.startup import garbage_collection_paused
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DEFAULT_MODEL = "gemma-3-270m"
@@ -71,7 +69,7 @@ def load_model(
     if revision is not None and Path(source).exists():
         raise InputError(f"revision={revision!r} is for hub models; {name} is on this machine")
     try:
-        with _no_garbage_collection():
+        with garbage_collection_paused():
             tokenizer = AutoTokenizer.from_pretrained(
                 source, revision=revision or "main", trust_remote_code=False
             )
@@ -91,27 +89,15 @@ def load_model(
             "the architecture one that transformers knows without code of the model's own"
         ) from error
     try:
-        with _no_garbage_collection():
+        with garbage_collection_paused():
             digest = source_digest(name, revision)
             lens = boot(model.eval().to(device), tokenizer, str(name), digest)
     except (ValueError, KeyError, AttributeError, NotImplementedError) as error:
         raise ModelError(
             f"{name}: TransformerLens has no bridge for {type(model).__name__}: {str(error)[:300]}"
         ) from error
-    check_model(lens)
+    check_once(lens)
     return lens
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """Pause the collector: a large vocabulary is a million objects that stay, and it visits all."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def resolve_device(device: str = "auto", dtype: str = "auto") -> tuple[str, str]:

@@ -510,20 +510,27 @@ def _sealed_rows(
     precision: str,
     space: Space,
     errors: list[float],
-) -> Iterator[tuple[int, bytes, bytes]]:
-    """Yield what is stored of each row, and add the relative errors of rounding to the list."""
+) -> Iterator[tuple[int, bytes, memoryview]]:
+    """Yield what is stored of each row, and add the relative errors of rounding to the list.
+
+    A row's memory is used again for another one, so it is to be taken before the next is asked for.
+    """
     # Neighbouring keys share pages, so they are written, and read, together.
     order = sorted(range(len(keys)), key=keys.__getitem__)
-    n_rows = max(1, VALUES_PER_BLOCK // max(1, math.prod(rows.shape[1:])))
+    n_values = math.prod(rows.shape[1:])
+    n_rows = min(len(order), max(1, VALUES_PER_BLOCK // max(1, n_values)))
+    n_bytes = n_values * PRECISIONS[precision].itemsize
+    sealed = np.empty((n_rows, n_bytes + CHECKSUM_BYTES), np.uint8)
     for start in range(0, len(order), n_rows):
         chosen = order[start : start + n_rows]
         block = rows[chosen]
         if block.dtype != PRECISIONS[precision]:
             block, error = _halved(block, space)
             errors.append(error)
-        for index, row in zip(chosen, block, strict=True):
-            values = row.tobytes()
-            yield number, keys[index], values + _checksum(number, keys[index], values)
+        sealed[: len(chosen), :n_bytes] = block.reshape(len(chosen), -1).view(np.uint8)
+        for index, row in zip(chosen, map(memoryview, sealed), strict=False):
+            row[n_bytes:] = _checksum(number, keys[index], row[:n_bytes])
+            yield number, keys[index], row
 
 
 def _is_whole(shelf: _Shelf, key: object, blob: object) -> bool:

@@ -1,0 +1,43 @@
+"""What keeps the first call quick: heavy libraries, imported without what they need not do."""
+
+import gc
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+
+IRI_GRAMMAR = "rfc3987_syntax"
+
+
+@contextmanager
+def garbage_collection_paused() -> Iterator[None]:
+    """Pause the collector while a million objects are made that stay, since it visits them all.
+
+    Imports of torch and transformers take an eighth less so, a large vocabulary half.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def import_nbformat() -> ModuleType:
+    """Return nbformat, imported without a grammar that no notebook needs.
+
+    nbformat imports jsonschema, and that imports rfc3987-syntax where it is installed, as it is
+    with JupyterLab: a grammar of internationalised addresses that takes five to ten seconds to
+    compile. plotly imports nbformat before it first shows or saves a figure or makes a widget of
+    one, and papermill at once; so call this before them.
+    """
+    if "jsonschema" not in sys.modules and IRI_GRAMMAR not in sys.modules:
+        sys.modules[IRI_GRAMMAR] = None  # type: ignore[assignment]  # its import fails, as if absent
+        try:
+            import jsonschema  # noqa: F401
+        finally:
+            del sys.modules[IRI_GRAMMAR]
+    import nbformat
+
+    return nbformat
