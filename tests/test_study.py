@@ -441,6 +441,22 @@ def test_english_prompts_are_captured_once_for_both_settings(tiny_lens, few, sto
     assert sum(passes) == n_prompts(few, ["en", "ja"])
 
 
+def test_what_prompts_of_all_languages_begin_with_is_computed_once(
+    tiny_lens, few, store, monkeypatch
+):
+    beginnings = []
+    original = activations.keys_and_values
+
+    def keys_and_values(lens, ids, *others):
+        beginnings.append(lens.tokenizer.decode(ids[0]))
+        return original(lens, ids, *others)
+
+    monkeypatch.setattr(activations, "keys_and_values", keys_and_values)
+    Study(tiny_lens, few, languages=("en", "ja", "de"), store=store).capture(progress=False)
+    assert len(beginnings) == 3, "English prompts, Japanese ones, German ones"
+    assert "This sentence" in beginnings[0]
+
+
 def test_another_k_m_or_vector_needs_no_pass(tiny_lens, few, store, passes):
     arguments = {"data": few, "languages": ("en", "ja", "ru"), "store": store}
     made = Study(tiny_lens, **arguments)

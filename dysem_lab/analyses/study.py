@@ -378,7 +378,12 @@ class Study:
                 f"{free / 1e6:,.0f} MB are free; take a smaller sample, or prune with "
                 "`dysem-lab store`"
             )
-        for template, _, _, prompts in self._groups():
+        alike: dict[tuple[str, str], list[str]] = {}  # whose beginning is computed once for all
+        for template, setting, code, prompts in self._groups():
+            begins = "english" if setting == "english" else code
+            alike.setdefault((template, begins), []).extend(prompts)
+        for (template, _), repeated in alike.items():
+            prompts = unique_prompts(repeated)
             wanted, contrasts = self._wanted_of(template), self._contrasts_of(template)
             yield from self._fill(prompts, wanted, contrasts)
 
