@@ -4,6 +4,7 @@ import gc
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from types import ModuleType
 
 IRI_GRAMMAR = "rfc3987_syntax"
@@ -35,7 +36,7 @@ def import_nbformat() -> ModuleType:
     if "jsonschema" not in sys.modules and IRI_GRAMMAR not in sys.modules:
         sys.modules[IRI_GRAMMAR] = None  # type: ignore[assignment]  # its import fails, as if absent
         try:
-            import jsonschema  # noqa: F401
+            import_module("jsonschema")
         finally:
             del sys.modules[IRI_GRAMMAR]
     import nbformat

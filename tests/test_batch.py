@@ -19,6 +19,7 @@ from dysem_lab.analyses.study import Study
 from dysem_lab.data.sts import load_data
 from dysem_lab.errors import InputError
 from dysem_lab.figures import dysem_figures, saving, style
+from dysem_lab.jobs import needs, plan
 from dysem_lab.models.loading import load_model
 from dysem_lab.models.store import VectorStore
 
@@ -48,7 +49,7 @@ def running(folder):
 def made(tiny_folder, tmp_path_factory):
     """Run two notebooks once on a tiny model."""
     folder, out = tiny_folder("Llama"), tmp_path_factory.mktemp("figures")
-    jobs = batch.plan([str(folder)], "demo", out, only=TWO, parameters=PARAMETERS)
+    jobs = plan([str(folder)], "demo", out, only=TWO, parameters=PARAMETERS)
     outcomes = batch.run_batch(jobs, n_parallel=2)
     logs = "\n".join(job.log.read_text() for job in jobs)
     assert set(outcomes.values()) == {"made"}, logs
@@ -98,9 +99,7 @@ def test_what_is_up_to_date_is_skipped_and_what_changed_is_not(made, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in out.glob("*.csv")} == before
 
     for change in ({"seed": 1}, {"languages": ["en", "ru"]}, {"pairs": 23}):
-        changed = batch.plan(
-            [str(folder)], "demo", out, only=TWO, parameters={**PARAMETERS, **change}
-        )
+        changed = plan([str(folder)], "demo", out, only=TWO, parameters={**PARAMETERS, **change})
         assert not any(job.up_to_date() for job in changed), change
     csv = next(iter(before))
     text = csv.read_text()
@@ -237,7 +236,7 @@ def test_two_models_share_one_call_and_one_index(made, tiny_folder, tmp_path):
 )
 def test_names_that_no_notebook_has_are_refused(tmp_path, arguments, message):
     with pytest.raises(InputError, match=message):
-        batch.plan(["gemma-3-270m"], "demo", tmp_path, **arguments)
+        plan(["gemma-3-270m"], "demo", tmp_path, **arguments)
 
 
 @pytest.mark.parametrize("tagged", [0, 2])
@@ -249,7 +248,7 @@ def test_a_notebook_needs_exactly_one_parameters_cell(tmp_path, monkeypatch, tag
     nbformat.write(notebook, tmp_path / "01_mine.ipynb")
     monkeypatch.setattr(paths, "notebooks_dir", lambda: tmp_path)
     with pytest.raises(InputError, match=f"01_mine.ipynb has {tagged} cells with the tag"):
-        batch.plan(["gemma-3-270m"], "demo", tmp_path)
+        plan(["gemma-3-270m"], "demo", tmp_path)
 
 
 def test_without_a_browser_everything_but_the_png_is_written(tiny_lens, tmp_path, monkeypatch):
@@ -289,7 +288,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path):
 @pytest.mark.parametrize("name", ["data", "out"])
 def test_data_and_out_are_no_notebook_parameters(tmp_path, name):
     with pytest.raises(InputError, match=f"give --{name}"):
-        batch.plan(["gemma-3-270m"], "demo", tmp_path, parameters={name: "stsb"})
+        plan(["gemma-3-270m"], "demo", tmp_path, parameters={name: "stsb"})
 
 
 def test_two_models_of_one_name_are_refused(tmp_path):
@@ -297,24 +296,24 @@ def test_two_models_of_one_name_are_refused(tmp_path):
         (tmp_path / parent / "tiny").mkdir(parents=True)
     models = [str(tmp_path / parent / "tiny") for parent in ("a", "b")]
     with pytest.raises(InputError, match="would both write 01_decomposition_tiny_demo"):
-        batch.plan(models, "demo", tmp_path, only=["01"])
+        plan(models, "demo", tmp_path, only=["01"])
 
 
 def test_a_dry_run_says_what_would_fail_and_what_runs_the_model_itself(tiny_folder, tmp_path):
     folder = str(tiny_folder("Llama"))
     bad = {"languages": ["en", "xx"]}
-    (job,) = batch.plan([folder], "demo", tmp_path, only=["01"], parameters=bad)
+    (job,) = plan([folder], "demo", tmp_path, only=["01"], parameters=bad)
     assert "unknown language" in job.problem
-    assert batch.needs([job])[0].passes == 0
-    (job,) = batch.plan([folder], "demo", tmp_path, only=["17"], parameters={"layer": 99})
+    assert needs([job])[0].passes == 0
+    (job,) = plan([folder], "demo", tmp_path, only=["17"], parameters={"layer": 99})
     assert "layer must be between 0 and 2, got 99" in job.problem
-    (board,) = batch.plan([folder], "demo", tmp_path, only=["24"])
+    (board,) = plan([folder], "demo", tmp_path, only=["24"])
     assert board.runs_the_model
     assert not job.runs_the_model
 
 
 def test_a_name_that_begins_like_another_s_keeps_its_work_folder(tiny_folder, tmp_path):
-    jobs = batch.plan(
+    jobs = plan(
         [str(tiny_folder("Llama"))], "demo", tmp_path, only=["02"], parameters={"pairs": 24}
     )
     other = tmp_path / "executed" / f".{jobs[0].name}-it.work"

@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from dysem_lab import batch
 from dysem_lab.figures.gallery import ELSEWHERE, measured_on, sections, write_gallery
+from dysem_lab.jobs import notebooks
 
 
 def record(name, model="m/Tiny-1B", caption="Says <b> & more.", **more):
@@ -30,7 +30,7 @@ def test_figures_come_in_the_order_of_the_notebooks_that_make_them():
         "translators_zh_tiny-1b_demo-24",
         "my_own_tiny-1b_demo-24",
     )
-    found = sections([record(name) for name in names], batch.notebooks())
+    found = sections([record(name) for name in names], notebooks())
     numbers = [section.title.split(".")[0] for section in found]
     assert numbers == ["10", "13", "14", "15", "21", ELSEWHERE]
     assert [len(section.records) for section in found] == [1, 2, 1, 1, 1, 1]
@@ -40,11 +40,11 @@ def test_figures_come_in_the_order_of_the_notebooks_that_make_them():
 
 def test_each_figure_of_each_notebook_has_its_place():
     kinds = set()
-    for path in batch.notebooks().values():
+    for path in notebooks().values():
         kinds |= set(re.findall(r'figure_name\(f?\\"([a-z_]+)', path.read_text("utf-8")))
     records = [record(f"{kind.strip('_')}_tiny-1b_demo-24") for kind in kinds]
     assert len(records) > 20
-    assert all(part.title != ELSEWHERE for part in sections(records, batch.notebooks()))
+    assert all(part.title != ELSEWHERE for part in sections(records, notebooks()))
 
 
 def test_what_a_figure_was_measured_on():
@@ -61,7 +61,7 @@ def test_pages_link_to_files_and_escape_captions(tmp_path, png):
     (tmp_path / f"{name}.json").write_text(json.dumps(record(name)), encoding="utf-8")
     if png:
         (tmp_path / f"{name}.png").write_bytes(b"")
-    write_gallery(tmp_path, batch.notebooks())
+    write_gallery(tmp_path, notebooks())
     page = (tmp_path / "README.md").read_text("utf-8")
     assert f"(#{name})" in page
     assert f"\n### {name}\n" in page

@@ -79,6 +79,7 @@ ORDER = [
     "figures.saving",
     "figures.gallery",
     "figures.transfer_figures",
+    "jobs",
     "batch",
     "cli.terminal",
     "cli.run",
@@ -180,9 +181,9 @@ def test_the_wheel_works_from_another_folder(tmp_path):
     elsewhere.mkdir()
     zipfile.ZipFile(wheel).extractall(site)
     code = (
-        "import json, dysem_lab as dl; from dysem_lab import batch, paths\n"
+        "import json, dysem_lab as dl; from dysem_lab import jobs, paths\n"
         "print(json.dumps([dl.__file__, len(dl.load_data(languages=list(dl.LANGUAGES))), "
-        "list(batch.notebooks()), len(dl.presets()), dl.wrap(['A.'])]))"
+        "list(jobs.notebooks()), len(dl.presets()), dl.wrap(['A.'])]))"
     )
     run = subprocess.run(
         [sys.executable, "-c", code],

@@ -20,7 +20,7 @@ from dysem_lab.cli.terminal import Data, Json, err, out, print_json, print_table
 from dysem_lab.errors import InputError
 
 if TYPE_CHECKING:
-    from dysem_lab.batch import Job
+    from dysem_lab.jobs import Job
 
 
 def figures(
@@ -48,12 +48,13 @@ def figures(
     """Run the figure notebooks and write PNG, HTML, CSV and JSON; skip what is up to date."""
     from dysem_lab import batch
     from dysem_lab.figures.saving import NO_BROWSER, find_browser
+    from dysem_lab.jobs import plan
 
     parameters = dict(_assignment(text) for text in parameter or [])
     parameters |= {
         name: value for name, value in (("pairs", pairs), ("sample", sample)) if value is not None
     }
-    planned = batch.plan(model or [], data, folder, only=only or [], parameters=parameters)
+    planned = plan(model or [], data, folder, only=only or [], parameters=parameters)
     if dry_run:
         _dry_run(planned, as_json)
         return
@@ -107,12 +108,10 @@ def figures(
 
 def _dry_run(planned: list["Job"], as_json: bool) -> None:
     """Print what a batch would run and why, with its forward passes and the disk they need."""
-    from dysem_lab import batch
+    from dysem_lab.jobs import needs
 
     reasons = {job.name: job.why() for job in planned}
-    needed = {
-        need.job.name: need for need in batch.needs([job for job in planned if reasons[job.name]])
-    }
+    needed = {need.job.name: need for need in needs([job for job in planned if reasons[job.name]])}
     rows = [
         {
             "notebook": name,

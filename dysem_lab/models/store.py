@@ -518,7 +518,7 @@ def _sealed_rows(
     # Neighbouring keys share pages, so they are written, and read, together.
     order = sorted(range(len(keys)), key=keys.__getitem__)
     n_values = math.prod(rows.shape[1:])
-    n_rows = min(len(order), max(1, VALUES_PER_BLOCK // max(1, n_values)))
+    n_rows = max(1, min(len(order), VALUES_PER_BLOCK // max(1, n_values)))
     n_bytes = n_values * PRECISIONS[precision].itemsize
     sealed = np.empty((n_rows, n_bytes + CHECKSUM_BYTES), np.uint8)
     for start in range(0, len(order), n_rows):
@@ -528,7 +528,8 @@ def _sealed_rows(
             block, error = _halved(block, space)
             errors.append(error)
         sealed[: len(chosen), :n_bytes] = block.reshape(len(chosen), -1).view(np.uint8)
-        for index, row in zip(chosen, map(memoryview, sealed), strict=False):
+        for index, memory in zip(chosen, sealed, strict=False):
+            row = memory.data
             row[n_bytes:] = _checksum(number, keys[index], row[:n_bytes])
             yield number, keys[index], row
 

@@ -1,0 +1,302 @@
+"""The jobs of a batch: which notebook runs with which parameters, why, and what it has to capture.
+
+Nothing here runs a model or a notebook; of a notebook, its cells with the tags "parameters" and
+"study" are read.
+"""
+
+import ast
+import contextlib
+import hashlib
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from dysem_lab import paths
+from dysem_lab.analyses.study import Study
+from dysem_lab.errors import InputError, choices
+from dysem_lab.figures import saving
+from dysem_lab.figures.gallery import read_cells
+from dysem_lab.models.embedded import file_sha256
+from dysem_lab.models.loading import source_digest
+from dysem_lab.models.store import Space
+
+EXECUTED = "executed"  # folder of executed notebooks, logs and stamps inside the output folder
+NOT_OF_FIGURES = ("cli/", "explorers/", "lessons/")  # what no figure notebook imports
+
+
+@dataclass(frozen=True)
+class Job:
+    """One notebook with one set of parameters.
+
+    Attributes:
+        notebook: The parameterised notebook.
+        parameters: Every parameter, the defaults of the notebook included; ``out`` is not one.
+        out: Folder that gets the figures.
+    """
+
+    notebook: Path
+    parameters: Mapping[str, object]
+    out: Path
+
+    @property
+    def name(self) -> str:
+        """Notebook, model, data and number of pairs: one set of files each."""
+        values = [
+            self.parameters[key]
+            for key in ("model", "data", "pairs", "sample")
+            if self.parameters.get(key)
+        ]
+        return "_".join([self.notebook.stem, *(Path(str(value)).name for value in values)])
+
+    @property
+    def stamp(self) -> Path:
+        """The file that says what the job's figures were made from."""
+        return self.out / EXECUTED / f"{self.name}.json"
+
+    @property
+    def executed(self) -> Path:
+        """The executed copy of the notebook."""
+        return self.out / EXECUTED / f"{self.name}.ipynb"
+
+    @property
+    def log(self) -> Path:
+        """What papermill and the kernel printed."""
+        return self.out / EXECUTED / f"{self.name}.log"
+
+    def inputs(self) -> dict[str, object]:
+        """Return everything that the figures depend on.
+
+        The notebook's cells, the parameters, data, model weights and this package's code, and
+        whether there is a browser for PNG files.
+        """
+        cells = read_cells(self.notebook)
+        sources = json.dumps([(cell.cell_type, cell.source) for cell in cells])
+        return {
+            "notebook": hashlib.sha256(sources.encode()).hexdigest(),
+            "parameters": dict(self.parameters),
+            "data": self._digests,
+            "model": source_digest(str(self.parameters["model"])),
+            "code": _code_digest(),
+            "PNG export": saving.find_browser() is not None,
+        }
+
+    @cached_property
+    def _made(self) -> dict[str, Any]:
+        """What the notebook's cell with the tag "study" makes of its parameters.
+
+        It is run here on its own. Parameters that it refuses leave only the ``error``: the notebook
+        will fail on them as well.
+        """
+        namespace: dict[str, Any] = dict(self.parameters)
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                for source in self._cells("study"):
+                    exec(compile(source, str(self.notebook), "exec"), namespace)
+            found = namespace.get("studies", namespace.get("study", []))
+            namespace["studies"] = found if isinstance(found, list) else [found]
+            for study in namespace["studies"]:
+                _ = study.wanted  # refuses layers that the model does not have
+        except Exception as error:
+            return {"error": error}
+        return namespace
+
+    def _cells(self, tag: str) -> list[str]:
+        """Return the source of the notebook's cells with a tag."""
+        cells = read_cells(self.notebook)
+        return [cell.source for cell in cells if tag in cell.metadata.get("tags", [])]
+
+    @property
+    def problem(self) -> str:
+        """Why the notebook is bound to fail, as far as its study tells; "" where nothing does."""
+        error = self._made.get("error")
+        return "" if error is None else f"{type(error).__name__}: {error}"
+
+    @property
+    def runs_the_model(self) -> bool:
+        """Whether cells run the model besides the capture, which no plan counts."""
+        return bool(self._cells("model"))
+
+    @property
+    def studies(self) -> list[Study]:
+        """The studies of the notebook: its variable ``study``, or ``studies`` where it has more."""
+        return self._made.get("studies", [])
+
+    @property
+    def _digests(self) -> list[str]:
+        """Digests of all data; other labelled texts than pairs are in the variable ``sets``."""
+        pairs = [data for study in self.studies for data in study.data.values()]
+        return [data.digest for data in [*pairs, *self._made.get("sets", [])]]
+
+    def why(self) -> str:
+        """Return why the job has to run, or "" if it is up to date."""
+        try:
+            stamp = json.loads(self.stamp.read_text(encoding="utf-8"))
+            before, files = stamp["inputs"], stamp["files"]
+        except (OSError, ValueError, KeyError):
+            return "not made yet"
+        now = json.loads(json.dumps(self.inputs()))
+        if changed := [name for name in now if before.get(name) != now[name]]:
+            return f"changed: {', '.join(changed)}"
+        for name, digest in files.items():
+            if not (self.out / name).exists():
+                return f"{name} is gone"
+            if file_sha256(self.out / name) != digest:
+                return f"{name} was changed"
+        return ""
+
+    def up_to_date(self) -> bool:
+        """Whether the figures are there, unchanged, and made from what would make them now."""
+        return not self.why()
+
+
+@cache
+def _code_digest() -> str:
+    package = paths.package_file("")
+    files = {
+        path.relative_to(package).as_posix(): path
+        for suffix in ("*.py", "*.json", "*.csv")
+        for path in package.rglob(suffix)
+    }
+    digest = hashlib.sha256()
+    for name in sorted(files):
+        if not name.startswith(NOT_OF_FIGURES):
+            digest.update(name.encode() + files[name].read_bytes())
+    return digest.hexdigest()
+
+
+def notebooks() -> dict[str, Path]:
+    """Return the figure notebooks in reading order, by name."""
+    return {path.stem: path for path in sorted(paths.notebooks_dir().glob("[0-9][0-9]_*.ipynb"))}
+
+
+def plan(
+    models: Sequence[str],
+    data: str,
+    out: str | Path,
+    *,
+    only: Sequence[str] = (),
+    parameters: Mapping[str, object] | None = None,
+) -> list[Job]:
+    """Return the jobs of a batch: each notebook for each model.
+
+    Args:
+        models: Names for `dysem_lab.load_model`; empty leaves each notebook its own.
+        data: Source for `dysem_lab.load_data`.
+        out: Output folder.
+        only: Notebook names, or their beginnings; empty is all.
+        parameters: Values for notebook parameters; a notebook that lacks one keeps its own.
+
+    Raises:
+        InputError: An unknown notebook, a parameter that none of them has, a notebook without a
+            parameters cell, or two models whose files would have the same names.
+    """
+    for name in ("data", "out"):
+        if name in (parameters or {}):
+            raise InputError(f"{name!r} is no notebook parameter here; give --{name}")
+    available = notebooks()
+    for name in only:
+        if not any(stem.startswith(name) for stem in available):
+            raise choices("notebook", name, available)
+    chosen = {
+        stem: path
+        for stem, path in available.items()
+        if not only or any(stem.startswith(name) for name in only)
+    }
+    source = str(Path(data).resolve()) if Path(data).is_dir() else data
+    given = {**(parameters or {}), "data": source}
+    defaults = {stem: _defaults(path) for stem, path in chosen.items()}
+    unknown = set(given) - {"data"} - set().union(*defaults.values())
+    if unknown:
+        known = sorted(set().union(*defaults.values()) - {"data", "out"})
+        raise choices("notebook parameter", sorted(unknown)[0], known)
+    jobs = []
+    found = [str(Path(model).resolve()) if Path(model).exists() else model for model in models]
+    for of_model in [{"model": model} for model in found] or [{}]:
+        for stem, path in chosen.items():
+            own = defaults[stem]
+            used = {name: value for name, value in {**given, **of_model}.items() if name in own}
+            merged = {name: value for name, value in {**own, **used}.items() if name != "out"}
+            jobs.append(Job(path, merged, Path(out)))
+    _check_names(jobs)
+    return jobs
+
+
+def _check_names(jobs: Sequence[Job]) -> None:
+    """Raise an error where two jobs would write the same files."""
+    of_name: dict[str, Job] = {}
+    for job in jobs:
+        other = of_name.setdefault(job.name, job)
+        if other is not job:
+            raise InputError(
+                f"models {other.parameters['model']!r} and {job.parameters['model']!r} would both "
+                f"write {job.name}: name a model once, and give folders names of their own"
+            )
+
+
+def _defaults(notebook: Path) -> dict[str, object]:
+    """Return the parameters of a notebook with their default values."""
+    cells = [cell for cell in read_cells(notebook) if "parameters" in cell.metadata.get("tags", [])]
+    if len(cells) != 1:
+        raise InputError(
+            f"{notebook} has {len(cells)} cells with the tag 'parameters'; it needs exactly one"
+        )
+    values: dict[str, object] = {}
+    for statement in ast.parse(cells[0].source).body:
+        try:
+            if not isinstance(statement, ast.Assign) or not isinstance(
+                statement.targets[0], ast.Name
+            ):
+                raise ValueError(f"line {statement.lineno} is not 'name = value'")
+            values[statement.targets[0].id] = ast.literal_eval(statement.value)
+        except ValueError as error:
+            raise InputError(f"{notebook}, parameters cell: {error}; use literal values") from error
+    return values
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a job still has to capture, over what the jobs before it will have captured.
+
+    Attributes:
+        job: The job.
+        plans: Its studies with their plans.
+    """
+
+    job: Job
+    plans: list[tuple[Study, pd.DataFrame]]
+
+    @property
+    def passes(self) -> int:
+        """Forward passes."""
+        return sum(int(plan["passes"].sum()) for _, plan in self.plans)
+
+    @property
+    def megabytes(self) -> float:
+        """Disk that the vectors will take; NaN where that is not known before a model loads."""
+        return sum(float(plan["megabytes"].sum(skipna=False)) for _, plan in self.plans)
+
+
+def needs(jobs: Sequence[Job]) -> list[Need]:
+    """Return what each job has to capture, in the order that makes no text run twice.
+
+    Studies that want every layer come first: their passes give the sums as well.
+    """
+    studies = [(job, job.studies) for job in jobs]
+    studies.sort(key=lambda pair: not any(study.reads_each for study in pair[1]))
+    planned: dict[tuple[str, str], set[tuple[str, Space]]] = {}
+    return [
+        Need(
+            job,
+            [
+                (study, study.plan(planned.setdefault((study.name, study.dtype), set())))
+                for study in of_job
+            ],
+        )
+        for job, of_job in studies
+    ]
