@@ -150,7 +150,8 @@ def k_table(tasks=("demo",), ms=(4,), ks=(0.05, 0.25, 1.0)):
 
 def templates_table(tasks=("demo",)):
     templates = ["prompteol", "pretended_cot", "knowledge"]
-    return tidy(task=tasks, template=templates, setting=SETTINGS, vector=VECTORS)
+    table = tidy(task=tasks, template=templates, setting=SETTINGS, vector=VECTORS)
+    return table.assign(languages="en/fr")
 
 
 def plain_table(tasks=("demo",)):
@@ -580,30 +581,42 @@ def test_the_caption_of_layers_by_hand():
 # --- templates
 
 
-def test_templates_show_every_row_of_both_tables():
-    table, plain = templates_table(["STSB", "SICKR"]), plain_table(["STSB", "SICKR"])
+@pytest.mark.parametrize("tasks", [["STSB"], ["STSB", "SICKR"]])
+def test_templates_show_every_row_of_both_tables(tasks):
+    table, plain = templates_table(tasks), plain_table(tasks)
     names = {
         "prompteol": "PromptEOL",
         "pretended_cot": "Pretended CoT",
         "knowledge": "Knowledge Enhancement",
     }
     symbols = {"final": "N(h<sup>L</sup>)", "attn": "A<sup>L</sup>"}
-    expected = [
-        (row["task"], names[row["template"]], f"{row['setting']}, {row['vector']}", row)
-        for row in rows(table)
-    ]
-    expected += [
-        (row["task"], names[row["template"]], f"{symbols[row['component']]}, English, all d", row)
-        for row in rows(plain)
-    ]
+
+    def place(row, method):
+        task, template = row["task"], names[row["template"]]
+        return ("", method, template, row) if len(tasks) == 1 else (template, method, task, row)
+
+    expected = [place(row, f"{row['setting']}, {row['vector']}") for row in rows(table)]
+    expected += [place(row, f"{symbols[row['component']]}, English, all d") for row in rows(plain)]
     check(dysem_figures.templates_figure(table, plain, FACTS), expected)
+
+
+def test_in_english_alone_templates_show_dysem_once():
+    table, plain = templates_table(["STSB", "SICKR"]), plain_table(["STSB", "SICKR"])
+    same = table.groupby(["task", "template"])["spearman"].transform("first")
+    table = table.assign(m=1, languages="en", spearman=same)
+    figure = dysem_figures.templates_figure(table, plain, FACTS)
+    found = {name: value[0] for (_, name, _), value in shown(figure).items() if "DySem" in name}
+    assert list(found) == ["DySem, m = 1"]
+    best = table[table["template"] == "prompteol"].groupby("task")["spearman"].first().mean()
+    caption = dysem_figures.templates_caption(table, plain)
+    assert f"DySem at best {best:.1f} (m = 1)" in caption
 
 
 def test_the_caption_of_templates_by_hand():
     table = tidy(
         task=["a", "b"], template=["prompteol", "my {text}"], setting=SETTINGS, vector=["mean"]
     )
-    table = with_scores(table, [60, 70, 80, 75, 62, 76, 70, 73])
+    table = with_scores(table.assign(languages="en/fr"), [60, 70, 80, 75, 62, 76, 70, 73])
     plain = tidy(
         task=["a", "b", "c"], template=["prompteol", "my {text}"], component=["final", "attn"]
     )

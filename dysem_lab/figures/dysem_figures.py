@@ -22,6 +22,8 @@ from dysem_lab.figures.style import (
 )
 from dysem_lab.prompts import TEMPLATE_NAMES
 
+BASELINES = ("#999999", OTHER_COLOUR)  # what is plotted beside a method
+
 
 def _named_settings(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(method=table["setting"] + ", " + table["vector"])
@@ -430,11 +432,21 @@ def templates_figure(table: pd.DataFrame, plain: pd.DataFrame, measured_on: str)
         measured_on: From `facts`.
     """
     baseline = plain.assign(method=plain["component"].map(SYMBOLS) + ", English, all d")
-    both = pd.concat([baseline, _named_settings(table)], ignore_index=True)
-    figure = bars(both, "method", "template", "task", TEMPLATE_NAMES)
+    colours = dict(zip(baseline["method"].unique(), BASELINES, strict=False)) | COLOURS
+    both = pd.concat([baseline, _methods_of_templates(table)], ignore_index=True)
+    both["template"] = both["template"].map(lambda name: TEMPLATE_NAMES.get(name, name))
+    x, panel = ("template", "task") if both["task"].nunique() == 1 else ("task", "template")
+    figure = bars(both, x, "method", panel, colours=colours)
     figure.update_yaxes(title=SCORE)
     title = "Does DySem depend on the prompt?"
-    return layout(figure, title, measured_on, 300 * both["task"].nunique() + 200)
+    return layout(figure, title, measured_on, 300 * both[panel].nunique() + 260)
+
+
+def _methods_of_templates(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the grid with named methods; in English alone, settings and vectors are the same."""
+    named = _named_settings(table)
+    named.loc[named["languages"] == "en", "method"] = "DySem, m = 1"
+    return named.drop_duplicates(["task", "template", "method"])
 
 
 def templates_caption(table: pd.DataFrame, plain: pd.DataFrame) -> str:
@@ -442,12 +454,11 @@ def templates_caption(table: pd.DataFrame, plain: pd.DataFrame) -> str:
     plain = plain[plain["task"].isin(table["task"])]
     parts = []
     for template, part in table.groupby("template", sort=False):
-        mean = _average(_named_settings(part), ["method"])
-        best = _best(mean)
+        best = _best(_average(_methods_of_templates(part), ["method"]))
         own = plain[plain["template"] == template].groupby("component")["spearman"].mean()
         alone = ", ".join(f"{SYMBOLS[name]} {value:.1f}" for name, value in own.items())
         parts.append(
             f"{TEMPLATE_NAMES.get(template, template)}: {alone}, DySem at best "
-            f"{best['spearman']:.1f} ({best['method']})"
+            f"{best['spearman']:.1f} ({best['method'].removeprefix('DySem, ')})"
         )
     return f"Spearman × 100{_over(table)}. {'; '.join(parts)}."
