@@ -357,8 +357,21 @@ def test_what_a_passed_check_found_is_remembered(tiny_folder, counted_checks, mo
 def test_a_failed_check_is_made_each_time(tiny_folder, counted_checks, monkeypatch):
     monkeypatch.setattr(checks, "FULL_TOLERANCE", -1.0)
     for _ in range(2):
-        with pytest.raises(ModelError, match="the load-time check"):
+        with pytest.raises(ModelError, match="the load-time check") as failed:
             load_model(tiny_folder("Llama"), dtype="float32")
+        assert failed.value.__context__ is None, "a missing record is nobody's business"
+    assert len(counted_checks) == 2
+
+
+def test_a_cache_that_cannot_be_written_has_the_check_made_each_time(
+    tiny_folder, counted_checks, monkeypatch
+):
+    def refuse(key):
+        raise PermissionError(key)
+
+    monkeypatch.setattr(paths, "passed_check_path", refuse)
+    for _ in range(2):
+        load_model(tiny_folder("Llama"))
     assert len(counted_checks) == 2
 
 

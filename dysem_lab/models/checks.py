@@ -1,5 +1,6 @@
 """What is checked of every model that is loaded, before a number is read from it."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -43,14 +44,16 @@ def check_once(lens: LensModel) -> None:
     Raises:
         ModelError: As `check_model`.
     """
-    record = paths.passed_check_path(_surroundings(lens))
-    try:
-        passed = json.loads(record.read_text(encoding="utf-8"))
+    key = _surroundings(lens)
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # no record, or a damaged
+        passed = json.loads(paths.passed_check_path(key).read_text(encoding="utf-8"))
         lens.shares_prefix = bool(passed["shares_prefix"])
-    except (OSError, ValueError, KeyError, TypeError):  # absent, or damaged
-        check_model(lens)
-        passed = {"model": lens.name, "shares_prefix": lens.shares_prefix}
+        return
+    check_model(lens)
+    with contextlib.suppress(OSError):  # a cache that cannot be written: checked each time
+        record = paths.passed_check_path(key)
         own = record.with_suffix(f".{os.getpid()}")  # renamed when whole
+        passed = {"model": lens.name, "shares_prefix": lens.shares_prefix}
         own.write_text(json.dumps(passed), encoding="utf-8")
         own.replace(record)
 
