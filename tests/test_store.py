@@ -307,11 +307,15 @@ def something_else(path):
     connection.close()
 
 
-def future_format(path):
+def another_format(path, by=1):
     filled(path)
     connection = sqlite3.connect(path)
-    connection.execute(f"PRAGMA application_id={APPLICATION_ID + 1}")
+    connection.execute(f"PRAGMA application_id={APPLICATION_ID + by}")
     connection.close()
+
+
+def format_before(path):
+    another_format(path, by=-1)
 
 
 def a_folder(path):
@@ -321,7 +325,7 @@ def a_folder(path):
 def other_columns(path):
     filled(path)
     connection = sqlite3.connect(path)
-    connection.execute("ALTER TABLE rows RENAME COLUMN vector TO value")
+    connection.execute("ALTER TABLE chunks RENAME COLUMN vectors TO value")
     connection.close()
 
 
@@ -334,9 +338,10 @@ def other_columns(path):
         (cut_in_the_header, "malformed.*move it away"),
         (cut_by_a_page, "malformed.*move it away"),
         (something_else, "of something else, not a vector store; give another path"),
-        (future_format, "of another format; it needs another version of dysem-lab"),
+        (another_format, "of another format; it needs another version of dysem-lab"),
+        (format_before, "of another format; it needs another version of dysem-lab"),
         (a_folder, "unable to open.*check that you may write to its folder"),
-        (other_columns, "no such column: vector.*move it away"),
+        (other_columns, "no such column: vectors.*move it away"),
     ],
 )
 def test_a_file_that_is_no_whole_store_is_named_with_a_remedy(tmp_path, damage, remedy):
@@ -365,7 +370,7 @@ def flip(path: Path, position: int, mask: int = 0xFF) -> None:
 
 
 @pytest.mark.parametrize("mask", [0xFF, 0x01])
-@pytest.mark.parametrize("part", ["first value", "middle", "last value", "checksum", "key"])
+@pytest.mark.parametrize("part", ["first value", "middle", "last value"])
 def test_a_flipped_byte_in_a_row_is_an_error_until_the_row_is_repaired(tmp_path, part, mask):
     path = tmp_path / "v.sqlite"
     rows = filled(path)
@@ -376,22 +381,15 @@ def test_a_flipped_byte_in_a_row_is_an_error_until_the_row_is_repaired(tmp_path,
         "first value": 0,
         "middle": len(blob) // 2,
         "last value": len(blob) - 1,
-        "checksum": len(blob) + 3,
-        "key": -5,  # of the row itself; the index has the right one
     }
     flip(path, at + offsets[part], mask)
     store, prompts = VectorStore(path), keys(40)
-    others = [prompt for i, prompt in enumerate(prompts) if i != 17]
-    assert same(store, SUM, others, rows[[i for i in range(40) if i != 17]])
-    if part != "key":
-        with pytest.raises(
-            DataError, match=rf"(?s)v\.sqlite is damaged: .*{prompts[17]}.*--repair"
-        ):
-            store.read(SUM, prompts)
-    assert store.check() == 1
-    assert store.check(repair=True) == 1
+    with pytest.raises(DataError, match=r"(?s)v\.sqlite is damaged: .*--repair"):
+        store.read(SUM, prompts[17:18])
+    assert same(store, EACH, prompts, rows.reshape(40, 2, -1).half().float())
+    assert store.check() == store.check(repair=True) == 40  # they share a chunk
     assert store.check() == 0
-    assert store.has(SUM, prompts).tolist() == [i != 17 for i in range(40)]
+    assert not store.has(SUM, prompts).any()
     assert store.has(EACH, prompts).all()
     store.write({SUM: rows}, prompts)
     assert same(store, SUM, prompts, rows)
@@ -404,21 +402,73 @@ def change(path: Path, statement: str, *values: object) -> None:
     connection.close()
 
 
-@pytest.mark.parametrize("value", [None, 7, "text", b"", b"short", "of another row"])
-def test_a_row_with_another_value_is_an_error(tmp_path, value):
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("prompt", bytes(16)),
+        ("prompt", "text"),
+        ("chunk", None),
+        ("chunk", 999),
+        ("chunk", 2),  # of another space
+        ("chunk", 3),  # of other rows
+        ("chunk", "text"),
+        ("chunk", 2**63 - 1),
+        ("space", 9),
+        ("space", "text"),
+    ],
+)
+def test_a_row_that_is_not_where_it_should_be_is_an_error_until_it_is_repaired(
+    tmp_path, column, value
+):
     path = tmp_path / "v.sqlite"
-    filled(path)
-    first, second = map(bytes.fromhex, keys(2))
-    if value == "of another row":
-        other = "(SELECT vector FROM rows WHERE prompt=? AND space=1)"
-        change(path, f"UPDATE rows SET vector={other} WHERE prompt=? AND space=1", second, first)
-    else:
-        change(path, "UPDATE rows SET vector=? WHERE prompt=? AND space=1", value, first)
+    rows, prompts = filled(path), keys(50)
+    rows = torch.cat([rows, vectors(10, 100)])
+    VectorStore(path).write({SUM: rows[40:]}, prompts[40:])
+    change(
+        path,
+        f"UPDATE rows SET {column}=? WHERE space=1 AND prompt=?",
+        value,
+        bytes.fromhex(prompts[0]),
+    )
+    store = VectorStore(path)
+    if column == "chunk":  # otherwise the row is not there
+        with pytest.raises(DataError, match=f"{prompts[0]}.*does not match its checksum"):
+            store.read(SUM, prompts)
+    assert same(store, SUM, prompts[1:], rows[1:])
+    n_damaged = 1 if column == "chunk" else 2  # the row that is lost, and one that is nowhere
+    assert store.check() == n_damaged
+    assert store.check(repair=True) == n_damaged
+    assert same(store, SUM, prompts, rows)
+    assert store.check() == 0
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        *(("vectors", value) for value in (None, 7, "text", b"", b"short")),
+        *(("keys", value) for value in (None, "text", b"", b"short", bytes(640))),
+        *(("checksum", value) for value in (None, "text", bytes(8))),
+        *(("space", value) for value in (None, 2, 9, "text")),
+        ("id", 999),
+    ],
+)
+def test_rows_of_a_chunk_that_is_not_whole_are_errors_until_they_are_repaired(
+    tmp_path, column, value
+):
+    path = tmp_path / "v.sqlite"
+    rows, prompts = filled(path), keys(50)
+    VectorStore(path).write({SUM: vectors(10, 100)}, prompts[40:])
+    change(path, f"UPDATE chunks SET {column}=? WHERE id=1", value)
     store = VectorStore(path)
     with pytest.raises(DataError, match="does not match its checksum"):
-        store.read(SUM, keys(2))
-    assert store.check(repair=True) == 1
-    assert store.has(SUM, keys(2)).tolist() == [False, True]
+        store.read(SUM, prompts)
+    assert same(store, SUM, prompts[40:], vectors(10, 100))
+    assert store.check() == store.check(repair=True) == 40
+    assert store.check() == 0
+    moved = column == "id"  # the chunk itself is whole
+    assert store.has(SUM, prompts).tolist() == [moved or i >= 40 for i in range(50)]
+    store.write({SUM: rows}, prompts[:40])
+    assert same(store, SUM, prompts, torch.cat([rows, vectors(10, 100)]))
 
 
 @pytest.mark.parametrize(
@@ -473,20 +523,15 @@ def test_a_model_whose_facts_cannot_be_read_is_not_known(tmp_path, facts):
 
 def test_an_index_that_lost_a_row_is_found_and_mended(tmp_path):
     path = tmp_path / "v.sqlite"
-    rows = filled(path)
-    whole, key = path.read_bytes(), bytes.fromhex(keys(40)[9])
-    # The key is in four places: the rows of two spaces and their entries in the index.
-    places = [match.start() for match in re.finditer(re.escape(key), whole)]
-    assert len(places) == 4
-    entries = [place for place in places if rows[9].numpy().tobytes() != whole[place + 16 :][:400]]
-    half = rows[9].half().numpy().tobytes()
-    entry = next(place for place in entries if whole[place + 16 :][: len(half)] != half)
-    flip(path, entry + 15, 0x01)
+    rows, key = filled(path), bytes.fromhex(keys(40)[9])
+    change(path, "DELETE FROM rows WHERE space=1 AND prompt=?", key)
     store = VectorStore(path)
-    with pytest.raises(DataError, match=r"v\.sqlite is damaged.*index.*--repair` mends it"):
-        store.check()
+    assert store.check() == 1
     store.write({SUM: rows}, keys(40))  # as a run would that does not find the row
-    store.check(repair=True)
+    assert same(store, SUM, keys(40), rows)
+    assert store.check() == 0
+    change(path, "DELETE FROM rows WHERE space=1 AND prompt=?", key)
+    assert store.check(repair=True) == 1
     assert store.check() == 0
     assert same(store, SUM, keys(40), rows)
     assert store.contents()["rows"].tolist() == [40, 40]
@@ -994,12 +1039,12 @@ def test_the_command_checks_and_repairs(tmp_path):
     flip(path, path.read_bytes().index(rows[3].numpy().tobytes()) + 7)
     damaged = run("--file", path, "--check", "--json")
     assert damaged.exit_code == 1
-    assert json.loads(damaged.stdout)["damaged_rows"] == 1
+    assert json.loads(damaged.stdout)["damaged_rows"] == 40
     repaired = run("--file", path, "--repair", "--json")
     assert repaired.exit_code == 0
-    assert json.loads(repaired.stdout)["damaged_rows"] == 1
+    assert json.loads(repaired.stdout)["damaged_rows"] == 40
     assert run("--file", path, "--check").exit_code == 0
-    assert VectorStore(path).has(SUM, keys(40)).sum() == 39
+    assert VectorStore(path).contents()["rows"].tolist() == [40, 0]
 
 
 @pytest.mark.parametrize(

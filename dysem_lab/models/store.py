@@ -1,11 +1,13 @@
 """The vector store: what a model said of a prompt, kept on disk so that it is asked only once.
 
 One SQLite file holds content-addressed rows. A row's key is the model's fingerprint and data type,
-the component, "sum" or "each" over layers, and a hash of the exact prompt; its value is the vector
-with a checksum over key and value. SQLite is chosen for what a laboratory's notebook needs: it is
-part of Python, survives a kill at any moment, has one writer and many readers without a server, and
-answers a damaged page with an error instead of a crash (so the file is not mapped into memory,
-which is no faster here).
+the component, "sum" or "each" over layers, and a hash of the exact prompt; its value is the vector.
+Rows that are written together make chunks, each with a checksum over keys and vectors: SQLite moves
+a few large values at the disk's speed, and many small ones at half of it.
+
+SQLite is chosen for what a laboratory's notebook needs: it is part of Python, survives a kill at
+any moment, has one writer and many readers without a server, and answers a damaged page with an
+error instead of a crash (so the file is not mapped into memory, which is no faster here).
 """
 
 import contextlib
@@ -29,15 +31,14 @@ from dysem_lab import paths
 from dysem_lab.database import Database
 from dysem_lab.errors import DataError, InputError, choices
 
-APPLICATION_ID = 0x64796C31  # "dyl1": a vector store of the first format
+APPLICATION_ID = 0x64796C32  # "dyl2": a vector store of the second format
 PRECISIONS: dict[str, np.dtype] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
-CHECKSUM_BYTES = 8
 KEY_BYTES = 16
-# Of the sizes that SQLite has, the one that wastes least on rows of 2 to 16 KB (the sums) and of
-# more than 64 KB; a row of 33 to 64 KB has a page to itself.
+# The largest that SQLite has, so that chunks are written and read in few pieces.
 PAGE_BYTES = 65536
+ENTRY_BYTES = 64  # of a row: its key, and its entry in an index whose pages are two thirds full
 KEYS_PER_QUERY = 500
-VALUES_PER_BLOCK = 2**20  # of rows that are rounded together, in memory that is used again
+VALUES_PER_CHUNK = 2**18  # 1 MB of float32: SQLite copies it several times, so it fits the L2 cache
 # One thread of torch converts to float16 and back 20 times faster than numpy; but from 32,768
 # values on it takes more, which wait long for each other on a busy machine.
 VALUES_PER_THREAD = 2**15 - 1
@@ -48,8 +49,12 @@ SCHEMA = (
     "CREATE TABLE IF NOT EXISTS spaces (id INTEGER PRIMARY KEY, fingerprint TEXT, dtype TEXT, "
     "component TEXT, layers TEXT, precision TEXT, shape TEXT, error REAL DEFAULT 0, "
     "UNIQUE (fingerprint, dtype, component, layers, precision))",
-    "CREATE TABLE IF NOT EXISTS rows (space INTEGER REFERENCES spaces, prompt BLOB, vector BLOB, "
-    "PRIMARY KEY (space, prompt))",
+    # `keys` are those of the rows, in their order, one after the other.
+    "CREATE TABLE IF NOT EXISTS chunks (id INTEGER PRIMARY KEY, space INTEGER REFERENCES spaces, "
+    "keys BLOB, checksum BLOB, vectors BLOB)",
+    # In which chunk a row is.
+    "CREATE TABLE IF NOT EXISTS rows (space INTEGER REFERENCES spaces, prompt BLOB, "
+    "chunk INTEGER REFERENCES chunks, PRIMARY KEY (space, prompt)) WITHOUT ROWID",
     # The fingerprint of a model that was loaded before, so that reading needs no model.
     "CREATE TABLE IF NOT EXISTS models (source TEXT, dtype TEXT, facts TEXT, "
     "PRIMARY KEY (source, dtype)) WITHOUT ROWID",
@@ -170,10 +175,8 @@ class VectorStore:
         return self.precision.get(layers, self.precision["sum"])
 
     def row_bytes(self, layers: str, n_values: int) -> int:
-        """Return the bytes on disk of one row of so many values, with its share of its page."""
-        row = PRECISIONS[self._precision(layers)].itemsize * n_values + CHECKSUM_BYTES + KEY_BYTES
-        per_page = PAGE_BYTES // row
-        return PAGE_BYTES // per_page if per_page else row
+        """Return the bytes on disk of one row of so many values, with its key and its place."""
+        return PRECISIONS[self._precision(layers)].itemsize * n_values + ENTRY_BYTES
 
     def write(
         self, vectors: Mapping[Space, Float[Tensor, "n ..."]], prompts: Sequence[str]
@@ -194,16 +197,44 @@ class VectorStore:
         with self._database.connection() as connection:
             connection.execute("BEGIN IMMEDIATE")
             for space, tensor in vectors.items():
-                precision, shape = self._precision(space.layers), tuple(tensor.shape[1:])
-                number = self._shelved(connection, space, precision, shape)
-                errors = [0.0]
-                exact = precision == "float16" and tensor.dtype == torch.float16
-                values = (tensor if exact else tensor.float()).cpu().numpy()
-                rows = _sealed_rows(number, keys, values, precision, space, errors)
-                connection.executemany("INSERT OR IGNORE INTO rows VALUES (?, ?, ?)", rows)
-                connection.execute(
-                    "UPDATE spaces SET error=max(error, ?) WHERE id=?", (max(errors), number)
-                )
+                self._add(connection, space, keys, tensor)
+
+    def _add(
+        self,
+        connection: sqlite3.Connection,
+        space: Space,
+        keys: Sequence[bytes],
+        vectors: Float[Tensor, "n ..."],
+    ) -> None:
+        """Add the rows of those of n keys that have none yet."""
+        precision, shape = self._precision(space.layers), tuple(vectors.shape[1:])
+        number = self._shelved(connection, space, precision, shape)
+        there = _stored(connection, number, keys)
+        new: dict[bytes, int] = {}
+        for index, key in enumerate(keys):
+            if key not in there:
+                new.setdefault(key, index)
+        if len(new) < len(keys):
+            vectors = vectors[list(new.values())]
+        exact = precision == "float16" and vectors.dtype == torch.float16
+        rows = (vectors if exact else vectors.float()).cpu().numpy()
+        entries: list[tuple[int, bytes, int]] = []
+        errors = [0.0]
+        for part, block, error in _blocks(list(new), rows, precision, space):
+            joined = b"".join(part)
+            made = connection.execute(
+                "INSERT INTO chunks (space, keys, checksum, vectors) VALUES (?, ?, ?, ?) "
+                "RETURNING id",
+                (number, joined, _checksum(number, joined, block), block),
+            )
+            (chunk,) = made.fetchone()
+            entries += [(number, key, chunk) for key in part]
+            errors.append(error)
+        # Sorted, so that each page of the index is met once.
+        connection.executemany("INSERT INTO rows VALUES (?, ?, ?)", sorted(entries))
+        connection.execute(
+            "UPDATE spaces SET error=max(error, ?) WHERE id=?", (max(errors), number)
+        )
 
     def has(self, space: Space, prompts: Sequence[str]) -> Bool[np.ndarray, " n"]:
         """Return which prompt keys have their row, at least as exact as the store's precision."""
@@ -211,11 +242,7 @@ class VectorStore:
         there: set[bytes] = set()
         with self._snapshot() as connection:
             for shelf in self._accepted(connection, space):
-                for portion, marks in _portions(keys):
-                    query = f"SELECT prompt FROM rows WHERE space=? AND prompt IN ({marks})"
-                    there.update(
-                        row[0] for row in connection.execute(query, (shelf.number, *portion))
-                    )
+                there |= _stored(connection, shelf.number, keys).keys()
         return np.array([key in there for key in keys], dtype=bool)
 
     def read(
@@ -241,19 +268,17 @@ class VectorStore:
                 row = np.empty(shelf.shape, PRECISIONS[shelf.precision])
                 row_values, row_bytes = torch.from_numpy(row), row.reshape(-1).view(np.uint8).data
                 wanted = [key for key, position in positions.items() if not found[position]]
-                for portion, marks in _portions(wanted):
-                    query = f"SELECT prompt, vector FROM rows WHERE space=? AND prompt IN ({marks})"
-                    for key, blob in connection.execute(query, (shelf.number, *portion)):
-                        if not _is_whole(shelf, key, blob):
-                            raise DataError(
-                                f"{self.path} is damaged: the row of prompt {key.hex()} "
-                                f"({space.component}, {space.layers}) does not match its checksum; "
-                                "`dysem-lab store --repair` removes such rows, and the next run "
-                                "makes them again"
-                            )
-                        row_bytes[:] = memoryview(blob)[: shelf.row_bytes]
-                        rows[positions[key]] = row_values
-                        found[positions[key]] = True
+                for key, values in _stored_rows(connection, shelf, wanted):
+                    if values is None:
+                        raise DataError(
+                            f"{self.path} is damaged: the row of prompt {key.hex()} "
+                            f"({space.component}, {space.layers}) does not match its checksum; "
+                            "`dysem-lab store --repair` removes such rows, and the next run "
+                            "makes them again"
+                        )
+                    row_bytes[:] = values
+                    rows[positions[key]] = row_values
+                    found[positions[key]] = True
         if len(positions) < len(keys):  # repeated prompts
             order = [positions[key] for key in keys]
             rows, found = (None if rows is None else rows[order]), found[order]
@@ -404,6 +429,7 @@ class VectorStore:
             n_rows = n_bytes = 0
             for shelf in chosen:
                 number = (shelf.number,)
+                connection.execute("DELETE FROM chunks WHERE space=?", number)
                 removed = connection.execute("DELETE FROM rows WHERE space=?", number).rowcount
                 connection.execute("DELETE FROM spaces WHERE id=?", number)
                 n_rows += removed
@@ -412,7 +438,7 @@ class VectorStore:
         return n_rows
 
     def check(self, *, repair: bool = False) -> int:
-        """Read every row, and return how many do not match their checksum.
+        """Read all rows, and return how many do not match their checksum or cannot be found.
 
         Args:
             repair: Remove the damaged rows, so that the next run makes them again.
@@ -426,22 +452,29 @@ class VectorStore:
             if report != "ok":
                 raise DataError(f"{self.path} is damaged ({report}); move it away")
             shelves = {shelf.number: shelf for shelf in self._shelves(connection)}
-            damaged = [
-                (row,)
-                for row, number, key, blob in connection.execute(
-                    "SELECT rowid, space, prompt, vector FROM rows"
+            index = {
+                (number, key): chunk
+                for number, key, chunk in connection.execute("SELECT * FROM rows")
+            }
+            right: dict[tuple[int, bytes], set[int]] = {}
+            broken = []
+            for chunk, number in connection.execute("SELECT id, space FROM chunks").fetchall():
+                shelf = shelves.get(number)
+                rows = _whole_rows(connection, shelf, chunk) if shelf else {}
+                for key in rows:
+                    right.setdefault((number, key), set()).add(chunk)
+                if not rows:
+                    broken.append((chunk,))
+            n_damaged = sum(chunk not in right.get(row, ()) for row, chunk in index.items())
+            n_damaged += len(right.keys() - index.keys())
+            if repair and (n_damaged or broken):
+                connection.executemany("DELETE FROM chunks WHERE id=?", broken)
+                connection.execute("DELETE FROM rows")
+                connection.executemany(
+                    "INSERT INTO rows VALUES (?, ?, ?)",
+                    sorted((*row, min(chunks)) for row, chunks in right.items()),
                 )
-                if number not in shelves or not _is_whole(shelves[number], key, blob)
-            ]
-            if repair:
-                _mend(connection, damaged)
-            elif not damaged:
-                report = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
-                if report != "ok":
-                    raise DataError(
-                        f"{self.path} is damaged ({report}); `dysem-lab store --repair` mends it"
-                    )
-        return len(damaged)
+        return n_damaged
 
     def _give_back(self, n_bytes: int) -> None:
         """Return the disk of removed rows to the file system."""
@@ -483,63 +516,67 @@ def _sizes(shape: object) -> tuple[int, ...] | None:
     return None
 
 
-def _mend(connection: sqlite3.Connection, damaged: Sequence[tuple[int]]) -> None:
-    """Remove the rows with these ids, and make the index of the others anew."""
-    # SQLite refuses to remove a row that its index does not have, unless the schema is writable.
-    connection.execute("PRAGMA writable_schema=ON")
-    connection.executemany("DELETE FROM rows WHERE rowid=?", damaged)
-    # A row that its index had lost was perhaps made again.
-    connection.execute(
-        "DELETE FROM rows WHERE rowid NOT IN "
-        "(SELECT min(rowid) FROM rows NOT INDEXED GROUP BY space, prompt)"
-    )
-    connection.execute("REINDEX rows")
+def _checksum(number: int, keys: bytes, vectors: memoryview | bytes) -> bytes:
+    """Return the checksum of a chunk of the space with this number."""
+    return xxhash.xxh3_64_digest(vectors, xxhash.xxh3_64_intdigest(b"%d %s" % (number, keys)))
 
 
-def _checksum(number: int, key: bytes, values: bytes | memoryview) -> bytes:
-    """Return the checksum of a row; it covers the row's key too."""
-    checksum = xxhash.xxh3_64(b"%d %s" % (number, key))
-    checksum.update(values)
-    return checksum.digest()
-
-
-def _sealed_rows(
-    number: int,
-    keys: Sequence[bytes],
-    rows: Float[np.ndarray, "n ..."],
-    precision: str,
-    space: Space,
-    errors: list[float],
-) -> Iterator[tuple[int, bytes, memoryview]]:
-    """Yield what is stored of each row, and add the relative errors of rounding to the list.
-
-    A row's memory is used again for another one, so it is to be taken before the next is asked for.
-    """
-    # Neighbouring keys share pages, so they are written, and read, together.
-    order = sorted(range(len(keys)), key=keys.__getitem__)
-    n_values = math.prod(rows.shape[1:])
-    n_rows = max(1, min(len(order), VALUES_PER_BLOCK // max(1, n_values)))
-    n_bytes = n_values * PRECISIONS[precision].itemsize
-    sealed = np.empty((n_rows, n_bytes + CHECKSUM_BYTES), np.uint8)
-    for start in range(0, len(order), n_rows):
-        chosen = order[start : start + n_rows]
-        block = rows[chosen]
+def _blocks(
+    keys: Sequence[bytes], rows: Float[np.ndarray, "n ..."], precision: str, space: Space
+) -> Iterator[tuple[Sequence[bytes], memoryview, float]]:
+    """Yield keys and bytes of the rows of each chunk, and the largest relative error of one."""
+    n_rows = max(1, VALUES_PER_CHUNK // max(1, math.prod(rows.shape[1:])))
+    for start in range(0, len(keys), n_rows):
+        block, error = np.ascontiguousarray(rows[start : start + n_rows]), 0.0
         if block.dtype != PRECISIONS[precision]:
             block, error = _halved(block, space)
-            errors.append(error)
-        sealed[: len(chosen), :n_bytes] = block.reshape(len(chosen), -1).view(np.uint8)
-        for index, memory in zip(chosen, sealed, strict=False):
-            row = memory.data
-            row[n_bytes:] = _checksum(number, keys[index], row[:n_bytes])
-            yield number, keys[index], row
+        yield keys[start : start + n_rows], block.reshape(-1).view(np.uint8).data, error
 
 
-def _is_whole(shelf: _Shelf, key: object, blob: object) -> bool:
-    """Return whether this is what `_sealed_rows` made; damage may also change a value's type."""
-    if not isinstance(key, bytes) or not isinstance(blob, bytes):
-        return False
+def _stored(connection: sqlite3.Connection, number: int, keys: Sequence[bytes]) -> dict[bytes, int]:
+    """Return key → chunk of those of the keys that have a row in the space with this number."""
+    return {
+        key: chunk
+        for portion, marks in _portions(keys)
+        for key, chunk in connection.execute(
+            # Damage may change a value's type.
+            "SELECT prompt, iif(typeof(chunk)='integer', chunk, -1) FROM rows "
+            f"WHERE space=? AND prompt IN ({marks})",
+            (number, *portion),
+        )
+    }
+
+
+def _stored_rows(
+    connection: sqlite3.Connection, shelf: _Shelf, keys: Sequence[bytes]
+) -> Iterator[tuple[bytes, memoryview | None]]:
+    """Yield the key of each row that is there, and its bytes, None for a damaged one."""
+    members: dict[int, list[bytes]] = {}
+    for key, chunk in _stored(connection, shelf.number, keys).items():
+        members.setdefault(chunk, []).append(key)
+    for chunk in sorted(members):  # as they are in the file
+        rows = _whole_rows(connection, shelf, chunk)
+        yield from ((key, rows.get(key)) for key in members[chunk])
+
+
+def _whole_rows(
+    connection: sqlite3.Connection, shelf: _Shelf, chunk: object
+) -> dict[bytes, memoryview]:
+    """Return key → bytes of a chunk, of none unless the chunk is what `VectorStore.write` wrote."""
+    stored = connection.execute(
+        "SELECT keys, checksum, vectors FROM chunks WHERE id=? AND space=?", (chunk, shelf.number)
+    ).fetchone()
+    if stored is None or not all(isinstance(value, bytes) for value in stored):
+        return {}
+    joined, checksum, vectors = stored
+    if checksum != _checksum(shelf.number, joined, vectors):
+        return {}
+    keys = [joined[at : at + KEY_BYTES] for at in range(0, len(joined), KEY_BYTES)]
     size = shelf.row_bytes
-    return blob[size:] == _checksum(shelf.number, key, memoryview(blob)[:size])
+    if len(vectors) != size * len(keys):
+        return {}
+    view = memoryview(vectors)
+    return {key: view[at * size : (at + 1) * size] for at, key in enumerate(keys)}
 
 
 def _halved(
@@ -578,7 +615,7 @@ def _norms(rows: Float[np.ndarray, "n ..."]) -> Float[np.ndarray, " n"]:
 def _portions(keys: Sequence[bytes]) -> list[tuple[list[bytes], str]]:
     """Return the keys in portions of one query, with that many question marks.
 
-    They are sorted, as `VectorStore.write` wrote them, so that the file is read from front to back.
+    They are sorted, so that the pages of the index are read from front to back.
     """
     ordered = sorted(keys)
     portions = [ordered[i : i + KEYS_PER_QUERY] for i in range(0, len(keys), KEYS_PER_QUERY)]
