@@ -218,7 +218,7 @@ class VectorStore:
             vectors = vectors[list(new.values())]
         exact = precision == "float16" and vectors.dtype == torch.float16
         rows = (vectors if exact else vectors.float()).cpu().numpy()
-        entries: list[tuple[int, bytes, int]] = []
+        chunk_of: dict[bytes, int] = {}
         errors = [0.0]
         for part, block, error in _blocks(list(new), rows, precision, space):
             joined = b"".join(part)
@@ -228,10 +228,13 @@ class VectorStore:
                 (number, joined, _checksum(number, joined, block), block),
             )
             (chunk,) = made.fetchone()
-            entries += [(number, key, chunk) for key in part]
+            chunk_of |= dict.fromkeys(part, chunk)
             errors.append(error)
         # Sorted, so that each page of the index is met once.
-        connection.executemany("INSERT INTO rows VALUES (?, ?, ?)", sorted(entries))
+        connection.executemany(
+            "INSERT INTO rows VALUES (?, ?, ?)",
+            ((number, key, chunk_of[key]) for key in sorted(chunk_of)),
+        )
         connection.execute(
             "UPDATE spaces SET error=max(error, ?) WHERE id=?", (max(errors), number)
         )
