@@ -28,7 +28,7 @@ from dysem_lab.models import activations
 from dysem_lab.models import passes as forward_passes
 from dysem_lab.models.activations import capture
 from dysem_lab.models.loading import load_model
-from dysem_lab.models.store import VectorStore
+from dysem_lab.models.store import ENTRY_BYTES, VectorStore
 from dysem_lab.prompts import SETTINGS, wrap
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
@@ -567,8 +567,8 @@ def test_the_plan_knows_the_megabytes(tiny_folder, tiny_lens, few, tmp_path, is_
     written = [made.capture(progress=False), layered.capture(progress=False)]
     contents = store.contents()
     # The cumulative vectors of the second study are rows that are there already.
-    again = sum(written[1]["passes"]) * 5 * (4 * 32 + 24) / 1e6
-    stored = contents["megabytes"].sum() + contents["rows"].sum() * 24 / 1e6
+    again = sum(written[1]["passes"]) * 5 * (4 * 32 + ENTRY_BYTES) / 1e6
+    stored = contents["megabytes"].sum() + contents["rows"].sum() * ENTRY_BYTES / 1e6
     assert megabytes == pytest.approx(stored + again)
     assert made.plan()["megabytes"].sum() == 0
 
