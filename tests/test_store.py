@@ -537,6 +537,19 @@ def test_an_index_that_lost_a_row_is_found_and_mended(tmp_path):
     assert store.contents()["rows"].tolist() == [40, 40]
 
 
+def test_a_damaged_index_of_what_is_not_a_row_is_found(tmp_path):
+    path = tmp_path / "v.sqlite"
+    filled(path)
+    connection = sqlite3.connect(path)
+    query = "SELECT rootpage FROM sqlite_master WHERE name='sqlite_autoindex_spaces_1'"
+    page = connection.execute(query).fetchone()[0]
+    connection.close()
+    flip(path, path.read_bytes().index(SUM.fingerprint.encode(), (page - 1) * 65536), 0x01)
+    for repair in (False, True):
+        with pytest.raises(DataError, match=r"v\.sqlite is damaged.*index.*move it away"):
+            VectorStore(path).check(repair=repair)
+
+
 def test_whatever_byte_is_flipped_no_wrong_number_comes_and_nothing_crashes(tmp_path):
     whole_path, path = tmp_path / "whole.sqlite", tmp_path / "v.sqlite"
     rows = filled(whole_path, n=12, width=20)

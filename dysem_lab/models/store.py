@@ -451,9 +451,7 @@ class VectorStore:
         """
         with self._database.connection() as connection:
             connection.execute("BEGIN IMMEDIATE" if repair else "BEGIN")
-            report = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-            if report != "ok":
-                raise DataError(f"{self.path} is damaged ({report}); move it away")
+            self._check_structure(connection, "quick_check")
             shelves = {shelf.number: shelf for shelf in self._shelves(connection)}
             index = {
                 (number, key): chunk
@@ -470,6 +468,8 @@ class VectorStore:
                     broken.append((chunk,))
             n_damaged = sum(chunk not in right.get(row, ()) for row, chunk in index.items())
             n_damaged += len(right.keys() - index.keys())
+            if not n_damaged:  # otherwise it would report what a repair mends
+                self._check_structure(connection, "integrity_check")
             if repair and (n_damaged or broken):
                 connection.executemany("DELETE FROM chunks WHERE id=?", broken)
                 connection.execute("DELETE FROM rows")
@@ -478,6 +478,12 @@ class VectorStore:
                     sorted((*row, min(chunks)) for row, chunks in right.items()),
                 )
         return n_damaged
+
+    def _check_structure(self, connection: sqlite3.Connection, pragma: str) -> None:
+        """Raise an error unless one of SQLite's own checks finds nothing."""
+        report = connection.execute(f"PRAGMA {pragma}(1)").fetchone()[0]
+        if report != "ok":
+            raise DataError(f"{self.path} is damaged ({report}); move it away")
 
     def _give_back(self, n_bytes: int) -> None:
         """Return the disk of removed rows to the file system."""
