@@ -90,6 +90,17 @@ FILLED = """() => {
   const drawn = plot.querySelector(".main-svg").getBoundingClientRect().width;
   return drawn / plot.parentElement.getBoundingClientRect().width;
 }"""
+# Plotly measures the cell once while it has another width, as in the middle of a change of theme.
+MISMEASURE = """() => {
+  const measure = window.getComputedStyle;
+  window.getComputedStyle = (element, ...more) => element.matches(".js-plotly-plot")
+    ? {display: "block", width: "500px"} : measure.call(window, element, ...more);
+  document.querySelector(".dysem-panel .js-plotly-plot").once("plotly_relayout", () => {
+    window.getComputedStyle = measure;
+    window.mismeasured = true;
+  });
+  window.dispatchEvent(new Event("resize"));
+}"""
 TOO_WIDE = """() => [...document.querySelectorAll(".dysem-panel")].some(
   (panel) => panel.scrollWidth > panel.clientWidth + 2)"""
 
@@ -251,10 +262,13 @@ def test_an_explorer_notebook_runs_in_jupyterlab(lab, page, path):
     assert page.wait_for_function(DONE).json_value() == "ok"
     page.wait_for_function(DRAWN)
     page.locator(".dysem-panel").scroll_into_view_if_needed()
+    page.evaluate(MISMEASURE)
+    page.wait_for_function("() => window.mismeasured")
     check_look(page, f"lab-light-{path.stem}")
     if page.locator(".dysem-panel .widget-slider").count():
         move_a_slider(page)
     choose_theme(page, "Dark")
+    page.set_viewport_size({"width": 1150, "height": 1100})
     check_look(page, f"lab-dark-{path.stem}")
 
 

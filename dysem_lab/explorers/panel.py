@@ -92,15 +92,20 @@ function render({ model, el }) {
   copy.textContent = "Copy as Python";
   const save = document.createElement("button");
   save.textContent = "Download figure";
-  // Figures follow the window; here they follow the cell, which may appear after they are drawn,
-  // or before.
-  const fit = () => window.dispatchEvent(new Event("resize"));
-  const resized = new ResizeObserver(fit);
-  resized.observe(row);
-  const show = () => {
-    if (!line.value) [100, 500, 2000].forEach((wait) => setTimeout(fit, wait));
-    line.value = model.get("python");
+  // Plotly measures its cell when it draws, which may be before the cell is shown or in the middle of
+  // a change of theme, and it keeps that width where the next view has another height. So what
+  // counts is whether the figure fills its cell now.
+  const fit = () => {
+    const plot = el.closest(".dysem-panel")?.querySelector(".js-plotly-plot");
+    const drawn = plot?.querySelector(".main-svg");
+    if (!drawn || !plot.clientWidth) return;
+    const gap = drawn.getBoundingClientRect().width - plot.getBoundingClientRect().width;
+    if (Math.abs(gap) <= 1) return;
+    delete plot.layout.width;
+    window.dispatchEvent(new Event("resize"));
   };
+  const fitting = setInterval(fit, 250);
+  const show = () => { line.value = model.get("python"); };
   copy.onclick = () => { line.select(); document.execCommand("copy"); };
   save.onclick = () => model.send({ wants: "figure" });
   const receive = (message, buffers) => {
@@ -118,7 +123,7 @@ function render({ model, el }) {
   return () => {
     model.off("change:python", show);
     model.off("msg:custom", receive);
-    resized.disconnect();
+    clearInterval(fitting);
   };
 }
 export default { render };
@@ -402,6 +407,8 @@ def _replace(widget: go.FigureWidget, figure: go.Figure) -> None:
     data = [trace.to_plotly_json() for trace in figure.data]
     layout = {**figure.layout.to_plotly_json(), "autosize": True}
     layout.pop("width", None)
+    # Measured from the plot, a legend stays where it was when the cell changes its width.
+    layout["legend"] = {**layout["legend"], "yref": "container", "y": 0, "yanchor": "bottom"}
     with widget.batch_update():
         if [trace.type for trace in widget.data] == [trace["type"] for trace in data]:
             for old, new in zip(widget.data, data, strict=True):
