@@ -84,6 +84,7 @@ def test_what_is_written_is_read_in_any_order_with_repeats_and_gaps(tmp_path):
             assert row.tobytes() == kept.get(number, np.zeros(shape, np.float32)).tobytes()
 
     check()
+    assert store.check() == 0
 
 
 def test_more_prompts_than_fit_in_one_query(tmp_path):
