@@ -95,7 +95,9 @@ MISMEASURE = """() => {
   const measure = window.getComputedStyle;
   window.getComputedStyle = (element, ...more) => element.matches(".js-plotly-plot")
     ? {display: "block", width: "500px"} : measure.call(window, element, ...more);
-  document.querySelector(".dysem-panel .js-plotly-plot").once("plotly_relayout", () => {
+  const plot = document.querySelector(".dysem-panel .js-plotly-plot");
+  delete plot.layout.width;
+  plot.once("plotly_relayout", () => {
     window.getComputedStyle = measure;
     window.mismeasured = true;
   });
