@@ -92,8 +92,8 @@ function render({ model, el }) {
   copy.textContent = "Copy as Python";
   const save = document.createElement("button");
   save.textContent = "Download figure";
-  // Plotly measures its cell when it draws, which may be before the cell is shown or in the middle of
-  // a change of theme, and it keeps that width where the next view has another height. So what
+  // Plotly measures its cell when it draws, which may be before the cell is shown or in the middle
+  // of a change of theme, and it keeps that width where the next view has another height. So what
   // counts is whether the figure fills its cell now.
   const fit = () => {
     const plot = el.closest(".dysem-panel")?.querySelector(".js-plotly-plot");
