@@ -200,6 +200,24 @@ def test_whatever_was_shown_before_the_new_figure_is_shown_as_it_is(order):
         assert kept == wanted
 
 
+@pytest.mark.parametrize(
+    ("legend", "shown"),
+    [
+        (
+            {"orientation": "h", "y": -0.2, "x": 0.5},
+            {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0.5},
+        ),
+        ({"y": 0.3}, {"y": 0.3}),
+    ],
+)
+def test_a_legend_under_the_plot_is_placed_from_the_edge_of_the_cell(legend, shown):
+    figure = go.Figure([go.Bar(y=[1, 2])], {"legend": legend})
+    panel = made(lambda state, progress: View(figure, ""))
+    panel.start().wait()
+    assert panel.plot.layout.legend.to_plotly_json() == shown
+    assert panel.figure.layout.legend.to_plotly_json() == legend
+
+
 def test_the_download_is_one_page_with_the_figure_and_plotly_in_it():
     panel, sent = made(), []
     panel._take.send = lambda content, buffers=None: sent.append((content, buffers))

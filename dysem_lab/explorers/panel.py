@@ -407,8 +407,9 @@ def _replace(widget: go.FigureWidget, figure: go.Figure) -> None:
     data = [trace.to_plotly_json() for trace in figure.data]
     layout = {**figure.layout.to_plotly_json(), "autosize": True}
     layout.pop("width", None)
-    # Measured from the plot, a legend stays where it was when the cell changes its width.
-    layout["legend"] = {**layout["legend"], "yref": "container", "y": 0, "yanchor": "bottom"}
+    if (legend := layout.get("legend", {})).get("orientation") == "h":
+        # Measured from the plot, it stays where it was when the cell changes its width.
+        layout["legend"] = {**legend, "yref": "container", "y": 0, "yanchor": "bottom"}
     with widget.batch_update():
         if [trace.type for trace in widget.data] == [trace["type"] for trace in data]:
             for old, new in zip(widget.data, data, strict=True):
