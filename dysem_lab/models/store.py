@@ -212,7 +212,7 @@ class VectorStore:
         n_rows = max(1, VALUES_PER_CHUNK // max(1, math.prod(shape)))
         (first,) = connection.execute("SELECT coalesce(max(id), 0) + 1 FROM chunks").fetchone()
 
-        def enter(verb: str) -> int:
+        def enter(verb: str, keys: Sequence[bytes]) -> int:
             """Enter the keys into the index, and return how many of them it took."""
             before = connection.total_changes
             # Sorted, so that each page of the index is met once.
@@ -221,14 +221,14 @@ class VectorStore:
             return connection.total_changes - before
 
         # As a rule all are new; asking the index first would double its share of the time.
-        if enter("INSERT OR IGNORE") < len(keys):
+        if enter("INSERT OR IGNORE", keys) < len(keys):
             chunk_of = _stored(connection, number, keys)
             new: dict[bytes, int] = {}
             for index, key in enumerate(keys):
                 if chunk_of[key] >= first:
                     new.setdefault(key, index)
             keys, vectors = list(new), vectors[list(new.values())]
-            enter("REPLACE")
+            enter("REPLACE", keys)
         exact = precision == "float16" and vectors.dtype == torch.float16
         rows = (vectors if exact else vectors.float()).cpu().numpy()
         errors = [0.0]
