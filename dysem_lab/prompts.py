@@ -1,13 +1,14 @@
 """Texts into one-word prompts: the templates, their languages, and sentence normalisation."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import Any, Literal, Self, get_args
 
 from dysem_lab import paths
 from dysem_lab.data.languages import language
 from dysem_lab.errors import InputError, choices
+from dysem_lab.inputs import checked, names_of
 
 Setting = Literal["english", "language-specific"]
 SETTINGS: tuple[str, ...] = get_args(Setting)
@@ -149,25 +150,6 @@ def template_parts(template: str, setting: str, code: str) -> tuple[str, str]:
     return prefix, suffix
 
 
-def checked(texts: Iterable[str], what: str = "text") -> list[str]:
-    """Return texts as a list, once each of them is known to have words.
-
-    Args:
-        texts: n texts.
-        what: What an error calls one of them.
-
-    Raises:
-        InputError: One string in place of several, or an empty text, named by its index.
-    """
-    if isinstance(texts, str):
-        raise InputError(f"{what}s must be a list of strings; give one as [{texts[:40]!r}]")
-    texts = list(texts)
-    for index, text in enumerate(texts):
-        if not isinstance(text, str) or not text.strip():
-            raise InputError(f"{what} {index} is empty or not a string: {text!r}; give it words")
-    return texts
-
-
 def wrap(
     texts: Sequence[str],
     template: str = "prompteol",
@@ -193,7 +175,9 @@ def wrap(
     Source: DySem Section 3.1 and Eq. 9; sentence normalisation as in the released code.
     """
     texts = checked(texts)
-    codes = [languages] * len(texts) if isinstance(languages, str) else list(languages)
+    codes = names_of(languages, "language")
+    if isinstance(languages, str):
+        codes *= len(texts)
     if len(codes) != len(texts):
         raise InputError(f"{len(codes)} language codes for {len(texts)} texts; give one or n")
     parts = {code: template_parts(template, setting, code) for code in set(codes)}

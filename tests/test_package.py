@@ -21,6 +21,7 @@ NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
 ORDER = [
     "startup",
     "errors",
+    "inputs",
     "display",
     "paths",
     "database",

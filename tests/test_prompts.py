@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from dysem_lab.data.languages import LANGUAGES, language
 from dysem_lab.errors import InputError
+from dysem_lab.inputs import has_words
 from dysem_lab.prompts import SETTINGS, TEMPLATES, Prompt, normalize, templates, wrap
 
 NAMED = ("prompteol", "pretended_cot", "knowledge")
@@ -36,7 +37,7 @@ KNOWLEDGE = (
     'sentence : "A cat sleeps." means in one word:"'
 )
 # Texts that hold at least one visible character.
-texts = st.text(min_size=1).filter(lambda text: text.strip())
+texts = st.text(min_size=1).filter(has_words)
 
 
 def naive_normalize(text: str) -> str:

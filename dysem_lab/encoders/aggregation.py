@@ -8,9 +8,9 @@ from torch import Tensor
 
 from dysem_lab.encoders.base import LensEncoder, mean_vectors
 from dysem_lab.errors import InputError, choices
+from dysem_lab.inputs import whole_number
 from dysem_lab.models.activations import Wanted
 from dysem_lab.models.lens import LensModel
-from dysem_lab.models.steering import whole_number
 from dysem_lab.models.store import VectorStore
 from dysem_lab.prompts import parts_of, template_parts, wrap
 

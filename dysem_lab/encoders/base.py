@@ -17,10 +17,10 @@ from torch import Tensor
 
 from dysem_lab.display import card
 from dysem_lab.errors import InputError, choices
+from dysem_lab.inputs import whole_number
 from dysem_lab.joint import all_pairs_cosine, cosine
 from dysem_lab.models.activations import Edit, Wanted, capture
 from dysem_lab.models.lens import LensModel
-from dysem_lab.models.steering import whole_number
 from dysem_lab.models.store import VectorStore
 from dysem_lab.prompts import (
     SLOT,

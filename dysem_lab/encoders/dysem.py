@@ -15,6 +15,7 @@ from torch import Tensor
 from dysem_lab.consensus import consensus_set, resolve_k
 from dysem_lab.display import card
 from dysem_lab.errors import InputError, MissingTranslationError, choices
+from dysem_lab.inputs import checked, names_of
 from dysem_lab.joint import all_pairs_similarity, joint_set, pairwise_similarity
 from dysem_lab.models.activations import COMPONENTS, MEANS, capture
 from dysem_lab.models.lens import LensModel
@@ -26,7 +27,7 @@ from dysem_lab.models.steering import (
     warn_if_alpha_is_undone,
 )
 from dysem_lab.models.store import VectorStore
-from dysem_lab.prompts import TEMPLATE_NAMES, checked, template_parts, wrap
+from dysem_lab.prompts import TEMPLATE_NAMES, template_parts, wrap
 from dysem_lab.translation.translate import Translator
 
 VECTORS = ("source", "mean")
@@ -204,7 +205,7 @@ class DySem:
         contrast: Contrast | None = None,
     ) -> None:
         """Check the settings; no text is read yet."""
-        languages = (languages,) if isinstance(languages, str) else tuple(languages)
+        languages = tuple(names_of(languages, "language"))
         if not languages or len(set(languages)) != len(languages):
             raise InputError(f"languages must be one or more different codes, got {languages}")
         for kind, value, valid in (

@@ -14,10 +14,10 @@ from transformers import PreTrainedTokenizerBase
 
 from dysem_lab.encoders.base import PromptEncoder
 from dysem_lab.errors import InputError
+from dysem_lab.inputs import whole_number
 from dysem_lab.models.activations import Edit
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.passes import Hook, tokenize
-from dysem_lab.models.steering import whole_number
 from dysem_lab.models.store import ModelFacts
 from dysem_lab.prompts import Prompt, template_parts, wrap
 

@@ -18,9 +18,9 @@ from dysem_lab.errors import InputError, ModelError
 from dysem_lab.explorers.panel import Panel, Progress, State, View, menu, slider, text_box
 from dysem_lab.figures.prediction_figures import visible
 from dysem_lab.figures.style import PALETTE, layout, with_gaps
+from dysem_lab.inputs import whole_number
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.passes import MAX_TOKENS, Hook, pad, run, tokenize
-from dysem_lab.models.steering import whole_number
 from dysem_lab.prompts import TEMPLATE_NAMES, TEMPLATES, wrap
 
 KEPT = 2**24  # values of a pattern that an explorer keeps of all blocks at once: 64 MB

@@ -26,9 +26,9 @@ from dysem_lab.errors import InputError, MissingTranslationError, choices
 from dysem_lab.explorers.attention_explorer import label, token_texts
 from dysem_lab.explorers.panel import Panel, Progress, State, View, menu, silent, slider
 from dysem_lab.figures.style import PALETTE, layout, superscript
+from dysem_lab.inputs import whole_number
 from dysem_lab.models.activations import wanted_vectors
 from dysem_lab.models.lens import LensModel
-from dysem_lab.models.steering import whole_number
 from dysem_lab.prompts import SETTINGS, TEMPLATES
 
 # Vectors of the residual stream's own basis, and the one after the final norm: those whose

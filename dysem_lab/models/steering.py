@@ -5,7 +5,6 @@ A `Contrast` says what is changed, and an `Intervention` is a contrast on a load
 """
 
 import math
-import operator
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from dysem_lab.display import card
 from dysem_lab.errors import InputError, choices
+from dysem_lab.inputs import whole_number
 from dysem_lab.models.activations import Edit, Wanted, batches
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.passes import Hook
@@ -140,14 +140,6 @@ class Contrast:
         default = self.auxiliary == "irrelevant" or self.norm == "self_scaling"
         auxiliary = "" if default else f" {self.auxiliary!r}"
         return f"CP {self.norm}{alpha}{where} l={self.layer}{heads}{auxiliary}"
-
-
-def whole_number(value: object) -> int | None:
-    """Return an integer, numpy's included, as a Python one; None for anything else."""
-    try:
-        return None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        return None
 
 
 def _indices(heads: Sequence[int]) -> tuple[int, ...]:

@@ -1,0 +1,116 @@
+"""What callers hand over: texts, names and whole numbers, with one rule for each in the package."""
+
+import operator
+import unicodedata
+from collections.abc import Iterable, Mapping
+
+from dysem_lab.errors import InputError
+
+# Letters and symbols by their category in Unicode that nobody sees: fillers of Hangul and Braille.
+BLANK_LETTERS = "\u115f\u1160\u2800\u3164\uffa0"
+UNSEEN = ("Z", "M", "Cc", "Cf", "Cs")  # separators, marks on nothing, controls, formats, surrogates
+
+
+def whole_number(value: object) -> int | None:
+    """Return an integer, numpy's included, as a Python one; None for anything else."""
+    try:
+        return None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        return None
+
+
+def at_least(value: object, least: int, what: str) -> int:
+    """Return a whole number as a Python one, once it is known not to be too small.
+
+    Args:
+        value: What was given.
+        least: The smallest that has a meaning.
+        what: What an error calls it.
+
+    Raises:
+        InputError: No whole number, or one below `least`.
+    """
+    number = whole_number(value)
+    if number is None or number < least:
+        raise InputError(f"{what} must be a whole number of at least {least}, got {value!r}")
+    return number
+
+
+def names_of(given: str | Iterable[str], what: str = "name") -> list[str]:
+    """Return one name or several as a list: a string is one name, never its letters.
+
+    Args:
+        given: "en", or ("en", "ja").
+        what: What an error calls one of them.
+
+    Raises:
+        InputError: Something that is no string and holds none, or holds anything else.
+    """
+    if isinstance(given, str):
+        return [given]
+    ordered = isinstance(given, Mapping) or _has_order(given)  # `LANGUAGES` is a mapping of names
+    names = list(given) if ordered else None
+    if names is None or not all(isinstance(name, str) for name in names):
+        raise InputError(f"{what}s must be one or more strings in a list, got {given!r:.200}")
+    return names
+
+
+def checked(texts: Iterable[str], what: str = "text") -> list[str]:
+    """Return texts as a list, once each of them is known to have words.
+
+    Args:
+        texts: n texts: a list, a column of a table, a one-dimensional array.
+        what: What an error calls one of them.
+
+    Raises:
+        InputError: One string in place of several; a mapping, a table, a set or an array of more
+            axes, whose items are no texts in an order; or a text, named by its index, that is
+            empty, has nothing visible, or holds half of a surrogate pair.
+    """
+    if isinstance(texts, str):
+        raise InputError(f"{what}s must be a list of strings; give one as [{texts[:40]!r}]")
+    if not _has_order(texts):
+        raise InputError(
+            f"{what}s must be a list of strings, got {type(texts).__name__}{_remedy(texts)}"
+        )
+    texts = list(texts)
+    for index, text in enumerate(texts):
+        if not isinstance(text, str) or not has_words(text):
+            raise InputError(
+                f"{what} {index} is empty or not a string: {text!r:.200}; give it words"
+            )
+        if not text.isascii() and (half := next(filter(_is_surrogate, text), "")):
+            raise InputError(
+                f"{what} {index} holds {half!a}, half of a surrogate pair, which is no character: "
+                "read its file as UTF-8, or take the character out"
+            )
+    return texts
+
+
+def has_words(text: str) -> bool:
+    """Return whether anything in a text can be seen: not only white space and format characters."""
+    return any(
+        not unicodedata.category(character).startswith(UNSEEN) and character not in BLANK_LETTERS
+        for character in text
+    )
+
+
+def _is_surrogate(character: str) -> bool:
+    return "\ud800" <= character <= "\udfff"
+
+
+def _has_order(given: object) -> bool:
+    """Return whether iterating gives items one by one, in the order that the caller meant."""
+    no_list = isinstance(given, str | bytes | bytearray | Mapping | set | frozenset)
+    return isinstance(given, Iterable) and not no_list and getattr(given, "ndim", 1) == 1
+
+
+def _remedy(given: object) -> str:
+    """Return how the texts are got out of something that holds them otherwise."""
+    if isinstance(given, Mapping):
+        return "; give one of its values, a list of texts"
+    if getattr(given, "ndim", 1) != 1 and hasattr(given, "columns"):
+        return f"; give one of its columns: {', '.join(map(str, given.columns[:8]))}"
+    if getattr(given, "ndim", 1) != 1:
+        return f" of shape {tuple(getattr(given, 'shape', ()))}; give one axis of texts"
+    return "; give a list, which has an order"
