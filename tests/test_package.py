@@ -25,6 +25,7 @@ ORDER = [
     "display",
     "paths",
     "database",
+    "weights",
     "data.languages",
     "data.sts",
     "data.transfer_data",
