@@ -50,6 +50,13 @@ def passed_check_path(key: str) -> Path:
     return folder / f"{key}.json"
 
 
+def digests_dir() -> Path:
+    """Return the folder of remembered digests of files."""
+    folder = cache_dir() / "digests"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
 def settings_path(name: str) -> Path:
     """Return the JSON file of settings that a user saved under a name."""
     folder = cache_dir() / "settings"

@@ -1,11 +1,15 @@
-"""Weights that a checkpoint must have, since transformers fills gaps with random numbers."""
+"""Checkpoints that load whole or not at all: gaps, damaged files, and whatever libraries raise."""
 
-from collections.abc import Iterable, Mapping
+import contextlib
+import errno
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from dysem_lab.errors import ModelError
+from dysem_lab.digests import model_files
+from dysem_lab.errors import DysemLabError, ModelError
 
 # What checkpoints carry besides the weights of a model of text: tables that are computed, and the
 # parts that see, hear or guess several tokens ahead.
@@ -21,6 +25,7 @@ KNOWN_EXTRAS = (
     "mtp.*",
 )
 SHOWN = 3
+LFS_POINTER = b"version https://git-lfs"
 
 
 def require_whole(
@@ -64,3 +69,71 @@ def require_whole(
             "would be random numbers, so it is refused; fetch or save the checkpoint anew, whole "
             "and with the configuration that it was trained with"
         )
+
+
+@contextlib.contextmanager
+def loading(name: str | Path, where: str | Path | None = None, remedy: str = "") -> Iterator[None]:
+    """Turn whatever a library raises inside the block into one error with file and remedy.
+
+    Our own errors pass, and so does an interrupt.
+
+    Args:
+        name: What is loaded, as the caller named it.
+        where: The folder or the hub id that it is loaded from, if that is another.
+        remedy: What to do, in one or more sentences.
+
+    Raises:
+        ModelError: Anything but an error of our own was raised; it is the cause of this one.
+    """
+    try:
+        yield
+    except DysemLabError:
+        raise
+    except Exception as error:
+        place = f" ({where})" if where is not None and str(where) != str(name) else ""
+        faults = damaged_files(where if where is not None else name)
+        cause = "; ".join(faults) or _cause(error)
+        raise ModelError(f"cannot load {name!s:.200}{place:.200}: {cause}\n{remedy}") from error
+
+
+def _cause(error: Exception) -> str:
+    """Return what went wrong in words."""
+    if isinstance(error, MemoryError) or "allocate" in str(error) or "OutOfMemory" in repr(error):
+        return f"there is not enough memory for it ({error!s:.200})"
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"the disk is full ({error}); free some of it"
+    return f"{str(error) or type(error).__name__:.800}"
+
+
+def damaged_files(folder: str | Path) -> list[str]:
+    """Return a sentence on each file of a model's folder that is not what its name says.
+
+    A name that is no folder on this machine has none.
+    """
+    try:
+        files = model_files(folder)
+    except (OSError, ValueError):
+        return []
+    return [f"{folder}/{name} {fault}" for name, file in files.items() if (fault := _fault(file))]
+
+
+def _fault(file: Path) -> str:
+    """Return what is wrong with a file of weights or of JSON; "" where nothing is."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with file.open("rb") as stream:
+            if stream.read(len(LFS_POINTER)) == LFS_POINTER:
+                return "is a pointer of git LFS and not the file; run `git lfs pull`"
+        if file.suffix == ".json":
+            json.loads(file.read_text(encoding="utf-8"))
+        if file.suffix == ".safetensors":
+            with safe_open(file, "np"):
+                pass
+    except SafetensorError as error:
+        return f"is cut or damaged ({error}); fetch it again"
+    except (ValueError, RecursionError) as error:
+        return f"is no JSON ({type(error).__name__}: {error!s:.100}); fetch it again"
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    return ""

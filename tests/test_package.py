@@ -25,6 +25,7 @@ ORDER = [
     "display",
     "paths",
     "database",
+    "digests",
     "weights",
     "data.languages",
     "data.sts",

@@ -1,0 +1,152 @@
+"""Digests of files and folders: a full hash once per file, remembered until the file changes.
+
+A digest is remembered in the user's cache under the file's path, size, times of modification and of
+change, and inode, and taken again where one of them moved. What leaves no trace there, such as a
+disk that loses a bit, is seen by `verify_digests` only.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from dysem_lab import paths
+
+BUFFER_BYTES = 2**18  # fits the L2 cache
+# Seconds for which a file may change again without another time of change; younger ones are not
+# remembered.
+TICK = 2.0
+
+# What a folder with a model has beside it: nothing that a forward pass depends on.
+NOT_READ = (".bin", ".ckpt", ".gguf", ".h5", ".jinja", ".md", ".msgpack", ".onnx", ".pt", ".pth")
+MANIFEST = "dysem_lab.json"  # what a conversion writes of itself
+NOT_READ_NAMES = (MANIFEST, "generation_config.json", "trainer_state.json")
+
+
+def file_digest(path: str | Path, algorithm: str = "xxh3_128", *, remembered: bool = True) -> str:
+    """Return the digest of a file's bytes in hex.
+
+    Args:
+        path: The file.
+        algorithm: "xxh3_128", which is as fast as memory, or "sha256".
+        remembered: Whether a digest that was taken before will do, where nothing tells that the
+            file has changed since.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    file = Path(path).resolve()
+    key = xxhash.xxh3_128_hexdigest(f"{algorithm} {file}".encode(errors="surrogateescape"))
+    state = _state(file)
+    record = _record(key)
+    if remembered and record and record["state"] == state:
+        return record["digest"]
+    digest = _hashed(file, algorithm)
+    settled = time.time() - max(state["mtime_ns"], state["ctime_ns"]) / 1e9 > TICK
+    if settled and _state(file) == state:
+        _remember(
+            key, {"path": str(file), "algorithm": algorithm, "state": state, "digest": digest}
+        )
+    return digest
+
+
+def model_files(folder: str | Path) -> dict[str, Path]:
+    """Return name → file of what a model that is loaded from a folder may depend on."""
+    folder = Path(folder)
+    found = {
+        file.name: file
+        for file in sorted(folder.iterdir())
+        if file.is_file()
+        and not file.name.startswith(".")
+        and file.suffix not in NOT_READ
+        and file.name not in NOT_READ_NAMES
+    }
+    for index in [file for name, file in found.items() if name.endswith(".index.json")]:
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+            shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+            there = {name: folder / name for name in sorted(set(shards))}  # some in other folders
+            found |= {name: file for name, file in there.items() if file.is_file()}
+    return found
+
+
+def folder_digest(folder: str | Path, *, remembered: bool = True) -> str:
+    """Return 32 hex digits of the contents of a folder's `model_files`, and of their names.
+
+    Raises:
+        OSError: A file cannot be read.
+    """
+    digest = xxhash.xxh3_128()
+    for name, file in model_files(folder).items():
+        digest.update(f"{name} {file_digest(file, remembered=remembered)}\n".encode())
+    return digest.hexdigest()
+
+
+def verify_digests() -> list[dict[str, Any]]:
+    """Hash every file anew that a digest is remembered of, and return what became of them.
+
+    Returns:
+        One dictionary per remembered file: ``path``, ``state`` ("as remembered", "changed" where
+        the file says so itself, "gone", or "DAMAGED": other bytes under the same size and times).
+    """
+    rows = []
+    for where in sorted(paths.digests_dir().glob("*.json")):
+        record = _record(where.stem)
+        if record is None:
+            continue
+        file, state = Path(record["path"]), "gone"
+        with contextlib.suppress(OSError):
+            if _state(file) != record["state"]:
+                state = "changed"
+            elif _hashed(file, record["algorithm"]) == record["digest"]:
+                state = "as remembered"
+            else:
+                state = "DAMAGED"
+        if state != "as remembered":
+            where.unlink(missing_ok=True)
+        rows.append({"path": str(file), "state": state})
+    return rows
+
+
+def _state(file: Path) -> dict[str, int]:
+    """Return what changes with a file's contents."""
+    stat = file.stat()
+    return {
+        "size": stat.st_size,
+        "mtime_ns": stat.st_mtime_ns,
+        "ctime_ns": stat.st_ctime_ns,
+        "inode": stat.st_ino,
+        "device": stat.st_dev,
+    }
+
+
+def _hashed(file: Path, algorithm: str) -> str:
+    digest: Any = xxhash.xxh3_128() if algorithm == "xxh3_128" else hashlib.new(algorithm)
+    # Read and not mapped: a mapped file that another process cuts ends this one.
+    buffer = memoryview(bytearray(BUFFER_BYTES))
+    with file.open("rb", buffering=0) as stream:
+        while n_bytes := stream.readinto(buffer):
+            digest.update(buffer[:n_bytes])
+    return digest.hexdigest()
+
+
+def _record(key: str) -> dict[str, Any] | None:
+    """Return a remembered digest; None where there is none, or none that is whole."""
+    with contextlib.suppress(OSError, ValueError):
+        record = json.loads((paths.digests_dir() / f"{key}.json").read_text(encoding="utf-8"))
+        if isinstance(record, dict) and record.keys() >= {"path", "algorithm", "state", "digest"}:
+            return record
+    return None
+
+
+def _remember(key: str, record: dict[str, Any]) -> None:
+    """Keep a digest; without a cache that can be written to, it is taken each time."""
+    with contextlib.suppress(OSError):
+        own = paths.digests_dir() / f"{key}.{os.getpid()}-{threading.get_ident()}"
+        own.write_text(json.dumps(record), encoding="utf-8")
+        own.replace(paths.digests_dir() / f"{key}.json")  # whole at once
