@@ -27,6 +27,7 @@ ORDER = [
     "database",
     "digests",
     "weights",
+    "hub",
     "data.languages",
     "data.sts",
     "data.transfer_data",
