@@ -1,13 +1,16 @@
 """What callers hand over: texts, names and whole numbers, with one rule for each in the package."""
 
 import operator
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from dysem_lab.errors import InputError
 
 # Letters and symbols by their category in Unicode that nobody sees: fillers of Hangul and Braille.
 BLANK_LETTERS = "\u115f\u1160\u2800\u3164\uffa0"
+LETTER = re.compile(rf"[^\W_{BLANK_LETTERS}]")
 UNSEEN = ("Z", "M", "Cc", "Cf", "Cs")  # separators, marks on nothing, controls, formats, surrogates
 
 
@@ -55,6 +58,26 @@ def names_of(given: str | Iterable[str], what: str = "name") -> list[str]:
     return names
 
 
+def path_of(given: str | Path, what: str = "path") -> Path:
+    """Return a path with ~ as the user's folder, once it is known that a file could have it.
+
+    Args:
+        given: What was given.
+        what: What an error calls it.
+
+    Raises:
+        InputError: No string or path, or one that no file can have: too long, with null characters.
+    """
+    if not isinstance(given, str | Path):
+        raise InputError(f"{what} must be a string or a path, got {given!r:.200}")
+    try:
+        path = Path(given).expanduser()
+        path.exists()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(f"{what} {str(given)!r:.200} is no path: {error}") from error
+    return path
+
+
 def checked(texts: Iterable[str], what: str = "text") -> list[str]:
     """Return texts as a list, once each of them is known to have words.
 
@@ -74,12 +97,14 @@ def checked(texts: Iterable[str], what: str = "text") -> list[str]:
             f"{what}s must be a list of strings, got {type(texts).__name__}{_remedy(texts)}"
         )
     texts = list(texts)
+    if plainly_texts(texts):
+        return texts
     for index, text in enumerate(texts):
         if not isinstance(text, str) or not has_words(text):
             raise InputError(
                 f"{what} {index} is empty or not a string: {text!r:.200}; give it words"
             )
-        if not text.isascii() and (half := next(filter(_is_surrogate, text), "")):
+        if half := half_of_a_pair(text):
             raise InputError(
                 f"{what} {index} holds {half!a}, half of a surrogate pair, which is no character: "
                 "read its file as UTF-8, or take the character out"
@@ -95,8 +120,22 @@ def has_words(text: str) -> bool:
     )
 
 
-def _is_surrogate(character: str) -> bool:
-    return "\ud800" <= character <= "\udfff"
+def plainly_texts(texts: list) -> bool:
+    """Return whether all are surely texts with words: quick, where `checked` looks at each."""
+    try:
+        joined = "".join(texts)
+    except TypeError:
+        return False
+    return all(map(LETTER.search, texts)) and not half_of_a_pair(joined)
+
+
+def half_of_a_pair(text: str) -> str:
+    """Return the first half of a surrogate pair that stands alone in a text, or ""."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # no encoding takes it
+        return text[error.start]
+    return ""
 
 
 def _has_order(given: object) -> bool:

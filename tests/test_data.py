@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from dysem_lab import paths
 from dysem_lab.data import sts as data_module
-from dysem_lab.data.sts import SUFFIXES, TASKS, STSData, available_languages, load_data
+from dysem_lab.data.sts import TASKS, STSData, available_languages, load_data
+from dysem_lab.data.tables import SUFFIXES
 from dysem_lab.errors import DataError, InputError
 
 HEADER = ("sentence1", "sentence2", "score", "subset")
@@ -503,7 +504,7 @@ def test_a_score_that_is_no_rating_names_file_row_and_value(tmp_path, score):
 
 
 @pytest.mark.parametrize("column", [0, 1])
-@pytest.mark.parametrize("empty", ["", "  ", "\u3000"])
+@pytest.mark.parametrize("empty", ["", "  ", "\u3000", "\u200b", "\u2060\u00a0"])
 def test_an_empty_sentence_names_file_row_and_column(tmp_path, column, empty):
     row = ["c", "d", 1.0, ""]
     row[column] = empty
@@ -545,6 +546,85 @@ def test_a_row_number_that_is_none_names_file_and_row(tmp_path, row):
     own_data(tmp_path, en=[("a", "b", 1.0, "", "0"), ("c", "d", 1.0, "", row)])
     with pytest.raises(DataError, match=r"test\.en\.csv, row 1"):
         load_data(tmp_path)
+
+
+@pytest.mark.parametrize("row", ["1e30", "nan", "-1", "9223372036854775808", "1e3"])
+def test_a_row_number_that_no_file_has_is_refused(tmp_path, row):
+    own_data(tmp_path, en=[("a", "b", 1.0, "", "0"), ("c", "d", 1.0, "", row)])
+    with pytest.raises(
+        DataError, match=rf"test\.en\.csv, row 1: row '{row}' is not a whole number"
+    ):
+        load_data(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("score", True), ("row", True), ("row", 1e30), ("score_en", float("nan")), ("score", None)],
+)
+def test_a_typed_value_that_is_no_number_is_refused(tmp_path, suffix, column, value):
+    row = {"sentence1": "a", "sentence2": "b", "score": 1, "row": 0, "score_en": 1.0, column: value}
+    path = write_table(tmp_path / f"test.en{suffix}", [row.values()], row)
+    with pytest.raises(DataError, match=rf"{path.name}, row 0: {column} "):
+        load_data(tmp_path)
+
+
+def test_a_decimal_comma_is_named_with_the_number_meant(tmp_path):
+    own_data(tmp_path, en=[("a", "b", "4,5", "")])
+    with pytest.raises(DataError, match=r"row 0: score '4,5' is not within 0 to 5; write 4\.5"):
+        load_data(tmp_path)
+
+
+@pytest.mark.parametrize("score", ["nan", "", "x", "-1", "6", "1e400"])
+def test_a_translation_s_english_rating_must_be_one(tmp_path, score):
+    header = (*HEADER[:3], "score_en")
+    write_table(tmp_path / "test.en.csv", [("a", "b", 1.0)], HEADER[:3])
+    write_table(tmp_path / "test.ja.csv", [("あ", "い", 2.0, score)], header)
+    with pytest.raises(DataError, match=rf"test\.ja\.csv, row 0: score_en '{score}' is not within"):
+        load_data(tmp_path, languages=("en", "ja"))
+
+
+def test_a_text_that_is_a_number_or_half_a_character_is_refused(tmp_path):
+    for value, words in ((5, "is 5, not a text"), (["a"], "is .'a'., not a text")):
+        write_table(tmp_path / "test.en.jsonl", [("a", "b", 1.0), ("a", value, 1.0)], HEADER[:3])
+        with pytest.raises(DataError, match=rf"test\.en\.jsonl, row 1: sentence2 {words}"):
+            load_data(tmp_path)
+    half = '{"sentence1": "\\ud83d", "sentence2": "b", "score": 1}'
+    (tmp_path / "test.en.jsonl").write_text(half, encoding="utf-8")
+    with pytest.raises(DataError, match=r"row 0: sentence1 holds '\\ud83d', half of a surrogate"):
+        load_data(tmp_path)
+
+
+def test_one_table_in_two_forms_is_refused(tmp_path):
+    for suffix in (".csv", ".csv.gz"):
+        write_table(tmp_path / f"test.en{suffix}", TRICKY)
+    with pytest.raises(
+        DataError, match=r"test\.en\.csv and test\.en\.csv\.gz are one table in two"
+    ):
+        load_data(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl"])
+def test_real_pairs_without_their_first_rows_are_aligned_by_number_or_refused(
+    sts_folder, tmp_path, suffix
+):
+    english = read_rows(sts_folder / "stsb" / "test.en.csv.gz")
+    arabic = read_rows(sts_folder / "stsb" / "partial" / "test.ar.csv.gz")
+    columns = list(arabic[0])
+    write_table(tmp_path / "test.ar.csv.gz", [row.values() for row in arabic], columns)
+    rows = [(*row.values(), number) for number, row in enumerate(english)][2:]
+    write_table(tmp_path / f"test.en{suffix}", rows, columns)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of quotes that are taken off
+        data = load_data(tmp_path, languages=("en", "ar"))
+        assert len(data) == 1375
+        by_row = {int(row["row"]): row for row in arabic}
+        for row, *pairs in zip(data.rows, pairs_of(data, "en"), pairs_of(data, "ar"), strict=True):
+            for pair, of in zip(pairs, (english[row], by_row[row]), strict=True):
+                assert pair == (of["sentence1"], of["sentence2"])
+        write_table(tmp_path / f"test.en{suffix}", [row[:-1] for row in rows], columns[:-1])
+        with pytest.raises(DataError, match=r"not aligned: .*test\.ar.* has row 1378.*1377 rows"):
+            load_data(tmp_path, languages=("en", "ar"))
 
 
 def test_no_row_in_common_is_an_error(tmp_path):
@@ -592,9 +672,10 @@ def test_an_unknown_task_lists_every_form_of_each():
     assert str(raised.value).endswith("SICKR-test, SICKR-senteval")
 
 
-def test_an_unknown_source_lists_what_may_be_given(tmp_path):
-    with pytest.raises(DataError, match=r"no folder .*nowhere.*'demo', 'stsb', 'hub' or a folder"):
-        load_data(tmp_path / "nowhere")
+@pytest.mark.parametrize("name", ["nowhere", "a\0b"])
+def test_an_unknown_source_lists_what_may_be_given(tmp_path, name):
+    with pytest.raises(DataError, match=rf"no folder .*{name}.*'demo', 'stsb', 'hub' or a folder"):
+        load_data(tmp_path / name)
 
 
 def test_an_unknown_split_says_which_files_were_looked_for(standin):
@@ -607,6 +688,36 @@ def test_an_absent_language_says_which_files_were_looked_for(standin):
         load_data(standin, languages=("en", "fr"))
     with pytest.raises(DataError, match=r"no STS12 pairs in 'zh'"):
         load_data(standin, "STS12", languages=("en", "zh"))
+
+
+def test_one_language_may_be_given_by_its_code_alone():
+    assert load_data("demo", languages="ja").languages == ("ja",)
+
+
+@pytest.mark.parametrize("languages", [None, 3, {"en"}, ["en", 3], ["../en"], ["e\0n"], ["e n"]])
+def test_what_is_no_language_is_refused(languages):
+    with pytest.raises(InputError, match="language"):
+        load_data("demo", languages=languages)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (None,),
+        (3,),
+        (["demo"],),
+        ("x" * 300,),
+        ("~no such user/x",),
+        ("demo", ["STSB"]),
+        ("demo", 3),
+    ]
+    + [("demo", None, split) for split in (None, 3, "../test", "te st", "")],
+)
+def test_what_is_no_source_task_or_split_is_refused(arguments):
+    with pytest.raises(InputError):
+        load_data(*arguments)
+    with pytest.raises(InputError):
+        available_languages(*arguments)
 
 
 def test_no_languages_is_an_error():
@@ -658,6 +769,85 @@ def test_select_takes_the_same_positions_everywhere(index):
 def test_select_takes_a_boolean_mask_as_a_mask():
     data = small()
     assert data.select(data.gold > 1).rows.tolist() == [5, 8]
+
+
+@pytest.mark.parametrize(
+    ("index", "words"),
+    [
+        ([0.9], "whole numbers, or a mask"),
+        ([True, False], "a mask of 3 pairs must be as long, got 2"),
+        (np.ones(4, dtype=bool), "must be as long, got 4"),
+        ([3], "go from 0 to 2, got 3"),
+        ([-4, 0], "got -4 to 0"),
+        ([2**63], "got 9223372036854775808"),
+        ([10**30], "whole numbers, or a mask"),
+        ([[0, 1]], "whole numbers, or a mask"),
+        (1, "whole numbers, or a mask"),
+        ("01", "whole numbers, or a mask"),
+        (["0"], "whole numbers, or a mask"),
+        ({0, 1}, "whole numbers, or a mask"),
+        (None, "whole numbers, or a mask"),
+        ([np.nan], "whole numbers, or a mask"),
+    ],
+)
+def test_what_selects_no_pairs_is_refused(index, words):
+    with pytest.raises(InputError, match=words):
+        small().select(index)
+
+
+def test_nothing_may_be_selected_and_the_last_by_minus_one():
+    assert len(small().select([])) == 0
+    assert len(small().select(range(0))) == 0
+    assert small().select([-1]).rows.tolist() == [8]
+
+
+@pytest.mark.parametrize("n", [True, 1.5, 0, -1, "2", float("nan"), [1]])
+def test_a_number_of_pairs_is_a_whole_one(n):
+    for take in (small().sample, small().head):
+        with pytest.raises(InputError, match="must be a whole number of at least 1"):
+            take(n)
+
+
+@pytest.mark.parametrize("seed", [True, 1.5, -1, None, "0"])
+def test_a_seed_is_a_whole_number(seed):
+    with pytest.raises(InputError, match="the seed must be a whole number of at least 0"):
+        small().sample(2, seed)
+
+
+def test_numbers_of_numpy_count_as_whole():
+    assert (
+        small().sample(np.int64(2), np.int32(1)).rows.tolist() == small().sample(2, 1).rows.tolist()
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"sentences": {"en": ("abc", "def")}}, "give one as"),
+        ({"sentences": {"en": "ab"}}, "'en' must be two lists"),
+        ({"sentences": {"en": (["a", "b", "c"],)}}, "'en' must be two lists"),
+        ({"sentences": [["a", "b", "c"], ["d", "e", "f"]]}, "a mapping from languages"),
+        ({"sentences": {"en": ({"a": 1, "b": 2, "c": 3}, ["d", "e", "f"])}}, "got dict"),
+        ({"sentences": {"en": (["a", "b"], ["d", "e", "f"])}}, "3 ratings need as many"),
+        ({"sentences": {"en": (["a", "", "c"], ["d", "e", "f"])}}, "en sentence 1 is empty"),
+        ({"gold": np.array([1.0, 2.0])}, "2 ratings need as many"),
+        ({"gold": np.array([True, False, True])}, "gold must be n numbers, got bool"),
+        ({"gold": np.array([1.0, np.nan, 2.0])}, "gold 1 is no number"),
+        ({"rows": np.array([0.5, 1, 2])}, "rows must be n numbers, got float64"),
+        ({"subset": ["x"]}, "3 ratings need as many"),
+    ],
+)
+def test_pairs_that_do_not_fit_together_are_refused(change, words):
+    with pytest.raises(InputError, match=words):
+        replace(small(), **change)
+
+
+def test_pairs_may_be_columns_of_a_table():
+    table = pd.DataFrame({"a": ["x", "y", "z"], "b": ["u", "v", "w"], "score": [1, 2, 3]})
+    data = replace(small(), sentences={"en": (table["a"], table["b"])}, gold=table["score"])
+    assert data.texts() == ["x", "y", "z", "u", "v", "w"]
+    assert data.gold.dtype == np.float64
+    assert data.select([2]).gold.tolist() == [3.0]
 
 
 @pytest.mark.parametrize(("n", "kept"), [(1, [3]), (2, [3, 5]), (99, [3, 5, 8]), (None, [3, 5, 8])])

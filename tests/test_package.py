@@ -29,6 +29,7 @@ ORDER = [
     "weights",
     "hub",
     "data.languages",
+    "data.tables",
     "data.sts",
     "data.transfer_data",
     "translation.translate",

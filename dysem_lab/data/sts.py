@@ -4,9 +4,9 @@ Three sources, one result: the demo set in the package, a local folder, and the 
 """
 
 import hashlib
+import re
 import warnings
-import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -17,15 +17,21 @@ from jaxtyping import Float, Int
 
 from dysem_lab import paths
 from dysem_lab.data.languages import LANGUAGES
+from dysem_lab.data.tables import (
+    SUFFIXES,
+    is_missing,
+    pair_numbers,
+    ratings,
+    read_table,
+    texts_of,
+    the_file,
+)
 from dysem_lab.display import card
 from dysem_lab.errors import DataError, InputError, choices
+from dysem_lab.inputs import at_least, checked, names_of, path_of
 
-SUFFIXES = (
-    *(kind + packed for kind in (".csv", ".tsv", ".jsonl") for packed in ("", ".gz")),
-    ".parquet",
-)
 MAX_SCORE = 5.0
-ROW_KEYS = ("row", "pair_ID")  # columns that say which pair a row of an incomplete file is
+NAME = re.compile(r"[\w-]+")  # of a split or a language, as it stands in the name of a file
 
 
 class Task(NamedTuple):
@@ -122,6 +128,32 @@ class STSData:
     subset: list[str]
     n_dropped: int = 0
 
+    def __post_init__(self) -> None:
+        """Refuse ratings, rows and sentences that do not make n pairs."""
+        gold, rows = np.asarray(self.gold), np.asarray(self.rows)
+        for name, values, kinds in (("gold", gold, "fiu"), ("rows", rows, "iu")):
+            if values.ndim != 1 or (values.size and values.dtype.kind not in kinds):
+                raise InputError(f"{name} must be n numbers, got {values.dtype} {values.shape}")
+        if not np.isfinite(gold).all():
+            raise InputError(f"gold {int(np.isfinite(gold).argmin())} is no number")
+        if not isinstance(self.sentences, Mapping):
+            raise InputError("sentences must be a mapping from languages to two lists of texts")
+        sentences = {}
+        for code, sides in self.sentences.items():
+            if isinstance(sides, str) or len(sides) != 2:
+                raise InputError(f"the sentences in {code!r} must be two lists of texts")
+            first, second = (checked(side, f"{code} sentence") for side in sides)
+            sentences[code] = (first, second)
+        lengths = {len(side) for sides in sentences.values() for side in sides}
+        if lengths | {len(rows), len(self.subset)} != {len(gold)}:
+            raise InputError(
+                f"{len(gold)} ratings need as many rows, subsets and sentences; there are "
+                f"{len(rows)}, {len(self.subset)} and {sorted(lengths)}"
+            )
+        object.__setattr__(self, "gold", gold.astype(np.float64, copy=False))
+        object.__setattr__(self, "rows", rows.astype(np.int64, copy=False))
+        object.__setattr__(self, "sentences", sentences)
+
     def __len__(self) -> int:
         return len(self.gold)
 
@@ -166,9 +198,26 @@ class STSData:
         return digest.hexdigest()[:16]
 
     def select(self, index: Sequence[int] | np.ndarray) -> "STSData":
-        """Return the pairs at these positions."""
+        """Return the pairs at these positions, or where a mask of n is True.
+
+        Raises:
+            InputError: Neither whole numbers below n nor a mask; names what came.
+        """
         index = np.asarray(index)
-        index = np.flatnonzero(index) if index.dtype == bool else index.astype(np.int64)
+        if index.ndim != 1 or (index.size and index.dtype.kind not in "iub"):
+            raise InputError(
+                f"select takes positions, which are whole numbers, or a mask, got {index!r:.200}"
+            )
+        if index.dtype == bool:
+            if len(index) != len(self):
+                raise InputError(f"a mask of {len(self)} pairs must be as long, got {len(index)}")
+            index = np.flatnonzero(index)
+        if index.size and not (-len(self) <= index.min() and index.max() < len(self)):
+            raise InputError(
+                f"positions of {len(self)} pairs go from 0 to {len(self) - 1}, got "
+                f"{index.min()} to {index.max()}"
+            )
+        index = index.astype(np.int64)
         return replace(
             self,
             gold=self.gold[index],
@@ -184,24 +233,29 @@ class STSData:
         """Return a seeded random sample in row order; None or more than there are is all of them.
 
         Samples of one seed are nested: a larger one contains the smaller.
+
+        Raises:
+            InputError: A size below 1, or a seed below 0.
         """
-        if n_pairs is not None and n_pairs < 1:
-            raise InputError(f"the size of a sample must be at least 1, got {n_pairs}")
-        order = np.random.default_rng(seed).permutation(len(self))
-        return self.select(np.sort(order[:n_pairs]))
+        size = n_pairs if n_pairs is None else at_least(n_pairs, 1, "the size of a sample")
+        order = np.random.default_rng(at_least(seed, 0, "the seed")).permutation(len(self))
+        return self.select(np.sort(order[:size]))
 
     def head(self, n_pairs: int | None) -> "STSData":
-        """Return the first pairs; None or more than there are is all of them."""
-        if n_pairs is not None and n_pairs < 1:
-            raise InputError(f"the number of pairs must be at least 1, got {n_pairs}")
-        return self.select(range(len(self))[:n_pairs])
+        """Return the first pairs; None or more than there are is all of them.
+
+        Raises:
+            InputError: A number below 1.
+        """
+        size = n_pairs if n_pairs is None else at_least(n_pairs, 1, "the number of pairs")
+        return self.select(range(len(self))[:size])
 
 
 def load_data(
     source: str | Path = "demo",
     task: str | None = None,
     split: str = "test",
-    languages: Iterable[str] = ("en",),
+    languages: str | Iterable[str] = ("en",),
 ) -> STSData:
     """Return sentence pairs from the demo set, a local folder or the hub.
 
@@ -212,21 +266,18 @@ def load_data(
             there are any, else "STSB"; for the hub, "STSB".
         split: "test" or "dev" (STS-B and own data; the other tasks have one set of pairs). Another
             number of English pairs than a task's published one gives a warning.
-        languages: Codes of the languages wanted; rows that one of them lacks are dropped and
-            counted.
+        languages: Code or codes of the languages wanted; rows that one of them lacks are dropped
+            and counted. Files are aligned by `dysem_lab.data.tables.pair_numbers`.
 
     Raises:
         InputError: Unknown task, or no languages.
         DataError: A missing file, wrong columns, a score outside 0–5, an empty sentence, languages
             that are not aligned; the message names file and row. A task that is not on the hub.
     """
-    codes = tuple(dict.fromkeys(languages))
+    codes = tuple(dict.fromkeys(names_of(languages, "language")))
     if not codes:
         raise InputError("languages is empty; ask for at least one, such as ('en',)")
-    if task is not None and task not in TASKS:
-        raise choices("task", task, TASKS)
-    if source == "stsb":
-        task, source = task or "STSB", paths.local_data_dir() or "hub"
+    source, task = _place(source, task, split, codes)
     if source == "demo":
         if task is not None:
             raise InputError(
@@ -244,17 +295,17 @@ def load_data(
         data = _aligned(f"{name} {split}", _hub_label(name, codes), tables)
         _warn_of_another_size(data, name, split, tables)
         return data
-    folder = Path(source).expanduser()
+    folder = path_of(source, "the folder of STS files")
     if not folder.is_dir():
         if folder == paths.local_data_dir():
             raise DataError(f"{paths.DATA_VARIABLE} names {folder}, which is no folder; correct it")
         raise DataError(f"no folder {folder}; give 'demo', 'stsb', 'hub' or a folder of STS files")
-    if task is None and not _candidates(folder, f"{split}.{codes[0]}"):
+    if task is None and the_file(folder, f"{split}.{codes[0]}") is None:
         task = "STSB"
-    source, tables = f"local folder {folder.name}", _folder(folder, task, split, codes)
+    place, tables = f"local folder {folder.name}", _folder(folder, task, split, codes)
     if task is None:
-        return _aligned(folder.name, source, tables)
-    data = _aligned(f"{task} {split}", source, tables, TASKS[task].part)
+        return _aligned(folder.name, place, tables)
+    data = _aligned(f"{task} {split}", place, tables, TASKS[task].part)
     _warn_of_another_size(data, task, split, tables)
     return data
 
@@ -263,57 +314,37 @@ def available_languages(
     source: str | Path, task: str | None = None, split: str = "test"
 ) -> tuple[str, ...]:
     """Return which of the twelve languages a source has pairs in; arguments as for `load_data`."""
-    if task is not None and task not in TASKS:
-        raise choices("task", task, TASKS)
-    if source == "stsb":
-        task, source = task or "STSB", paths.local_data_dir() or "hub"
+    source, task = _place(source, task, split)
     if source == "hub":
         if not TASKS[task or "STSB"].hub:
             return ()
         return HUB_LANGUAGES if (task or "STSB") == "STSB" else ("en",)
-    folder = paths.demo_dir() if source == "demo" else Path(source).expanduser()
-    own = any(_candidates(folder, f"{split}.{code}") for code in LANGUAGES)
+    folder = paths.demo_dir() if source == "demo" else path_of(source, "the folder of STS files")
+    own = any(the_file(folder, f"{split}.{code}") for code in LANGUAGES)
     patterns = TASKS[task or "STSB"].folder if task or not own else ("{split}.{language}",)
     if "{language}" not in patterns[0]:
         return ("en",)
     return tuple(
         code
         for code in LANGUAGES
-        if any(_candidates(folder, p.format(split=split, language=code)) for p in patterns)
+        if any(the_file(folder, p.format(split=split, language=code)) for p in patterns)
     )
 
 
-def read_table(path: Path) -> pd.DataFrame:
-    """Return a CSV, TSV, JSON-lines or parquet file (gzip allowed) as a table of strings.
-
-    Raises:
-        DataError: The file cannot be read as what its suffix says.
-    """
-    kind = next((s for s in path.suffixes[::-1] if s != ".gz"), "")
-    try:
-        if kind == ".parquet":
-            return pd.read_parquet(path)
-        if kind == ".jsonl":
-            return pd.read_json(path, lines=True, dtype=False)
-        # Sentences such as "None" and "NA" are sentences.
-        table = pd.read_csv(
-            path, sep="\t" if kind == ".tsv" else ",", dtype=str, keep_default_na=False
-        )
-    # A cut gzip file raises EOFError, a damaged one zlib.error.
-    except (ValueError, OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read as {kind or 'a table'}: {error}") from error
-    # Rows that all have one value more than the header: pandas takes the first one as an index.
-    if not isinstance(table.index, pd.RangeIndex):
-        raise DataError(
-            f"{path}: its rows have more values than its header; put sentences that contain the "
-            "separator in double quotes"
-        )
-    return table
-
-
-def _candidates(folder: Path, stem: str) -> list[Path]:
-    """Return the existing files of this name with any known suffix."""
-    return [path for suffix in SUFFIXES if (path := folder / f"{stem}{suffix}").is_file()]
+def _place(
+    source: str | Path, task: str | None, split: str, codes: Sequence[str] = ()
+) -> tuple[str | Path, str | None]:
+    """Return source and task without the abbreviation "stsb", once all names can be such."""
+    if not isinstance(source, str | Path):
+        raise InputError(f"give 'demo', 'stsb', 'hub' or a folder of STS files, not {source!r:.99}")
+    if task is not None and (not isinstance(task, str) or task not in TASKS):
+        raise choices("task", task, TASKS)
+    for what, name in (("split", split), *(("language", code) for code in codes)):
+        if not isinstance(name, str) or not NAME.fullmatch(name):
+            raise InputError(f"{what} must be a name such as 'test' or 'en', got {name!r:.200}")
+    if source == "stsb":
+        return paths.local_data_dir() or "hub", task or "STSB"
+    return source, task
 
 
 def _folder(
@@ -326,13 +357,13 @@ def _folder(
     tables = {}
     for code in codes:
         stems = [pattern.format(split=split, language=code) for pattern in patterns]
-        files = [path for stem in stems for path in _candidates(folder, stem)]
-        if not files or (code != "en" and "{language}" not in patterns[0]):
+        file = next(filter(None, (the_file(folder, stem) for stem in stems)), None)
+        if file is None or (code != "en" and "{language}" not in patterns[0]):
             raise DataError(
                 f"{folder} has no {task or split} pairs in {code!r}; looked for "
                 f"{' or '.join(stems)} with a suffix of {', '.join(SUFFIXES)}"
             )
-        tables[code] = (str(files[0]), read_table(files[0]))
+        tables[code] = (str(file), read_table(file))
     return tables
 
 
@@ -351,7 +382,6 @@ def _hub(task: str, split: str, codes: Sequence[str]) -> dict[str, tuple[str, pd
             f"in it, named by {paths.DATA_VARIABLE}"
         )
     from datasets import load_dataset  # seconds to import, and wanted only here
-    from datasets.exceptions import DatasetsError
 
     tables = {}
     for code in codes:
@@ -364,7 +394,7 @@ def _hub(task: str, split: str, codes: Sequence[str]) -> dict[str, tuple[str, pd
             raise DataError(f"the hub has {task} in English only, not in {code!r}")
         try:
             table = load_dataset(path, config, revision=revision, split=hub_split).to_pandas()
-        except (OSError, ValueError, DatasetsError) as error:
+        except Exception as error:  # of datasets, of the hub's client and of its network
             raise DataError(
                 f"cannot load {path} ({code}, {hub_split}) from the hub: {error}. Without a "
                 f"network use the demo set, or a local folder named by {paths.DATA_VARIABLE}"
@@ -390,85 +420,85 @@ def _aligned(
     name: str, source: str, tables: dict[str, tuple[str, pd.DataFrame]], part: str = ""
 ) -> STSData:
     """Return checked tables as one data set, on the rows of a part that every language has."""
-    checked = {code: _checked(file, table, part) for code, (file, table) in tables.items()}
-    lengths = {
-        file: len(table)
-        for file, table in tables.values()
-        if not set(ROW_KEYS) & set(table.columns)
-    }
-    if len(set(lengths.values())) > 1:
-        counts = ", ".join(f"{file} has {n} rows" for file, n in lengths.items())
-        raise DataError(
-            f"languages are not aligned: {counts}; give every file the same pairs, or a 'row' "
-            "column with the 0-based row of each pair in the complete file"
-        )
-    rows = sorted(set.intersection(*(set(table.index) for table in checked.values())))
+    found = {code: _sound(file, table) for code, (file, table) in tables.items()}
+    for code, numbers in pair_numbers(tables).items():
+        found[code].index = pd.Index(numbers)
+        if part:
+            found[code] = _part_of(tables[code][0], found[code], part)
+    rows = sorted(set.intersection(*(set(table.index) for table in found.values())))
     if not rows:
         raise DataError(f"no row is in every language: {', '.join(f for f, _ in tables.values())}")
     # English ratings are the standard; a translation may have been rated anew.
-    first = "en" if "en" in checked else next(iter(checked))
-    gold = checked[first].loc[rows, "score"].to_numpy(np.float64)
-    for code, table in checked.items():
-        # A translation that was rated anew carries the English rating beside its own.
-        column = "score_en" if first == "en" and "score_en" in table else "score"
-        scores = table.loc[rows, column].to_numpy(np.float64)
-        if (differs := np.abs(scores - gold) > 1e-6).any():
-            i = int(differs.argmax())
-            raise DataError(
-                f"{tables[code][0]}, row {rows[i]}: score {scores[i]:g}, but {tables[first][0]} "
-                f"has {gold[i]:g}; the files are not aligned"
-            )
+    first = "en" if "en" in found else next(iter(found))
+    require_same_ratings({code: (tables[code][0], table) for code, table in found.items()})
     return STSData(
         name=name,
         source=source,
-        gold=gold,
+        gold=found[first].loc[rows, "score"].to_numpy(np.float64),
         sentences={
             code: (table.loc[rows, "sentence1"].tolist(), table.loc[rows, "sentence2"].tolist())
-            for code, table in checked.items()
+            for code, table in found.items()
         },
         rows=np.array(rows, dtype=np.int64),
-        subset=checked[first].loc[rows, "subset"].tolist(),
-        n_dropped=len(set().union(*(table.index for table in checked.values()))) - len(rows),
+        subset=found[first].loc[rows, "subset"].tolist(),
+        n_dropped=len(set().union(*(table.index for table in found.values()))) - len(rows),
     )
 
 
-def _checked(file: str, table: pd.DataFrame, part: str) -> pd.DataFrame:
-    """Return a part of the table by row numbers, once all its columns and values are sound."""
+def require_same_ratings(tables: Mapping[str, tuple[str, pd.DataFrame]]) -> None:
+    """Refuse tables of pairs that are not the same ones, as far as their ratings tell.
+
+    Args:
+        tables: Language → (file name, table by the number of its pair), with the ratings in a
+            column "score" where there are any. A translation that was rated anew carries the
+            English rating beside its own, in "score_en".
+
+    Raises:
+        DataError: The ratings of a pair differ; names both files, the pair and both ratings.
+    """
+    rated = {code: (f, table) for code, (f, table) in tables.items() if "score" in table}
+    if not rated:
+        return
+    first = "en" if "en" in rated else next(iter(rated))
+    standard_file, standard = rated[first]
+    for file, table in rated.values():
+        column = "score_en" if first == "en" and "score_en" in table else "score"
+        rows = table.index[table.index.isin(standard.index)]
+        scores = table.loc[rows, column].to_numpy(np.float64)
+        gold = standard.loc[rows, "score"].to_numpy(np.float64)
+        if (differs := np.abs(scores - gold) > 1e-6).any():
+            i = int(differs.argmax())
+            raise DataError(
+                f"{file}, row {rows[i]}: score {scores[i]:g}, but {standard_file} has {gold[i]:g}; "
+                "the files are not aligned"
+            )
+
+
+def _sound(file: str, table: pd.DataFrame) -> pd.DataFrame:
+    """Return the columns that count of a table of pairs, once all their values are sound."""
     missing = {"sentence1", "sentence2", "score"} - set(table.columns)
     if missing:
         raise DataError(
             f"{file}: no column {', '.join(sorted(missing))}; it has {', '.join(table.columns)}"
         )
-    scores = pd.to_numeric(table["score"], errors="coerce").to_numpy(np.float64)
-    bad = ~((scores >= 0) & (scores <= MAX_SCORE))
-    if bad.any():
-        i = int(bad.argmax())
-        raise DataError(f"{file}, row {i}: score {table['score'].iloc[i]!r} is not within 0 to 5")
+    columns: dict[str, list] = {"score": ratings(file, table, "score", MAX_SCORE)}
     for column in ("sentence1", "sentence2"):
-        empty = ~table[column].map(lambda text: isinstance(text, str) and bool(text.strip()))
-        if empty.any():
-            raise DataError(f"{file}, row {int(empty.to_numpy().argmax())}: {column} is empty")
-    key = next((name for name in ROW_KEYS if name in table), None)
-    rows = np.arange(len(table))
-    if key is not None:
-        numbers = pd.to_numeric(table[key], errors="coerce").to_numpy(np.float64)
-        bad = ~(numbers == np.floor(numbers))
-        if bad.any():
-            i = int(bad.argmax())
-            raise DataError(f"{file}, row {i}: {key} {table[key].iloc[i]!r} is not a whole number")
-        rows = numbers.astype(np.int64)
-    result = table[["sentence1", "sentence2"]].assign(score=scores, subset="")
-    if "subset" in table:  # a null of JSON or parquet is no name
-        result["subset"] = table["subset"].astype(str).where(table["subset"].notna(), "")
+        columns[column] = texts_of(file, table, column)
+        if not all(columns[column]):
+            row = columns[column].index("")
+            raise DataError(
+                f"{file}, row {row}: {column} is empty, or nothing of it can be seen: "
+                f"{table[column].iloc[row]!r}"
+            )
+    names = table["subset"].tolist() if "subset" in table else [""] * len(table)
+    columns["subset"] = ["" if is_missing(name) else str(name) for name in names]
     if "score_en" in table:
-        result["score_en"] = pd.to_numeric(table["score_en"])
-    result.index = pd.Index(rows)
-    if not result.index.is_unique:
-        repeated = result.index[result.index.duplicated()][0]
-        raise DataError(f"{file}: {repeated} occurs twice in its column {key!r}")
-    if not part:
-        return result
-    chosen = result[result["subset"] == part]
+        columns["score_en"] = ratings(file, table, "score_en", MAX_SCORE)
+    return pd.DataFrame({name: pd.Series(of, dtype=object) for name, of in columns.items()})
+
+
+def _part_of(file: str, table: pd.DataFrame, part: str) -> pd.DataFrame:
+    chosen = table[table["subset"] == part]
     if chosen.empty:
         raise DataError(f"{file}: no pair has {part!r} in a column 'subset', which this task needs")
     return chosen

@@ -16,8 +16,9 @@ import pandas as pd
 from jaxtyping import Int
 
 from dysem_lab import paths
-from dysem_lab.data.sts import SUFFIXES, read_table
+from dysem_lab.data.tables import SUFFIXES, is_missing, read_table, texts_of, the_file
 from dysem_lab.errors import DataError, InputError, choices
+from dysem_lab.inputs import at_least, checked, path_of
 
 
 class TransferTask(NamedTuple):
@@ -123,6 +124,28 @@ class TransferData:
     labels: dict[str, Int[np.ndarray, " n"]]
     n_blank: int = 0
 
+    def __post_init__(self) -> None:
+        """Refuse texts and labels that do not make n items."""
+        if not isinstance(self.texts, Mapping) or set(self.texts) != set(self.labels):
+            raise InputError("texts and labels must be mappings from the same splits")
+        texts, labels, n_classes = {}, {}, len(self.classes)
+        for split, columns in self.texts.items():
+            if isinstance(columns, str) or len(columns) not in (1, 2):
+                raise InputError(f"the texts of {split!r} must be one list of texts, or two")
+            texts[split] = tuple(checked(column, f"{split} text") for column in columns)
+            labels[split] = np.asarray(self.labels[split])
+            n_items = [*map(len, texts[split]), len(labels[split])]
+            if labels[split].ndim != 1 or len(set(n_items)) > 1:
+                raise InputError(f"{split!r} needs one label per item; there are {n_items}")
+            of = labels[split]
+            if len(of) and (of.dtype.kind not in "iu" or not 0 <= of.min() <= of.max() < n_classes):
+                raise InputError(
+                    f"labels of {split!r} must be whole numbers from 0 to {n_classes - 1}, the "
+                    f"positions of the classes, got {of.dtype} from {of.min()} to {of.max()}"
+                )
+        object.__setattr__(self, "texts", texts)
+        object.__setattr__(self, "labels", labels)
+
     def __len__(self) -> int:
         return sum(len(labels) for labels in self.labels.values())
 
@@ -162,15 +185,14 @@ class TransferData:
         is all of a split.
 
         Raises:
-            InputError: A size below 1.
+            InputError: A size below 1, or a seed below 0.
         """
         if n_texts is None:
             return self
-        if isinstance(n_texts, bool) or not isinstance(n_texts, int) or n_texts < 1:
-            raise InputError(f"sample must be a number of texts, at least 1, got {n_texts!r}")
-        rng = np.random.default_rng(seed)
+        size = at_least(n_texts, 1, "the size of a sample")
+        rng = np.random.default_rng(at_least(seed, 0, "the seed"))
         kept = {
-            split: _stratified(labels, min(n_texts, len(labels)), rng)
+            split: _stratified(labels, min(size, len(labels)), rng)
             for split, labels in self.labels.items()
         }
         return replace(
@@ -212,7 +234,7 @@ def available_tasks(source: str | Path) -> tuple[str, ...]:
     there = tuple(
         name
         for name, task in TRANSFER_TASKS.items()
-        if all(_file(Path(place), name, split) for split in task.sizes)
+        if all(the_file(Path(place), _stem(name, split)) for split in task.sizes)
     )
     if not there:
         raise DataError(
@@ -252,7 +274,7 @@ def load_transfer(source: str | Path, task: str) -> TransferData:
     """
     place = _place(source)
     known = DEMO_TASKS if place == "demo" else TRANSFER_TASKS
-    if task not in known:
+    if not isinstance(task, str) or task not in known:
         raise choices("transfer task", task, known)
     if place == "demo":
         return _checked(task, known[task], "the demo set of dysem-lab", _demo(task))
@@ -266,11 +288,11 @@ def load_transfer(source: str | Path, task: str) -> TransferData:
 
 def _place(source: str | Path) -> str | Path:
     """Return "demo", "hub", or the folder that has the files."""
-    if source == "stsb":
+    if isinstance(source, str) and source == "stsb":
         source = paths.local_data_dir() or "hub"
-    if source in ("demo", "hub"):
+    if isinstance(source, str) and source in ("demo", "hub"):
         return source
-    folder = Path(source).expanduser()
+    folder = path_of(source, "the folder of transfer tasks")
     if not folder.is_dir():
         raise DataError(
             f"no folder {folder}; give 'demo', 'stsb', 'hub' or a folder of transfer tasks"
@@ -279,10 +301,9 @@ def _place(source: str | Path) -> str | Path:
     return inside if inside.is_dir() else folder
 
 
-def _file(folder: Path, task: str, split: str) -> Path | None:
-    """Return the file of a split with any known suffix, or None."""
-    stem = task if split == "all" else f"{task}.{split}"
-    return next((p for suffix in SUFFIXES if (p := folder / f"{stem}{suffix}").is_file()), None)
+def _stem(task: str, split: str) -> str:
+    """Return the name of the file of a split, without its suffix."""
+    return task if split == "all" else f"{task}.{split}"
 
 
 def _demo(task: str) -> dict[str, list[tuple[str, pd.DataFrame]]]:
@@ -295,12 +316,11 @@ def _folder(folder: str | Path, task: str) -> dict[str, list[tuple[str, pd.DataF
     """Return split → its files with their tables."""
     tables = {}
     for split in TRANSFER_TASKS[task].sizes:
-        path = _file(Path(folder), task, split)
+        path = the_file(Path(folder), _stem(task, split))
         if path is None:
-            stem = task if split == "all" else f"{task}.{split}"
             raise DataError(
-                f"{folder} has no {stem} with a suffix of {', '.join(SUFFIXES)}; it is the "
-                f"{split} split of {task}"
+                f"{folder} has no {_stem(task, split)} with a suffix of {', '.join(SUFFIXES)}; it "
+                f"is the {split} split of {task}"
             )
         tables[split] = [(str(path), read_table(path))]
     return tables
@@ -309,14 +329,13 @@ def _folder(folder: str | Path, task: str) -> dict[str, list[tuple[str, pd.DataF
 def _hub(task: str) -> dict[str, list[tuple[str, pd.DataFrame]]]:
     """Return split → its parts on the Hugging Face hub with their tables."""
     from datasets import load_dataset  # seconds to import, and wanted only here
-    from datasets.exceptions import DatasetsError
 
     tables: dict[str, list[tuple[str, pd.DataFrame]]] = {}
     for split, parts in HUB[task].items():
         for part in parts:
             try:
                 table = load_dataset(part.path, part.config, split=part.split).to_pandas()
-            except (OSError, ValueError, DatasetsError) as error:
+            except Exception as error:  # of datasets, of the hub's client and of its network
                 raise DataError(
                     f"cannot load {part.path} ({part.split}) from the hub: {error}. Without a "
                     f"network use 'demo', or a local folder named by {paths.DATA_VARIABLE}"
@@ -383,13 +402,15 @@ def _items(
         raise DataError(
             f"{file}: no column {', '.join(sorted(missing))}; it has {', '.join(table.columns)}"
         )
-    columns = [*task.columns, "label"]
-    for row, (*texts, label) in enumerate(table[columns].itertuples(index=False, name=None)):
-        for column, text in zip(task.columns, texts, strict=True):
-            if not isinstance(text, str):
-                raise DataError(f"{file}, row {row}: {column} is {text!r}, not a text")
+    columns = []
+    for column in task.columns:
+        for row, value in enumerate(table[column].tolist()):
+            if is_missing(value):
+                raise DataError(f"{file}, row {row}: {column} is {value!r}, not a text")
+        columns.append([" ".join(text.split()) for text in texts_of(file, table, column)])
+    for row, (label, *texts) in enumerate(zip(table["label"].tolist(), *columns, strict=True)):
         if str(label) not in task.classes:
             raise DataError(
-                f"{file}, row {row}: label {label!r} is none of {', '.join(task.classes)}"
+                f"{file}, row {row}: label {label!r:.200} is none of {', '.join(task.classes)}"
             )
-        yield tuple(" ".join(text.split()) for text in texts), task.classes.index(str(label))
+        yield tuple(texts), task.classes.index(str(label))

@@ -13,7 +13,8 @@ import pandas as pd
 import torch
 
 from dysem_lab.data.languages import LANGUAGES
-from dysem_lab.data.sts import SUFFIXES, STSData, read_table
+from dysem_lab.data.sts import STSData
+from dysem_lab.data.tables import SUFFIXES, read_table
 from dysem_lab.errors import DataError, MissingTranslationError, ModelError
 
 NLLB = "facebook/nllb-200-distilled-600M"

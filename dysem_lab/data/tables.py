@@ -1,0 +1,504 @@
+"""Files of texts: CSV, TSV, JSON lines, parquet and plain lines, read exactly or refused by name.
+
+One reader and one alignment for all that this package takes from files.
+"""
+
+import csv
+import gzip
+import io
+import json
+import math
+import numbers
+import re
+import warnings
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Int
+
+from dysem_lab.errors import DataError
+from dysem_lab.inputs import half_of_a_pair, has_words, plainly_texts
+from dysem_lab.startup import garbage_collection_paused
+
+SUFFIXES = (
+    *(kind + packed for kind in (".csv", ".tsv", ".jsonl") for packed in ("", ".gz")),
+    ".parquet",
+)
+ROW_KEYS = ("row", "pair_ID")  # columns that say which pair a row of an incomplete file is
+# What a file may hold, unpacked; the largest of the tasks here has 5 MB and 135,000 values.
+MAX_BYTES = 128 << 20
+MAX_VALUES = 5_000_000
+MAX_COLUMNS = 1_000
+SHOWN = 5  # rows that a warning names
+SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
+# How files begin that are no text in UTF-8, and what to do with them.
+BEGINNINGS = {
+    b"\xff\xfe": "it begins as UTF-16 does; save it as UTF-8",
+    b"\xfe\xff": "it begins as UTF-16 does; save it as UTF-8",
+    b"\x1f\x8b": "it is packed by gzip; end its name in .gz",
+    b"PK\x03\x04": "it is a zip or a spreadsheet; save the table as CSV in UTF-8",
+    b"PAR1": "it is parquet; end its name in .parquet",
+}
+NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?\s*", re.ASCII | re.IGNORECASE)
+ROW_NUMBER = re.compile(r"\s*(\d{1,18})(\.0*)?\s*", re.ASCII)
+QUOTED = r'"[^"]*+(?:""[^"]*+)*+"'  # a field as a spreadsheet quotes it: inner quotes are doubled
+QUOTED_CELL = re.compile(QUOTED)
+QUOTED_OR_PLAIN = re.compile(rf'({QUOTED}|[^"\t\r\n]*+)(\t|\r?\n|\Z)')
+
+
+def the_file(folder: Path, stem: str) -> Path | None:
+    """Return the file of this name with one of `SUFFIXES`, or None.
+
+    Raises:
+        DataError: There are several, and nothing says which one is meant.
+    """
+    files = [path for suffix in SUFFIXES if (path := folder / f"{stem}{suffix}").is_file()]
+    if len(files) > 1:
+        raise DataError(f"{files[0]} and {files[1].name} are one table in two forms; keep one")
+    return files[0] if files else None
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Return a CSV, TSV, JSON-lines or parquet file (gzip allowed) as a table.
+
+    The values are strings in a CSV or TSV, Python's own in the others. A TSV is read without
+    quoting, unless all its fields that hold quotes are in quotes as a spreadsheet writes them.
+
+    Raises:
+        DataError: The file cannot be read as what its suffix says, is too large, or has two columns
+            of one name; the message names file and row.
+
+    Warns:
+        UserWarning: Quotes of a TSV were taken off, or may have been meant to be; a field of a CSV
+            goes over lines and separators, as after a quote that is not closed.
+    """
+    kind = next((s.lower() for s in path.suffixes[::-1] if s.lower() != ".gz"), "")
+    read = {".tsv": _read_tsv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}.get(
+        kind, _read_csv
+    )
+    with garbage_collection_paused():
+        names, columns = _guarded(read, path, kind or "a table")
+    repeated = [name for name in dict.fromkeys(names) if name and names.count(name) > 1]
+    if repeated:
+        raise DataError(
+            f"{path}: {', '.join(map(repr, repeated))} is the name of several columns; give each a "
+            "name of its own"
+        )
+    return pd.DataFrame(dict(enumerate(columns)), dtype=object).set_axis(names, axis=1)
+
+
+def read_lines(path: Path) -> list[str]:
+    """Return the lines of a text file in UTF-8; only a line feed ends a line.
+
+    Raises:
+        DataError: The file is no such text, or too large.
+    """
+    text = _guarded(_read_text, path, "text")
+    # splitlines() would also break at U+2028, U+0085 and others.
+    return text.removesuffix("\n").split("\n")
+
+
+def _guarded(read: Callable[[Path], Any], path: Path, what: str) -> Any:
+    """Return what a reader makes of a file; turn the errors of its libraries into ours."""
+    from pyarrow import ArrowException
+
+    try:
+        return read(path)
+    except DataError:
+        raise
+    # A cut gzip file raises EOFError, a damaged one zlib.error.
+    except (
+        *(ValueError, OSError, EOFError, zlib.error, ArrowException),
+        *(RecursionError, OverflowError, MemoryError, KeyError, TypeError),
+    ) as error:
+        raise DataError(
+            f"{path}: cannot be read as {what}: {str(error) or type(error).__name__}"
+        ) from error
+
+
+def _read_text(path: Path) -> str:
+    """Return the text of a file, unpacked."""
+    packed = path.name.lower().endswith(".gz")
+    with gzip.open(path) if packed else path.open("rb") as file:
+        content = file.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise DataError(f"{path} holds more than {MAX_BYTES >> 20} MB of text; split it in parts")
+    remedy = next((BEGINNINGS[start] for start in BEGINNINGS if content.startswith(start)), "")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"{path}: cannot be read as text in UTF-8 (byte 0x{content[error.start]:02x} in line "
+            f"{line}): {remedy or 'it may be in Latin-1 or Windows-1252; save it as UTF-8'}"
+        ) from error
+    if "\0" in text:
+        raise DataError(
+            f"{path}: line {text.count(chr(10), 0, text.index(chr(0))) + 1} holds a null character,"
+            f" as UTF-16 does; save it as UTF-8"
+        )
+    return text
+
+
+def _read_csv(path: Path) -> tuple[list[str], list[Sequence[object]]]:
+    text = _read_text(path)
+    _check_header(path, text, ",")
+    rows: list[list[str]] = []
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        rows.extend(reader)  # keeps those before an error
+    except csv.Error as error:
+        raise DataError(
+            f"{path}, row {max(0, len(rows) - 1)}: cannot be read as CSV ({error} in line "
+            f"{reader.line_num}); close every quote, and double those inside a quoted field"
+        ) from error
+    over_lines = []
+    if reader.line_num > len(rows):
+        over_lines = [i for i, row in enumerate(rows, -1) if any(map(_swallows, row))]
+    if over_lines:
+        shown = ", ".join(map(str, over_lines[:SHOWN])) + ", …" * (len(over_lines) > SHOWN)
+        warnings.warn(
+            f"{path}: a field goes over line ends and commas in row {shown}; if that is no text of "
+            "several lines, a quote at its beginning should not be there",
+            stacklevel=4,
+        )
+    return _rectangle(path, _without_blank_lines(rows))
+
+
+def _swallows(field: str) -> bool:
+    return "," in field and ("\n" in field or "\r" in field)
+
+
+def _without_blank_lines(rows: list[list[str]]) -> list[list[str]]:
+    """Leave out blank lines; between rows of one column, they are rows with an empty value."""
+    filled = [index for index, row in enumerate(rows) if row]
+    if filled and len(rows[filled[0]]) == 1:
+        return [row or [""] for row in rows[filled[0] : filled[-1] + 1]]
+    return [rows[index] for index in filled]
+
+
+def _read_tsv(path: Path) -> tuple[list[str], list[Sequence[object]]]:
+    text = _read_text(path)
+    end = "\n" if "\n" in text else "\r"
+    _check_header(path, text, "\t")
+    rows = [line.removesuffix("\r").split("\t") for line in text.split(end)]
+    rows = _without_blank_lines([row if any(row) or len(row) > 1 else [] for row in rows])
+    return _rectangle(path, _unquoted(path, text, rows) if '"' in text else rows)
+
+
+def _unquoted(path: Path, text: str, rows: list[list[str]]) -> list[list[str]]:
+    """Return the rows of a TSV with quotes: without them, if a spreadsheet put them there.
+
+    A spreadsheet leaves no quote outside of quotes: one such field, and all stand for themselves.
+    Fields that are merely in quotes may be either; it is a spreadsheet's table where names of
+    columns are in quotes too, where quotes inside are doubled, or where the rows only come out even
+    without line ends and tabs inside of quotes.
+    """
+    header, *_ = rows
+    in_header = any(map(QUOTED_CELL.fullmatch, header))
+    if in_header or any(len(row) != len(header) for row in rows):
+        even = _without_blank_lines(_spreadsheet_rows(text))
+        return _say_unquoted(path, even) if len(set(map(len, even))) == 1 else rows
+    cells = [cell for row in rows for cell in row if '"' in cell]
+    if not all(map(QUOTED_CELL.fullmatch, cells)):
+        return rows
+    if any('""' in cell[1:-1] for cell in cells):
+        return _say_unquoted(path, [[_bare(cell) for cell in row] for row in rows])
+    warnings.warn(
+        f"{path}: {len(cells)} fields are in quotes, which are read as part of them; if a "
+        "spreadsheet put them there, save the table as CSV",
+        stacklevel=5,
+    )
+    return rows
+
+
+def _say_unquoted(path: Path, rows: list[list[str]]) -> list[list[str]]:
+    warnings.warn(
+        f"{path}: its fields are in quotes as a spreadsheet writes them, and are read without",
+        stacklevel=6,
+    )
+    return rows
+
+
+def _spreadsheet_rows(text: str) -> list[list[str]]:
+    """Return the rows of a TSV whose fields are all plain or in quotes; none if one is neither."""
+    rows: list[list[str]] = [[]]
+    place = 0
+    while field := QUOTED_OR_PLAIN.match(text, place):
+        rows[-1].append(_bare(field[1]))
+        if field[2] != "\t":
+            if rows[-1] == [field[1]] == [""]:  # a blank line; an empty field is in quotes
+                rows[-1] = []
+            rows.append([])
+        place = field.end()
+        if not field[2]:
+            return rows
+    return []
+
+
+def _bare(field: str) -> str:
+    """Return a field without the quotes that a spreadsheet puts around it."""
+    return field[1:-1].replace('""', '"') if field.startswith('"') else field
+
+
+def _check_header(path: Path, text: str, separator: str) -> None:
+    """Refuse a table that is empty, too large, or separated by something else."""
+    header = next((line for line in io.StringIO(text, newline="") if line.strip()), "")
+    if not header:
+        raise DataError(f"{path}: it is empty; it needs a line with the names of its columns")
+    _check_size(path, text.count("\n"), header.count(separator) + 1)
+    likely = max(SEPARATORS, key=lambda other: (header.count(other), other == separator))
+    if header.count(likely) > header.count(separator):
+        kind = "CSV" if separator == "," else "TSV"
+        raise DataError(
+            f"{path}: it looks separated by {SEPARATORS[likely]}, which is no {kind}; save it "
+            f"separated by {SEPARATORS[separator]}, with points in numbers such as 4.5"
+        )
+
+
+def _check_size(path: Path, n_rows: int, n_columns: int) -> None:
+    if n_columns > MAX_COLUMNS or n_rows * n_columns > MAX_VALUES:
+        raise DataError(
+            f"{path}: {n_rows:,} rows of {n_columns:,} columns are more than {MAX_COLUMNS:,} "
+            f"columns or {MAX_VALUES:,} values; leave columns out, or split it in parts"
+        )
+
+
+def _rectangle(path: Path, rows: list[list[str]]) -> tuple[list[str], list[Sequence[object]]]:
+    """Return the header and the columns; values that lack at the end of a row are empty."""
+    names = [name.strip() for name in rows.pop(0)]
+    if set(map(len, rows)) - {len(names)}:
+        for index, row in enumerate(rows):
+            if len(row) > len(names):
+                raise DataError(
+                    f"{path}, row {index}: {len(row)} values are more values than its header has "
+                    f"({len(names)}); put texts and numbers that contain the separator in double "
+                    "quotes"
+                )
+            row += [""] * (len(names) - len(row))
+    return names, list(zip(*rows, strict=True)) if rows else [()] * len(names)
+
+
+def _read_jsonl(path: Path) -> tuple[list[str], list[Sequence[object]]]:
+    lines = _read_text(path).split("\n")
+    _check_size(path, len(lines), 1)
+    records, names = [], dict[str, None]()
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line, object_pairs_hook=_once)
+        except (ValueError, RecursionError) as error:
+            raise DataError(
+                f"{path}, line {number}: cannot be read as JSON ({error}); each line must be one "
+                "JSON object"
+            ) from error
+        if not isinstance(record, dict):
+            raise DataError(
+                f"{path}, line {number}: {line.strip():.60} is no JSON object; each line must be "
+                'one, such as {"sentence1": "…", "sentence2": "…", "score": 4.5}'
+            )
+        records.append(record)
+        names.update(dict.fromkeys(record))
+        _check_size(path, len(records), len(names))
+    if not records:
+        raise DataError(f"{path}: it is empty; it needs a JSON object in each line")
+    return list(names), [[record.get(name) for record in records] for name in names]
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Return a JSON object, none of whose names may occur twice."""
+    if len(found := dict(pairs)) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(n for n in names if names.count(n) > 1)!r} occurs twice")
+    return found
+
+
+def _read_parquet(path: Path) -> tuple[list[str], list[Sequence[object]]]:
+    from pyarrow import parquet, types
+
+    with parquet.ParquetFile(path) as file:
+        of_file = file.metadata
+        _check_size(path, of_file.num_rows, of_file.num_columns)
+        groups = (of_file.row_group(group) for group in range(of_file.num_row_groups))
+        if sum(group.total_byte_size for group in groups) > MAX_BYTES:
+            raise DataError(f"{path} holds more than {MAX_BYTES >> 20} MB; split it in parts")
+        schema = file.schema_arrow
+    # As a dictionary, a text that a small file repeats a million times is in memory once.
+    texts = [f.name for f in schema if types.is_string(f.type) or types.is_large_string(f.type)]
+    with parquet.ParquetFile(path, read_dictionary=texts) as file:
+        columns = [_values(column) for column in file.read().columns]
+    # An index of pandas that has a name is a column; one that is a range is in the metadata only.
+    ranges = {
+        index["name"]: range(index["start"], index["stop"], index["step"])
+        for index in (schema.pandas_metadata or {}).get("index_columns", ())
+        if isinstance(index, dict) and index.get("name")
+    }
+    of_rows = {name: rows for name, rows in ranges.items() if len(rows) == of_file.num_rows}
+    return [*schema.names, *of_rows], [*columns, *of_rows.values()]
+
+
+def _values(column: Any) -> list[object]:
+    """Return a column of arrow as Python's values."""
+    from pyarrow import types
+
+    if not types.is_dictionary(column.type):
+        return column.to_pylist()
+    found: list[object] = []
+    for chunk in column.chunks:
+        values = chunk.dictionary.to_pylist()
+        found += [None if i is None else values[i] for i in chunk.indices.to_pylist()]
+    return found
+
+
+def texts_of(file: str, table: pd.DataFrame, column: str) -> list[str]:
+    """Return a column of texts, "" where one is missing or nothing of it can be seen.
+
+    Raises:
+        DataError: One is no text, or holds half of a surrogate pair; names file and row.
+    """
+    values = table[column].tolist()
+    if plainly_texts(values):
+        return values
+    return [_text_of(file, row, column, value) for row, value in enumerate(values)]
+
+
+def _text_of(file: str, row: int, column: str, value: object) -> str:
+    if is_missing(value):
+        return ""
+    if not isinstance(value, str):
+        raise DataError(f"{file}, row {row}: {column} is {value!r:.200}, not a text")
+    if half := half_of_a_pair(value):
+        raise DataError(
+            f"{file}, row {row}: {column} holds {half!a}, half of a surrogate pair, which is no "
+            "character; take it out"
+        )
+    return value if has_words(value) else ""
+
+
+def is_missing(value: object) -> bool:
+    """Return whether a value of a table is none: a null of JSON or parquet."""
+    return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
+
+
+def number_of(value: object) -> float | None:
+    """Return a value of a table as a finite number, or None where it is none.
+
+    True and False are none, and neither is "4,5".
+    """
+    if isinstance(value, str):
+        number = float(value) if NUMBER.fullmatch(value) else math.nan
+    elif isinstance(value, numbers.Number) and not isinstance(value, bool | complex):
+        try:
+            number = float(value)  # type: ignore[arg-type]  # Decimal is a Number too
+        except (OverflowError, ValueError):
+            return None
+    else:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def ratings(file: str, table: pd.DataFrame, column: str, most: float = math.inf) -> list[float]:
+    """Return a column of numbers, none of them below 0 or above `most`.
+
+    Raises:
+        DataError: One is no such number; names file and row.
+    """
+    values = table[column].tolist()
+    known = {}  # ratings repeat; as keys, True and 1 would be one value
+    if all(isinstance(value, str) for value in values):
+        known = {value: number_of(value) for value in set(values)}
+    found = []
+    for row, value in enumerate(values):
+        number = known[value] if known else number_of(value)
+        if number is None or not 0 <= number <= most:
+            point = value.replace(",", ".", 1) if isinstance(value, str) and "," in value else ""
+            remedy = f"; write {point}" if point and number_of(point) is not None else ""
+            of = f"within 0 to {most:g}" if most < math.inf else "a number from 0 on"
+            raise DataError(f"{file}, row {row}: {column} {value!r:.200} is not {of}{remedy}")
+        found.append(number)
+    return found
+
+
+def pair_numbers(
+    tables: Mapping[str, tuple[str, pd.DataFrame]],
+) -> dict[str, Int[np.ndarray, " n"]]:
+    """Return which pair each row of each table is, so that equal numbers are the same pair.
+
+    That is said by a column of `ROW_KEYS` that all tables have. Where none has one, tables of one
+    length are aligned by position; where some have a column "row", the others are complete.
+
+    Args:
+        tables: Language → (file name, table).
+
+    Raises:
+        DataError: A number that is none or occurs twice; tables that cannot be aligned.
+    """
+    keys = {code: _keys_of(table) for code, (_, table) in tables.items()}
+    of_all = [key for key in ROW_KEYS if all(key in of for of in keys.values())]
+    without = [code for code, of in keys.items() if not of]
+    key = of_all[0] if of_all else ROW_KEYS[0]
+    for code, of in keys.items():
+        if of and key not in of:
+            own = next(iter(of))
+            other = next(file for c, (file, _) in tables.items() if own not in keys[c])
+            raise DataError(
+                f"languages are not aligned: {tables[code][0]} numbers its pairs by {own!r}, "
+                f"{other} does not; give both the same column of numbers"
+            )
+    lengths = {tables[code][0]: len(tables[code][1]) for code in without}
+    if len(set(lengths.values())) > 1:
+        counts = ", ".join(f"{file} has {n} rows" for file, n in lengths.items())
+        raise DataError(
+            f"languages are not aligned: {counts}; give every file the same pairs, or a 'row' "
+            "column with the 0-based row of each pair in the complete file"
+        )
+    found = {}
+    for code, (file, table) in tables.items():
+        if code in without:
+            found[code] = np.arange(len(table))
+            continue
+        name = keys[code][key]
+        found[code] = _row_numbers(file, name, table[name].tolist())
+        if without and len(found[code]) and found[code].max() >= min(lengths.values()):
+            raise DataError(
+                f"languages are not aligned: {file} has row {found[code].max()}, but "
+                f"{next(iter(lengths))} without a column {key!r} has {min(lengths.values())} rows "
+                "and is not complete; give it that column"
+            )
+    return found
+
+
+def _keys_of(table: pd.DataFrame) -> dict[str, str]:
+    """Return which of `ROW_KEYS` a table has, with its own spelling."""
+    spelled = {name.lower(): name for name in map(str, table.columns)}
+    return {key: spelled[key.lower()] for key in ROW_KEYS if key.lower() in spelled}
+
+
+def _row_numbers(file: str, key: str, values: Iterable[object]) -> Int[np.ndarray, " n"]:
+    """Return a column of row numbers, each a whole one from 0 on and none twice."""
+    rows: dict[int, None] = {}
+    for index, value in enumerate(values):
+        number = _row_number(value)
+        if number is None:
+            raise DataError(
+                f"{file}, row {index}: {key} {value!r:.200} is not a whole number from 0 on"
+            )
+        if number in rows:
+            raise DataError(f"{file}: {number} occurs twice in its column {key!r}")
+        rows[number] = None
+    return np.array(list(rows), dtype=np.int64)
+
+
+def _row_number(value: object) -> int | None:
+    """Return a value of a table as a row number; None if it is none or larger than any is."""
+    if isinstance(value, str):
+        digits = ROW_NUMBER.fullmatch(value)
+        return int(digits[1]) if digits else None
+    number = number_of(value)
+    whole = number is not None and number.is_integer() and 0 <= number < 2**53
+    return int(value) if whole else None  # type: ignore[call-overload]
