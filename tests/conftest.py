@@ -66,15 +66,15 @@ def tiny_tokenizer():
     )
 
 
-def tiny_config(architecture: str, n_tokens: int):
-    """Return the configuration of a random model: three narrow blocks, grouped-query attention."""
+def tiny_config(architecture: str, n_tokens: int, n_layers: int = 3):
+    """Return the configuration of a random model: a few narrow blocks, grouped-query attention."""
     import transformers
 
     common = {
         "vocab_size": n_tokens,
         "hidden_size": 32,
         "intermediate_size": 48,
-        "num_hidden_layers": 3,
+        "num_hidden_layers": n_layers,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "max_position_embeddings": 1024,
@@ -97,16 +97,16 @@ def tiny_config(architecture: str, n_tokens: int):
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory, tiny_tokenizer):
-    """Return a function: architecture → folder with a random model in safetensors."""
+    """Return a function: architecture, number of blocks → folder with a random model."""
     import torch
     from transformers import AutoModelForCausalLM
 
     folders = {}
 
-    def make(architecture: str = "Llama") -> Path:
-        if architecture not in folders:
+    def make(architecture: str = "Llama", n_layers: int = 3) -> Path:
+        if (architecture, n_layers) not in folders:
             torch.manual_seed(0)
-            config = tiny_config(architecture, len(tiny_tokenizer))
+            config = tiny_config(architecture, len(tiny_tokenizer), n_layers)
             model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
             for weights in model.parameters():
                 if weights.ndim > 1:
@@ -114,8 +114,8 @@ def tiny_folder(tmp_path_factory, tiny_tokenizer):
             folder = tmp_path_factory.mktemp(architecture.lower())
             model.save_pretrained(folder)
             tiny_tokenizer.save_pretrained(folder)
-            folders[architecture] = folder
-        return folders[architecture]
+            folders[architecture, n_layers] = folder
+        return folders[architecture, n_layers]
 
     return make
 
