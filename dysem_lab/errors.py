@@ -1,5 +1,6 @@
 """Errors for people: each message names the bad value and the remedy."""
 
+import difflib
 from collections.abc import Iterable
 
 
@@ -12,7 +13,7 @@ class InputError(DysemLabError, ValueError):
 
 
 class DataError(DysemLabError, ValueError):
-    """A data file that cannot be read as what it claims to be; the message names file and row."""
+    """A file that cannot be read as what it claims to be, or cannot be written; it is named."""
 
 
 class MissingTranslationError(DysemLabError, LookupError):
@@ -24,11 +25,16 @@ class ModelError(DysemLabError, RuntimeError):
 
 
 def choices(kind: str, value: object, valid: Iterable[object]) -> InputError:
-    """Return the error for an unknown name, listing the valid ones.
+    """Return the error for an unknown name: what it may have been meant for, and all there are.
 
     Args:
         kind: What the name stands for, such as "component".
         value: The name that came.
-        valid: Iterable of the names that are known.
+        valid: Iterable of the names that are known; one with a space in it describes others.
     """
-    return InputError(f"unknown {kind} {value!r}; choose one of: {', '.join(map(str, valid))}")
+    known = list(map(str, valid))
+    of_lower = {name.lower(): name for name in reversed(known) if " " not in name}
+    meant = difflib.get_close_matches(str(value).lower(), of_lower, n=1) if value != "" else []
+    hint = f"did you mean {of_lower[meant[0]]!r}? " if meant else ""
+    shown = repr(value) if len(repr(value)) <= 200 else f"{repr(value)[:200]} …"
+    return InputError(f"unknown {kind} {shown}; {hint}choose one of: {', '.join(known)}")

@@ -310,7 +310,7 @@ def test_a_task_without_so_many_languages_uses_all_that_it_has(study):
         ({"ms": [4]}, "m must be between 1 and 3 languages, got 4"),
         ({"ms": [0]}, "m must be between 1 and 3 languages, got 0"),
         ({"ms": [3], "languages": ["en", "ja"]}, "between 1 and 2 languages, got 3"),
-        ({"vectors": ["median"]}, "unknown vector 'median'; choose one of: source, mean"),
+        ({"vectors": ["median"]}, "'median'; did you mean 'mean'. choose one of: source, mean"),
         ({"components": ["heads"]}, "unknown component 'heads'; choose one of: attn"),
         ({"languages": ["en", "de"]}, "unknown language 'de'; choose one of: en, ja, ru"),
         ({"languages": ["en", "ja", "en"]}, "one or more different codes"),

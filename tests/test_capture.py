@@ -186,7 +186,7 @@ def test_a_template_that_leaves_no_room_is_refused(tiny_lens):
     [
         (
             {"components": "attention"},
-            "unknown component 'attention'; choose one of: attn, attn_raw",
+            "'attention'; did you mean 'attn'. choose one of: attn, attn_raw",
         ),
         ({"layers": "all"}, "unknown layers 'all'; choose one of: sum, each"),
         ({"prompts": ["fine", "  "]}, "prompt 1 is empty"),

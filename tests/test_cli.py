@@ -161,7 +161,7 @@ def test_all_tasks_are_the_papers_seven(tiny_folder, tmp_path, monkeypatch):
         (("evaluate", "--methods", "mean", "--tasks", "STS17"), "unknown task 'STS17'"),
         (("evaluate", "--model", "gemma-4"), "unknown model 'gemma-4'"),
         (("evaluate", "--data", "/nowhere"), "no folder /nowhere"),
-        (("evaluate", "--task", "STS17"), "unknown task 'STS17'; choose one of: STS12"),
+        (("evaluate", "--task", "STS17"), "did you mean 'STS16'? choose one of: STS12"),
         (("similarity", "A.", "B.", "--k", "many"), "--k must be an integer or a fraction"),
         (("similarity", "A.", "B.", "--table", "x", "--translator", "nllb"), "not both"),
         (("figures", "-p", "k"), "-p 'k' is not name=value"),

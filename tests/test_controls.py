@@ -410,7 +410,7 @@ def test_what_cannot_be_split_is_an_error(tmp_path):
     write_pairs(tmp_path / "test.en.csv", [("a", "b")])
     with pytest.raises(InputError, match="has 1 pair; halves need at least 2"):
         choice.dev_and_test(tmp_path)
-    with pytest.raises(InputError, match="unknown task 'STS99'; choose one of: STS12"):
+    with pytest.raises(InputError, match=r"mean 'STSB'\? choose one of: STS12"):
         choice.dev_and_test(tmp_path, "STS99")
 
 

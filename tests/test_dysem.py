@@ -107,7 +107,7 @@ def test_a_configuration_of_another_model_or_kind_is_refused(tiny_lens, tmp_path
     ("arguments", "message"),
     [
         ({"component": "z"}, "unknown component 'z'; choose one of: attn, attn_raw"),
-        ({"vector": "median"}, "unknown vector 'median'; choose one of: source, mean"),
+        ({"vector": "median"}, "'median'; did you mean 'mean'. choose one of: source, mean"),
         ({"rank_by": "size"}, "unknown rank_by 'size'"),
         ({"setting": "french"}, "unknown prompt setting 'french'; choose one of: english"),
         ({"template": "haiku"}, "unknown template 'haiku'"),

@@ -197,7 +197,7 @@ def test_similarities_do_not_depend_on_the_scale_of_the_vectors(scale):
         ({"ks": [0]}, "k must be an integer >= 1 or a fraction"),
         ({"ks": [4, 1.5]}, r"got 1\.5"),
         ({"ks": ["4"]}, "k must be an int or a float, got '4'"),
-        ({"kinds": ["median"]}, "unknown vector 'median'; choose one of: source, mean"),
+        ({"kinds": ["median"]}, "'median'; did you mean 'mean'. choose one of: source, mean"),
         ({"vectors": torch.ones(3, 3, 8)}, "first and then the second texts of the same pairs"),
         ({"source": torch.ones(4, 7)}, r"source \(4, 7\)"),
         ({"source": torch.ones(2, 8)}, r"vectors \(4, 3, 8\) and source \(2, 8\)"),

@@ -747,7 +747,8 @@ def single_scores(folder):
 
 def test_evaluate_compare_errors_are_sentences(own_cache, fake_hub, monkeypatch, capsys):
     shown = fails(("--preset", "llama2", "--compare"), monkeypatch, capsys)
-    assert f"unknown preset 'llama2'; choose one of: {', '.join(TEN)}" in shown
+    assert "unknown preset 'llama2'; did you mean 'llama2-7b'?" in shown
+    assert f"choose one of: {', '.join(TEN)}" in shown
     shown = fails(("--preset", "llama2-7b"), monkeypatch, capsys)
     assert "--preset goes with --compare" in shown
     # A preset whose weights are not on this machine keeps the loader's own words.

@@ -201,7 +201,7 @@ def test_the_hub_has_stsb_in_eight_languages_and_the_rest_in_english():
 @pytest.mark.parametrize("source", ["demo", "hub", "folder"])
 def test_languages_of_a_task_that_is_none_are_an_error(source, tmp_path):
     source = tmp_path if source == "folder" else source
-    with pytest.raises(InputError, match=r"unknown task 'STS99'; choose one of: STS12, .*SICKR"):
+    with pytest.raises(InputError, match=r"mean 'STSB'\? choose one of: STS12, .*SICKR"):
         available_languages(source, "STS99")
 
 
@@ -290,7 +290,7 @@ def test_pairs_and_samples_are_taken_from_each_task(tiny_lens, few, store):
         ),
         ({"tasks": ["STSB"]}, "unknown task 'STSB'; choose one of: demo"),
         ({"data": "demo", "tasks": ["STSB"]}, "the demo set has no task 'STSB'"),
-        ({"data": "demo", "tasks": ["STS99"]}, "unknown task 'STS99'; choose one of: STS12"),
+        ({"data": "demo", "tasks": ["STS99"]}, "did you mean 'STSB'. choose one of: STS12"),
         ({"dtype": "int8"}, "unknown dtype 'int8'; choose one of: auto, float32"),
         ({"pairs": 0}, "number of pairs must be at least 1, got 0"),
         ({"sample": 0}, "size of a sample must be at least 1, got 0"),
