@@ -9,12 +9,20 @@ from filelock import FileLock
 
 from dysem_lab.errors import DataError
 
-# What to do about an error of SQLite, by words of its message; otherwise the file is damaged.
+# What to do about an error of SQLite, by its code; with any other the file is damaged.
+BUSY = "another process holds it; try again"
+PROTECTED = "check that you may write to its folder and to it"
 REMEDIES = {
-    "lock": "another process holds it; try again",
-    "disk is full": "free some disk and try again",
-    "unable to open": "check that you may write to its folder",
-    "readonly": "check that you may write to its folder",
+    sqlite3.SQLITE_BUSY: BUSY,
+    sqlite3.SQLITE_LOCKED: BUSY,
+    sqlite3.SQLITE_FULL: "free some disk and try again; what was stored before is whole",
+    sqlite3.SQLITE_IOERR: "see whether the disk, or your share of it, is full, and try again; what "
+    "was stored before is whole",
+    sqlite3.SQLITE_READONLY: PROTECTED,
+    sqlite3.SQLITE_CANTOPEN: PROTECTED,
+    sqlite3.SQLITE_PERM: PROTECTED,
+    sqlite3.SQLITE_READONLY_ROLLBACK: "a run that was killed left it half-written; open it once "
+    "where you may write to its folder, which mends it",
 }
 
 
@@ -24,6 +32,11 @@ class Database:
     SQLite's rollback journal survives a kill: what was committed is there, what was not is gone.
     New rows go to the disk once, where a write-ahead log would write them twice. Writers wait their
     turn, and readers while a commit goes to the disk.
+
+    Opening and reading a file that is there write nothing, so both work on a full disk and where
+    the file, its folder or the mount is read-only: SQLite then opens it for reading by itself. The
+    one thing that such a reader cannot do is to undo what a killed writer left half-written; it
+    gets an error, since `immutable=1`, which reads on, would take the half-written pages for whole.
 
     Args:
         path: The file; it and its folder are created if absent.
@@ -50,20 +63,35 @@ class Database:
         self.path = path
         self.what = what
         try:
+            if path.is_file() and self._is_whole(schema, application_id):
+                return
             path.parent.mkdir(parents=True, exist_ok=True)
             # The settings of a new file cannot be part of a transaction, hence the lock.
-            with FileLock(f"{path}.lock"), self.connection() as connection:
-                is_new = not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-                if is_new:
+            with FileLock(f"{path}.lock"), self._opened("rwc") as connection:
+                if _is_empty(connection):
                     for pragma in (*pragmas, f"application_id={application_id}"):
                         connection.execute(f"PRAGMA {pragma}")
                 self._check_mark(connection, application_id)
                 for statement in schema:
                     connection.execute(statement)
-        except OSError as error:
+        except (OSError, NotImplementedError) as error:  # or a file system without locks
             raise DataError(
                 f"no {what} can be made at {path} ({error}); give another path"
             ) from error
+
+    def _is_whole(self, schema: Sequence[str], application_id: int) -> bool:
+        """Return whether the file has its tables: no lock is taken and nothing is written."""
+        with self.connection() as connection:
+            connection.execute("PRAGMA query_only=1")
+            if _is_empty(connection):
+                return False
+            self._check_mark(connection, application_id)
+            try:
+                for statement in schema:
+                    connection.execute(statement)
+            except sqlite3.OperationalError:  # a table is still to be made
+                return False
+        return True
 
     def _check_mark(self, connection: sqlite3.Connection, application_id: int) -> None:
         """Raise an error unless the file carries our mark."""
@@ -79,21 +107,35 @@ class Database:
             f"{self.path} is a SQLite file of something else, not a {self.what}; give another path"
         )
 
+    def connection(self) -> contextlib.AbstractContextManager[sqlite3.Connection]:
+        """Return a connection whose changes are committed together when the block ends well."""
+        return self._opened("rw")
+
     @contextlib.contextmanager
-    def connection(self) -> Iterator[sqlite3.Connection]:
-        """Yield a connection whose changes are committed together when the block ends well."""
+    def _opened(self, mode: str) -> Iterator[sqlite3.Connection]:
+        """Yield a connection: "rw" writes if the file may be written, "rwc" makes it as well."""
+        address = f"{self.path.absolute().as_uri()}?mode={mode}"
         try:
             with (
                 contextlib.closing(
-                    sqlite3.connect(self.path, timeout=60, check_same_thread=False)
+                    sqlite3.connect(address, timeout=60, check_same_thread=False, uri=True)
                 ) as connection,
                 connection,
             ):
                 yield connection
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # also in SQLite's messages
-            remedy = next(
-                (REMEDIES[words] for words in REMEDIES if words in str(error)), "move it away"
-            )
+            code = getattr(error, "sqlite_errorcode", 0)
+            remedy = REMEDIES.get(code) or REMEDIES.get(code & 0xFF)
+            if remedy is None:
+                raise DataError(
+                    f"{self.path} is not a usable {self.what} ({error}); move it away"
+                ) from error
+            if not self.path.exists():
+                remedy = "it is gone: open it anew"
             raise DataError(
-                f"{self.path} is not a usable {self.what} ({error}); {remedy}"
+                f"the {self.what} {self.path} cannot be used now ({error}); {remedy}"
             ) from error
+
+
+def _is_empty(connection: sqlite3.Connection) -> bool:
+    return not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]

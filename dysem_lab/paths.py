@@ -5,6 +5,8 @@ from pathlib import Path
 
 import platformdirs
 
+from dysem_lab.errors import InputError
+
 DATA_VARIABLE = "DYSEM_LAB_DATA"
 CACHE_VARIABLE = "DYSEM_LAB_CACHE"
 
@@ -12,20 +14,39 @@ CACHE_VARIABLE = "DYSEM_LAB_CACHE"
 def cache_dir() -> Path:
     """Return the folder of converted models, translations and captured vectors.
 
-    It is the one that the environment variable ``DYSEM_LAB_CACHE`` names, else the user's cache;
-    created if absent.
+    It is the one that the environment variable ``DYSEM_LAB_CACHE`` names, else, also where that is
+    empty, the user's cache; created if absent.
+
+    Raises:
+        InputError: It is no folder and cannot be made one.
     """
-    named = os.environ.get(CACHE_VARIABLE)
-    path = Path(named).expanduser() if named else Path(platformdirs.user_cache_dir("dysem-lab"))
-    path.mkdir(parents=True, exist_ok=True)
-    return path
+    return _made(_named(CACHE_VARIABLE) or Path(platformdirs.user_cache_dir("dysem-lab")))
+
+
+def _named(variable: str) -> Path | None:
+    """Return the path that an environment variable names; None where it is empty or not set."""
+    value = os.environ.get(variable, "").strip()
+    try:
+        return Path(value).expanduser() if value else None
+    except RuntimeError as error:  # "~" of somebody who is not known here
+        raise InputError(f"{variable} is {value!r}: {error}; write the path in full") from error
+
+
+def _made(folder: Path) -> Path:
+    """Return a folder of the cache, created if absent."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"the cache {folder} is no folder and cannot be made one ({error.strerror}); set "
+            f"{CACHE_VARIABLE} to a folder that you may write to"
+        ) from error
+    return folder
 
 
 def models_dir() -> Path:
     """Return the folder of converted models inside the cache."""
-    path = cache_dir() / "models"
-    path.mkdir(exist_ok=True)
-    return path
+    return _made(cache_dir() / "models")
 
 
 def demo_dir() -> Path:
@@ -45,9 +66,7 @@ def vectors_path() -> Path:
 
 def passed_check_path(key: str) -> Path:
     """Return the JSON file that says that a model passed its load-time check."""
-    folder = cache_dir() / "checked"
-    folder.mkdir(exist_ok=True)
-    return folder / f"{key}.json"
+    return _made(cache_dir() / "checked") / f"{key}.json"
 
 
 def digests_dir() -> Path:
@@ -59,9 +78,7 @@ def digests_dir() -> Path:
 
 def settings_path(name: str) -> Path:
     """Return the JSON file of settings that a user saved under a name."""
-    folder = cache_dir() / "settings"
-    folder.mkdir(exist_ok=True)
-    return folder / f"{name}.json"
+    return _made(cache_dir() / "settings") / f"{name}.json"
 
 
 def package_file(name: str) -> Path:
@@ -71,8 +88,7 @@ def package_file(name: str) -> Path:
 
 def local_data_dir() -> Path | None:
     """Return the folder named by the environment variable ``DYSEM_LAB_DATA``, or None."""
-    value = os.environ.get(DATA_VARIABLE)
-    return Path(value).expanduser() if value else None
+    return _named(DATA_VARIABLE)
 
 
 def notebooks_dir() -> Path:

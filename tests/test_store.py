@@ -1,13 +1,17 @@
 """The vector store: rows, precision, damage, processes; capture through it; its command."""
 
+import contextlib
 import json
+import os
 import re
+import resource
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import count
 from pathlib import Path
 
@@ -362,6 +366,117 @@ def test_a_place_where_no_file_can_be_is_named(tmp_path):
         VectorStore(tmp_path / "file" / "v.sqlite")
 
 
+# Places that cannot be written
+
+
+@contextlib.contextmanager
+def full_disk(folder: Path):
+    """Let no file grow, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@contextlib.contextmanager
+def read_only(folder: Path):
+    """Take away the right to write to a folder and its files, from root as well."""
+    for path in folder.iterdir():
+        path.chmod(0o444)
+    folder.chmod(0o555)
+    is_root = os.geteuid() == 0
+    if is_root:
+        os.seteuid(65534)  # nobody
+    try:
+        yield
+    finally:
+        if is_root:
+            os.seteuid(0)
+        folder.chmod(0o755)
+
+
+@pytest.fixture
+def shelf():
+    """Return a folder that everybody may enter, unlike a temporary one of pytest."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+@pytest.mark.parametrize("unwritable", [full_disk, read_only])
+def test_reading_needs_no_writing(tiny_lens, shelf, passes, unwritable):
+    rows, prompts = filled(shelf / "v.sqlite"), wrap(SENTENCES)
+    made = capture(tiny_lens, prompts, store=VectorStore(shelf / "v.sqlite"))
+    passes.clear()
+    elsewhere = replace(tiny_lens.facts, device="elsewhere")
+    with unwritable(shelf):
+        store = VectorStore(shelf / "v.sqlite")
+        assert same(store, SUM, keys(40), rows)
+        assert store.has(SUM, keys(40)).all()
+        assert (store.check(), len(store.contents())) == (0, 7)
+        store.remember(elsewhere)  # a convenience, so no error where it cannot be kept
+        assert store.recall(FACTS.source, "float32") == FACTS
+        again = capture(tiny_lens, prompts, store=store)
+    assert passes == []
+    for name, vectors_ in made.items():
+        assert torch.equal(again[name], vectors_)
+
+
+@pytest.mark.parametrize(
+    ("unwritable", "remedy"),
+    [(full_disk, "is full"), (read_only, "check that you may write to its folder")],
+)
+def test_what_cannot_be_written_is_an_error_and_nothing_is_lost(
+    tiny_lens, shelf, unwritable, remedy
+):
+    rows = filled(shelf / "v.sqlite")
+    store = VectorStore(shelf / "v.sqlite")
+    uses = (
+        lambda: store.write({SUM: vectors(300, 100)}, keys(300, "new")),
+        lambda: store.prune(layers="sum"),
+        lambda: capture(tiny_lens, wrap(SENTENCES), store=store),
+        lambda: VectorStore(shelf / "other.sqlite"),
+    )
+    with unwritable(shelf):
+        for use in uses:
+            with pytest.raises(DataError, match=rf"{shelf}.*({remedy}|another path)"):
+                use()
+    assert same(store, SUM, keys(40), rows)
+    assert store.check() == 0
+    store.write({SUM: vectors(300, 100)}, keys(300, "new"))
+    assert same(store, SUM, keys(300, "new"), vectors(300, 100))
+
+
+def test_what_a_killed_writer_left_is_mended_or_said(shelf):
+    path = shelf / "v.sqlite"
+    rows = filled(path, n=300, width=2000)
+    killed = """
+import os, sqlite3, sys
+connection = sqlite3.connect(sys.argv[1])
+connection.execute("PRAGMA cache_size=1")  # so that pages go into the file before the commit
+connection.execute("UPDATE chunks SET vectors=zeroblob(10000)")
+os._exit(9)
+"""
+    assert subprocess.run([sys.executable, "-c", killed, path]).returncode == 9
+    assert (shelf / "v.sqlite-journal").exists()
+    with read_only(shelf), pytest.raises(DataError, match="killed left it half-written; open it"):
+        VectorStore(path)
+    for file in shelf.iterdir():
+        file.chmod(0o644)
+    assert same(VectorStore(path), SUM, keys(300), rows)
+
+
+def test_a_store_that_is_gone_is_named_and_not_made_anew(tmp_path):
+    filled(tmp_path / "v.sqlite")
+    store = VectorStore(tmp_path / "v.sqlite")
+    store.path.unlink()
+    with pytest.raises(DataError, match=r"v\.sqlite cannot be used now .*; it is gone"):
+        store.read(SUM, keys(2))
+    assert not store.path.exists()
+
+
 def flip(path: Path, position: int, mask: int = 0xFF) -> None:
     with path.open("r+b") as file:
         file.seek(position)
@@ -510,7 +625,14 @@ def test_a_description_of_rows_with_another_size_is_an_error(tmp_path):
         VectorStore(path).read(SUM, keys(2))
 
 
-@pytest.mark.parametrize("facts", [None, "{", "[]", '{"name": "gemma"}', b"{}"])
+@pytest.mark.parametrize(
+    "facts",
+    [
+        *(None, "{", "[]", "3", '{"name": "gemma"}', '{"checksum": 1}', b"{}", "[" * 9999),
+        json.dumps(asdict(FACTS)),  # of a version whose fingerprints nothing has any more
+        json.dumps({**asdict(FACTS), "n_layers": 4, "checksum": "0" * 16}),
+    ],
+)
 def test_a_model_whose_facts_cannot_be_read_is_not_known(tmp_path, facts):
     path = tmp_path / "v.sqlite"
     filled(path)
@@ -551,21 +673,28 @@ def test_a_damaged_index_of_what_is_not_a_row_is_found(tmp_path):
             VectorStore(path).check(repair=repair)
 
 
-def test_whatever_byte_is_flipped_no_wrong_number_comes_and_nothing_crashes(tmp_path):
+LAYER = SUM._replace(layers="1")
+
+
+def test_whatever_byte_is_flipped_nothing_wrong_comes_and_nothing_crashes(tmp_path):
     whole_path, path = tmp_path / "whole.sqlite", tmp_path / "v.sqlite"
     rows = filled(whole_path, n=12, width=20)
     expected = {SUM: rows, EACH: rows.reshape(12, 2, -1).half().float()}
+    expected[LAYER] = vectors(12, 20, seed=1)
+    VectorStore(whole_path).write({LAYER: expected[LAYER]}, keys(12))
+    truth = VectorStore(whole_path).contents()
+    unknown = truth.assign(model=truth["fingerprint"])
     whole = whole_path.read_bytes()
     used = np.flatnonzero(np.frombuffer(whole, np.uint8))
     generator = np.random.default_rng(0)
     outcomes = []
-    for position in [*used[used < 120], *generator.choice(used, 120, replace=False)]:
+    for position in [*used[used < 120], *generator.choice(used, 180, replace=False)]:
         path.write_bytes(whole)
-        flip(path, int(position), int(generator.integers(1, 256)))
+        flip(path, int(position), int(generator.choice([1 << generator.integers(8), 0xFF])))
         for suffix in ("-wal", "-shm", "-journal"):
             path.with_name(path.name + suffix).unlink(missing_ok=True)
         outcome = "right"
-        for step in ("read", "contents", "check", "repair", "read"):
+        for step in ("read", "has", "contents", "recall", "check", "repair", "read"):
             try:
                 store = VectorStore(path)
                 if step == "read":
@@ -574,9 +703,13 @@ def test_whatever_byte_is_flipped_no_wrong_number_comes_and_nothing_crashes(tmp_
                         assert read is None or torch.equal(read[found], values[found])
                         if not found.all():
                             outcome = "missing"
-                    store.recall(FACTS.source, "float32")
+                elif step == "has":
+                    assert not store.has(SUM._replace(layers="3"), keys(12)).any()
                 elif step == "contents":
-                    store.contents()
+                    table = store.contents()
+                    assert table.equals(truth) or table.equals(unknown)
+                elif step == "recall":
+                    assert store.recall(FACTS.source, "float32") in (None, FACTS)
                 else:
                     store.check(repair=step == "repair")
             except DataError as error:
@@ -584,6 +717,46 @@ def test_whatever_byte_is_flipped_no_wrong_number_comes_and_nothing_crashes(tmp_
         outcomes.append(outcome)
     assert set(outcomes) == {"right", "missing", "error"}
     assert outcomes.count("error") > 20
+
+
+def test_rows_of_one_layer_are_never_those_of_another(tmp_path):
+    path = tmp_path / "v.sqlite"
+    VectorStore(path).write({LAYER: vectors(3, 4)}, keys(3))
+    change(path, "UPDATE spaces SET layers='3'")  # one bit
+    for layers in ("1", "3"):
+        for use in (VectorStore(path).read, VectorStore(path).has):
+            with pytest.raises(DataError, match=r"'3'.* does not match its checksum"):
+                use(SUM._replace(layers=layers), keys(3))
+
+
+def test_a_store_of_before_the_seals_is_read(tmp_path):
+    path = tmp_path / "v.sqlite"
+    rows = filled(path)
+    connection = sqlite3.connect(path)
+    connection.execute("DROP TABLE seals")
+    connection.close()
+    store = VectorStore(path)
+    assert same(store, SUM, keys(40), rows)
+    store.write({SUM: vectors(2, 100)}, keys(2, "new"))
+    assert same(store, SUM, keys(40), rows)
+    assert store.check() == 0
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["DELETE FROM rows WHERE space=1", "DELETE FROM chunks WHERE id=1", "DELETE FROM spaces"],
+)
+def test_an_index_that_disagrees_with_the_rows_is_said(tmp_path, statement):
+    path = tmp_path / "v.sqlite"
+    filled(path)
+    connection = sqlite3.connect(path)
+    connection.execute(statement)
+    connection.commit()
+    connection.close()
+    with pytest.raises(DataError, match=r"v\.sqlite.* its index disagrees .*--repair"):
+        VectorStore(path).contents()
+    assert VectorStore(path).check(repair=True) > 0
+    VectorStore(path).contents()
 
 
 # What is inside
@@ -1042,6 +1215,20 @@ def test_the_command_prunes(tmp_path):
     shown = " ".join(run("--file", store.path, "--prune-component", "ffn").output.split())
     assert "removed rows 250" in shown
     assert re.search(r"megabytes given back [01]\.\d", shown)
+
+
+def test_the_command_says_whose_rows_nobody_reads_and_prunes_them(tmp_path):
+    store, _ = big(tmp_path / "v.sqlite")  # of "f" * 16, nothing is known
+    shown = run("--file", store.path)
+    said = " ".join(shown.output.split())
+    assert "750 rows (3.0 MB) are of models that this store does not know" in said
+    assert json.loads(run("--file", store.path, "--json").stdout)["unknown_models"] == ["f" * 16]
+    pruned = json.loads(run("--file", store.path, "--prune-unknown", "--json").stdout)
+    assert (pruned["removed_rows"], pruned["unknown_models"]) == (750, [])
+    assert len(pruned["contents"]) == 3
+    again = run("--file", store.path, "--prune-unknown")
+    assert "does not know" not in again.output
+    assert re.search(r"removed rows +0", again.output)
 
 
 def test_the_command_checks_and_repairs(tmp_path):

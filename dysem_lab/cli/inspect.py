@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from dysem_lab import paths
-from dysem_lab.cli.terminal import Json, print_json, print_table
+from dysem_lab.cli.terminal import Json, err, print_json, print_table
 from dysem_lab.errors import InputError
 
 
@@ -73,6 +73,9 @@ def store(
     prune_layers: Annotated[
         str | None, typer.Option(help="Remove sum or each; with others, what matches all.")
     ] = None,
+    prune_unknown: Annotated[
+        bool, typer.Option("--prune-unknown", help="Remove what is of models it does not know.")
+    ] = False,
     check: Annotated[
         bool, typer.Option("--check", help="Read every row and count the damaged ones.")
     ] = False,
@@ -88,23 +91,28 @@ def store(
         raise InputError(f"no file {file}; --file takes a store that a capture has made")
     kept = VectorStore(file)
     report: dict[str, object] = {"path": kept.path}
-    pruned = {"model": prune_model, "component": prune_component, "layers": prune_layers}
-    if any(value is not None for value in pruned.values()):
+    named = {"model": prune_model, "component": prune_component, "layers": prune_layers}
+    pruned = [named] if any(value is not None for value in named.values()) else []
+    if prune_unknown:
+        pruned += [{"model": fingerprint} for fingerprint in kept.unknown()]
+    if pruned or prune_unknown:
         before = kept.n_bytes
-        report["removed_rows"] = kept.prune(**pruned)
+        report["removed_rows"] = sum(kept.prune(**what) for what in pruned)
         report["megabytes_given_back"] = (before - kept.n_bytes) / 1e6
     damaged = kept.check(repair=repair) if check or repair else 0
     if check or repair:
         report["damaged_rows"] = damaged
         report["repaired"] = repair
-    table = kept.contents()
+    table, unknown = kept.contents(), kept.unknown()
     report["megabytes"] = kept.n_bytes / 1e6
+    report["unknown_models"] = unknown
     if as_json:
         print_json({**report, "contents": table.to_dict(orient="records")})
     else:
         facts = {
             name.replace("_", " "): f"{value:,.1f}" if isinstance(value, float) else value
             for name, value in report.items()
+            if name != "unknown_models"
         }
         print_table("Vector store", ("", ""), facts.items())
         columns = ["model", "dtype", "component", "layers", "precision", "rows"]
@@ -116,6 +124,16 @@ def store(
                 for _, row in table.iterrows()
             ),
         )
+        if unknown:
+            of_them = table[table["fingerprint"].isin(unknown)]
+            err.print(
+                f"{of_them['rows'].sum():,} rows ({of_them['megabytes'].sum():,.1f} MB) are of "
+                "models that this store does not know: made by an earlier version, say. Nothing "
+                "reads them before such a model is loaded again; `dysem-lab store "
+                "--prune-unknown` removes them",
+                highlight=False,
+                markup=False,
+            )
     if damaged and not repair:
         raise typer.Exit(1)
 
@@ -142,7 +160,7 @@ def doctor(as_json: Json = False) -> None:
         "cores": torch.get_num_threads(),
         "GPU": gpu or "none; models run on the CPU in float32",
         "embedded models": "all installed" if not missing else f"missing: {'; '.join(missing)}",
-        "cache": paths.cache_dir(),
+        "cache": _cache(),
         f"data ({paths.DATA_VARIABLE})": "not set; 'stsb' comes from the hub, 'demo' needs none"
         if data is None
         else data
@@ -156,3 +174,11 @@ def doctor(as_json: Json = False) -> None:
         print_json(facts)
     else:
         print_table("dysem-lab doctor", ("", ""), facts.items())
+
+
+def _cache() -> Path | str:
+    """Return the cache, or why there is none."""
+    try:
+        return paths.cache_dir()
+    except InputError as error:
+        return str(error)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dysem_lab import paths
-from dysem_lab.errors import DysemLabError, ModelError
+from dysem_lab.errors import DysemLabError, InputError, ModelError
 from dysem_lab.models.activations import COMPONENTS, MEANS, capture
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.passes import pad, run
@@ -50,7 +50,8 @@ def check_once(lens: LensModel) -> None:
         lens.shares_prefix = bool(passed["shares_prefix"])
         return
     check_model(lens)
-    with contextlib.suppress(OSError):  # a cache that cannot be written: checked each time
+    # A cache that cannot be written: checked each time.
+    with contextlib.suppress(OSError, InputError):
         record = paths.passed_check_path(key)
         own = record.with_suffix(f".{os.getpid()}")  # renamed when whole
         passed = {"model": lens.name, "shares_prefix": lens.shares_prefix}

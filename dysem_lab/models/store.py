@@ -52,6 +52,9 @@ SCHEMA = (
     # `keys` are those of the rows, in their order, one after the other.
     "CREATE TABLE IF NOT EXISTS chunks (id INTEGER PRIMARY KEY, space INTEGER REFERENCES spaces, "
     "keys BLOB, checksum BLOB, vectors BLOB)",
+    # The checksum of a space's description: where a flipped bit makes layer 1 of it layer 3, the
+    # rows would be served as that layer's. Spaces made by earlier versions have none.
+    "CREATE TABLE IF NOT EXISTS seals (space INTEGER PRIMARY KEY REFERENCES spaces, checksum BLOB)",
     # In which chunk a row is.
     "CREATE TABLE IF NOT EXISTS rows (space INTEGER REFERENCES spaces, prompt BLOB, "
     "chunk INTEGER REFERENCES chunks, PRIMARY KEY (space, prompt)) WITHOUT ROWID",
@@ -129,6 +132,11 @@ class _Shelf(NamedTuple):
     def row_bytes(self) -> int:
         """Bytes of one row's values."""
         return PRECISIONS[self.precision].itemsize * math.prod(self.shape)
+
+    @property
+    def seal(self) -> bytes:
+        """Checksum of this description."""
+        return xxhash.xxh3_64_digest(json.dumps(self).encode())
 
 
 class VectorStore:
@@ -208,7 +216,8 @@ class VectorStore:
     ) -> None:
         """Add the rows of those of n keys that have none yet."""
         precision, shape = self._precision(space.layers), tuple(vectors.shape[1:])
-        number = self._shelved(connection, space, precision, shape)
+        shelf = self._shelved(connection, space, precision, shape)
+        number = shelf.number
         n_rows = max(1, VALUES_PER_CHUNK // max(1, math.prod(shape)))
         (first,) = connection.execute("SELECT coalesce(max(id), 0) + 1 FROM chunks").fetchone()
 
@@ -240,9 +249,7 @@ class VectorStore:
                 (chunk, number, joined, _checksum(number, joined, block), block),
             )
             errors.append(error)
-        connection.execute(
-            "UPDATE spaces SET error=max(error, ?) WHERE id=?", (max(errors), number)
-        )
+        self._seal(connection, shelf._replace(error=max(shelf.error, *errors)))
 
     def has(self, space: Space, prompts: Sequence[str]) -> Bool[np.ndarray, " n"]:
         """Return which prompt keys have their row, at least as exact as the store's precision."""
@@ -302,10 +309,11 @@ class VectorStore:
     def _shelves(self, connection: sqlite3.Connection) -> list[_Shelf]:
         """Return what the file says it holds, once that makes sense."""
         query = (
-            "SELECT id, fingerprint, dtype, component, layers, precision, shape, error FROM spaces"
+            "SELECT id, fingerprint, dtype, component, layers, precision, shape, error, checksum "
+            "FROM spaces LEFT JOIN seals ON space=id"
         )
         shelves = []
-        for number, *space, precision, shape, error in connection.execute(query):
+        for number, *space, precision, shape, error, seal in connection.execute(query):
             sizes = _sizes(shape)
             typed = isinstance(error, float) and all(isinstance(value, str) for value in space)
             if sizes is None or not typed or precision not in PRECISIONS:
@@ -314,6 +322,11 @@ class VectorStore:
                     f"{shape!r} for {space}; move it away"
                 )
             shelves.append(_Shelf(number, Space(*space), precision, sizes, error))
+            if seal not in (None, shelves[-1].seal):
+                raise DataError(
+                    f"{self.path} is damaged: that it has rows of {precision} and {shape} for "
+                    f"{space} does not match its checksum; move it away"
+                )
         return shelves
 
     def _accepted(self, connection: sqlite3.Connection, space: Space) -> list[_Shelf]:
@@ -336,8 +349,8 @@ class VectorStore:
         space: Space,
         precision: str,
         shape: tuple[int, ...],
-    ) -> int:
-        """Return the id of a space in one precision, made if it is new."""
+    ) -> _Shelf:
+        """Return a space in one precision, made if it is new."""
         for shelf in self._shelves(connection):
             if shelf.space == space and shelf.shape != shape:
                 raise InputError(
@@ -345,21 +358,31 @@ class VectorStore:
                     f"shape {list(shelf.shape)}; `dysem-lab store` prunes them"
                 )
             if shelf.space == space and shelf.precision == precision:
-                return shelf.number
+                return shelf
         made = connection.execute(
             "INSERT INTO spaces (fingerprint, dtype, component, layers, precision, shape) "
             "VALUES (?, ?, ?, ?, ?, ?) RETURNING id",
             (*space, precision, json.dumps(shape)),
         )
-        return made.fetchone()[0]
+        return _Shelf(made.fetchone()[0], space, precision, shape, 0.0)
+
+    def _seal(self, connection: sqlite3.Connection, shelf: _Shelf) -> None:
+        """Write down the error of a space, and the checksum of its description."""
+        connection.execute("UPDATE spaces SET error=? WHERE id=?", (shelf.error, shelf.number))
+        connection.execute("REPLACE INTO seals VALUES (?, ?)", (shelf.number, shelf.seal))
 
     def remember(self, facts: ModelFacts) -> None:
-        """Keep what is known of a loaded model under the digest of its source."""
-        with self._database.connection() as connection:
-            connection.execute(
-                "INSERT OR REPLACE INTO models VALUES (?, ?, ?)",
-                (facts.source, facts.dtype, json.dumps(asdict(facts))),
-            )
+        """Keep what is known of a loaded model under the digest of its source.
+
+        Known facts are not written again, and a file that cannot be written goes without: the facts
+        save a load, and what reads stored vectors does not need them.
+        """
+        if self.recall(facts.source, facts.dtype) == facts:
+            return
+        kept = asdict(facts)
+        row = (facts.source, facts.dtype, json.dumps({**kept, "checksum": _digest(kept)}))
+        with contextlib.suppress(DataError), self._database.connection() as connection:
+            connection.execute("INSERT OR REPLACE INTO models VALUES (?, ?, ?)", row)
 
     def recall(self, source: str, dtype: str) -> ModelFacts | None:
         """Return the facts of a model that was loaded before, or None."""
@@ -372,11 +395,21 @@ class VectorStore:
     def contents(self) -> pd.DataFrame:
         """Return one row per space and precision, with its count of rows and megabytes.
 
-        ``error`` is the largest ‖stored − captured‖ / ‖captured‖ of a row (0 for float32).
+        ``model`` is its name, or its fingerprint where the store does not know the model. ``error``
+        is the largest ‖stored − captured‖ / ‖captured‖ of a row (0 for float32).
+
+        Raises:
+            DataError: The file is damaged, or its index disagrees with its rows.
         """
         with self._snapshot() as connection:
             shelves = self._shelves(connection)
             counts = dict(connection.execute("SELECT space, count(*) FROM rows GROUP BY space"))
+            described = {shelf.number for shelf in shelves}
+            if counts != _n_rows(connection) or not described.issuperset(counts):
+                raise DataError(
+                    f"{self.path} is damaged: its index disagrees with its rows; `dysem-lab store "
+                    "--repair` mends it, and the next run makes again what is lost"
+                )
             names = {facts.fingerprint: facts.name for facts in _known(connection)}
         rows = [
             {
@@ -395,6 +428,13 @@ class VectorStore:
         return table.sort_values(
             ["model", "dtype", "layers", "component", "precision"], ignore_index=True
         )
+
+    def unknown(self) -> list[str]:
+        """Return the fingerprints that have rows but no known model: nothing reads such rows."""
+        with self._snapshot() as connection:
+            known = {facts.fingerprint for facts in _known(connection)}
+            found = {shelf.space.fingerprint for shelf in self._shelves(connection)}
+        return sorted(found - known)
 
     def prune(
         self,
@@ -439,6 +479,7 @@ class VectorStore:
                 number = (shelf.number,)
                 connection.execute("DELETE FROM chunks WHERE space=?", number)
                 removed = connection.execute("DELETE FROM rows WHERE space=?", number).rowcount
+                connection.execute("DELETE FROM seals WHERE space=?", number)
                 connection.execute("DELETE FROM spaces WHERE id=?", number)
                 n_rows += removed
                 n_bytes += removed * shelf.row_bytes
@@ -513,12 +554,33 @@ def prompt_key(prompt: str, max_tokens: int) -> str:
 
 
 def _known(connection: sqlite3.Connection) -> list[ModelFacts]:
-    """Return the facts that can be read; a model whose facts cannot is one not known yet."""
+    """Return the facts that can be read and are whole; of the other models nothing is known."""
     known = []
     for row in connection.execute("SELECT facts FROM models"):
-        with contextlib.suppress(TypeError, ValueError):
-            known.append(ModelFacts(**json.loads(row[0])))
+        with contextlib.suppress(TypeError, ValueError, KeyError, AttributeError, RecursionError):
+            facts = json.loads(row[0])
+            if facts.pop("checksum") == _digest(facts):
+                known.append(ModelFacts(**facts))
     return known
+
+
+def _digest(facts: Mapping[str, Any]) -> str:
+    """Return the checksum of a model's facts."""
+    return xxhash.xxh3_64_hexdigest(json.dumps(facts, sort_keys=True).encode())
+
+
+def _n_rows(connection: sqlite3.Connection) -> dict[int, int]:
+    """Return space → number of its rows, as the chunks have them."""
+    stored: dict[int, set[bytes]] = {}
+    query = "SELECT space, keys FROM chunks WHERE typeof(keys)='blob'"
+    for number, joined in connection.execute(query):
+        stored.setdefault(number, set()).update(_split(joined))
+    return {number: len(keys) for number, keys in stored.items()}
+
+
+def _split(joined: bytes) -> list[bytes]:
+    """Return the keys of a chunk's rows."""
+    return [joined[at : at + KEY_BYTES] for at in range(0, len(joined), KEY_BYTES)]
 
 
 def _sizes(shape: object) -> tuple[int, ...] | None:
@@ -583,8 +645,7 @@ def _whole_rows(
     joined, checksum, vectors = stored
     if checksum != _checksum(shelf.number, joined, vectors):
         return {}
-    keys = [joined[at : at + KEY_BYTES] for at in range(0, len(joined), KEY_BYTES)]
-    size = shelf.row_bytes
+    keys, size = _split(joined), shelf.row_bytes
     if len(vectors) != size * len(keys):
         return {}
     view = memoryview(vectors)
