@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import plotly.graph_objects as go
 
+from dysem_lab import paths
 from dysem_lab.errors import DysemLabError, InputError, choices
 from dysem_lab.startup import import_nbformat
 
@@ -47,87 +48,10 @@ class View(NamedTuple):
     text: str
 
 
-# JupyterLab's variables follow its theme, and Voilà has them too. Figures are drawn for paper, so
-# that what is downloaded is readable anywhere; here their ground and their letters follow the
-# theme. Text inputs take the direction of what is written in them.
-STYLE = """<style>
-.dysem-panel, .dysem-panel .widget-label, .dysem-panel .widget-html-content {
-  color: var(--jp-ui-font-color1); }
-.dysem-panel input, .dysem-panel textarea { unicode-bidi: plaintext; text-align: start; }
-.dysem-panel table { border-collapse: collapse; }
-.dysem-panel th, .dysem-panel td { padding: 2px 10px 2px 0; text-align: start; vertical-align: top;
-  unicode-bidi: plaintext; }
-.dysem-panel .dysem-error { color: var(--jp-error-color1); font-weight: 600; }
-.dysem-panel .js-plotly-plot .main-svg, .dysem-panel .js-plotly-plot .bg {
-  background: transparent !important; }
-.dysem-panel .js-plotly-plot .bglayer .bg, .dysem-panel .js-plotly-plot .legend .bg {
-  fill: transparent !important; }
-.dysem-panel .js-plotly-plot .infolayer text, .dysem-panel .js-plotly-plot .cartesianlayer text {
-  fill: var(--jp-ui-font-color1) !important; }
-.dysem-panel .js-plotly-plot .gridlayer path, .dysem-panel .js-plotly-plot .zerolinelayer path {
-  stroke: var(--jp-border-color2) !important; }
-.dysem-take { display: flex; flex-wrap: wrap; gap: 6px; align-items: center; margin: 4px 2px; }
-.dysem-take input { flex: 1 1 20rem; min-width: 0; padding: 4px 6px;
-  font-family: var(--jp-code-font-family, monospace); font-size: var(--jp-code-font-size, 13px);
-  color: var(--jp-ui-font-color1); background: var(--jp-layout-color2);
-  border: 1px solid var(--jp-border-color1); }
-.dysem-take button { padding: 4px 10px; color: var(--jp-ui-font-color1);
-  background: var(--jp-layout-color2); border: 1px solid var(--jp-border-color1); }
-</style>"""
-
-# The browser makes the file, out of one message: a link that holds a figure of 5 MB is refused by
-# browsers, and would travel with every move of a slider.
-TAKE_AWAY = """
-function render({ model, el }) {
-  const row = document.createElement("div");
-  row.className = "dysem-take";
-  const label = document.createElement("label");
-  label.textContent = "Python";
-  const line = document.createElement("input");
-  line.readOnly = true;
-  line.setAttribute("aria-label", "Python that reproduces this view");
-  label.append(line);
-  label.style.cssText = "display: flex; flex: 1 1 24rem; gap: 6px; align-items: center";
-  const copy = document.createElement("button");
-  copy.textContent = "Copy as Python";
-  const save = document.createElement("button");
-  save.textContent = "Download figure";
-  // Plotly measures its cell when it draws, which may be before the cell is shown or in the middle
-  // of a change of theme, and it keeps that width where the next view has another height. So what
-  // counts is whether the figure fills its cell now.
-  const fit = () => {
-    const plot = el.closest(".dysem-panel")?.querySelector(".js-plotly-plot");
-    const drawn = plot?.querySelector(".main-svg");
-    if (!drawn || !plot.clientWidth) return;
-    const gap = drawn.getBoundingClientRect().width - plot.getBoundingClientRect().width;
-    if (Math.abs(gap) <= 1) return;
-    delete plot.layout.width;
-    window.dispatchEvent(new Event("resize"));
-  };
-  const fitting = setInterval(fit, 250);
-  const show = () => { line.value = model.get("python"); };
-  copy.onclick = () => { line.select(); document.execCommand("copy"); };
-  save.onclick = () => model.send({ wants: "figure" });
-  const receive = (message, buffers) => {
-    const link = document.createElement("a");
-    link.href = URL.createObjectURL(new Blob([buffers[0]], { type: "text/html" }));
-    link.download = message.name;
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 60000);
-  };
-  model.on("change:python", show);
-  model.on("msg:custom", receive);
-  row.append(label, copy, save);
-  el.append(row);
-  show();
-  return () => {
-    model.off("change:python", show);
-    model.off("msg:custom", receive);
-    clearInterval(fitting);
-  };
-}
-export default { render };
-"""
+STYLE, TAKE_AWAY = (
+    paths.package_file(f"explorers/panel.{kind}").read_text(encoding="utf-8")
+    for kind in ("css", "js")
+)
 
 
 def library(name: str) -> Any:
@@ -240,7 +164,7 @@ class Panel:
         self._pending = False
         self._thread: threading.Thread | None = None
         self._cancel = threading.Event()
-        self._style = widgets.HTML(STYLE, layout={"display": "none"})
+        self._style = widgets.HTML(f"<style>{STYLE}</style>", layout={"display": "none"})
         self._text, self._message = widgets.HTML(), widgets.HTML()
         self.plot = go.FigureWidget()
         self.plot._config = {"responsive": True}
