@@ -16,7 +16,8 @@ import dysem_lab
 from dysem_lab.cli import cli
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-HOMES: dict[str, str] = dysem_lab._MODULE_OF
+STUB = (REPOSITORY / "dysem_lab" / "__init__.pyi").read_text(encoding="utf-8")
+HOMES = {name: home for home, name in re.findall(r"^from \.([\w.]+) import (\w+)", STUB, re.M)}
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
 NAME = re.compile(r"<code>((?:dysem_lab|dl)\.[\w.]+)</code>")
 

@@ -23,6 +23,8 @@ from tests.conftest import REPOSITORY
 DOCS = REPOSITORY / "docs"
 PACKAGE = REPOSITORY / "dysem_lab"
 PAGES = {path.relative_to(DOCS).as_posix(): path.read_text("utf-8") for path in DOCS.rglob("*.md")}
+STUB = (PACKAGE / "__init__.pyi").read_text("utf-8")
+HOMES = {name: home for home, name in re.findall(r"^from \.([\w.]+) import (\w+)", STUB, re.M)}
 GALLERY = "figures/README.md"  # a hook takes it from where the batch job writes it
 FENCE = re.compile(r"^```(\w*)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 HEADING = re.compile(r"^#{1,6} (.+?)(?: \{#([\w-]+)\})?$", re.MULTILINE)
@@ -166,7 +168,7 @@ def test_every_public_name_is_in_the_reference():
     for module in modules:
         assert (PACKAGE / f"{module.replace('.', '/')}.py").is_file(), module
     homes = {
-        *dysem_lab._MODULE_OF.values(),
+        *HOMES.values(),
         *(f"explorers.{p.stem}" for p in PACKAGE.glob("explorers/*_explorer.py")),
     }
     for module in homes:
@@ -198,7 +200,7 @@ def test_commands_are_ones_that_the_command_line_accepts():
 
 @pytest.mark.parametrize("page", RUNNABLE)
 def test_code_runs_and_prints_what_the_page_says(page, embedded, monkeypatch):
-    monkeypatch.setattr("dysem_lab.models.loading.load_model", lambda name: embedded(name))
+    monkeypatch.setattr(dysem_lab, "load_model", embedded)
     namespace = {"__name__": "page"}
     blocks = [block for block in FENCE.findall(PAGES[page]) if block[0] in ("python", "text")]
     printed = None
@@ -232,7 +234,7 @@ def test_the_site_builds_strictly_and_needs_no_network(tmp_path):
     assert (tmp_path / "mathematics" / "index.html").read_text("utf-8").count("<math ") > 30
     everything = "\n".join(pages.values())
     for name in dysem_lab.__all__:
-        assert f'id="dysem_lab.{dysem_lab._MODULE_OF[name]}.{name}"' in everything, name
+        assert f'id="dysem_lab.{HOMES[name]}.{name}"' in everything, name
     gallery = (tmp_path / "figures" / "index.html").read_text("utf-8")
     images = re.findall(r'<img[^>]+src="([^"]+)"', gallery)
     assert len(images) == (REPOSITORY / GALLERY).read_text("utf-8").count("![")

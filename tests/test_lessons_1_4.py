@@ -197,11 +197,9 @@ def test_notebooks_have_goals_short_cells_no_outputs_and_every_exercise_once(num
 @pytest.mark.parametrize("number", LESSONS)
 def test_a_solved_copy_runs_and_passes_every_check(number, embedded, monkeypatch):
     lens, load = embedded(MODELS[number]), dl.load_data
-    monkeypatch.setattr("dysem_lab.models.loading.load_model", lambda name: lens)
+    monkeypatch.setattr(dl, "load_model", lambda name: lens)
     # Twelve pairs: whether the cells run and the checks pass does not depend on how many there are.
-    monkeypatch.setattr(
-        "dysem_lab.data.sts.load_data", lambda *where, **options: load(*where, **options).head(12)
-    )
+    monkeypatch.setattr(dl, "load_data", lambda *where, **options: load(*where, **options).head(12))
     progress = LESSONS[number].LESSON.progress
     variables = run_lesson(number, solutions(number))
     assert variables["lens"] is lens
@@ -213,7 +211,7 @@ def test_an_unsolved_copy_stops_at_the_first_exercise_with_a_sentence(
     number, embedded, monkeypatch
 ):
     lens = embedded(MODELS[number])
-    monkeypatch.setattr("dysem_lab.models.loading.load_model", lambda name: lens)
+    monkeypatch.setattr(dl, "load_model", lambda name: lens)
     with pytest.raises(NotSolvedError, match=r"Exercise 1, .* is still open: .* hint\(1\)"):
         run_lesson(number, {})
 
