@@ -27,7 +27,7 @@ from dysem_lab.models.loading import source_digest
 from dysem_lab.models.store import Space
 
 EXECUTED = "executed"  # folder of executed notebooks, logs and stamps inside the output folder
-NOT_OF_FIGURES = ("cli/", "explorers/", "lessons/")  # what no figure notebook imports
+NOT_OF_FIGURES = ("cli/", "explorers/")  # what no figure notebook imports
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,8 @@ import pytest
 import torch
 
 import dysem_lab as dl
-from dysem_lab.errors import InputError
-from dysem_lab.lessons import lesson1, lesson2, lesson3, lesson4
-from dysem_lab.lessons.checks import (
+from checks import lesson1, lesson2, lesson3, lesson4
+from checks.frame import (
     Lesson,
     NotSolvedError,
     require,
@@ -20,7 +19,8 @@ from dysem_lab.lessons.checks import (
     require_number,
     require_tensor,
 )
-from dysem_lab.lessons.tools import record, tokens_of
+from checks.tools import record, tokens_of
+from dysem_lab.errors import InputError
 from tests.lesson_notebooks import (
     code_cells,
     exercise_number,

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import dysem_lab as dl
-from dysem_lab.lessons import lesson5, lesson6, lesson7
-from dysem_lab.lessons.checks import NotSolvedError, Solved
-from dysem_lab.lessons.lesson5 import forward
+from checks import lesson5, lesson6, lesson7
+from checks.frame import NotSolvedError, Solved
+from checks.lesson5 import forward
 from tests.lesson_notebooks import code_cells, exercise_number, run_lesson, solutions
 
 LESSONS = {5: lesson5, 6: lesson6, 7: lesson7}

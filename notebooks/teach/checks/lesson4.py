@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dysem_lab.lessons.checks import (
+from checks.frame import (
     Lesson,
     WrongError,
     name_mistake,

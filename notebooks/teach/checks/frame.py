@@ -2,7 +2,7 @@
 
 A lesson is a module with a `Lesson` and one checked function per exercise::
 
-    # dysem_lab/lessons/lesson1.py
+    # checks/lesson1.py
     LESSON = Lesson(1, "Hook points and the residual stream")
     check, hint, progress = LESSON.check, LESSON.hint, LESSON.progress
 
@@ -20,7 +20,7 @@ A lesson is a module with a `Lesson` and one checked function per exercise::
 
 and a notebook whose exercise cells (cell tag "exercise") end with the call::
 
-    from dysem_lab.lessons.lesson1 import check, hint, progress  # in the first cell
+    from checks.lesson1 import check, hint, progress  # in the first cell
 
     def cumulative(each):  # an exercise cell, as the student finds it
         ...

@@ -8,16 +8,16 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from dysem_lab.analyses.dysem_analyses import pair_cosine
-from dysem_lab.data.sts import STSData
-from dysem_lab.evaluate import paired_difference, score, spearman
-from dysem_lab.lessons.checks import (
+from checks.frame import (
     Lesson,
     require,
     require_close,
     require_number,
     require_tensor,
 )
+from dysem_lab.analyses.dysem_analyses import pair_cosine
+from dysem_lab.data.sts import STSData
+from dysem_lab.evaluate import paired_difference, score, spearman
 
 LESSON = Lesson(7, "Being sceptical")
 check, hint, progress = LESSON.check, LESSON.hint, LESSON.progress

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from dysem_lab.lessons.checks import (
+from checks.frame import (
     Lesson,
     UnsolvedError,
     WrongError,

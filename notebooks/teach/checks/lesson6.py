@@ -10,18 +10,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dysem_lab.analyses.predictions import next_token_probabilities
-from dysem_lab.evaluate import spearman
-from dysem_lab.figures.style import PALETTE, layout
-from dysem_lab.lessons.checks import (
+from checks.frame import (
     Lesson,
     require,
     require_close,
     require_number,
     require_tensor,
 )
-from dysem_lab.lessons.lesson5 import HookFunction, forward
-from dysem_lab.lessons.tools import record
+from checks.lesson5 import HookFunction, forward
+from checks.tools import record
+from dysem_lab.analyses.predictions import next_token_probabilities
+from dysem_lab.evaluate import spearman
+from dysem_lab.figures.style import PALETTE, layout
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.passes import MAX_TOKENS, Hook, keys_and_values, pad, run, tokenize
 

@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from checks.frame import Lesson, require, require_close, require_number, require_tensor
+from checks.tools import record, tokens_of
 from dysem_lab.encoders.contrastive import ContrastivePrompting
 from dysem_lab.errors import InputError
 from dysem_lab.figures.style import layout
 from dysem_lab.joint import cosine
-from dysem_lab.lessons.checks import Lesson, require, require_close, require_number, require_tensor
-from dysem_lab.lessons.tools import record, tokens_of
 from dysem_lab.models.activations import capture
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.passes import MAX_TOKENS, Hook, pad, run, tokenize

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from dysem_lab.lessons.checks import (
+from checks.frame import (
     Lesson,
     WrongError,
     name_mistake,
@@ -14,7 +14,7 @@ from dysem_lab.lessons.checks import (
     require_close,
     require_tensor,
 )
-from dysem_lab.lessons.tools import record
+from checks.tools import record
 from dysem_lab.models.lens import LensModel
 
 LESSON = Lesson(1, "Hook points and the residual stream")

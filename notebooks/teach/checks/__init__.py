@@ -1,0 +1,1 @@
+"""The self-checks of the lessons in the folder above, one module per lesson."""
