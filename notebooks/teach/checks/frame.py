@@ -9,10 +9,10 @@ A lesson is a module with a `Lesson` and one checked function per exercise::
     @LESSON.exercise(2, "Cumulative sums", hints=("What is A^2 for a^1 = 1, a^2 = 2?", "…"))
     def cumulative(add_up: Callable[[Tensor], Tensor]) -> str:
         each = torch.tensor([[1.0], [2.0], [4.0]])
-        found = require_tensor(add_up(each), (3, 1), "cumulative")
         require_close(
-            found,
+            add_up(each),
             torch.tensor([[1.0], [3.0], [7.0]]),
+            "cumulative",
             mistakes={"you summed over all blocks at once: …": torch.full((3, 1), 7.0)},
             otherwise="A^2 must be a^1 + a^2",
         )
@@ -351,40 +351,42 @@ def require_number(value: Any, name: str) -> float:
 
 
 def require_close(
-    found: Tensor | float,
+    found: Any,
     expected: Tensor | float,
+    name: str | None = None,
     *,
     otherwise: str,
+    shapes: Mapping[tuple[int, ...], str] | None = None,
     mistakes: Mapping[str, Tensor | float] | None = None,
     tolerance: float = TOLERANCE,
-) -> None:
-    """Raise `WrongError` unless two values agree, naming a typical mistake where one explains it.
+) -> Any:
+    """Return a value that agrees with another one.
 
     Args:
-        found: The student's value, of the shape of `expected`.
+        found: What the student gave.
         expected: What a property or a case computed by hand says that it must be.
+        name: What it is called in messages about its kind and shape; None where these were tested
+            before.
         otherwise: Message where no mistake explains the value.
+        shapes: Shape of a typical mistake → what it says of the answer.
         mistakes: Message → the value that the mistake gives, or anything of another shape; the
             first that agrees is told.
         tolerance: Largest error, relative to the largest expected value.
+
+    Raises:
+        WrongError: It is of another kind or shape, or does not agree; names a typical mistake
+            where one explains it.
     """
+    if name and isinstance(expected, Tensor):
+        found = require_tensor(found, expected.shape, name, shapes)
+    elif name:
+        found = require_number(found, name)
     if _agree(found, expected, tolerance):
-        return
-    name_mistake(found, mistakes or {}, tolerance)
-    raise WrongError(otherwise)
-
-
-def name_mistake(
-    found: Tensor | float, mistakes: Mapping[str, Tensor | float], tolerance: float = TOLERANCE
-) -> None:
-    """Raise `WrongError` with the first message whose value is the one found.
-
-    For checks that test a property next, where there is no expected value to give to
-    `require_close`.
-    """
-    for message, value in mistakes.items():
+        return found
+    for message, value in (mistakes or {}).items():
         if _agree(found, value, tolerance):
             raise WrongError(message)
+    raise WrongError(otherwise)
 
 
 def _agree(found: Tensor | float, expected: Tensor | float, tolerance: float) -> bool:

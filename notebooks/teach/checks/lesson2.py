@@ -8,13 +8,11 @@ from torch import Tensor
 from checks.frame import (
     Lesson,
     UnsolvedError,
-    WrongError,
-    name_mistake,
     require,
     require_close,
     require_tensor,
 )
-from dysem_lab.models.lens import LensModel
+from dysem_lab import LensModel
 
 LESSON = Lesson(2, "Attention outputs, value vectors and grouped queries")
 check, hint, progress = LESSON.check, LESSON.hint, LESSON.progress
@@ -102,22 +100,19 @@ def groups(for_every_head: Callable[[Tensor, int], Tensor]) -> str:
             (2, 2): "Nothing was repeated.",
         },
     )
-    name_mistake(
+    require_close(found[:, 1], 10 * found[:, 0], otherwise="A value vector came apart.")
+    require_close(
         found,
-        {
+        values.repeat_interleave(3, dim=0),
+        mistakes={
             "You repeat the whole list (a b a b a b). Query heads of one group stand next to each "
             "other: heads 0, 1, 2 read the first value vector (a a a b b b).": values.repeat(3, 1),
             "The order of the value vectors is turned round.": (
                 values.flip(0).repeat_interleave(3, dim=0)
             ),
         },
-    )
-    require_close(
-        found[:, 0],
-        torch.tensor([1.0, 1, 1, 2, 2, 2]),
         otherwise="Heads 0, 1 and 2 must read the first value vector, 3, 4 and 5 the second.",
     )
-    require_close(found[:, 1], 10 * found[:, 0], otherwise="A value vector came apart.")
     require_close(
         for_every_head(values, 2), values, otherwise="Without sharing nothing must change."
     )
@@ -157,44 +152,33 @@ def reading(
     values = torch.tensor([[[1.0, 2.0]], [[3.0, 5.0]], [[8.0, 9.0]]]).repeat(1, 2, 1)
     values[:, 1] *= 10  # [key 3, heads 2, d_head 2]; head 1 has ten times the values of head 0
     alone = torch.eye(3).repeat(2, 1, 1)
-    found = require_tensor(
+    require_close(
         read(alone, values),
-        (3, 2, 2),
+        values,
         "z for 3 tokens, 2 heads and d_head = 2",
-        mistakes={
+        shapes={
             (2, 3, 2): "The heads come first in yours; the result is [query, heads, d_head].",
             (3, 2): "The heads are added together: each head has a z of its own.",
             (2, 2): "One z per token: the axis of the queries is gone.",
         },
-    )
-    name_mistake(
-        found,
-        {
+        mistakes={
             "The softmax has been applied already: the pattern's rows add up to 1.": torch.einsum(
                 "hqk,khd->qhd", alone.softmax(-1), values
             ),
         },
-    )
-    require_close(
-        found,
-        values,
         otherwise="A token that attends to itself alone must read its own value vector, in every "
         "head; yours does not.",
     )
     sink = torch.zeros(2, 3, 3)
     sink[:, :, 0] = 1  # everyone reads the first token
     everyone_reads = values[:1].expand(3, 2, 2)
-    found = read(sink, values)
-    name_mistake(
-        found,
-        {
+    require_close(
+        read(sink, values),
+        everyone_reads,
+        mistakes={
             "You sum over the queries, not over the keys: a row of the pattern (one query) is what "
             "weighs the value vectors.": torch.einsum("hqk,qhd->khd", sink, values),
         },
-    )
-    require_close(
-        found,
-        everyone_reads,
         otherwise="Where every query attends to the first token only, every z must be the first "
         "token's value vector.",
     )
@@ -242,20 +226,17 @@ def writing(
     small_W = torch.tensor(
         [[[1.0, 0.0, 5.0], [0.0, 1.0, 6.0]], [[10.0, 0.0, 7.0], [0.0, 10.0, 8.0]]]
     )
-    found = require_tensor(
+    require_close(
         write(small_z, small_W),
-        (2, 3),
+        torch.tensor([[1.0, 2.0, 17.0], [30.0, 40.0, 53.0]]),
         "What 2 heads write to a stream of width 3",
-        mistakes={
+        shapes={
             (3,): "You added the heads together already. Keep them apart: their sum is the "
             "attention output, but the question is who wrote what.",
             (2, 2, 3): "The dimensions of the head are still there: z[h] @ W_O[h] sums over them.",
             (2, 2): "You multiplied with a transposed W_O[h]; it is [d_head, d].",
         },
-    )
-    name_mistake(
-        found,
-        {
+        mistakes={
             "Every head uses the first head's matrix; head h has its own, W_O[h].": (
                 small_z @ small_W[0]
             ),
@@ -266,10 +247,6 @@ def writing(
                 "hi,hid->hd", small_z.flip(0), small_W
             ),
         },
-    )
-    require_close(
-        found[:, :2],
-        torch.tensor([[1.0, 2.0], [30.0, 40.0]]),
         otherwise="Head 0's matrix here copies z[0] into the first two dimensions, head 1's ten "
         "times z[1]; yours does not.",
     )
@@ -305,20 +282,16 @@ def resting(on_first: Callable[[Tensor], Tensor], seen: Mapping[str, Tensor], la
             [[1.0, 0.0, 0.0], [0.4, 0.6, 0.0], [0.9, 0.06, 0.04]],
         ]
     )
-    found = require_tensor(
+    require_close(
         on_first(pattern),
-        (2,),
+        torch.tensor([0.2, 0.9]),
         "The weights of 2 heads",
-        mistakes={
+        shapes={
             (2, 3): "There is one weight per query (or key) still; only the last query is asked "
             "for, and only the first key.",
             (3,): "The heads are gone: the first axis is the head.",
             (): "This is one number for all heads; each has its own.",
         },
-    )
-    require_close(
-        found,
-        torch.tensor([0.2, 0.9]),
         mistakes={
             "You read query 0, key -1: what the first token reads from the last one, which is "
             "always 0 in a causal model. The query is the second axis, the key the third.": (
@@ -336,9 +309,11 @@ def resting(on_first: Callable[[Tensor], Tensor], seen: Mapping[str, Tensor], la
         },
         otherwise="These are not the weights that the last query gives to the first key.",
     )
-    share = on_first(seen[f"blocks.{layer}.attn.hook_pattern"][0])
-    if share.numel() != seen[f"blocks.{layer}.attn.hook_pattern"].shape[1]:
-        raise WrongError("On the model's pattern there must be one weight per head.")
+    pattern = seen[f"blocks.{layer}.attn.hook_pattern"][0]
+    share = on_first(pattern)
+    require(
+        share.numel() == len(pattern), "On the model's pattern there must be one weight per head."
+    )
     return (
         f"In block {layer + 1} the heads rest {100 * share.min():.0f} to {100 * share.max():.0f} % "
         "of their attention on the first token. That is often read as parking: a head that finds "

@@ -8,14 +8,11 @@ from torch import Tensor
 
 from checks.frame import (
     Lesson,
-    WrongError,
-    name_mistake,
     require,
     require_close,
     require_number,
-    require_tensor,
 )
-from dysem_lab.models.lens import LensModel
+from dysem_lab import LensModel
 
 LESSON = Lesson(3, "Reading a sentence vector from a prompt")
 check, hint, progress = LESSON.check, LESSON.hint, LESSON.progress
@@ -97,19 +94,16 @@ def last_real(last_token: Callable[[Tensor], Tensor]) -> str:
         f"This is one number, {positions}, for all prompts; every prompt has a last token of its "
         "own, and only the longest ends at the end of its row.",
     )
-    found = require_tensor(
+    require_close(
         positions,
-        (3,),
+        torch.tensor([2, 4, 0]),
         "The positions for a mask of 3 prompts",
-        mistakes={
+        shapes={
             (): "This is one number; every prompt has a last token of its own.",
             (5,): "This is one number per position: work along the other axis.",
             (3, 5): "This still has an axis of positions; an index per prompt is asked for.",
         },
-    ).long()
-    name_mistake(
-        found,
-        {
+        mistakes={
             "This is the last padded token, not the last real one: after the shorter prompts "
             "stands padding, and its vectors mean nothing.": torch.full((3,), 4),
             "This is the number of real tokens. Positions count from 0.": torch.tensor([3, 5, 1]),
@@ -120,26 +114,18 @@ def last_real(last_token: Callable[[Tensor], Tensor]) -> str:
                 torch.tensor([3, 0, 1])
             ),
         },
-    )
-    require_close(
-        found,
-        torch.tensor([2, 4, 0]),
         otherwise="With padding on the right the positions are 2, 4 and 0 for the masks "
         "11100, 11111 and 10000.",
     )
-    on_left = last_token(left).long()
-    name_mistake(
-        on_left,
-        {
+    require_close(
+        last_token(left),
+        torch.full((3,), 4),
+        mistakes={
             "Counting the real tokens finds the last one only where padding is on the right. "
             "With padding on the left (00111) the last real token is at the end.": (
                 torch.tensor([2, 4, 0])
             ),
         },
-    )
-    require_close(
-        on_left,
-        torch.full((3,), 4),
         otherwise="With padding on the left (00111, 11111, 00001) the last real token is always "
         "at position 4.",
     )
@@ -159,20 +145,17 @@ def mean_pooling(mean_vector: Callable[[Tensor, Tensor], Tensor]) -> str:
     """Test means that are known, and that padding has no influence."""
     hidden = torch.tensor([[[1.0, 10], [3, 30], [8, 80]], [[2.0, 20], [4, 40], [6, 60]]])
     mask = torch.tensor([[1, 1, 0], [1, 1, 1]])
-    found = require_tensor(
+    real = hidden * mask[..., None]
+    found = require_close(
         mean_vector(hidden, mask),
-        (2, 2),
+        torch.tensor([[2.0, 20], [4, 40]]),
         "The means of 2 prompts with d = 2",
-        mistakes={
+        shapes={
             (3, 2): "You averaged over the prompts of the batch, not over the tokens.",
             (2, 3): "You averaged over the dimensions, not over the tokens.",
             (2,): "You averaged over two axes; every prompt keeps a vector of width d.",
         },
-    )
-    real = hidden * mask[..., None]
-    name_mistake(
-        found,
-        {
+        mistakes={
             "This is the mean over all positions: padding is counted like words.": hidden.mean(1),
             "Padding is left out of the sum, but you still divide by all positions.": real.mean(1),
             "This is the sum; divide it by the number of real tokens.": real.sum(1),
@@ -183,10 +166,6 @@ def mean_pooling(mean_vector: Callable[[Tensor, Tensor], Tensor]) -> str:
                 torch.arange(2), mask.sum(1) - 1
             ],
         },
-    )
-    require_close(
-        found,
-        torch.tensor([[2.0, 20], [4, 40]]),
         otherwise="The mean of (1, 10) and (3, 30), with a padded third token, is (2, 20).",
     )
     disturbed = hidden.masked_fill(mask[..., None] == 0, 1000.0)
@@ -209,22 +188,18 @@ def angle(cosine: Callable[[Tensor, Tensor], Tensor]) -> str:
     """Test known angles, the range, and that lengths do not count."""
     x = torch.tensor([[3.0, 4.0], [1.0, 0.0], [2.0, 0.0], [1.0, 1.0]])
     y = torch.tensor([[6.0, 8.0], [0.0, 5.0], [-4.0, 0.0], [1.0, 0.0]])
-    found = require_tensor(
+    dot = (x * y).sum(-1)
+    found = require_close(
         cosine(x, y),
-        (4,),
+        torch.tensor([1.0, 0.0, -1.0, math.sqrt(0.5)]),
         "The cosines of 4 pairs",
-        mistakes={
+        shapes={
             (4, 4): "This is every vector of x with every vector of y; the pairs (x_i, y_i) are "
             "its diagonal.",
             (2,): "You summed over the pairs, not over the dimensions.",
             (4, 2): "There is one number per dimension still: sum the products over d.",
             (): "This is one number for all pairs together; each pair has its own.",
         },
-    )
-    dot = (x * y).sum(-1)
-    require_close(
-        found,
-        torch.tensor([1.0, 0.0, -1.0, math.sqrt(0.5)]),
         mistakes={
             "This is the dot product: it grows with the length of the vectors. Divide by both "
             "lengths.": dot,
@@ -267,26 +242,29 @@ def rank_correlation(spearman: Callable[[Tensor, Tensor], float]) -> str:
     curved = gold.exp()
     value = require_number(spearman(curved, gold), "Spearman x 100")
     pearson = float(torch.corrcoef(torch.stack([curved, gold]))[0, 1])
-    name_mistake(
+    require_close(
         value,
-        {
+        100.0,
+        mistakes={
             "In this project scores are shown x 100; yours is between -1 and 1.": 1.0,
             "This is Pearson's correlation of the values. Similarities of the same order as the "
             "ratings must give 100, also if they are curved: take ranks first.": 100 * pearson,
             "This is Pearson's correlation of the values: take ranks first (and x 100).": pearson,
         },
+        otherwise=f"The same order must give 100; yours gives {value:.2f}.",
     )
-    require_close(value, 100.0, otherwise=f"The same order must give 100; yours gives {value:.2f}.")
     require_close(
-        require_number(spearman(-gold, gold), "Spearman x 100"),
+        spearman(-gold, gold),
         -100.0,
+        "Spearman x 100",
         mistakes={"The opposite order must give -100, not 100: keep the sign.": 100.0},
         otherwise="The opposite order must give -100.",
     )
     order, ratings = torch.tensor([0.3, 0.1, 0.5, 0.2, 0.4]), torch.tensor([2.0, 0, 5, 3, 1])
     require_close(
-        require_number(spearman(order, ratings), "Spearman x 100"),
+        spearman(order, ratings),
         60.0,
+        "Spearman x 100",
         mistakes={
             "`argsort` lists which pair is first, second, … in order; it is not the rank of each "
             "pair.": 90.0,
@@ -295,10 +273,10 @@ def rank_correlation(spearman: Callable[[Tensor, Tensor], float]) -> str:
     )
     tied = torch.tensor([1.0, 1.0, 2.0, 2.0])
     value = require_number(spearman(tied, torch.tensor([1.0, 2.0, 3.0, 4.0])), "Spearman x 100")
-    if abs(value - 100.0) < 1e-3 or abs(value - 80.0) < 1e-3 or abs(value - 60.0) < 1e-3:
-        raise WrongError(
-            "Pairs with the same similarity got different ranks, by where they stand in the list. "
-            "Ties share their mean rank (scipy.stats.rankdata does that)."
-        )
+    require(
+        min(abs(value - of_places) for of_places in (100.0, 80.0, 60.0)) >= 1e-3,
+        "Pairs with the same similarity got different ranks, by where they stand in the list. "
+        "Ties share their mean rank (scipy.stats.rankdata does that).",
+    )
     require_close(value, 100 * math.sqrt(0.8), otherwise="Ties must share their mean rank.")
     return "Only the order counts: people's ratings need no scale that a cosine would have to hit."

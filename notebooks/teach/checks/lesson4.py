@@ -1,7 +1,7 @@
 """Checks of lesson 4: consensus over languages, the joint set, and the similarity on it."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -9,10 +9,8 @@ from torch import Tensor
 from checks.frame import (
     Lesson,
     WrongError,
-    name_mistake,
     require,
     require_close,
-    require_number,
     require_tensor,
 )
 
@@ -20,14 +18,12 @@ LESSON = Lesson(4, "Consensus and the joint set")
 check, hint, progress = LESSON.check, LESSON.hint, LESSON.progress
 
 
-def _mask(value: object, shape: tuple[int, ...], name: str) -> Tensor:
-    """Return a value that is a tensor of True and False."""
-    found = require_tensor(
-        value,
-        shape,
-        name,
-        mistakes={(): "A set is a mask: one True or False per dimension, not one for all."},
-    )
+def _mask(
+    value: object, d: int, name: str, shapes: Mapping[tuple[int, ...], str] | None = None
+) -> Tensor:
+    """Return a value that is a tensor of d times True or False."""
+    one = {(): "A set is a mask: one True or False per dimension, not one for all."}
+    found = require_tensor(value, (d,), name, one | dict(shapes or {}))
     require(
         found.dtype == torch.bool,
         f"{name} must be a mask of True and False (dtype bool), but its dtype is {found.dtype}.",
@@ -58,21 +54,22 @@ def consensus(consensus_set: Callable[[Tensor], Tensor]) -> str:
         (1, -2, -2),  # the first language alone
     )
     vectors = torch.tensor(in_three_languages, dtype=torch.float32).T
-    result = consensus_set(vectors)
-    if isinstance(result, Tensor) and result.dtype == torch.bool and result.shape == (3,):
-        raise WrongError(
-            "This is one value per language. The question is asked of each dimension, over the "
-            "languages: work along axis 0 of [m, d]."
-        )
-    if isinstance(result, Tensor) and result.dtype == torch.bool and result.shape == (3, 8):
-        raise WrongError(
-            "This still has an axis of languages: where is the 'for every language' of Eq. 11?"
-        )
-    found = _mask(result, (8,), "I(x)")
     positive = vectors > 0
-    name_mistake(
-        found,
+    found = _mask(
+        consensus_set(vectors),
+        8,
+        "I(x)",
         {
+            (3,): "This is one value per language. The question is asked of each dimension, over "
+            "the languages: work along axis 0 of [m, d].",
+            (3, 8): "This still has an axis of languages: where is the 'for every language' of "
+            "Eq. 11?",
+        },
+    )
+    require_close(
+        found,
+        torch.tensor([True, False, False, False, True, False, False, False]),
+        mistakes={
             "You compare with >= : the consensus is strict (Eq. 11). A dimension that is exactly 0 "
             "in a language says nothing there.": (vectors >= 0).all(0),
             "You ask for one language that is positive; the consensus asks for all of them.": (
@@ -89,10 +86,8 @@ def consensus(consensus_set: Callable[[Tensor], Tensor]) -> str:
             "You look at the first language only.": positive[0],
             "This is the complement: these dimensions are not in I(x).": ~positive.all(0),
         },
-    )
-    require(
-        found.nonzero().flatten().tolist() == [0, 4],
-        "Dimensions 0 and 4 of the example are positive in all three languages, and no other.",
+        otherwise="Dimensions 0 and 4 of the example are positive in all three languages, and no "
+        "other.",
     )
     one = torch.tensor([[0.5, -0.5, 0.0]])
     require(
@@ -129,14 +124,14 @@ def selection(select: Callable[[Tensor, Tensor, int], Tensor]) -> str:
             "These are indices. S(x) is a mask of True and False, so that sets can be joined with "
             "| and counted with .sum()."
         )
-    found = _mask(result, (6,), "S(x)")
 
     def members(*dimensions: int) -> Tensor:
         return torch.isin(torch.arange(6), torch.tensor(dimensions))
 
-    name_mistake(
-        found,
-        {
+    require_close(
+        _mask(result, 6, "S(x)"),
+        members(2, 4),
+        mistakes={
             "You took the k largest means of all dimensions. Dimension 1 has the largest, but it "
             "is not in I(x): only dimensions of the consensus may be chosen (Eq. 13).": (
                 members(1, 2)
@@ -148,20 +143,17 @@ def selection(select: Callable[[Tensor, Tensor, int], Tensor]) -> str:
             "You took the first k of I(x) in their order, without ranking them.": members(0, 2),
             "This is all of I(x): k is not used.": Ix,
         },
+        otherwise="In the example I(x) has the dimensions 0, 2, 4, 5 with the means 1.5, 3.5, 3.0, "
+        "2.5, so with k = 2 the dimensions 2 and 4 are chosen.",
     )
-    require(
-        found.tolist() == members(2, 4).tolist(),
-        "In the example I(x) has the dimensions 0, 2, 4, 5 with the means 1.5, 3.5, 3.0, 2.5, so "
-        "with k = 2 the dimensions 2 and 4 are chosen.",
-    )
-    many = _mask(select(vectors, Ix, 5), (6,), "S(x)")
+    many = _mask(select(vectors, Ix, 5), 6, "S(x)")
     require(
         int(many.sum()) == 4,
         f"I(x) has 4 dimensions here and k is 5, but your set has {int(many.sum())}: it must not "
         "be filled up from outside. |S(x)| = min(k, |I(x)|).",
     )
     require(bool((many == Ix).all()), "With k above |I(x)| the set must be I(x) itself.")
-    none = _mask(select(vectors, torch.zeros(6, dtype=torch.bool), 2), (6,), "S(x)")
+    none = _mask(select(vectors, torch.zeros(6, dtype=torch.bool), 2), 6, "S(x)")
     require(not none.any(), "Where I(x) is empty S(x) must be empty too.")
     return (
         "Eq. 13: |S(x)| = min(k, |I(x)|). A small consensus gives a small set, never a padded one."
@@ -186,10 +178,10 @@ def joint(joint_set: Callable[[Tensor, Tensor], Tensor]) -> str:
             f"U must be a mask of True and False, but its dtype is {result.dtype}: + counts, "
             "| joins."
         )
-    found = _mask(result, (4,), "U(x, y)")
-    name_mistake(
-        found,
-        {
+    require_close(
+        _mask(result, 4, "U(x, y)"),
+        torch.tensor([True, True, True, False]),
+        mistakes={
             "This is the intersection (and). U(x, y) is the union (Eq. 14): what only one of the "
             "texts says is exactly what tells them apart.": Sx & Sy,
             "You leave out what both have (exclusive or); the union keeps it.": Sx ^ Sy,
@@ -197,10 +189,7 @@ def joint(joint_set: Callable[[Tensor, Tensor], Tensor]) -> str:
             "This is S(y) alone: sim(x, y) and sim(y, x) would differ.": Sy,
             "This is the complement of the union.": ~(Sx | Sy),
         },
-    )
-    require(
-        found.tolist() == [True, True, True, False],
-        "A dimension is in U(x, y) if it is in S(x), in S(y), or in both.",
+        otherwise="A dimension is in U(x, y) if it is in S(x), in S(y), or in both.",
     )
     empty = torch.zeros(4, dtype=torch.bool)
     require(
@@ -224,11 +213,12 @@ def similarity(sim: Callable[[Tensor, Tensor, Tensor], Tensor]) -> str:
     """Test a cosine by hand, independence of what is outside U, symmetry, and the empty set."""
     vx, vy = torch.tensor([3.0, 4.0, 7.0]), torch.tensor([4.0, 3.0, -5.0])
     U = torch.tensor([True, True, False])
-    value = require_number(sim(vx, vy, U), "The similarity")
     dot = float((vx * vy * U).sum())
-    name_mistake(
-        value,
-        {
+    require_close(
+        sim(vx, vy, U),
+        0.96,
+        "The similarity",
+        mistakes={
             "U is not used: this is the plain cosine over all dimensions.": float(
                 torch.cosine_similarity(vx, vy, dim=0)
             ),
@@ -237,23 +227,20 @@ def similarity(sim: Callable[[Tensor, Tensor, Tensor], Tensor]) -> str:
             "This is the dot product on U: divide by the lengths of the restricted vectors.": dot,
             "This uses the dimensions outside U.": -1.0,
         },
+        otherwise="For (3, 4) and (4, 3) it is (12 + 12) / (5 * 5) = 0.96.",
     )
-    require_close(value, 0.96, otherwise="For (3, 4) and (4, 3) it is (12 + 12) / (5 * 5) = 0.96.")
-    other = require_number(sim(vx + 100 * ~U, vy, U), "The similarity")
-    require_close(other, value, otherwise="What stands outside U must have no influence.")
-    require_close(
-        require_number(sim(vy, vx, U), "The similarity"),
-        value,
-        otherwise="sim(x, y) and sim(y, x) must be equal.",
+    for changed, message in (
+        (sim(vx + 100 * ~U, vy, U), "What stands outside U must have no influence."),
+        (sim(vy, vx, U), "sim(x, y) and sim(y, x) must be equal."),
+    ):
+        require_close(changed, 0.96, "The similarity", otherwise=message)
+    nothing = float(sim(vx, vy, torch.zeros(3, dtype=torch.bool)))
+    require(
+        math.isnan(nothing),
+        f"With an empty joint set you return {nothing:g}. No dimension was compared, so there "
+        "is no similarity: return NaN, which can be counted. A silent 0 would be ranked as if "
+        "it had been measured.",
     )
-    empty = sim(vx, vy, torch.zeros(3, dtype=torch.bool))
-    nothing = float(empty)
-    if not math.isnan(nothing):
-        raise WrongError(
-            f"With an empty joint set you return {nothing:g}. No dimension was compared, so there "
-            "is no similarity: return NaN, which can be counted. A silent 0 would be ranked as if "
-            "it had been measured."
-        )
     return "Eqs. 16-17: the cosine of what is left on U, and no number where nothing is left."
 
 
@@ -275,21 +262,18 @@ def shrinking(sizes: Callable[[Tensor], Tensor], vectors: Tensor) -> str:
             [[1.0, 1, -1, -1], [1, 1, 1, 1], [-1, 1, 1, 1]],
         ]
     )  # n = 2, m = 3, d = 4; sizes 4, 3, 2 and 2, 2, 1
-    found = require_tensor(
+    require_close(
         sizes(small),
-        (3,),
+        torch.tensor([3.0, 2.5, 1.5]),
         "The mean sizes for m = 1, 2, 3",
-        mistakes={
+        shapes={
             (2,): "This is one number per text: take the mean over the texts, for each m.",
             (4,): "This is one number per dimension.",
             (2, 3): "The mean over the texts is missing.",
             (3, 2): "The mean over the texts is missing.",
             (): "This is one number; there is one for each number of languages.",
         },
-    ).double()
-    name_mistake(
-        found,
-        {
+        mistakes={
             "You count each language by itself, not the consensus of the first m: a dimension "
             "must be positive in all of them.": torch.tensor([3.0, 3.5, 2.5]),
             "You add the sizes over the texts; #Dim. is their mean.": torch.tensor([6.0, 5.0, 3.0]),
@@ -305,10 +289,6 @@ def shrinking(sizes: Callable[[Tensor], Tensor], vectors: Tensor) -> str:
                 [1.5, 2.5, 3.0]
             ),
         },
-    )
-    require_close(
-        found,
-        torch.tensor([3.0, 2.5, 1.5]),
         otherwise="In the example I(x) has 4, 3, 2 and I(y) 2, 2, 1 dimensions for 1, 2, 3 "
         "languages: the means are 3, 2.5 and 1.5.",
     )

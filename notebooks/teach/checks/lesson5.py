@@ -10,15 +10,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from checks.frame import Lesson, require, require_close, require_number, require_tensor
-from checks.tools import record, tokens_of
-from dysem_lab.encoders.contrastive import ContrastivePrompting
+from checks.tools import every_block, tokens_of
+from dysem_lab import ContrastivePrompting, LensModel, capture, wrap
 from dysem_lab.errors import InputError
 from dysem_lab.figures.style import layout
-from dysem_lab.joint import cosine
-from dysem_lab.models.activations import capture
-from dysem_lab.models.lens import LensModel
-from dysem_lab.models.passes import MAX_TOKENS, Hook, pad, run, tokenize
-from dysem_lab.prompts import wrap
+from dysem_lab.models.passes import Hook
 
 LESSON = Lesson(5, "Contrastive prompting and activation patching")
 check, hint, progress = LESSON.check, LESSON.hint, LESSON.progress
@@ -38,26 +34,9 @@ def forward(lens: LensModel, prompt: str, hooks: Sequence[Hook] = ()) -> Float[T
     Args:
         lens: The model.
         prompt: One prompt.
-        hooks: (hook point, function) pairs. A function gets the tensor of its hook point, with a
-            batch axis of length 1 first, and the hook point itself; what it returns replaces the
-            tensor.
+        hooks: As for `checks.tools.record`.
     """
-    return forward_rows(lens, [prompt], hooks)[0]
-
-
-def forward_rows(
-    lens: LensModel, prompts: Sequence[str], hooks: Sequence[Hook] = ()
-) -> Float[Tensor, "batch L pos d"]:
-    """Run prompts of equal length in one batch; as `forward`."""
-    ids, mask = pad(lens, tokenize(lens, prompts, MAX_TOKENS))
-    stream: list[Tensor] = []
-
-    def keep(tensor: Tensor, hook: object) -> None:
-        stream.append(tensor.float().cpu())
-
-    readers: list[Hook] = [(f"blocks.{layer}.hook_out", keep) for layer in range(lens.n_layers)]
-    run(lens, ids, mask, [*hooks, *readers])
-    return torch.stack(stream, dim=1)
+    return every_block(lens, [prompt], "hook_out", hooks)[0]
 
 
 def patched_everywhere(
@@ -90,7 +69,7 @@ def patched_everywhere(
     ends = streams[:, -2, -1]
 
     def metric(embeddings: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-        to_clean, to_corrupted = (cosine(embeddings, end.expand_as(embeddings)) for end in ends)
+        to_clean, to_corrupted = (torch.cosine_similarity(embeddings, end, dim=-1) for end in ends)
         return to_clean - to_corrupted
 
     rows = torch.arange(n_tokens)
@@ -103,8 +82,9 @@ def patched_everywhere(
             edited[rows, rows] = new.to(tensor)  # row i of the batch is patched at token i
             return edited
 
-        point = (f"blocks.{block}.hook_out", patch)
-        found.append(metric(forward_rows(lens, [corrupted] * n_tokens, [point])[:, -2, -1]))
+        hooks = [(f"blocks.{block}.hook_out", patch)]
+        stream = every_block(lens, [corrupted] * n_tokens, "hook_out", hooks)
+        found.append(metric(stream[:, -2, -1]))
     of_clean, of_corrupted = metric(ends).tolist()
     return torch.stack(found), of_clean, of_corrupted
 
@@ -142,19 +122,12 @@ def token_map(
     return layout(figure, title, f"{lens.name}, {prompt}", 460)
 
 
-def _everywhere(lens: LensModel, prompt: str, point: str) -> Float[Tensor, "L pos ..."]:
-    """Return what a hook point of every block sees at every token of a prompt."""
-    names = [f"blocks.{layer}.{point}" for layer in range(lens.n_layers)]
-    seen, _ = record(lens, [prompt], names)
-    return torch.stack([seen[name][0].float().cpu() for name in names])
-
-
-def _through_output(
+def head_outputs(
     lens: LensModel, layer: int, z: Float[Tensor, "head d_head"]
-) -> Float[Tensor, " d"]:
-    """Return what a block's W_O makes of z."""
+) -> Float[Tensor, "head d"]:
+    """Return what each head adds to the attention output: its z through its part of W_O."""
     weights = lens.bridge.blocks[layer].attn.W_O.detach().float().cpu()
-    return torch.einsum("hc,hcd->d", z.float().cpu(), weights)
+    return torch.einsum("hc,hcd->hd", z.float().cpu(), weights)
 
 
 @LESSON.exercise(
@@ -224,7 +197,7 @@ def reading_z(read_z: Callable[..., Tensor], lens: LensModel) -> str:
     shape = lens.n_heads, lens.d_head
     for sentence in SENTENCES:
         (prompt,) = wrap([sentence])
-        whole = _everywhere(lens, prompt, "attn.hook_z")
+        whole = every_block(lens, [prompt], "attn.hook_z")[0]
         n_tokens = whole.shape[1]
         for layer in (lens.n_layers - 1, 1):
             found = require_tensor(
@@ -260,10 +233,10 @@ def reading_z(read_z: Callable[..., Tensor], lens: LensModel) -> str:
                 },
             }
             require_close(
-                _through_output(lens, layer, found),
+                head_outputs(lens, layer, found).sum(0),
                 wrote,
                 mistakes={
-                    message: _through_output(lens, layer, value)
+                    message: head_outputs(lens, layer, value).sum(0)
                     for message, value in mistakes.items()
                 },
                 otherwise=f"z of block {layer}, sent through that block's W_O, has to give what "
@@ -296,10 +269,10 @@ def subtracting(
     for alpha in (2.0, 0.5):
         plus, minus = torch.randn(2, 3, 4, generator=generator)
         difference = plus - minus
-        found = require_tensor(scale(plus, minus, alpha), plus.shape, "scale(plus, minus, alpha)")
         require_close(
-            found,
+            scale(plus, minus, alpha),
             alpha * difference,
+            "scale(plus, minus, alpha)",
             mistakes={
                 "scale: the sign is turned round. The auxiliary vector is what we want to be rid "
                 "of: subtract minus from plus.": -alpha * difference,
@@ -317,12 +290,12 @@ def subtracting(
             },
             otherwise="scale: for v⁺ = 3, v⁻ = 1 and α = 2 the result has to be 4.",
         )
-        found = require_tensor(recover(plus, minus), plus.shape, "recover(plus, minus)")
         per_head = difference * plus.norm(dim=-1, keepdim=True)
         unit = difference / difference.norm()
         require_close(
-            found,
+            recover(plus, minus),
             unit * plus.norm(),
+            "recover(plus, minus)",
             mistakes={
                 "recover: you took the norm of each head by itself. CP takes one norm over all "
                 "heads together, so that heads keep their share.": per_head
@@ -444,9 +417,12 @@ def recovering(recovered: Callable[..., Tensor | float]) -> str:
             otherwise=f"With clean = 3 and corrupted = -1, patched = {patched:g} has recovered "
             f"{expected:g}, not {found:g}.",
         )
-    many = recovered(torch.tensor([[3.0], [1.0]]), clean, corrupted)
-    shares = require_tensor(many, (2, 1), "recovered(...) of a whole map")
-    require_close(shares, torch.tensor([[1.0], [0.5]]), otherwise="A map is recovered elementwise.")
+    require_close(
+        recovered(torch.tensor([[3.0], [1.0]]), clean, corrupted),
+        torch.tensor([[1.0], [0.5]]),
+        "recovered(...) of a whole map",
+        otherwise="A map is recovered elementwise.",
+    )
     return "0 is the corrupted run, 1 the clean one, and overshooting stays visible."
 
 
@@ -480,7 +456,7 @@ def alpha_matters(
                 f"{where} is the norm of the difference. Divide by the norm of the embedding with "
                 "α = 1, so that models can be compared.": change,
                 f"{where} is the cosine of the two embeddings: 1 would mean no change. Measure the "
-                "change, which is 0 then.": float(cosine(one[None], three[None])),
+                "change, which is 0 then.": float(torch.cosine_similarity(one, three, dim=0)),
                 f"{where} is always measured at the heads: pass `position` on.": at_heads or -1.0,
                 f"{where} is 0, as if both embeddings had the same α.": 0.0,
             }

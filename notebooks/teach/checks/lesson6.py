@@ -17,13 +17,11 @@ from checks.frame import (
     require_number,
     require_tensor,
 )
-from checks.lesson5 import HookFunction, forward
+from checks.lesson5 import HookFunction, forward, head_outputs
 from checks.tools import record
-from dysem_lab.analyses.predictions import next_token_probabilities
-from dysem_lab.evaluate import spearman
+from dysem_lab import LensModel, spearman
 from dysem_lab.figures.style import PALETTE, layout
-from dysem_lab.models.lens import LensModel
-from dysem_lab.models.passes import MAX_TOKENS, Hook, keys_and_values, pad, run, tokenize
+from dysem_lab.models.passes import MAX_TOKENS, Hook, tokenize
 
 LESSON = Lesson(6, "Logit lens and causal tests")
 check, hint, progress = LESSON.check, LESSON.hint, LESSON.progress
@@ -73,7 +71,7 @@ def part_effects(
         from 0 (head -1 is the FFN), ``size`` (the norm of what the part adds to the stream at the
         last token) and ``effect``.
     """
-    before = next_token_probabilities(lens, [prompt])[0]
+    before = _next_token(lens, [prompt])[0]
     z, ffn = "blocks.{}.attn.hook_z", "blocks.{}.hook_mlp_out"
     names = [name.format(layer) for layer in range(lens.n_layers) for name in (z, ffn)]
     seen, _ = record(lens, [prompt], names)
@@ -81,22 +79,20 @@ def part_effects(
     for layer in range(lens.n_layers):
         hooks = [_on_row(z.format(layer), row, ablate(row)) for row in range(lens.n_heads)]
         hooks.append(_on_row(ffn.format(layer), lens.n_heads, ablate(None)))
-        after = _last_token(lens, prompt, lens.n_heads + 1, hooks)
-        for row, probabilities in enumerate(after):
+        wrote = [
+            *head_outputs(lens, layer, seen[z.format(layer)][0, -1]),
+            seen[ffn.format(layer)][0, -1],
+        ]
+        for row, after in enumerate(_next_token(lens, [prompt] * len(wrote), hooks)):
             is_head = row < lens.n_heads
-            wrote = (
-                head_output(lens, layer, row, seen[z.format(layer)][0, -1])
-                if is_head
-                else seen[ffn.format(layer)][0, -1]
-            )
             rows.append(
                 {
                     "block": layer + 1,
                     "part": f"head {row + 1}" if is_head else "FFN",
                     "layer": layer,
                     "head": row if is_head else -1,
-                    "size": float(wrote.norm()),
-                    "effect": float(drop(before, probabilities, token)),
+                    "size": float(wrote[row].norm()),
+                    "effect": float(drop(before, after, token)),
                 }
             )
     return pd.DataFrame(rows)
@@ -127,10 +123,10 @@ def random_effects(
     Returns:
         The effect of each.
     """
-    before = next_token_probabilities(lens, [prompt])[0]
+    before = _next_token(lens, [prompt])[0]
     name = f"blocks.{layer}.attn.hook_z"
     seen, _ = record(lens, [prompt], [name])
-    wrote = head_output(lens, layer, head, seen[name][0, -1])
+    wrote = head_outputs(lens, layer, seen[name][0, -1])[head]
     directions = torch.stack([random_like(wrote, seed) for seed in range(n_draws)])
 
     def subtract(tensor: Tensor, hook: object) -> Tensor:
@@ -138,19 +134,9 @@ def random_effects(
         edited[:, -1] -= directions.to(tensor)
         return edited
 
-    point = (f"blocks.{layer}.hook_attn_out", subtract)
-    return [
-        float(drop(before, probabilities, token))
-        for probabilities in _last_token(lens, prompt, n_draws, [point])
-    ]
-
-
-def head_output(
-    lens: LensModel, layer: int, head: int, z: Float[Tensor, "head d_head"]
-) -> Float[Tensor, " d"]:
-    """Return what one head adds to the attention output: its z through its part of W_O."""
-    weights = lens.bridge.blocks[layer].attn.W_O[head].detach().float().cpu()
-    return z[head].float().cpu() @ weights
+    hooks = [(f"blocks.{layer}.hook_attn_out", subtract)]
+    afters = _next_token(lens, [prompt] * n_draws, hooks)
+    return [float(drop(before, after, token)) for after in afters]
 
 
 def effects_figure(effects: pd.DataFrame, facts: str) -> go.Figure:
@@ -193,24 +179,12 @@ def _on_row(name: str, row: int, edit: HookFunction) -> Hook:
     return name, on_row
 
 
-def _last_token(
-    lens: LensModel, prompt: str, n_rows: int, hooks: Sequence[Hook]
-) -> Float[Tensor, "rows n_tokens"]:
-    """Return next-token probabilities of copies of a prompt whose last token passes hooks.
-
-    The tokens before it cannot see what changes there, so they are computed once.
-    """
-    ids, _ = pad(lens, tokenize(lens, [prompt], MAX_TOKENS))
-    before = keys_and_values(lens, ids[:, :-1])
-    last = ids[:, -1:].expand(n_rows, 1)
-    ends: list[Tensor] = []
-
-    def keep(tensor: Tensor, hook: object) -> None:
-        ends.append(tensor[:, -1])
-
-    mask = torch.ones(n_rows, ids.shape[1], dtype=ids.dtype, device=ids.device)
-    run(lens, last, mask, [*hooks, ("unembed.hook_out", keep)], before)
-    return ends[0].float().softmax(-1).cpu()
+def _next_token(
+    lens: LensModel, prompts: Sequence[str], hooks: Sequence[Hook] = ()
+) -> Float[Tensor, "batch n_tokens"]:
+    """Return next-token probabilities of prompts of equal length, with hooks as for `record`."""
+    seen, _ = record(lens, prompts, ["unembed.hook_out"], hooks=hooks)
+    return seen["unembed.hook_out"][:, -1].float().softmax(-1).cpu()
 
 
 @LESSON.exercise(
@@ -228,7 +202,7 @@ def logit_lens(read_out: Callable[[LensModel, Tensor], Tensor], lens: LensModel)
     """Test a function from the stream of every block to the next token's probabilities."""
     bridge = lens.bridge
     for prompt in PROMPTS:
-        own = next_token_probabilities(lens, [prompt])[0]
+        own = _next_token(lens, [prompt])[0]
         stream = forward(lens, prompt)[:, -1]
         shape = (lens.n_layers, len(own))
         with torch.inference_mode(), lens.lock:

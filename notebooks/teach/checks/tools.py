@@ -3,16 +3,21 @@
 from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from dysem_lab import LensModel
 from dysem_lab.figures.style import PALETTE, layout
-from dysem_lab.models.lens import LensModel
 from dysem_lab.models.passes import MAX_TOKENS, Hook, pad, run, tokenize
 
 
 def record(
-    lens: LensModel, prompts: Sequence[str], names: Sequence[str], side: str = "right"
+    lens: LensModel,
+    prompts: Sequence[str],
+    names: Sequence[str],
+    side: str = "right",
+    hooks: Sequence[Hook] = (),
 ) -> tuple[dict[str, Float[Tensor, "batch pos ..."]], Int[Tensor, "batch pos"]]:
     """Return what hook points see in one pass, at every token.
 
@@ -21,6 +26,9 @@ def record(
         prompts: A few prompts; all are in one batch.
         names: Hook points, such as "blocks.0.hook_out".
         side: Where shorter prompts are padded, "right" or "left".
+        hooks: (hook point, function) pairs that act before anything is read. A function gets the
+            tensor of its hook point, with a batch axis first, and the hook point itself; what it
+            returns replaces the tensor.
 
     Returns:
         Hook point → activation, and the attention mask (1 for real tokens, 0 for padding).
@@ -32,8 +40,17 @@ def record(
         return name, lambda tensor, hook: seen.__setitem__(name, tensor.detach().clone())
 
     ids, mask = pad(lens, tokenize(lens, prompts, MAX_TOKENS), side)
-    run(lens, ids, mask, [keep(name) for name in names])
+    run(lens, ids, mask, [*hooks, *map(keep, names)])
     return seen, mask
+
+
+def every_block(
+    lens: LensModel, prompts: Sequence[str], part: str, hooks: Sequence[Hook] = ()
+) -> Float[Tensor, "batch L pos ..."]:
+    """Return what a part of every block, such as "hook_out", sees at every token; as `record`."""
+    names = [f"blocks.{layer}.{part}" for layer in range(lens.n_layers)]
+    seen, _ = record(lens, prompts, names, hooks=hooks)
+    return torch.stack([seen[name].float().cpu() for name in names], dim=1)
 
 
 def tokens_of(lens: LensModel, prompt: str) -> list[str]:
