@@ -21,13 +21,7 @@ from checks.frame import (
 )
 from checks.tools import record, tokens_of
 from dysem_lab.errors import InputError
-from tests.lesson_notebooks import (
-    code_cells,
-    exercise_number,
-    notebook_of,
-    run_lesson,
-    solutions,
-)
+from tests.lesson_notebooks import code_cells, exercise_number, notebook_of, run_lesson, solutions
 
 LESSONS = {1: lesson1, 2: lesson2, 3: lesson3, 4: lesson4}
 MODELS = {1: "gemma-3-270m", 2: "smollm2-135m-instruct", 3: "gemma-3-270m", 4: "gemma-3-270m"}

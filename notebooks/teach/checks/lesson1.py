@@ -6,12 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from checks.frame import (
-    Lesson,
-    WrongError,
-    require,
-    require_close,
-)
+from checks.frame import Lesson, WrongError, require, require_close
 from checks.tools import record
 from dysem_lab import LensModel
 

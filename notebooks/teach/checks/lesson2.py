@@ -5,13 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from checks.frame import (
-    Lesson,
-    UnsolvedError,
-    require,
-    require_close,
-    require_tensor,
-)
+from checks.frame import Lesson, UnsolvedError, require, require_close, require_tensor
 from dysem_lab import LensModel
 
 LESSON = Lesson(2, "Attention outputs, value vectors and grouped queries")

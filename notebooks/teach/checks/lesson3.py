@@ -6,12 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from checks.frame import (
-    Lesson,
-    require,
-    require_close,
-    require_number,
-)
+from checks.frame import Lesson, require, require_close, require_number
 from dysem_lab import LensModel
 
 LESSON = Lesson(3, "Reading a sentence vector from a prompt")

@@ -6,13 +6,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from checks.frame import (
-    Lesson,
-    WrongError,
-    require,
-    require_close,
-    require_tensor,
-)
+from checks.frame import Lesson, WrongError, require, require_close, require_tensor
 
 LESSON = Lesson(4, "Consensus and the joint set")
 check, hint, progress = LESSON.check, LESSON.hint, LESSON.progress

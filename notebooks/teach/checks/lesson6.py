@@ -10,13 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from checks.frame import (
-    Lesson,
-    require,
-    require_close,
-    require_number,
-    require_tensor,
-)
+from checks.frame import Lesson, require, require_close, require_number, require_tensor
 from checks.lesson5 import HookFunction, forward, head_outputs
 from checks.tools import record
 from dysem_lab import LensModel, spearman

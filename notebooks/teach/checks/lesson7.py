@@ -8,14 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from checks.frame import (
-    Lesson,
-    WrongError,
-    require,
-    require_close,
-    require_number,
-    require_tensor,
-)
+from checks.frame import Lesson, WrongError, require, require_close, require_number, require_tensor
 from dysem_lab import STSData, paired_difference, score, spearman
 
 LESSON = Lesson(7, "Being sceptical")
