@@ -92,9 +92,10 @@ def local_data_dir() -> Path | None:
 
 
 def notebooks_dir() -> Path:
-    """Return the folder of the figure notebooks: beside the package in a checkout, or inside it.
+    """Return the folder of the notebooks: beside the package in a checkout, or inside it.
 
-    A wheel carries the notebooks as package data, so that the batch job works from any folder.
+    The figure notebooks are in it, and the folders ``explore`` and ``teach``. A wheel carries them
+    as package data, so that the batch job works from any folder.
     """
     inside = package_file("notebooks")
     return inside if inside.is_dir() else package_file("").parent / "notebooks"

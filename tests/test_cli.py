@@ -1,16 +1,19 @@
 """The command line, as a user runs it."""
 
 import json
+import re
+import subprocess
 import sys
 
 import pytest
 from typer.testing import CliRunner
 
+from dysem_lab import paths
 from dysem_lab.cli import cli, main
-from dysem_lab.errors import InputError
+from dysem_lab.errors import DysemLabError, InputError
 from dysem_lab.models.embedded import EMBEDDED
 
-COMMANDS = ("figures", "similarity", "evaluate", "models", "store", "doctor")
+COMMANDS = ("figures", "similarity", "evaluate", "models", "store", "doctor", "notebooks", "lab")
 
 
 def run(*arguments):
@@ -175,6 +178,77 @@ def test_errors_are_sentences_without_a_traceback(arguments, message, monkeypatc
     assert ended.value.code == 1
     assert message in " ".join(shown.split())
     assert "Traceback" not in shown
+
+
+def test_notebooks_are_copied_and_what_differs_is_named_and_left(tmp_path):
+    folder = tmp_path / "mine"
+    first = json.loads(run("notebooks", folder, "--json").stdout)
+    assert first["folder"] == str(folder)
+    assert {"01_decomposition.ipynb", "explore/1_pair.ipynb"} < set(first["copied"])
+    assert {"teach/1_residual_stream.ipynb", "teach/README.md"} < set(first["copied"])
+    assert {"teach/checks/frame.py", "teach/solutions/lesson1.py"} < set(first["copied"])
+    assert not first["unchanged"] + first["kept"]
+    assert sorted(first["copied"]) == sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+    )
+    worked_in, gone = folder / "01_decomposition.ipynb", folder / "teach" / "checks" / "lesson1.py"
+    worked_in.write_text("mine", encoding="utf-8")
+    gone.unlink()
+    again = json.loads(run("notebooks", folder, "--json").stdout)
+    assert again["kept"] == ["01_decomposition.ipynb"]
+    assert again["copied"] == ["teach/checks/lesson1.py"]
+    assert worked_in.read_text(encoding="utf-8") == "mine"
+    said = " ".join(run("notebooks", folder).stdout.split())
+    assert f"left as it is: {worked_in} differs" in said
+
+
+def test_a_lesson_that_was_copied_imports_the_checks_beside_it(tmp_path):
+    run("notebooks", tmp_path)
+    notebook = json.loads((tmp_path / "teach" / "1_residual_stream.ipynb").read_text("utf-8"))
+    cell = next("".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code")
+    imports = "\n".join(line for line in cell.splitlines() if re.match("import|from", line))
+    code = f"{imports}\nimport checks; print(checks.__file__, progress())"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path / "teach", capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(str(tmp_path / "teach" / "checks"))
+    assert "0 of 5 exercises solved" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("folder", "message"),
+    [("file", "cannot copy the notebooks to .*; name a folder"), ("own/new", "copied from")],
+)
+def test_notebooks_go_only_into_a_folder_of_one_s_own(folder, message, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    (tmp_path / "own").symlink_to(paths.notebooks_dir())
+    for command in ("notebooks", "lab"):
+        with pytest.raises(InputError, match=message):
+            run(command, tmp_path / folder)
+    assert not (paths.notebooks_dir() / "new").exists()
+
+
+def test_lab_opens_jupyterlab_on_a_folder_and_fills_only_a_new_one(tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr("jupyterlab.labapp.main", opened.append)
+    monkeypatch.chdir(tmp_path)
+    assert "files copied to dysem-lab-notebooks" in run("lab").stdout
+    assert (tmp_path / "dysem-lab-notebooks" / "teach" / "checks" / "frame.py").is_file()
+    mine = tmp_path / "my notebooks"
+    mine.mkdir()
+    (mine / "own.ipynb").write_text("{}", encoding="utf-8")
+    assert run("lab", mine).stdout == ""
+    assert [path.name for path in mine.iterdir()] == ["own.ipynb"]
+    folders = (tmp_path / "dysem-lab-notebooks", mine)
+    assert opened == [[f"--ServerApp.root_dir={folder}"] for folder in folders]
+
+
+def test_lab_without_jupyterlab_says_what_to_install_and_copies_nothing(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jupyterlab.labapp", None)
+    with pytest.raises(DysemLabError, match=r"needs JupyterLab .*pip install 'dysem-lab\[lab\]'"):
+        run("lab", tmp_path / "new")
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_dry_run_says_what_would_run(tmp_path):

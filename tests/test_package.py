@@ -91,6 +91,7 @@ ORDER = [
     "cli.compare",
     "cli.score",
     "cli.inspect",
+    "cli.notebooks",
     "cli.__main__",
     "explorers.panel",
     "explorers.attention_explorer",
@@ -177,6 +178,16 @@ def test_notebooks_hold_prose_parameters_and_calls(path):
     assert any("How to read it" in cell.source for cell in prose)
 
 
+def contents(folder):
+    """Return the files of a folder, without what Python and JupyterLab leave in it."""
+    left = {"__pycache__", ".ipynb_checkpoints"}
+    return {
+        name: path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and not left & set((name := path.relative_to(folder)).parts)
+    }
+
+
 def test_the_wheel_works_from_another_folder(tmp_path):
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path)]
     done = subprocess.run([*build, str(REPOSITORY)], capture_output=True, text=True)
@@ -190,7 +201,8 @@ def test_the_wheel_works_from_another_folder(tmp_path):
     code = (
         "import json, dysem_lab as dl; from dysem_lab import jobs, paths\n"
         "print(json.dumps([dl.__file__, len(dl.load_data(languages=list(dl.LANGUAGES))), "
-        "list(jobs.notebooks()), len(dl.presets()), dl.wrap(['A.'])]))"
+        "list(jobs.notebooks()), len(dl.presets()), dl.wrap(['A.'])]))\n"
+        "from dysem_lab.cli.notebooks import copy_notebooks; copy_notebooks(paths.Path('mine'))"
     )
     run = subprocess.run(
         [sys.executable, "-c", code],
@@ -206,6 +218,7 @@ def test_the_wheel_works_from_another_folder(tmp_path):
     assert notebooks == [path.stem for path in NOTEBOOKS]
     assert n_presets == 20
     assert prompts == ['This sentence : "A." means in one word:"']
+    assert contents(elsewhere / "mine") == contents(REPOSITORY / "notebooks")
 
 
 def test_the_readme_example_runs_and_prints_what_it_says(embedded):

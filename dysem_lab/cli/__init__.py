@@ -8,6 +8,7 @@ from rich.markup import escape
 
 from dysem_lab.cli.compare import similarity
 from dysem_lab.cli.inspect import doctor, models, store
+from dysem_lab.cli.notebooks import lab, notebooks
 from dysem_lab.cli.run import figures
 from dysem_lab.cli.score import evaluate
 from dysem_lab.cli.terminal import err
@@ -32,6 +33,8 @@ for command, example in (
     (models, "dysem-lab models --json"),
     (store, "dysem-lab store --prune-model gemma-3-270m --prune-layers each"),
     (doctor, "dysem-lab doctor"),
+    (notebooks, "dysem-lab notebooks my-notebooks"),
+    (lab, "dysem-lab lab my-notebooks"),
 ):
     cli.command(epilog=f"Example:  {example}")(command)
 
