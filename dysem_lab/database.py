@@ -130,8 +130,8 @@ class Database:
                 raise DataError(
                     f"{self.path} is not a usable {self.what} ({error}); move it away"
                 ) from error
-            if not self.path.exists():
-                remedy = "it is gone: open it anew"
+            with contextlib.suppress(OSError):
+                remedy = remedy if self.path.exists() else "it is gone: open it anew"
             raise DataError(
                 f"the {self.what} {self.path} cannot be used now ({error}); {remedy}"
             ) from error

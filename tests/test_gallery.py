@@ -1,11 +1,24 @@
 """The gallery: figures under the notebooks that make them, each with what it was measured on."""
 
+import functools
+import html
 import json
+import os
 import re
+import subprocess
+from html.parser import HTMLParser
+from urllib.parse import unquote
 
+import markdown
+import pandas as pd
+import plotly.graph_objects as go
 import pytest
+from markdown_it import MarkdownIt
 
-from dysem_lab.figures.gallery import ELSEWHERE, measured_on, sections, write_gallery
+from dysem_lab.errors import DataError, InputError
+from dysem_lab.figures import saving
+from dysem_lab.figures.gallery import ELSEWHERE, measured_on, plain, sections, write_gallery
+from dysem_lab.figures.style import layout
 from dysem_lab.jobs import notebooks
 
 
@@ -71,3 +84,320 @@ def test_pages_link_to_files_and_escape_captions(tmp_path, png):
     assert "Says &lt;b&gt; &amp; more." in index
     assert f'href="{name}.html"' in index
     assert (f'src="{name}.png"' in index) == png
+
+
+# What others wrote: texts that are no markup, and files that are no records
+
+HOSTILE = (
+    "<script>document.title='fired'</script>",
+    "<img src=x onerror=\"document.title='fired'\">",
+    "![x](x\" onerror=\"document.title='fired')",
+    "[click](javascript:document.title='fired')",
+    "](x) <svg onload=document.title='fired'>",
+    "[x]: javascript:document.title='fired'",
+    "[1.5, 2.0](javascript:document.title='fired')",
+    "<https://evil.example> https://evil.example www.evil.example me@evil.example",
+    '<a href="https://evil.example">here</a>',
+    "</figcaption></figure><iframe src='javascript:document.title=1'></iframe>",
+    "&lt;script&gt;document.title='fired'&lt;/script&gt;",
+    "{: onclick=document.title='fired' }",
+    "*a* **b** `c` _d_ __e__ ~~f~~ $x$ # g | h \\ i",
+    "# a heading",
+    "1. a list",
+    "- a list",
+    "> a quotation",
+    "first line\n\n# second",
+    "~~~\ncode",
+)
+
+
+class Rendered(HTMLParser):
+    """The tags with their attributes, and the text, of a page."""
+
+    def __init__(self, page: str):
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def targets(page: Rendered) -> set[str]:
+    return {
+        attributes[kind]
+        for _, attributes in page.tags
+        for kind in ("href", "src")
+        if kind in attributes
+    }
+
+
+def write_records(folder, texts):
+    """Write a figure per text, which is the caption, and the name of model and data."""
+    folder.mkdir(exist_ok=True)
+    for number, text in enumerate(texts):
+        name = f"components_{number}"
+        of_text = record(name, model=text, caption=text) | {"data": [{"label": text}]}
+        (folder / f"{name}.json").write_text(json.dumps(of_text), encoding="utf-8")
+        (folder / f"{name}.png").write_bytes(b"")
+    write_gallery(folder, notebooks())
+
+
+EXTENSIONS = ["extra", "toc", "attr_list", "sane_lists", "admonition", "wikilinks", "nl2br"]
+RENDERERS = {
+    "Python-Markdown": markdown.markdown,
+    "with extensions": functools.partial(markdown.markdown, extensions=EXTENSIONS),
+    "CommonMark": MarkdownIt("commonmark").enable(["table", "strikethrough"]).render,
+}
+
+
+def rendered(folder, renderer="CommonMark") -> list[Rendered]:
+    """Return the two pages of a gallery."""
+    page = (folder / "README.md").read_text("utf-8")
+    index = (folder / "index.html").read_text("utf-8")
+    return [Rendered(RENDERERS[renderer](page)), Rendered(index)]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+@pytest.mark.parametrize("renderer", RENDERERS)
+def test_a_text_is_shown_as_it_is_whatever_it_looks_like(tmp_path, text, renderer):
+    write_records(tmp_path / "a", ["harmless"])
+    write_records(tmp_path / "b", [text])
+    shown = " ".join(text.split())
+    pages = zip(*(rendered(tmp_path / folder, renderer) for folder in "ab"), strict=True)
+    for harmless, page in pages:
+        assert targets(page) == targets(harmless)
+        assert [tag for tag, _ in page.tags] == [tag for tag, _ in harmless.tags]
+        for (_, expected), (tag, attributes) in zip(harmless.tags, page.tags, strict=True):
+            assert attributes.keys() == expected.keys()
+            if tag == "img":
+                assert " ".join(attributes["alt"].split()) == shown
+        text_of_page = " ".join(page.text.split())
+        assert text_of_page == " ".join(harmless.text.split()).replace("harmless", shown)
+
+
+def test_an_interval_stays_readable_in_markdown():
+    text = "best is A^L with 69.2 [65.6, 72.9], or [-1.5, 2] and [−1, 3]."
+    assert plain(text) == text
+
+
+def test_the_name_of_a_file_is_no_markup(tmp_path):
+    name = "a [x](javascript:alert(1)) <b onclick=alert(1)> #?%22 é"
+    (tmp_path / f"{name}.json").write_text(json.dumps(record(name)), encoding="utf-8")
+    write_gallery(tmp_path, notebooks())
+    for page in rendered(tmp_path):
+        assert not any(tag == "b" for tag, _ in page.tags)
+        for target in targets(page):
+            assert re.match(r"#?a%20%5Bx%5D%28javascript%3Aalert", target)
+            assert unquote(target).removeprefix("#").startswith(name)
+
+
+def opened(page) -> str:
+    """Return a page as Chromium shows it."""
+    if saving.find_browser() is None:
+        pytest.skip("no Chromium")
+    command = [saving.find_browser(), "--headless", "--no-sandbox", "--disable-gpu"]
+    command += ["--virtual-time-budget=4000", "--dump-dom", page.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
+
+
+def test_nothing_fires_in_a_browser(tmp_path):
+    write_records(tmp_path, HOSTILE)
+    page = RENDERERS["CommonMark"]((tmp_path / "README.md").read_text("utf-8"))
+    readme = tmp_path / "rendered.html"
+    readme.write_text(f"<title>Figures</title>{page}", encoding="utf-8")
+    for shown in (tmp_path / "index.html", readme):
+        assert "<title>Figures</title>" in opened(shown)
+    readme.write_text(f"<title>Figures</title>{HOSTILE[0]}", encoding="utf-8")
+    assert "<title>fired</title>" in opened(readme), "the check would see it"
+
+
+def test_a_page_of_a_figure_has_no_link_of_somebody_else(tmp_path, monkeypatch):
+    monkeypatch.setattr(saving, "_drawn", lambda figure, name: b"")
+    links = [f"<a href='{to}'>here</a>" for to in ("https://evil.example", "javascript:alert(1)")]
+    links.append('<A\thref="https://evil.example">here</A>')
+    name = "<script>document.title='fired'</script> & " + links[0]
+    figure = go.Figure(go.Bar(x=links, y=[1, 2, 3], name=links[0], hovertext=links))
+    layout(figure, f"<b>Bold</b> {links[2]}", name, 400)
+    saving.save_figure(figure, pd.DataFrame({"a": [1]}), "mine", tmp_path, {}, name)
+    page = opened(tmp_path / "mine.html")
+    assert f"<title>{html.escape(name, quote=False)}</title>" in page
+    assert '<tspan style="font-weight:bold">Bold</tspan>' in page
+    assert (
+        "&lt;script&gt;document.title='fired'&lt;/script&gt; &amp; &lt;a href='https://evil" in page
+    )
+    assert not [
+        target for target in targets(Rendered(page)) if "evil" in target or "alert" in target
+    ]
+
+
+CUT = json.dumps(record("x"))[:-20]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(
+            b"",
+            b"{",
+            b"[]",
+            b"3",
+            b"null",
+            b'"text"',
+            b"\xff\xfe\x00",
+            bytes(range(256)),
+            b"[" * 10**5,
+        ),
+        CUT.encode(),
+        *(
+            json.dumps({**record("x"), **change}).encode()
+            for change in (
+                {"name": "another"},
+                {"name": 3},
+                {"caption": None},
+                {"model": "m"},
+                {"model": {"name": 3, "dtype": "float32"}},
+                {"model": {"name": "m"}},
+                {"data": 3},
+                {"data": ["label"]},
+                {"data": [{"label": 3}]},
+                {"sampling": [1]},
+                {"sampling": {"sample": 3}},
+            )
+        ),
+    ],
+)
+def test_a_json_that_is_no_record_is_named_and_left_out(tmp_path, capsys, content):
+    name = "components_tiny-1b_demo-24"
+    (tmp_path / f"{name}.json").write_text(json.dumps(record(name)), encoding="utf-8")
+    (tmp_path / "x.json").write_bytes(content)
+    write_gallery(tmp_path, notebooks())
+    said = capsys.readouterr().err
+    assert f"{tmp_path / 'x.json'} is no record of a figure" in said
+    assert name not in said
+    assert f"### {name}" in (tmp_path / "README.md").read_text("utf-8")
+    assert (tmp_path / "x.json").read_bytes() == content
+
+
+def test_what_is_no_file_is_left_out_too(tmp_path, capsys):
+    (tmp_path / "folder.json").mkdir()
+    (tmp_path / "gone.json").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(tmp_path / "pipe.json")
+    write_gallery(tmp_path, notebooks())
+    assert capsys.readouterr().err.count("is no record of a figure") == 3
+
+
+# Files that cannot be written
+
+
+def small_figure(out, name="mine", caption="What is seen."):
+    figure, table = go.Figure(go.Bar(y=[1])), pd.DataFrame({"a": [1.5]})
+    return saving.save_figure(figure, table, name, out, {"seed": 0}, caption)
+
+
+@pytest.fixture
+def fake_browser(monkeypatch):
+    """Draw every figure at once, as a browser would."""
+    monkeypatch.setattr(saving, "find_browser", lambda: "chromium")
+    monkeypatch.setattr(go.Figure, "to_image", lambda figure, **how: b"PNG")
+
+
+@pytest.mark.parametrize("kind", ["png", "html", "csv", "json", "plotly.min.js"])
+def test_a_folder_in_place_of_a_file_is_named_and_nothing_is_written(tmp_path, fake_browser, kind):
+    taken = tmp_path / ("plotly.min.js" if kind == "plotly.min.js" else f"mine.{kind}")
+    if kind == "plotly.min.js":  # whatever it is, it is not written over
+        (tmp_path / "out").write_text("a file")
+        out, taken = tmp_path / "out", tmp_path / "out"
+    else:
+        taken.mkdir()
+        out = tmp_path
+    with pytest.raises(DataError, match=f"{taken}.* cannot be written"):
+        small_figure(out)
+    assert {path.name for path in tmp_path.iterdir()} <= {taken.name, "plotly.min.js"}
+
+
+def test_a_full_disk_leaves_the_figure_of_before(tmp_path, fake_browser, monkeypatch):
+    written = small_figure(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    write = type(tmp_path).write_bytes
+
+    def full(path, content):
+        if path.suffix == ".csv":
+            raise OSError(28, "No space left on device")
+        return write(path, content)
+
+    monkeypatch.setattr(type(tmp_path), "write_bytes", full)
+    with pytest.raises(DataError, match=r"mine\.csv cannot be written \(No space.*free some disk"):
+        small_figure(tmp_path, caption="Another.")
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert set(written) == {"png", "html", "csv", "json"}
+
+
+@pytest.mark.parametrize("browser", ["/nowhere/chrome", "/bin/false"])
+def test_a_browser_that_does_not_draw_is_named_and_nothing_is_written(
+    tmp_path, monkeypatch, browser
+):
+    monkeypatch.setenv("BROWSER_PATH", browser)
+    with pytest.raises(DataError, match=rf"{browser} cannot draw mine\.png .*BROWSER_PATH"):
+        small_figure(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        ".",
+        "..",
+        "../up",
+        "a/b",
+        "a\\b",
+        "a\0b",
+        ".hidden",
+        " ",
+        "x" * 300,
+        'a"b',
+        "a<b>",
+        "a\nb",
+        "é" * 130,
+        3,
+        None,
+    ],
+)
+def test_a_name_that_no_file_may_have_is_refused(tmp_path, name):
+    with pytest.raises(InputError, match=r"a figure's name cannot be .*letters, digits"):
+        small_figure(tmp_path, name)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Qwen3-8B", "qwen3-8b"),
+        ("../../etc/passwd", "..-..-etc-passwd"),
+        ('a<b>:"c|?*\\', "a-b-c"),
+        ("日本語 モデル", "日本語-モデル"),
+    ],
+)
+def test_a_slug_is_a_part_of_a_file_name(text, expected):
+    assert saving.slug(text) == expected
+
+
+@pytest.mark.parametrize("text", ["x" * 300, "語" * 300, "é" * 41, "🤖", "???", ""])
+def test_what_makes_no_name_gets_one_of_its_own(text):
+    found = saving.slug(text)
+    assert 8 <= len(found.encode()) <= 80
+    assert found == saving.slug(found)
+    assert found != saving.slug(f"{text}!?x")
+
+
+def test_a_long_name_of_a_model_gives_files(tmp_path, fake_browser):
+    from dysem_lab.models.store import ModelFacts
+
+    facts = ModelFacts("語" * 200, "s", "f", "float32", "cpu", 1, 1)
+    name = saving.file_name("selection_frequency", facts, "x" * 300, 24)
+    assert len(list(small_figure(tmp_path, name).values())) == 4

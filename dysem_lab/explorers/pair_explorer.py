@@ -25,7 +25,7 @@ from dysem_lab.encoders.dysem import (
 )
 from dysem_lab.errors import InputError, MissingTranslationError
 from dysem_lab.explorers.panel import Panel, Progress, State, View, menu, silent, slider, text_box
-from dysem_lab.figures.style import PALETTE, layout, superscript
+from dysem_lab.figures.style import PALETTE, layout
 from dysem_lab.joint import joint_set, unit_peak
 from dysem_lab.models.activations import CUMULATIVE, capture, unique_prompts
 from dysem_lab.models.lens import LensModel
@@ -275,7 +275,7 @@ def pair_figure(view: PairView) -> go.Figure:
             TEMPLATE_NAMES.get(str(settings["template"]), str(settings["template"])),
             str(settings["setting"]),
             "/".join(view.languages),
-            superscript(_symbol(str(settings["component"]))),
+            _symbol(str(settings["component"])),
             f"{settings['vector']} vector",
             f"k {settings['k']}",
         ]

@@ -6,7 +6,9 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
+from dysem_lab.display import say
 from dysem_lab.figures.saving import atomic_write, slug
 from dysem_lab.startup import import_nbformat
 
@@ -15,6 +17,15 @@ INDEX = "index.html"
 # A notebook names its figures where it saves them: figure_name("components", study).
 KIND = re.compile(r'_name\(\s*f?"([a-z_]+?)_?["{]')
 ELSEWHERE = "Other figures"
+# What Markdown, in any of its kinds, may take for more than a character of a text: markup, a
+# formula, a link that it makes of a bare address, or the beginning of a list or a heading. An
+# interval such as [40.2, 68.7] is none of these, unless what follows makes it a link.
+INTERVAL = r"(?P<interval>(?<!^)\[[-−]?[\d.]+, [-−]?[\d.]+\](?![(\[:]))"
+ACTIVE = re.compile(
+    rf"""{INTERVAL}|[\\`*\[\]{{}}<>&~$|"@]|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=www)\.|^[-+=#:]"""
+    r"|(?<=^\d)[.)]|(?<=^\d\d)[.)]",
+    re.IGNORECASE,
+)
 STYLE = """
 :root { color-scheme: light dark; font-family: system-ui, sans-serif; }
 body { max-width: 62rem; margin: 2rem auto; padding: 0 1rem; line-height: 1.5; }
@@ -47,11 +58,27 @@ def write_gallery(out: Path, notebooks: Mapping[str, Path]) -> None:
         out: The folder that holds the figures with their JSON files.
         notebooks: Stem → notebook, in reading order.
     """
-    records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob("*.json"))]
-    found = sections(records, notebooks)
+    found = sections([*filter(None, map(_record, sorted(out.glob("*.json"))))], notebooks)
     for name, text in ((PAGE, _markdown(found, out)), (INDEX, _html(found, out))):
         with atomic_write(out / name) as path:
-            path.write_text(text + "\n", encoding="utf-8")
+            path.write_bytes((text + "\n").encode(errors="replace"))
+
+
+def _record(file: Path) -> dict[str, Any] | None:
+    """Return what a JSON file says of the figure beside it, or None, said, where it is not ours."""
+    try:
+        if not file.is_file():  # a folder, or a pipe that would be waited for
+            raise ValueError("it is no file")
+        record = json.loads(file.read_text(encoding="utf-8"))
+        texts = [record["name"], record["caption"], measured_on(record)]
+        texts += [record["model"]["name"], record["model"]["dtype"]]
+        if not all(isinstance(text, str) for text in texts) or record["name"] != file.stem:
+            raise ValueError("it is of something else")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        say(f"{file} is no record of a figure ({reason:.200}); the gallery is made without it")
+        return None
+    return record
 
 
 def sections(records: Sequence[dict[str, Any]], notebooks: Mapping[str, Path]) -> list[Section]:
@@ -89,6 +116,15 @@ def _kind(record: Mapping[str, Any], kinds: Sequence[str]) -> bool:
     return any(before == kind or before.startswith(f"{kind}_") for kind in kinds)
 
 
+def plain(text: str) -> str:
+    """Return a text as Markdown that shows it as it is, in one line."""
+
+    def shown(found: re.Match[str]) -> str:
+        return found[0] if found["interval"] else f"&#{ord(found[0])};"
+
+    return ACTIVE.sub(shown, " ".join(text.split()))
+
+
 def _markdown(found: Sequence[Section], out: Path) -> str:
     lines = [
         "# Figures",
@@ -99,17 +135,20 @@ def _markdown(found: Sequence[Section], out: Path) -> str:
         "",
     ]
     for section in found:
-        links = (f"[{_about(record)}](#{record['name']})" for record in section.records)
+        links = (
+            f"[{plain(_about(record))}](#{quote(record['name'])})" for record in section.records
+        )
         lines.append(f"- {section.title} {' · '.join(links)}")
     for section in found:
         lines += ["", f"## {section.title}"]
         for record in section.records:
-            name, caption = record["name"], record["caption"]
-            lines += ["", f"### {name}", ""]
-            if (out / f"{name}.png").exists():
+            name, caption = quote(record["name"]), plain(record["caption"])
+            lines += ["", f"### {plain(record['name'])}", ""]
+            if (out / f"{record['name']}.png").exists():
                 lines += [f"![{caption}]({name}.png)", ""]
             lines += [caption, ""]
-            lines.append(f"{measured_on(record)} · [CSV]({name}.csv) · [JSON]({name}.json)")
+            measured = plain(measured_on(record))
+            lines.append(f"{measured} · [CSV]({name}.csv) · [JSON]({name}.json)")
     return "\n".join(lines)
 
 
@@ -123,13 +162,13 @@ def _html(found: Sequence[Section], out: Path) -> str:
     for section in found:
         lines.append(f"<h2>{html.escape(section.title)}</h2>")
         for record in section.records:
-            name, caption = record["name"], html.escape(record["caption"])
-            page = f"{name}.html"
-            shown = name
-            if (out / f"{name}.png").exists():
+            shown, caption = html.escape(record["name"]), html.escape(record["caption"])
+            name = quote(record["name"])
+            lines.append(f'<figure id="{shown}"><a href="{name}.html">')
+            if (out / f"{record['name']}.png").exists():
                 shown = f'<img src="{name}.png" alt="{caption}" loading="lazy">'
             lines += [
-                f'<figure id="{name}"><a href="{page}">{shown}</a>',
+                f"{shown}</a>",
                 f"<figcaption>{caption}<br><small>{html.escape(measured_on(record))}",
                 f'· <a href="{name}.csv">CSV</a> · <a href="{name}.json">JSON</a></small>',
                 "</figcaption></figure>",

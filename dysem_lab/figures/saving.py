@@ -1,16 +1,19 @@
 """Figures onto disk: PNG, HTML, CSV and JSON, each whole or absent, with their provenance."""
 
+import errno
 import functools
+import hashlib
 import html
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -22,7 +25,7 @@ from plotly.offline import get_plotlyjs
 
 from dysem_lab import paths
 from dysem_lab.analyses.study import Study
-from dysem_lab.errors import InputError
+from dysem_lab.errors import DataError, InputError
 from dysem_lab.models.store import ModelFacts
 from dysem_lab.startup import import_nbformat
 
@@ -34,6 +37,9 @@ NO_BROWSER = (
     "apt-get install chromium fonts-noto-cjk; elsewhere: plotly_get_chrome) and run again; HTML, "
     "CSV and JSON are whole"
 )
+# In bytes, of 255 that a file system allows: a name has a kind, a model and data.
+LONGEST_SLUG = 80
+LONGEST_NAME = 240
 LIBRARIES = (
     *("torch", "transformers", "transformer-lens", "numpy", "scipy", "pandas", "plotly"),
     "scikit-learn",
@@ -128,8 +134,16 @@ def file_name(kind: str, model: ModelFacts, label: str = "", size: int | None = 
 
 
 def slug(text: str) -> str:
-    """Return a text as part of a file name: lower-case letters, digits and points, with hyphens."""
-    return "-".join("".join(c if c.isalnum() or c == "." else " " for c in text).lower().split())
+    """Return a text as part of a file name: lower-case letters, digits and points, with hyphens.
+
+    A long one is cut, and one without any of these is a digest of the text.
+    """
+    plain = "-".join("".join(c if c.isalnum() or c == "." else " " for c in text).lower().split())
+    if plain and len(plain.encode()) <= LONGEST_SLUG:
+        return plain
+    digest = hashlib.sha256(text.encode(errors="replace")).hexdigest()[:8]
+    start = plain.encode()[: LONGEST_SLUG - 9].decode(errors="ignore")
+    return f"{start}-{digest}" if start else digest
 
 
 def save_figure(
@@ -142,8 +156,10 @@ def save_figure(
 ) -> dict[str, Path]:
     """Write ``<name>.png``, ``.html``, ``.csv`` and ``.json`` and return their paths.
 
-    Each file appears whole or not at all. The HTML shares one ``plotly.min.js`` in the folder. The
-    JSON is written last, so a figure that has one is complete.
+    Each file appears whole or not at all, and none before all are made. The HTML shares one
+    ``plotly.min.js`` in the folder; a link in a text of the figure is shown there, not followed.
+    The JSON is written last, so a figure that has one is complete. The CSV has the texts and names
+    as they are: a spreadsheet takes one that begins with "=" for a formula.
 
     Args:
         figure: What is shown.
@@ -153,47 +169,99 @@ def save_figure(
         provenance: From `provenance`.
         caption: One line that says what is seen; kept in the JSON and used as alternative text.
 
+    Raises:
+        InputError: The name cannot be one of a file.
+        DataError: The files cannot be written, or the browser cannot draw the PNG.
+
     Warns:
         UserWarning: No browser was found, so there is no PNG; names the remedy.
     """
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    if "/" in name or not name:
-        raise InputError(f"a figure's name cannot be {name!r}; it becomes a file name")
-    if not (out / PLOTLY_JS).exists():
-        with atomic_write(out / PLOTLY_JS) as path:
-            path.write_text(get_plotlyjs(), encoding="utf-8")
-    written = {}
+    plain = isinstance(name, str) and all(c.isalnum() or c in " ._+-" for c in name)
+    if not plain or name[:1] in ("", " ", ".") or len(name.encode()) > LONGEST_NAME:
+        raise InputError(
+            f"a figure's name cannot be {name!r:.300}; it becomes a file name: letters, digits, "
+            f"'.', '_', '+' and '-', of {LONGEST_NAME} bytes at most"
+        )
+    record = {"name": name, "caption": caption, **provenance}
+    contents = {
+        "html": _page(figure, name, caption),
+        "csv": table.to_csv(index=False, float_format="%.6g", lineterminator="\n"),
+        "json": json.dumps(record, indent=2, ensure_ascii=False, default=str) + "\n",
+    }
+    made = {kind: text.encode(errors="backslashreplace") for kind, text in contents.items()}
     if find_browser():
-        with atomic_write(out / f"{name}.png") as path:
-            figure.write_image(path, format="png", scale=1.5)
-        written["png"] = out / f"{name}.png"
+        made = {"png": _drawn(figure, name), **made}
     else:
         warnings.warn(NO_BROWSER, stacklevel=2)
-    with atomic_write(out / f"{name}.html") as path:
-        page = figure.to_html(include_plotlyjs=PLOTLY_JS, div_id=name, config={"responsive": True})
-        label = f'<html lang="en"><head><title>{html.escape(caption)}</title>'
-        path.write_text(page.replace("<html><head>", label, 1), encoding="utf-8")
-    with atomic_write(out / f"{name}.csv") as path:
-        table.to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
-    record = {"name": name, "caption": caption, **provenance}
-    with atomic_write(out / f"{name}.json") as path:
-        text = json.dumps(record, indent=2, ensure_ascii=False, default=str)
-        path.write_text(text + "\n", encoding="utf-8")
-    return written | {kind: out / f"{name}.{kind}" for kind in ("html", "csv", "json")}
+    try:
+        has_plotly = (out / PLOTLY_JS).exists()
+    except OSError as error:
+        raise unwritable(out, error) from error
+    if not has_plotly:
+        with atomic_write(out / PLOTLY_JS) as path:
+            path.write_text(get_plotlyjs(), encoding="utf-8")
+    paths_of = {kind: out / f"{name}.{kind}" for kind in made}
+    with ExitStack() as files:
+        # They are put in place in reverse: the JSON last.
+        for kind in reversed(made):
+            files.enter_context(atomic_write(paths_of[kind])).write_bytes(made[kind])
+    return paths_of
+
+
+def _drawn(figure: go.Figure, name: str) -> bytes:
+    """Return a figure as PNG."""
+    try:
+        return figure.to_image(format="png", scale=1.5)
+    except Exception as error:  # of a browser, in any of its kinds
+        reason = " ".join(" ".join(map(str, error.args)).split())
+        raise DataError(
+            f"{find_browser()} cannot draw {name}.png ({type(error).__name__}: {reason:.300}); see "
+            "that it starts, or name another one by BROWSER_PATH. Without any, HTML, CSV and JSON "
+            "are written alone"
+        ) from error
+
+
+def _page(figure: go.Figure, name: str, caption: str) -> str:
+    """Return a figure as HTML."""
+    page = figure.to_html(include_plotlyjs=PLOTLY_JS, div_id=name, config={"responsive": True})
+    label = f'<html lang="en"><head><title>{html.escape(caption)}</title>'
+    # Of the tags that plotly knows in a text, the link alone leads out of the page. Figures have
+    # none of their own, so it comes with the name of a model or of data.
+    page = re.sub(r"\\u003c(/?a\b)", r"&lt;\1", page, flags=re.IGNORECASE)
+    return re.sub(r"<html>\s*<head>", lambda _: label, page, count=1)
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a temporary path that replaces `path` when the block ends well."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=path.suffix)
-    os.close(handle)
+    """Yield a temporary path that replaces `path` when the block ends well.
+
+    Raises:
+        DataError: The file cannot be written: the disk is full, its folder cannot be written to.
+    """
+    temporary = None
     try:
-        yield Path(temporary)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "a folder has its name")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, made = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=path.suffix)
+        temporary = Path(made)
+        os.close(handle)
+        yield temporary
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except OSError as error:
+        raise unwritable(path, error) from error
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def unwritable(path: Path, error: OSError) -> DataError:
+    """Return the error for a file that cannot be written."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    remedy = "free some disk and try again" if full else "give a folder that you may write to"
+    return DataError(f"{path} cannot be written ({error.strerror or error}); {remedy}")
 
 
 def find_browser() -> str | None:

@@ -1,5 +1,6 @@
 """The common look of all figures: palette, fonts, layout, and what a figure was measured on."""
 
+import html
 from collections.abc import Sequence
 
 import numpy as np
@@ -43,6 +44,8 @@ SCORE = "Spearman × 100"
 def layout(figure: go.Figure, title: str, facts: str, height: int) -> go.Figure:
     """Give a figure the common look, with what it was measured on under the title."""
     lines = [facts] if len(facts) <= 115 else _two_lines(facts)
+    # The names of a model and of data come from the user.
+    lines = [superscript(html.escape(line, quote=False)) for line in lines]
     return figure.update_layout(
         template="plotly_white",
         font={"family": FONTS, "size": 14},
