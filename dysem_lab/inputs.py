@@ -78,6 +78,26 @@ def path_of(given: str | Path, what: str = "path") -> Path:
     return path
 
 
+def listed(texts: Iterable, what: str = "text") -> list:
+    """Return what holds texts in an order as a list, whatever the texts are.
+
+    Args:
+        texts: A list, a column of a table, a one-dimensional array, ….
+        what: What an error calls one of them.
+
+    Raises:
+        InputError: One string in place of several; a mapping, a table, a set or an array of more
+            axes, whose items are no texts in an order.
+    """
+    if isinstance(texts, str):
+        raise InputError(f"{what}s must be a list of strings; give one as [{texts[:40]!r}]")
+    if not _has_order(texts):
+        raise InputError(
+            f"{what}s must be a list of strings, got {type(texts).__name__}{_remedy(texts)}"
+        )
+    return list(texts)
+
+
 def checked(texts: Iterable[str], what: str = "text") -> list[str]:
     """Return texts as a list, once each of them is known to have words.
 
@@ -86,17 +106,10 @@ def checked(texts: Iterable[str], what: str = "text") -> list[str]:
         what: What an error calls one of them.
 
     Raises:
-        InputError: One string in place of several; a mapping, a table, a set or an array of more
-            axes, whose items are no texts in an order; or a text, named by its index, that is
-            empty, has nothing visible, or holds half of a surrogate pair.
+        InputError: As for `listed`; or a text, named by its index, that is empty, has nothing
+            visible, or holds half of a surrogate pair.
     """
-    if isinstance(texts, str):
-        raise InputError(f"{what}s must be a list of strings; give one as [{texts[:40]!r}]")
-    if not _has_order(texts):
-        raise InputError(
-            f"{what}s must be a list of strings, got {type(texts).__name__}{_remedy(texts)}"
-        )
-    texts = list(texts)
+    texts = listed(texts, what)
     if plainly_texts(texts):
         return texts
     for index, text in enumerate(texts):

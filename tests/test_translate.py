@@ -8,6 +8,8 @@ import io
 import json
 import multiprocessing
 import pickle
+import random
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -16,15 +18,20 @@ import threading
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 from dysem_lab import paths
 from dysem_lab.data.sts import load_data
 from dysem_lab.errors import DataError, InputError, MissingTranslationError, ModelError
+from dysem_lab.hub import OnHub
+from dysem_lab.inputs import has_words
+from dysem_lab.translation import translate
 from dysem_lab.translation.translate import NLLB, ParallelTable, Seq2SeqTranslator
 from dysem_lab.translation.translation_cache import CachedTranslator
 
@@ -182,6 +189,165 @@ def test_a_table_needs_two_columns_of_one_length(columns):
         ParallelTable(columns, "mine")
 
 
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({"en": "ab", "fr": ["un", "deux"]}, "give one as"),
+        ({"en": {"a": 1, "b": 2}, "fr": ["un", "deux"]}, "en texts must be .* got dict"),
+        ({"en": pd.DataFrame({"x": ["a"]}), "fr": ["un"]}, "give one of its columns: x"),
+        ({"en": np.array([["a"], ["b"]]), "fr": ["un", "deux"]}, "give one axis"),
+        ({"en": {"a", "b"}, "fr": ["un", "deux"]}, "got set"),
+        ({1: ["a"], 2: ["b"]}, "languages must be one or more strings"),
+        ([["a"], ["b"]], "columns must be a mapping from language codes"),
+        ("en", "columns must be a mapping"),
+        (None, "columns must be a mapping"),
+    ],
+)
+def test_columns_that_are_no_lists_of_texts_are_refused(columns, words):
+    with pytest.raises(InputError, match=words):
+        ParallelTable(columns)
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [(5, "is 5, not a text"), (["b"], "not a text"), ("x\ud83d", "half of a surrogate pair")],
+)
+def test_an_entry_that_is_no_text_is_named(entry, words):
+    with pytest.raises(DataError, match=rf"mine, row 1: fr .*{words}"):
+        ParallelTable({"en": ["a", "b"], "fr": ["un", entry]}, "mine")
+
+
+def test_a_table_of_pandas_has_columns_too():
+    frame = pd.DataFrame({"en": ["a", "b"], "fr": ["un", None]})
+    assert ParallelTable(frame).columns == {"en": ["a", "b"], "fr": ["un", ""]}
+    with pytest.raises(DataError, match="two or more columns"):
+        ParallelTable(pd.DataFrame([["a", "b"]], columns=["en", "en"]))
+
+
+def test_tables_of_other_texts_have_other_names_wherever_a_text_ends():
+    one = ParallelTable({"en": ["a\x1fb", "c"], "fr": ["x\x1fy", "z"]})
+    two = ParallelTable({"en": ["a", "b\x1fc"], "fr": ["x", "y\x1fz"]})
+    assert one.name != two.name
+    again = ParallelTable({"fr": ["x", "y\x1fz"], "en": ["a", "b\x1fc"]})
+    assert two.name == again.name
+
+
+def test_a_text_that_lacks_its_first_rendering_takes_the_next():
+    table = ParallelTable({"en": ["a", "a", "b"], "fr": ["", "deux", "trois"]})
+    assert table.translate(["a"], "en", "fr") == ["deux"]
+
+
+PARTIAL = [["a0", "b0", "1", "0"], ["a2", "b2", "3", "2"]]
+
+
+@pytest.mark.parametrize("key", ["row", "pair_ID", "Pair_id"])
+def test_files_with_numbers_are_aligned_by_them(tmp_path, key):
+    columns = ["sentence1", "sentence2", "score", key]
+    write_csv(tmp_path / "test.en.csv", columns, [["x2", "y2", "3", "2"], ["x0", "y0", "1", "0"]])
+    write_csv(tmp_path / "test.ar.csv", columns, [["a1", "b1", "2", "1"], *PARTIAL])
+    table = ParallelTable.read(tmp_path)
+    assert table.translate(["x0", "y0", "x2", "y2"], "en", "ar") == ["a0", "b0", "a2", "b2"]
+    with pytest.raises(MissingTranslationError, match="in 'en' of 'a1'"):
+        table.translate(["a1"], "ar", "en")
+
+
+def test_a_complete_file_needs_no_numbers_and_texts_have_them_too(tmp_path):
+    write_csv(tmp_path / "en.csv", ["text"], [["zero"], ["one"], ["two"]])
+    write_csv(tmp_path / "ar.csv", ["row", "text"], [["2", "اثنان"], ["0", "صفر"]])
+    table = ParallelTable.read(tmp_path)
+    assert table.translate(["zero", "two"], "en", "ar") == ["صفر", "اثنان"]
+    (tmp_path / "en.csv").unlink()
+    (tmp_path / "en.txt").write_text("zero\none\ntwo\n", encoding="utf-8")
+    assert ParallelTable.read(tmp_path).translate(["two"], "en", "ar") == ["اثنان"]
+
+
+def test_files_that_cannot_be_aligned_are_refused(tmp_path):
+    columns = ["sentence1", "sentence2", "score", "pair_ID"]
+    write_csv(tmp_path / "ar.csv", columns, PARTIAL)
+    for rows in ([["x", "y", "1"], ["u", "v", "3"]], [["x", "y", "1"]] * 3):
+        write_csv(tmp_path / "en.csv", columns[:3], rows)
+        with pytest.raises(
+            DataError, match=r"ar\.csv numbers its pairs by 'pair_ID', .*en\.csv does"
+        ):
+            ParallelTable.read(tmp_path)
+    write_csv(tmp_path / "en.csv", ["text"], [["x"], ["u"], ["y"], ["v"]])
+    with pytest.raises(DataError, match=r"ar\.csv has numbers .* not of the same kind"):
+        ParallelTable.read(tmp_path)
+    write_csv(tmp_path / "en.csv", columns[:3], [["u", "v", "3"], ["x", "y", "1"]])
+    write_csv(tmp_path / "ar.csv", columns[:3], [row[:3] for row in PARTIAL])
+    with pytest.raises(DataError, match=r"score 1, but .* has 3; the files are not aligned"):
+        ParallelTable.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("english", "french"),
+    [("test.en", "dev.fr"), ("sts-train.en", "sts_test.fr"), ("validation.en", "test.fr")],
+)
+def test_files_of_different_splits_are_not_laid_side_by_side(tmp_path, english, french):
+    for name in (english, french):
+        (tmp_path / f"{name}.txt").write_text("one\n", encoding="utf-8")
+    with pytest.raises(DataError, match=rf"{english}\.txt|{french}\.txt.* of different splits"):
+        ParallelTable.read(tmp_path)
+    (tmp_path / f"{french}.txt").rename(tmp_path / "fr.txt")
+    assert len(ParallelTable.read(tmp_path).columns) == 2
+
+
+def test_row_numbers_of_a_file_are_no_language(tmp_path):
+    write_csv(tmp_path / "t.csv", ["row", "en", "fr"], [["0", "one", "un"]])
+    assert ParallelTable.read(tmp_path / "t.csv").columns == {"en": ["one"], "fr": ["un"]}
+
+
+def truth_of(path: Path) -> dict[int, tuple[str, str]]:
+    """Return row → pair of a real file, read with the standard library."""
+    with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
+        rows = csv.DictReader(file)
+        return {
+            int(row.get("row") or row.get("pair_ID") or number): (
+                row["sentence1"],
+                row["sentence2"],
+            )
+            for number, row in enumerate(rows)
+        }
+
+
+@pytest.mark.parametrize("first", [0, 2, 100])
+@pytest.mark.parametrize("order", [1, -1])
+def test_real_renderings_of_a_part_of_stsb_are_all_right(sts_folder, tmp_path, first, order):
+    english = truth_of(sts_folder / "stsb" / "test.en.csv.gz")
+    arabic = truth_of(sts_folder / "stsb" / "partial" / "test.ar.csv.gz")
+    (tmp_path / "test.ar.csv.gz").symlink_to(sts_folder / "stsb" / "partial" / "test.ar.csv.gz")
+    rows = [[*english[row], row] for row in english if row >= first][::order]
+    write_csv(tmp_path / "test.en.csv", ["sentence1", "sentence2", "row"], rows)
+    table = ParallelTable.read(tmp_path)
+    there = [row for row in english if row >= first and row in arabic]
+    assert len(there) == 1377 - first
+    known = {}  # a sentence that occurs twice has its first rendering
+    for side in (0, 1):
+        for row in there:
+            known.setdefault(english[row][side], arabic[row][side])
+    assert table.translate(list(known), "en", "ar") == list(known.values())
+    write_csv(tmp_path / "test.en.csv", ["sentence1", "sentence2"], [row[:2] for row in rows])
+    if first:
+        with pytest.raises(DataError, match=r"not aligned: .*test\.ar.* has row 1378"):
+            ParallelTable.read(tmp_path)
+
+
+def test_real_renderings_of_sick_are_all_right_whatever_the_order(sts_folder, tmp_path):
+    for name in ("SICK.pt", "SICK.ja"):
+        (tmp_path / f"{name}.csv.gz").symlink_to(sts_folder / "sick" / f"{name}.csv.gz")
+    english = truth_of(sts_folder / "sick" / "SICK.en.csv.gz")
+    rows = [[*english[row], row] for row in english][::-1]
+    write_csv(tmp_path / "SICK.en.csv", ["sentence1", "sentence2", "pair_ID"], rows)
+    table = ParallelTable.read(tmp_path)
+    for code in ("pt", "ja"):
+        other = truth_of(sts_folder / "sick" / f"SICK.{code}.csv.gz")
+        known = {}
+        for side in (0, 1):
+            for row in sorted(other):
+                known.setdefault(english[row][side], other[row][side])
+        assert table.translate(list(known), "en", code) == list(known.values())
+
+
 def test_a_path_without_a_table_is_named(tmp_path):
     with pytest.raises(DataError, match=r"no file or folder .*nowhere"):
         ParallelTable.read(tmp_path / "nowhere")
@@ -193,7 +359,7 @@ def test_a_path_without_a_table_is_named(tmp_path):
         ParallelTable.read(tmp_path)
 
 
-# --- CachedTranslator ------------------------------------------------------------------------
+# --- what every translator is asked -----------------------------------------------------------
 
 
 class Counting:
@@ -208,6 +374,52 @@ class Counting:
     def translate(self, texts, source, target):
         self.asked += texts
         return ["" if t in self.empty else f"{self.name} {source}-{target} {t}" for t in texts]
+
+
+@pytest.fixture(params=["table", "cache", "model"])
+def anyone(request, tmp_path):
+    """Return each kind of translator; none of them gets so far as to need a model."""
+    if request.param == "table":
+        return ParallelTable(TABLE)
+    if request.param == "model":
+        return Seq2SeqTranslator(str(tmp_path / "nowhere"))
+    return CachedTranslator(Counting(), tmp_path / "c.sqlite")
+
+
+@pytest.mark.parametrize(
+    ("texts", "words"),
+    [
+        (CAT, "give one as"),
+        ({"en": [CAT]}, "got dict; give one of its values"),
+        (pd.DataFrame({"first": [CAT]}), "give one of its columns: first"),
+        (np.array([[CAT]]), "give one axis"),
+        ({CAT}, "got set"),
+        (None, "got NoneType"),
+        ([CAT, None], "text 1 is empty or not a string: None"),
+        ([CAT, ""], "text 1 is empty"),
+        ([CAT, "\u200b"], "text 1 is empty"),
+        ([CAT, "x\ud83d"], "text 1 holds .* half of a surrogate pair"),
+    ],
+)
+def test_texts_that_are_no_list_of_words_are_refused(anyone, texts, words):
+    with pytest.raises(InputError, match=words):
+        anyone.translate(texts, "en", "fr")
+
+
+@pytest.mark.parametrize("codes", [(None, "fr"), ("en", ["fr"]), (3, "fr")])
+def test_a_language_that_is_no_code_is_refused(anyone, codes):
+    with pytest.raises(InputError, match="must be the code of a language"):
+        anyone.translate([CAT], *codes)
+
+
+@pytest.mark.parametrize("path", ["t.csv", "folder"])
+@pytest.mark.parametrize("given", [3, None, "x" * 300])
+def test_what_is_no_path_of_a_table_is_refused(path, given):
+    with pytest.raises(InputError, match="the parallel table"):
+        ParallelTable.read(given)
+
+
+# --- CachedTranslator ------------------------------------------------------------------------
 
 
 def stored(path: Path) -> dict[str, str]:
@@ -333,7 +545,7 @@ def test_any_text_comes_back_as_it_was_made(tmp_path):
     path = tmp_path / "c.sqlite"
 
     @settings(max_examples=60, deadline=None)
-    @given(st.lists(st.text(), max_size=5))
+    @given(st.lists(st.text().filter(has_words), max_size=5))
     def check(texts):
         for _ in range(2):  # made, then read
             cached = CachedTranslator(Mirror(), path)
@@ -365,6 +577,118 @@ def test_a_damaged_file_is_named(tmp_path, damage):
     damage(path)
     with pytest.raises(DataError, match=r"broken\.sqlite is not a usable translation cache.*move"):
         CachedTranslator(Counting(), path).translate(["text 400"], "en", "fr")
+
+
+def made_of(path, texts):
+    """Return the renderings of texts, the texts that were made anew, and what was warned of."""
+    inner = Counting()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        made = CachedTranslator(inner, path).translate(texts, "en", "fr")
+    return made, inner.asked, [str(warning.message) for warning in caught]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "rendering = 'counting en-fr b'",
+        "rendering = upper(rendering)",
+        "rendering = x'ff'",
+        "rendering = 2020",
+        "checksum = zeroblob(16)",
+        "checksum = 'x'",
+        "text = 'a', source = 'de'",
+    ],
+)
+def test_a_changed_row_is_named_and_made_again_and_kept(tmp_path, change):
+    path = tmp_path / "c.sqlite"
+    made_of(path, ["a", "b"])
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(f"UPDATE translations SET {change} WHERE text = 'a'")
+    made, asked, warned = made_of(path, ["a", "b"])
+    assert made == ["counting en-fr a", "counting en-fr b"]
+    assert asked == ["a"]
+    if "source" not in change:
+        assert "c.sqlite: 1 renderings in 'fr' are damaged and made again: 'a'" in warned[0]
+    assert made_of(path, ["a", "b"]) == (made, [], [])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_flipped_bit_anywhere_gives_the_right_rendering_or_an_error(tmp_path, seed):
+    texts = [f"text {i} — {'ж' * (i % 60)}" for i in range(120)]
+    whole = tmp_path / "whole.sqlite"
+    expected, _, _ = made_of(whole, texts)
+    content, random_ = whole.read_bytes(), random.Random(seed)
+    n_warned = 0
+    for number in range(60):
+        damaged, place = bytearray(content), random_.randrange(8 * len(content))
+        damaged[place // 8] ^= 1 << place % 8
+        path = tmp_path / f"{number}.sqlite"
+        path.write_bytes(damaged)
+        try:
+            made, _, warned = made_of(path, texts)
+        except DataError:
+            continue
+        assert made == expected, place
+        n_warned += bool(warned)
+    assert n_warned > 5
+
+
+OLD_TABLE = (
+    "CREATE TABLE translations (translator TEXT, source TEXT, target TEXT, text TEXT, rendering "
+    "TEXT NOT NULL CHECK (trim(rendering) != ''), PRIMARY KEY (translator, source, target, text)) "
+    "WITHOUT ROWID"
+)
+
+
+def test_a_file_from_before_there_were_checksums_is_taken_as_it_is_and_said(tmp_path, capsys):
+    path = tmp_path / "old.sqlite"
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(OLD_TABLE)
+        rows = [("counting", "en", "fr", text, f"old {text}") for text in "ab"]
+        connection.executemany("INSERT INTO translations VALUES (?, ?, ?, ?, ?)", rows)
+    assert made_of(path, ["a", "b", "c"])[:2] == (["old a", "old b", "counting en-fr c"], ["c"])
+    assert "old.sqlite: 2 renderings of before there were checksums" in capsys.readouterr().err
+    assert made_of(path, ["a", "b", "c"])[1] == []
+    assert capsys.readouterr().err == ""
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE translations SET rendering = 'bad' WHERE text = 'a'")
+    assert made_of(path, ["a"])[0] == ["counting en-fr a"]
+
+
+class Wrong:
+    """A translator that gives what it is told to."""
+
+    name = "wrong"
+
+    def __init__(self, made):
+        """Give ``made``, whatever is asked."""
+        self.made = made
+
+    def translate(self, texts, source, target):
+        return self.made
+
+
+@pytest.mark.parametrize(
+    "made",
+    [["un"], ["un", "deux", "trois"], ["un", None], ["un", 2], ["un", "\u200b"], ["un", "\ud83d"]],
+)
+def test_what_is_no_rendering_of_each_text_is_refused(tmp_path, made):
+    with pytest.raises(MissingTranslationError, match="wrong"):
+        CachedTranslator(Wrong(made), tmp_path / "c.sqlite").translate(["a", "b"], "en", "fr")
+
+
+@pytest.mark.parametrize("made", ["un", {"a": "un"}, None])
+def test_renderings_that_are_no_list_are_refused(tmp_path, made):
+    with pytest.raises(InputError, match="renderings must be a list"):
+        CachedTranslator(Wrong(made), tmp_path / "c.sqlite").translate(["a", "b"], "en", "fr")
+
+
+@pytest.mark.parametrize("arguments", [(None,), ("nllb",), (Counting(3),), (Counting(), "c", 0)])
+def test_what_is_no_translator_or_size_is_refused(tmp_path, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"translator has a name|batch_size must be a whole"):
+        CachedTranslator(*arguments)
 
 
 SLOW = """
@@ -617,8 +941,6 @@ def test_renderings_are_deterministic(nllb):
 
 
 def test_sampling_and_beams_of_the_model_s_own_configuration_are_off(nllb, tmp_path):
-    import shutil
-
     folder = tmp_path / "sampling"
     shutil.copytree(nllb, folder)
     file = folder / "generation_config.json"
@@ -660,8 +982,191 @@ def test_the_name_tells_model_revision_and_length(nllb):
         translator(nllb.parent).name,
     }
     assert len(names) == 4
-    assert NLLB in Seq2SeqTranslator().name
+    assert Seq2SeqTranslator().model == NLLB
     assert Seq2SeqTranslator().revision is not None
+
+
+def changed_copy(nllb, folder, change):
+    """Return a copy of the model with one change: a JSON file's entry, or a function of it."""
+    shutil.copytree(nllb, folder)
+    if callable(change):
+        change(folder)
+        return folder
+    name, entry, value = change
+    content = json.loads((folder / name).read_text(encoding="utf-8"))
+    content[entry] = value
+    (folder / name).write_text(json.dumps(content), encoding="utf-8")
+    return folder
+
+
+def rewritten(change):
+    """Return a function that rewrites the weights of a folder."""
+
+    def rewrite(folder):
+        weights = load_file(folder / "model.safetensors")
+        change(weights)
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+    return rewrite
+
+
+def nudge(weights):
+    weights["model.encoder.layers.0.self_attn.q_proj.weight"][3, 5] += 1e-3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        rewritten(nudge),
+        ("config.json", "scale_embedding", False),
+        ("config.json", "activation_function", "gelu"),
+        ("tokenizer.json", "normalizer", {"type": "Lowercase"}),
+        ("tokenizer_config.json", "src_lang", "eng_Latn"),
+        ("generation_config.json", "repetition_penalty", 1.5),
+    ],
+    ids=["weights", "scale", "activation", "normalizer", "source language", "generation"],
+)
+def test_everything_that_a_rendering_depends_on_is_in_the_name(nllb, tmp_path, change):
+    folder = tmp_path / "model"
+    name = translator(shutil.copytree(nllb, folder)).name
+    assert translator(folder, device="auto", batch_size=3).name == name
+    (folder / "README.md").write_text("words for people", encoding="utf-8")
+    assert translator(folder).name == name
+    shutil.rmtree(folder)
+    assert translator(changed_copy(nllb, folder, change)).name != name
+
+
+def test_a_pair_is_in_the_name_since_it_leaves_the_language_tokens_out(nllb):
+    pairs = (None, ("en", "fr"), ["fr", "en"])
+    assert len({translator(nllb, pair=pair).name for pair in pairs}) == 3
+    listed, in_a_tuple = (translator(nllb, pair=kind(("en", "fr"))) for kind in (list, tuple))
+    assert listed.name == in_a_tuple.name
+    assert len(listed.translate(["x"], "en", "fr")) == 1
+    for pair in ("en-fr", ("en",), 3, ("en", 3)):
+        with pytest.raises(InputError, match=r"pair must be two|languages must be"):
+            translator(nllb, pair=pair)
+
+
+def test_a_retrained_model_under_the_same_path_is_asked_anew(nllb, tmp_path):
+    folder, cache = shutil.copytree(nllb, tmp_path / "model"), tmp_path / "c.sqlite"
+    before = CachedTranslator(translator(folder), cache).translate(SENTENCES, "en", "fr")
+    shutil.rmtree(folder)
+
+    def retrain(weights):
+        torch.manual_seed(1)
+        head = weights["lm_head.weight"]
+        head[(head != 0).any(1)] = torch.randn(int((head != 0).any(1).sum()), head.shape[1])
+
+    changed_copy(nllb, folder, rewritten(retrain))
+    after = CachedTranslator(translator(folder), cache).translate(SENTENCES, "en", "fr")
+    assert after == translator(folder).translate(SENTENCES, "en", "fr")
+    assert after != before
+
+
+def test_files_that_change_after_the_name_is_known_are_refused(nllb, tmp_path):
+    folder = shutil.copytree(nllb, tmp_path / "model")
+    early = CachedTranslator(translator(folder), tmp_path / "c.sqlite")
+    assert str(folder) in early.name
+    rewritten(nudge)(folder)
+    with pytest.raises(ModelError, match="were changed after this translator was made; make it"):
+        early.translate(["x"], "en", "fr")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            lambda w: w.pop("model.decoder.layers.0.fc1.weight"),
+            r"has no weights for model\.decoder\.layers\.0\.fc1\.weight",
+        ),
+        (lambda w: w.pop("model.shared.weight"), "has no weights for model.*weight"),
+        (
+            lambda w: w.update({"model.adapter.weight": torch.zeros(2)}),
+            r"no place for: model\.adapter\.weight",
+        ),
+        (
+            lambda w: w.update({f"_orig_mod.{key}": w.pop(key) for key in list(w)}),
+            "has no weights for .*_orig_mod",
+        ),
+        (
+            lambda w: w.update({"model.decoder.layers.0.fc1.weight": torch.zeros(3, 16)}),
+            r"model\.decoder\.layers\.0\.fc1\.weight",
+        ),
+    ],
+    ids=["missing", "embeddings", "extra", "prefix", "shape"],
+)
+def test_weights_that_are_not_all_there_are_refused_by_name(nllb, tmp_path, change, words):
+    folder = changed_copy(nllb, tmp_path / "model", rewritten(change))
+    with pytest.raises(ModelError, match=f"(?s){words}"):
+        translator(folder).translate(["x"], "en", "fr")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (lambda whole: whole[: len(whole) // 2], "is cut or damaged"),
+        (lambda whole: b"version https://git-lfs.github.com/spec/v1\n", "pointer of git LFS"),
+        (lambda whole: b"", "model.safetensors"),
+    ],
+)
+def test_a_damaged_file_of_weights_is_named(nllb, tmp_path, content, words):
+    folder = shutil.copytree(nllb, tmp_path / "model")
+    weights = folder / "model.safetensors"
+    weights.write_bytes(content(weights.read_bytes()))
+    with pytest.raises(ModelError, match=f"(?s)cannot load .*{words}"):
+        translator(folder).translate(["x"], "en", "fr")
+
+
+@pytest.mark.parametrize("device", ["nonsense", "cuda:99"])
+def test_a_device_that_is_not_there_is_an_error(nllb, device):
+    with pytest.raises(ModelError, match="cannot load"):
+        translator(nllb, device=device).translate(["x"], "en", "fr")
+
+
+def test_a_model_of_the_hub_is_its_commit_and_never_a_branch(monkeypatch):
+    commits = {None: "1" * 40, "main": "1" * 40, "refs/pr/45": "2" * 40}
+    monkeypatch.setattr(
+        translate, "find_on_hub", lambda name, revision: OnHub(commits[revision], True)
+    )
+    assert Seq2SeqTranslator("own/er").name == f"own/er@{'1' * 40} greedy 256"
+    assert Seq2SeqTranslator("own/er", revision="main").name == Seq2SeqTranslator("own/er").name
+    assert Seq2SeqTranslator().name == f"{NLLB}@{'2' * 40} greedy 256"
+    # A commit stands for itself, also where the hub is out of reach.
+    pinned = Seq2SeqTranslator("own/er", revision="a" * 40)
+    assert pinned.name == f"own/er@{'a' * 40} greedy 256"
+
+
+def test_a_model_of_the_hub_that_cannot_be_had_is_an_error(monkeypatch):
+    def unreachable(name, revision):
+        raise ConnectionError("no answer")
+
+    monkeypatch.setattr(translate, "find_on_hub", unreachable)
+    with pytest.raises(ModelError, match=r"cannot load own/er: no answer.*(?s:.*)parallel table"):
+        CachedTranslator(Seq2SeqTranslator("own/er"), "unused.sqlite")
+
+
+def test_a_text_longer_than_the_model_s_positions_is_named_and_not_cut(nllb):
+    fits = "a" * 61  # and a space before it, the language and the end
+    assert len(translator(nllb).translate([fits], "en", "fr")) == 1
+    with pytest.raises(InputError, match=r"text 3 has 65 tokens, .* reads at most 64: 'aaa"):
+        translator(nllb, batch_size=2).translate(["x", fits, "y", fits + "a"], "en", "fr")
+    with pytest.raises(InputError, match=r"max_new_tokens is 65, but .* writes at most 64"):
+        translator(nllb, max_new_tokens=65).translate(["x"], "en", "fr")
+
+
+def test_a_model_that_breaks_down_is_named_with_its_texts(nllb, monkeypatch):
+    broken = translator(nllb, batch_size=2)
+    monkeypatch.setattr(broken._loaded[0], "generate", lambda **_: [][0])
+    with pytest.raises(ModelError, match=r"tiny-nllb broke down on texts 0 to 1 \(list index"):
+        broken.translate(SENTENCES, "en", "fr")
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"model": 3}, {"model": None}, {"batch_size": 0}, {"max_new_tokens": 1.5}]
+)
+def test_a_setting_that_has_no_meaning_is_refused(arguments):
+    with pytest.raises(InputError, match=r"model must be|must be a whole number of at least 1"):
+        Seq2SeqTranslator(**arguments)
 
 
 def test_a_cached_model_is_asked_once(nllb, tmp_path):
@@ -701,10 +1206,6 @@ def test_a_rendering_that_is_cut_is_told(nllb):
 
 
 def test_an_empty_rendering_is_an_error(nllb, tmp_path):
-    import shutil
-
-    from safetensors.torch import load_file, save_file
-
     folder = tmp_path / "silent"
     shutil.copytree(nllb, folder)
     weights = load_file(folder / "model.safetensors")
@@ -732,15 +1233,13 @@ def test_a_folder_with_pickled_weights_only_is_refused_unopened(nllb, tmp_path):
             (folder / file.name).write_bytes(file.read_bytes())
     marker = tmp_path / "ran"
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb(marker)))
-    with pytest.raises(ModelError, match=r"cannot load the translator .*pickled.*safetensors"):
+    with pytest.raises(ModelError, match=r"(?s)cannot load .*pickled.*safetensors"):
         translator(folder).translate(["x"], "en", "fr")
     assert not marker.exists()
 
 
 @pytest.mark.parametrize("part", ["model", "tokenizer"])
 def test_code_in_a_model_folder_never_runs_whatever_is_answered(nllb, tmp_path, monkeypatch, part):
-    import shutil
-
     folder = tmp_path / "coded"
     shutil.copytree(nllb, folder)
     marker = tmp_path / "ran"
@@ -783,7 +1282,7 @@ def test_code_in_a_model_folder_never_runs_whatever_is_answered(nllb, tmp_path, 
 
 def test_nothing_is_loaded_before_the_first_translation(tmp_path):
     absent = translator(tmp_path / "nowhere")
-    with pytest.raises(ModelError, match=r"cannot load the translator .*nowhere.*parallel table"):
+    with pytest.raises(ModelError, match=r"cannot load the translator: no folder .*nowhere.*table"):
         absent.translate(["x"], "en", "fr")
 
 

@@ -483,7 +483,7 @@ def _sound(file: str, table: pd.DataFrame) -> pd.DataFrame:
         )
     columns: dict[str, list] = {"score": ratings(file, table, "score", MAX_SCORE)}
     for column in ("sentence1", "sentence2"):
-        columns[column] = texts_of(file, table, column)
+        columns[column] = texts_of(file, table[column].tolist(), column)
         if not all(columns[column]):
             row = columns[column].index("")
             raise DataError(

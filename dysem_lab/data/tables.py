@@ -355,13 +355,12 @@ def _values(column: Any) -> list[object]:
     return found
 
 
-def texts_of(file: str, table: pd.DataFrame, column: str) -> list[str]:
+def texts_of(file: str, values: list, column: str) -> list[str]:
     """Return a column of texts, "" where one is missing or nothing of it can be seen.
 
     Raises:
         DataError: One is no text, or holds half of a surrogate pair; names file and row.
     """
-    values = table[column].tolist()
     if plainly_texts(values):
         return values
     return [_text_of(file, row, column, value) for row, value in enumerate(values)]
@@ -438,7 +437,7 @@ def pair_numbers(
     Raises:
         DataError: A number that is none or occurs twice; tables that cannot be aligned.
     """
-    keys = {code: _keys_of(table) for code, (_, table) in tables.items()}
+    keys = {code: keys_of(table) for code, (_, table) in tables.items()}
     of_all = [key for key in ROW_KEYS if all(key in of for of in keys.values())]
     without = [code for code, of in keys.items() if not of]
     key = of_all[0] if of_all else ROW_KEYS[0]
@@ -473,7 +472,7 @@ def pair_numbers(
     return found
 
 
-def _keys_of(table: pd.DataFrame) -> dict[str, str]:
+def keys_of(table: pd.DataFrame) -> dict[str, str]:
     """Return which of `ROW_KEYS` a table has, with its own spelling."""
     spelled = {name.lower(): name for name in map(str, table.columns)}
     return {key: spelled[key.lower()] for key in ROW_KEYS if key.lower() in spelled}

@@ -407,7 +407,9 @@ def _items(
         for row, value in enumerate(table[column].tolist()):
             if is_missing(value):
                 raise DataError(f"{file}, row {row}: {column} is {value!r}, not a text")
-        columns.append([" ".join(text.split()) for text in texts_of(file, table, column)])
+        columns.append(
+            [" ".join(text.split()) for text in texts_of(file, table[column].tolist(), column)]
+        )
     for row, (label, *texts) in enumerate(zip(table["label"].tolist(), *columns, strict=True)):
         if str(label) not in task.classes:
             raise DataError(

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import xxhash
 
+from dysem_lab.digests import file_digest
 from dysem_lab.errors import InputError, MissingTranslationError, ModelError
-from dysem_lab.translation.translate import required_rendering
+from dysem_lab.translation.translate import asked, required_renderings
 
 INSTALL = (
     "apt-get install apertium apertium-eng-spa apertium-eng-cat apertium-fra-cat apertium-por-cat"
@@ -70,7 +71,7 @@ class ApertiumTranslator:
 
     Attributes:
         name: Identity for the cache: Apertium's version and a digest of all directions with their
-            dictionaries and rules, which fix the chains as well.
+            programs, dictionaries and rules, which fix the chains as well.
 
     Raises:
         ModelError: Apertium is not installed.
@@ -93,16 +94,15 @@ class ApertiumTranslator:
         See `dysem_lab.translation.translate.Translator`.
 
         Raises:
-            InputError: One string in place of a list, or a text that is no Unicode text.
+            InputError: No list of texts, or a text with a null character.
             MissingTranslationError: No chain leads to the language, or Apertium breaks down on a
                 text (it crashes on a few sentences); names text and language.
             ModelError: It took longer than the timeout.
         """
-        if isinstance(texts, str):
-            raise InputError(f"texts must be a list of strings; give one text as [{texts[:40]!r}]")
+        texts = asked(texts, source, target)
         for index, text in enumerate(texts):
-            if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
-                raise InputError(f"text {index} has a null character or half a surrogate: {text!r}")
+            if "\0" in text:
+                raise InputError(f"text {index} has a null character: {text!r:.200}; take it out")
         reached = routes(source, self._modes)
         if target not in reached:
             raise MissingTranslationError(
@@ -112,11 +112,8 @@ class ApertiumTranslator:
             )
         route = reached[target]
         modes = [self._modes[step] for step in pairwise(route)]
-        renderings = self._rendered(list(texts), modes, target) if texts else []
-        return [
-            required_rendering(rendering, text, target, "Apertium")
-            for rendering, text in zip(renderings, texts, strict=True)
-        ]
+        renderings = self._rendered(texts, modes, target) if texts else []
+        return required_renderings(renderings, texts, target, "Apertium")
 
     def _rendered(self, texts: list[str], modes: list[Path], target: str) -> list[str]:
         """Return the texts at the end of a chain; halve a batch to find the text that breaks it."""
@@ -240,14 +237,17 @@ def seen_directions(source: str = "en") -> str:
 
 
 def _digest(modes: Iterable[Path]) -> str:
-    """Return a digest of mode files and of the dictionaries and rules that they name."""
+    """Return a digest of mode files, and of the programs, dictionaries and rules that they name."""
     digest = xxhash.xxh3_128()
+    named: dict[str, None] = {}
     for mode in modes:
         pipeline = mode.read_text(encoding="utf-8")
         digest.update(f"{mode.stem} {pipeline}".encode())
-        for name in re.findall(r"'([^']+)'", pipeline):
-            if (file := Path(name)).is_file():
-                digest.update(file.read_bytes())
+        named |= dict.fromkeys(re.findall(r"[^\s'|]+", pipeline))
+    for name in ("apertium", "apertium-wblank-mode", *named):
+        file = Path(name if "/" in name else shutil.which(name) or name)
+        if file.is_file():
+            digest.update(f"{name} {file_digest(file)}".encode())
     return digest.hexdigest()[:16]
 
 

@@ -1,36 +1,62 @@
 """Renderings of a text in other languages: parallel tables and seq2seq models."""
 
 import hashlib
+import json
 import re
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import pandas as pd
 import torch
 
 from dysem_lab.data.languages import LANGUAGES
-from dysem_lab.data.sts import STSData
-from dysem_lab.data.tables import SUFFIXES, read_table
-from dysem_lab.errors import DataError, MissingTranslationError, ModelError
+from dysem_lab.data.sts import STSData, require_same_ratings
+from dysem_lab.data.tables import (
+    ROW_KEYS,
+    SUFFIXES,
+    keys_of,
+    number_of,
+    pair_numbers,
+    read_lines,
+    read_table,
+    texts_of,
+)
+from dysem_lab.digests import file_digest, folder_digest
+from dysem_lab.errors import DataError, InputError, MissingTranslationError, ModelError
+from dysem_lab.hub import find_on_hub
+from dysem_lab.inputs import (
+    at_least,
+    checked,
+    half_of_a_pair,
+    has_words,
+    listed,
+    names_of,
+    path_of,
+)
+from dysem_lab.weights import loading, require_whole
 
 NLLB = "facebook/nllb-200-distilled-600M"
 # The main branch has pickle weights only; this is the hub's own conversion to safetensors.
 NLLB_REVISION = "refs/pr/45"
+_REMEDY = "Without a network, use a parallel table or a local folder with safetensors weights"
+_COMMIT = re.compile("[0-9a-f]{40}")
 _CODE = re.compile(r"[a-z]{2,3}(-[A-Za-z]{2,4})?")
+_COLUMNS = {False: ("text",), True: ("sentence1", "sentence2")}  # of texts, of pairs
+SPLITS = frozenset(("train", "dev", "test", "trial", "valid", "val", "validation"))
 
 
 class Translator(Protocol):
-    """Anything that renders texts in another language.
+    """Anything that renders texts in another language."""
 
-    Attributes:
-        name: Identity for the cache: two translators with one name give the same renderings.
-    """
-
-    name: str
+    @property
+    def name(self) -> str:
+        """Identity for the cache: two translators with one name give the same renderings."""
+        ...
 
     def translate(self, texts: Sequence[str], source: str, target: str) -> list[str]:
         """Return one non-empty rendering per text.
@@ -41,6 +67,7 @@ class Translator(Protocol):
             target: Code of the language wanted.
 
         Raises:
+            InputError: No list of texts, or a language that is no code.
             MissingTranslationError: A text has no rendering; names text and language.
         """
         ...
@@ -50,29 +77,40 @@ class ParallelTable:
     """A translator that looks renderings up in parallel texts.
 
     Args:
-        columns: Language code → texts, aligned by position. A text that occurs twice takes the
-            rendering of its first occurrence; an empty entry is a missing translation.
+        columns: Language code → texts, aligned by position; a mapping or a table. A text that
+            occurs twice takes the first rendering that it has; an empty entry is a missing
+            translation.
         name: What to call the table in messages and in the cache.
 
     Raises:
-        DataError: Columns of different lengths, or fewer than two languages.
+        DataError: Columns of different lengths, fewer than two languages, or an entry that is no
+            text.
+        InputError: No mapping, or a column that is no list of texts.
     """
 
-    def __init__(self, columns: Mapping[str, Sequence[str]], name: str = "table") -> None:
+    def __init__(
+        self, columns: Mapping[str, Sequence[str]] | pd.DataFrame, name: str = "table"
+    ) -> None:
         """Keep the columns; see the class."""
-        lengths = {code: len(texts) for code, texts in columns.items()}
-        if len(lengths) < 2 or len(set(lengths.values())) != 1:
+        if not isinstance(columns, Mapping | pd.DataFrame):
+            raise InputError(
+                "columns must be a mapping from language codes to texts, such as "
+                f"{{'en': […], 'ja': […]}}, got {type(columns).__name__}"
+            )
+        codes = names_of(list(columns), "language")
+        given = [listed(texts, f"{code} text") for code, texts in columns.items()]
+        lengths = dict(zip(codes, map(len, given), strict=True))
+        if len(lengths) < 2 or len(lengths) < len(codes) or len(set(lengths.values())) != 1:
             raise DataError(
                 f"{name}: need two or more columns of one length, named by language codes such as "
                 f"'en' and 'ja', got {lengths or 'none'}"
             )
         self.columns = {
-            code: ["" if pd.isna(text) else str(text) for text in texts]
-            for code, texts in columns.items()
+            code: texts_of(name, texts, code) for code, texts in zip(codes, given, strict=True)
         }
-        content = "\x1e".join("\x1f".join([c, *self.columns[c]]) for c in sorted(self.columns))
+        content = json.dumps(sorted(self.columns.items()), ensure_ascii=False)
         self.name = f"{name} {hashlib.sha256(content.encode()).hexdigest()[:16]}"
-        self._positions: dict[str, dict[str, int]] = {}
+        self._renderings: dict[tuple[str, str], dict[str, str]] = {}
 
     @classmethod
     def from_data(cls, data: STSData) -> "ParallelTable":
@@ -86,79 +124,163 @@ class ParallelTable:
 
         A file has one column per language, named by its code. A folder has one file per language,
         ``<anything>.<code>.<suffix>`` or ``<code>.<suffix>``: text lines (``.txt``), a ``text``
-        column, or the ``sentence1`` and ``sentence2`` columns of STS files.
+        column, or the ``sentence1`` and ``sentence2`` columns of STS files. Such files are aligned
+        as `dysem_lab.data.sts.load_data` aligns them: by their column ``row`` or ``pair_ID`` where
+        they have one, and their ratings must agree. A text that another file lacks is a missing
+        translation.
 
         Raises:
-            DataError: Nothing that looks like two languages is there.
+            DataError: Nothing that looks like two languages is there, files of different splits,
+                or files that are not aligned.
         """
-        path = Path(path).expanduser()
+        path = path_of(path, "the parallel table")
         if path.is_dir():
-            columns = {}
-            for file in sorted(path.iterdir()):
-                code = _language_of(file)
-                if code in columns:
-                    raise DataError(f"{path} has two files in {code!r}; keep one per language")
-                if code:
-                    columns[code] = _texts_of(file)
-        elif path.is_file():
-            table = read_table(path)
-            columns = {
-                str(code): table[code].tolist()
-                for code in table.columns
-                if _CODE.fullmatch(str(code))
-            }
-        else:
+            return cls(_columns_of(_files_of(path)), str(path))
+        if not path.is_file():
             raise DataError(f"no file or folder {path}; give a table with a column per language")
-        return cls(columns, str(path))
+        table = read_table(path)
+        codes = [code for code in table if _CODE.fullmatch(code) and code not in ROW_KEYS]
+        columns = {code: table[code].tolist() for code in codes}
+        of_texts = {c: of for c, of in columns.items() if any(isinstance(t, str) for t in of)}
+        return cls(of_texts, str(path))
 
     def translate(self, texts: Sequence[str], source: str, target: str) -> list[str]:
         """Return the rendering of each text; see `Translator`."""
+        texts = asked(texts, source, target)
         for code in (source, target):
             if code not in self.columns:
                 raise MissingTranslationError(
                     f"{self.name} has no language {code!r}; it has {', '.join(self.columns)}"
                 )
-        if source not in self._positions:
-            column = self.columns[source]
-            self._positions[source] = {t: i for i, t in reversed(list(enumerate(column)))}
-        positions = self._positions[source]
-        renderings = []
-        for text in texts:
-            rendering = self.columns[target][positions[text]] if text in positions else ""
-            renderings.append(required_rendering(rendering, text, target, self.name))
-        return renderings
+        if (source, target) not in self._renderings:
+            pairs = list(zip(self.columns[source], self.columns[target], strict=True))
+            self._renderings[source, target] = {t: r for t, r in reversed(pairs) if r}
+        known = self._renderings[source, target]
+        return required_renderings([known.get(t, "") for t in texts], texts, target, self.name)
 
 
-def required_rendering(rendering: str, text: str, target: str, name: str) -> str:
-    """Return the rendering, or raise `MissingTranslationError` if it is empty."""
-    if not rendering.strip():
+def asked(texts: Sequence[str], source: str, target: str) -> list[str]:
+    """Return the texts that a translator is asked for as a list.
+
+    Raises:
+        InputError: They are none, see `dysem_lab.inputs.checked`, or a language is no code.
+    """
+    for what, code in (("source", source), ("target", target)):
+        if not isinstance(code, str):
+            raise InputError(f"the {what} must be the code of a language, got {code!r:.200}")
+    return checked(texts)
+
+
+def required_renderings(
+    made: Sequence[str], texts: Sequence[str], target: str, name: str
+) -> list[str]:
+    """Return what a translator made of texts, once that is known to be a rendering of each.
+
+    Raises:
+        MissingTranslationError: There are not as many, or one has no words; names it.
+    """
+    made = listed(made, "rendering")
+    if len(made) != len(texts):
         raise MissingTranslationError(
-            f"{name} has no rendering in {target!r} of {text!r}; add it to the table, use a "
-            "translator that can make it, or leave that language out"
+            f"{name} gave {len(made)} renderings in {target!r} of {len(texts)} texts"
         )
-    return rendering
+    for rendering, text in zip(made, texts, strict=True):
+        words = isinstance(rendering, str) and has_words(rendering)
+        if not words or half_of_a_pair(rendering):
+            raise MissingTranslationError(
+                f"{name} has no rendering in {target!r} of {text!r}; add it to the table, use a "
+                "translator that can make it, or leave that language out"
+            )
+    return made
 
 
-def _language_of(file: Path) -> str | None:
-    """Return the language code in a file name, or None."""
+def _files_of(folder: Path) -> dict[str, Path]:
+    """Return language → file of a folder with one file for each, all of one split."""
+    files: dict[str, Path] = {}
+    splits: dict[frozenset[str], Path] = {}
+    for file in sorted(folder.iterdir()):
+        code, split = _language_of(file)
+        if code is None or not file.is_file():
+            continue
+        if code in files:
+            raise DataError(
+                f"{folder} has two files in {code!r}, {files[code].name} and {file.name}; keep one "
+                "per language"
+            )
+        files[code] = file
+        if split:
+            splits[split] = file
+    if len(splits) > 1:
+        one, other, *_ = splits.values()
+        raise DataError(
+            f"{one} and {other.name} are of different splits; give a folder with files of one split"
+        )
+    return files
+
+
+def _language_of(file: Path) -> tuple[str | None, frozenset[str]]:
+    """Return the language code in a file name, or None, and the names of splits before it."""
     suffix = next((s for s in (*SUFFIXES[::-1], ".txt") if file.name.endswith(s)), None)
     if suffix is None:
-        return None
-    code = file.name.removesuffix(suffix).rpartition(".")[2]
-    return code if _CODE.fullmatch(code) else None
+        return None, frozenset()
+    before, _, code = file.name.removesuffix(suffix).rpartition(".")
+    splits = SPLITS.intersection(re.findall("[a-z]+", before.lower()))
+    return (code if _CODE.fullmatch(code) else None), splits
 
 
-def _texts_of(file: Path) -> list[str]:
-    """Return the texts of a file that holds one language."""
+def _columns_of(files: Mapping[str, Path]) -> dict[str, list]:
+    """Return language → texts of files that hold one language each, aligned."""
+    tables = {code: (str(file), _table_of(file)) for code, file in files.items()}
+    of_pairs = {code: "text" not in table for code, (_, table) in tables.items()}
+    if any(of_pairs.values()) and not all(of_pairs.values()):
+        numbered = [file for file, table in tables.values() if keys_of(table)]
+        if numbered:
+            raise DataError(
+                f"{numbered[0]} has numbers of its rows, and other files are not of the same kind; "
+                "give all of them a column 'text', or 'sentence1' and 'sentence2'"
+            )
+        return {
+            code: [text for name in _COLUMNS[of_pairs[code]] for text in table[name]]
+            for code, (_, table) in tables.items()
+        }
+    for code, numbers in pair_numbers(tables).items():
+        tables[code][1].index = pd.Index(numbers)
+    if all(of_pairs.values()):
+        require_same_ratings(tables)
+    rows = sorted(set().union(*(table.index for _, table in tables.values())))
+    return {
+        code: [text for name in _COLUMNS[of_pairs[code]] for text in table[name].reindex(rows)]
+        for code, (_, table) in tables.items()
+    }
+
+
+def _table_of(file: Path) -> pd.DataFrame:
+    """Return the table of a file that holds one language; its score is the English one, if any."""
     if file.suffix == ".txt":
-        # Only a line feed ends a line: splitlines() would also break at U+2028, U+0085 and others.
-        return file.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
+        return pd.DataFrame({"text": pd.Series(read_lines(file), dtype=object)})
     table = read_table(file)
-    if "text" in table:
-        return table["text"].tolist()
-    if {"sentence1", "sentence2"} <= set(table.columns):
-        return [*table["sentence1"], *table["sentence2"]]
-    raise DataError(f"{file}: needs a column 'text', or 'sentence1' and 'sentence2'")
+    if not any(set(columns) <= set(table.columns) for columns in _COLUMNS.values()):
+        raise DataError(f"{file}: needs a column 'text', or 'sentence1' and 'sentence2'")
+    if column := next((name for name in ("score_en", "score") if name in table), None):
+        scores = [number_of(value) for value in table[column].tolist()]
+        table["score"] = np.array(scores, dtype=np.float64)  # NaN where there is none
+    return table.drop(columns="score_en", errors="ignore")
+
+
+class _Source(NamedTuple):
+    """Where a translator's model is loaded from, and what it is.
+
+    Attributes:
+        place: A folder, or its name on the hub.
+        revision: The commit on the hub; None for a folder.
+        local_files_only: Whether the hub's cache on this machine must do.
+        identity: The commit, or a digest of the folder.
+    """
+
+    place: str
+    revision: str | None
+    local_files_only: bool
+    identity: str
 
 
 class Seq2SeqTranslator:
@@ -173,13 +295,21 @@ class Seq2SeqTranslator:
         batch_size: Texts per generation.
         max_new_tokens: Longest rendering.
 
+    Attributes:
+        name: Identity for the cache: the model with its commit on the hub, or with a digest of its
+            folder (weights, configuration, tokenizer, settings of generation), and the settings
+            that change a rendering. It is found out once, without loading the model; a folder that
+            is written to after that is refused.
+
     Raises:
-        ModelError: On first use, if the model cannot be loaded without pickle or remote code.
+        InputError: A size below 1, or a pair that is none.
+        ModelError: On first use, if the model cannot be loaded without pickle or remote code, or
+            its weights are not all there.
     """
 
     def __init__(
         self,
-        model: str = NLLB,
+        model: str | Path = NLLB,
         *,
         revision: str | None = None,
         pair: tuple[str, str] | None = None,
@@ -188,14 +318,39 @@ class Seq2SeqTranslator:
         max_new_tokens: int = 256,
     ) -> None:
         """Remember what to load; nothing is loaded before the first translation."""
-        self.model = model
+        if not isinstance(model, str | Path):
+            raise InputError(f"model must be a hub id or a folder, got {model!r:.200}")
+        self.model = str(model)
         self.revision = NLLB_REVISION if model == NLLB and revision is None else revision
-        self.pair = pair
+        self.pair = None if pair is None else tuple(names_of(pair, "language"))
+        if self.pair is not None and len(self.pair) != 2:
+            raise InputError(f"pair must be two languages such as ('en', 'de'), got {pair!r:.200}")
         self.device = device
-        self.batch_size = batch_size
-        self.max_new_tokens = max_new_tokens
-        self.name = f"{model}@{self.revision or 'main'} greedy {max_new_tokens}"
+        self.batch_size = at_least(batch_size, 1, "batch_size")
+        self.max_new_tokens = at_least(max_new_tokens, 1, "max_new_tokens")
         self._lock = threading.Lock()
+
+    @property
+    def name(self) -> str:
+        """Identity for the cache; see the class."""
+        of_pair = f" {'-'.join(self.pair)}" if self.pair else ""
+        revision = f" {self.revision}" if self.revision and not self._source.revision else ""
+        return (
+            f"{self.model}@{self._source.identity}{revision} greedy {self.max_new_tokens}{of_pair}"
+        )
+
+    @cached_property
+    def _source(self) -> _Source:
+        with loading(self.model, remedy=_REMEDY):
+            folder = path_of(self.model, "the translator's model")
+            if folder.is_dir():
+                return _Source(str(folder), None, True, _content_of(folder))
+            if self.model.startswith((".", "/", "~")):
+                raise ModelError(f"cannot load the translator: no folder {folder}. {_REMEDY}")
+            if _COMMIT.fullmatch(self.revision or ""):
+                return _Source(self.model, self.revision, False, str(self.revision))
+            commit, is_cached = find_on_hub(self.model, self.revision)
+            return _Source(self.model, commit, is_cached, commit)
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:
@@ -203,19 +358,39 @@ class Seq2SeqTranslator:
 
         wants_gpu = self.device == "auto" and torch.cuda.is_available()
         device = ("cuda" if wants_gpu else "cpu") if self.device == "auto" else self.device
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(
-                self.model, revision=self.revision, trust_remote_code=False
+        place, revision, local_files_only, identity = self._source
+        options: dict[str, Any] = {
+            "revision": revision or "main",
+            "local_files_only": local_files_only,
+            "trust_remote_code": False,
+        }
+        with loading(self.model, place, _REMEDY):
+            tokenizer = AutoTokenizer.from_pretrained(place, **options)
+            model, info = AutoModelForSeq2SeqLM.from_pretrained(
+                place,
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # `require_whole` names them
+                **options,
             )
-            model = AutoModelForSeq2SeqLM.from_pretrained(
-                self.model, revision=self.revision, use_safetensors=True, trust_remote_code=False
-            )
-        except (OSError, ValueError) as error:
-            raise ModelError(
-                f"cannot load the translator {self.model!r}: {error}. Without a network, use a "
-                "parallel table or a local folder with safetensors weights"
-            ) from error
-        return model.eval().to(device), tokenizer
+            require_whole(self.model, info)
+            if revision is None and _content_of(Path(place)) != identity:
+                raise ModelError(
+                    f"the files of {place} were changed after this translator was made; make it "
+                    "again, so that its renderings are not taken for those of the old files"
+                )
+            limit = self._limit(model)
+            if limit is not None and self.max_new_tokens > limit:
+                raise InputError(
+                    f"max_new_tokens is {self.max_new_tokens}, but {self.model} writes at most "
+                    f"{limit} tokens; give at most so many"
+                )
+            return model.eval().to(device), tokenizer
+
+    @staticmethod
+    def _limit(model: Any) -> int | None:
+        """Return how many tokens the model reads or writes at most; None where it has no limit."""
+        return getattr(model.config, "max_position_embeddings", None)
 
     def _language(self, code: str) -> tuple[str, int]:
         """Return the tokenizer's name and token id of a language.
@@ -240,7 +415,13 @@ class Seq2SeqTranslator:
         )
 
     def translate(self, texts: Sequence[str], source: str, target: str) -> list[str]:
-        """Return the model's rendering of each text; see `Translator`."""
+        """Return the model's rendering of each text; see `Translator`.
+
+        Raises:
+            InputError: A text has more tokens than the model reads; names it.
+            ModelError: The model cannot be loaded, or breaks down.
+        """
+        texts = asked(texts, source, target)
         model, tokenizer = self._loaded
         arguments: dict[str, int] = {}
         if self.pair is None:
@@ -256,21 +437,35 @@ class Seq2SeqTranslator:
             if self.pair is None:  # a setting of the tokenizer, so only inside the lock
                 tokenizer.src_lang = source_name
             for start in range(0, len(texts), self.batch_size):
-                batch = list(texts[start : start + self.batch_size])
+                batch = texts[start : start + self.batch_size]
                 encoded = tokenizer(batch, return_tensors="pt", padding=True).to(model.device)
-                ids = model.generate(
-                    **encoded,
-                    **arguments,
-                    num_beams=1,
-                    do_sample=False,
-                    max_new_tokens=self.max_new_tokens,
-                )
+                self._check_lengths(encoded["attention_mask"].sum(1), batch, start)
+                try:
+                    ids = model.generate(
+                        **encoded,
+                        **arguments,
+                        num_beams=1,
+                        do_sample=False,
+                        max_new_tokens=self.max_new_tokens,
+                    )
+                except Exception as error:
+                    raise ModelError(
+                        f"{self.model} broke down on texts {start} to {start + len(batch) - 1} "
+                        f"({error!s:.300}); if its memory does not do, lower batch_size"
+                    ) from error
                 self._warn_if_cut(ids, tokenizer.eos_token_id)
                 renderings += tokenizer.batch_decode(ids, skip_special_tokens=True)
-        return [
-            required_rendering(rendering, text, target, self.model)
-            for rendering, text in zip(renderings, texts, strict=True)
-        ]
+        return required_renderings(renderings, texts, target, self.model)
+
+    def _check_lengths(self, n_tokens: torch.Tensor, batch: list[str], start: int) -> None:
+        """Refuse a text that is longer than the model's positions; its end would be cut off."""
+        limit = self._limit(self._loaded[0])
+        if limit is not None and (longest := int(n_tokens.max())) > limit:
+            index = int(n_tokens.argmax())
+            raise InputError(
+                f"text {start + index} has {longest} tokens, but {self.model} reads at most "
+                f"{limit}: {batch[index][:60]!r} …; shorten it, or leave it out"
+            )
 
     def _warn_if_cut(self, ids: torch.Tensor, end: int | None) -> None:
         # The output begins with the decoder's start token, which some models share with the end.
@@ -280,3 +475,11 @@ class Seq2SeqTranslator:
                 f"{unfinished} renderings were cut at max_new_tokens={self.max_new_tokens}",
                 stacklevel=3,
             )
+
+
+def _content_of(folder: Path) -> str:
+    """Return a digest of all files of a folder that a translation depends on."""
+    digest, settings = folder_digest(folder), folder / "generation_config.json"
+    if settings.is_file():
+        digest = hashlib.sha256(f"{digest} {file_digest(settings)}".encode()).hexdigest()
+    return digest[:16]
