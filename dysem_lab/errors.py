@@ -32,9 +32,14 @@ def choices(kind: str, value: object, valid: Iterable[object]) -> InputError:
         value: The name that came.
         valid: Iterable of the names that are known; one with a space in it describes others.
     """
-    known = list(map(str, valid))
-    of_lower = {name.lower(): name for name in reversed(known) if " " not in name}
-    meant = difflib.get_close_matches(str(value).lower(), of_lower, n=1) if value != "" else []
-    hint = f"did you mean {of_lower[meant[0]]!r}? " if meant else ""
+    known = list(dict.fromkeys(map(str, valid)))
     shown = repr(value) if len(repr(value)) <= 200 else f"{repr(value)[:200]} …"
+    hint = did_you_mean(value, known)
     return InputError(f"unknown {kind} {shown}; {hint}choose one of: {', '.join(known)}")
+
+
+def did_you_mean(value: object, names: Iterable[str]) -> str:
+    """Return a question with the name that a misspelt one is closest to; "" where none is."""
+    of_lower = {name.lower(): name for name in reversed(list(names)) if " " not in name}
+    close = difflib.get_close_matches(str(value).lower()[:100], of_lower, n=1)
+    return f"did you mean {of_lower[close[0]]!r}? " if close and value != "" else ""

@@ -29,8 +29,8 @@ class OnHub(NamedTuple):
     local_files_only: bool
 
 
-def cached_commit(hub_id: str, revision: str | None = None) -> str | None:
-    """Return the commit of a model in the hub's cache on this machine; None where there is none.
+def cached_snapshot(hub_id: str, revision: str | None = None) -> Path | None:
+    """Return the folder of the hub's cache with a model's files, named by the commit; or None.
 
     Raises:
         ValueError: No name that the hub could have.
@@ -40,7 +40,7 @@ def cached_commit(hub_id: str, revision: str | None = None) -> str | None:
     for name in CONFIGURATIONS:
         file = try_to_load_from_cache(hub_id, name, revision=revision or "main")
         if isinstance(file, str):
-            return Path(file).parent.name
+            return Path(file).parent
     return None
 
 
@@ -57,14 +57,14 @@ def find_on_hub(hub_id: str, revision: str | None = None) -> OnHub:
     """
     from huggingface_hub import constants
 
-    cached = cached_commit(hub_id, revision)
+    cached = cached_snapshot(hub_id, revision)
     try:
         if constants.HF_HUB_OFFLINE:
             raise ConnectionError("HF_HUB_OFFLINE is set")
         return OnHub(_commit(hub_id, revision or "main"), False)
     except Exception as error:  # of the network, of a proxy, of the hub
         if cached is not None:
-            return OnHub(cached, True)
+            return OnHub(cached.name, True)
         raise ConnectionError(
             f"the hub's cache on this machine has no {hub_id} ({revision or 'main'}), and the hub "
             f"gave none: {_first_line(error)}"

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from dysem_lab import hub
-from dysem_lab.hub import cached_commit, find_on_hub
+from dysem_lab.hub import cached_snapshot, find_on_hub
 
 FIRST, SECOND = "1" * 40, "2" * 40
 
@@ -81,11 +81,11 @@ def test_a_branch_is_the_commit_that_it_is_at_now(our_hub):
     our_hub.files["a/model"] = {"config.json": b"{}"}
     assert find_on_hub("a/model") == (FIRST, False)
     assert find_on_hub("a/model", "main") == (FIRST, False)
-    assert cached_commit("a/model") == FIRST
+    assert cached_snapshot("a/model").name == FIRST
     our_hub.refs["main"] = SECOND
     our_hub.files["a/model"]["config.json"] = b'{"a": 1}'
     assert find_on_hub("a/model") == (SECOND, False)
-    assert cached_commit("a/model") == SECOND
+    assert cached_snapshot("a/model").name == SECOND
     assert find_on_hub("a/model", FIRST) == (FIRST, False)
 
 
@@ -93,7 +93,7 @@ def test_an_adapter_has_a_configuration_of_its_own(our_hub):
     settings = {"base_model_name_or_path": "a/model"}
     our_hub.files["a/adapter"] = {"adapter_config.json": json.dumps(settings).encode()}
     assert find_on_hub("a/adapter") == (FIRST, False)
-    assert cached_commit("a/adapter") == FIRST
+    assert cached_snapshot("a/adapter").name == FIRST
 
 
 @pytest.mark.parametrize(

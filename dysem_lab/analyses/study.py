@@ -118,7 +118,10 @@ class Study:
             raise InputError(
                 "a contrast needs settings='english': the auxiliary prompts are in English only"
             )
-        self._cumulative_and_each = [*wanted_vectors(components), *wanted_vectors(each, "each")]
+        self._cumulative_and_each = [
+            *(wanted_vectors(components) if components else ()),
+            *(wanted_vectors(each, "each") if each else ()),
+        ]
         self._output_layers = output_layers
         for template in self.templates:
             for setting in self.settings:
@@ -205,7 +208,7 @@ class Study:
             return self._model
         key = (source_digest(self._model), self._device, self._dtype)
         lens = _LOADED.get(key)
-        if lens is None:
+        if lens is None or lens.facts.source != lens.source:  # changed in memory by its user
             lens = load_model(self._model, device=self._device, dtype=self._dtype)
             _LOADED[key] = lens
         return lens
@@ -214,9 +217,20 @@ class Study:
         """Let go of the loaded model; it is freed when no other study holds it."""
         self.__dict__.pop("lens", None)
 
-    @cached_property
+    @property
     def model(self) -> ModelFacts:
-        """What is known of the model; it is loaded only if the store has never seen it."""
+        """What is known of the model; it is loaded only if the store has never seen it.
+
+        Raises:
+            ModelError: As for `dysem_lab.capture` with a store.
+        """
+        if isinstance(self._model, LensModel):
+            self._model.check_own_pass()
+            return self._model.facts  # its user may change it
+        return self._named_model
+
+    @cached_property
+    def _named_model(self) -> ModelFacts:
         return self._known_model or self.lens.facts
 
     @property

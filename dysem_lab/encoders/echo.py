@@ -1,7 +1,6 @@
 """Echo embeddings: the sentence twice, so that its second copy has seen all of it."""
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import ClassVar
 
 import torch
@@ -41,7 +40,7 @@ class SecondCopy(Edit):
         prefix, self._middle, self._suffix = (self._ids([part])[0] for part in parts)
         self._prefix = [lens.tokenizer.bos_token_id] * begins + prefix
 
-    @cached_property
+    @property
     def facts(self) -> ModelFacts:
         """The model's facts under a fingerprint of its own."""
         return self.lens.facts.edited("Echo", {"echo": list(self._parts)})

@@ -1,6 +1,5 @@
 """LLM2Vec: a decoder made to attend both ways, from its adapter checkpoints."""
 
-import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,13 +9,12 @@ import torch
 import transformers
 from huggingface_hub import snapshot_download
 from jaxtyping import Float
+from safetensors import safe_open
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.utils.peft_utils import find_adapter_config_file
 
 from dysem_lab.encoders.checkpoints import (
-    LOAD_ERRORS,
-    cannot_load,
+    REMEDY,
     load_checkpoint,
     load_config,
     located,
@@ -24,13 +22,14 @@ from dysem_lab.encoders.checkpoints import (
 )
 from dysem_lab.encoders.trained import (
     TrainedEncoder,
-    facts_of,
     padded,
     token_ids_of,
     warn_shortened,
 )
 from dysem_lab.errors import InputError, ModelError, choices
+from dysem_lab.models.loading import base_of
 from dysem_lab.prompts import Prompt
+from dysem_lab.weights import loading, require_whole
 
 LLM2VEC_BASE = "McGill-NLP/LLM2Vec-Llama-2-7b-chat-hf-mntp"
 LLM2VEC_ADAPTER = f"{LLM2VEC_BASE}-unsup-simcse"
@@ -89,10 +88,11 @@ class LLM2Vec(TrainedEncoder):
         self.name, self.component = "LLM2Vec", "text mean"
         self.base, self.adapter = str(base), None if adapter is None else str(adapter)
         self.instruction = instruction
-        source = located(base, None)
-        whole = _base_of(source)
+        source, at = located(base)
+        with loading(base, source, REMEDY):
+            whole = base_of(source, at) or source
         adapters = [one for one in (base if whole != source else None, adapter) if one is not None]
-        architecture = load_config(whole, None).model_type
+        architecture = load_config(*located(whole)).model_type
         if architecture not in LLM2VEC_TYPES:
             raise choices(f"architecture of {whole}:", architecture, LLM2VEC_TYPES)
         self.chat = CHAT_FORMATS.get(whole, ("", "")) if chat is None else tuple(chat)
@@ -104,9 +104,7 @@ class LLM2Vec(TrainedEncoder):
         self.max_tokens = LLM2VEC_TOKENS
         self.width = self.model.config.hidden_size
         self._check_both_ways()
-        self.facts = facts_of(
-            self, " + ".join(dict.fromkeys(map(str, (base, *adapters)))), self.model, self.model
-        )
+        self._know(" + ".join(dict.fromkeys(map(str, (base, *adapters)))), self.model)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -180,17 +178,6 @@ class LLM2Vec(TrainedEncoder):
             )
 
 
-def _base_of(source: str) -> str:
-    """Return the model that an adapter was trained on; a whole model is its own."""
-    try:
-        settings = find_adapter_config_file(source)
-        if settings is None:
-            return source
-        return json.loads(Path(settings).read_text(encoding="utf-8"))["base_model_name_or_path"]
-    except LOAD_ERRORS as error:
-        raise cannot_load(source, error) from error
-
-
 def merged(model: PreTrainedModel, adapter: str | Path) -> PreTrainedModel:
     """Return the model with the weights of a peft adapter added to its own.
 
@@ -199,16 +186,19 @@ def merged(model: PreTrainedModel, adapter: str | Path) -> PreTrainedModel:
         ModelError: The adapter cannot be loaded, or is of another model.
     """
     peft = optional_package("peft", "llm2vec", "LLM2Vec")
-    source = located(adapter, None)
+    source, at = located(adapter)
     files = ["adapter_config.json", "adapter_model.safetensors"]
-    try:
-        if not Path(source).is_dir():
-            source = snapshot_download(source, allow_patterns=files)
+    with loading(adapter, source, REMEDY), warnings.catch_warnings():
+        if at:
+            source = snapshot_download(source, **at, allow_patterns=files)
         for file in files:
             if not (Path(source) / file).is_file():
                 raise OSError(f"it has no {file}")
-        with warnings.catch_warnings():
-            warnings.filterwarnings("error", "Found missing adapter keys")
-            return peft.PeftModel.from_pretrained(model, source).merge_and_unload().eval()
-    except (*LOAD_ERRORS, UserWarning) as error:
-        raise cannot_load(adapter, error) from error
+        warnings.filterwarnings("error", "Found missing adapter keys")
+        with_adapter = peft.PeftModel.from_pretrained(model, source)
+        with safe_open(Path(source) / files[1], "pt") as weights:
+            there = set(weights.keys())
+        own = set(peft.get_peft_model_state_dict(with_adapter))
+        faults = {"missing_keys": own - there, "unexpected_keys": there - own}
+        require_whole(adapter, {**faults, "mismatched_keys": (), "error_msgs": ()})
+        return with_adapter.merge_and_unload().eval()

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import partial
 from typing import ClassVar
 from weakref import WeakKeyDictionary
 
@@ -24,7 +24,8 @@ from dysem_lab.prompts import Prompt, template_parts, wrap
 # A character of private use: no text holds it, as one may hold the papers' "<PST>".
 PLACEHOLDER = "\U000f5054"
 # One copy for each model: copying a large vocabulary takes seconds.
-_TOKENIZERS: WeakKeyDictionary[LensModel, PreTrainedTokenizerBase] = WeakKeyDictionary()
+# Of each model, the copy of its tokenizer and the fingerprint that the model had.
+_TOKENIZERS: WeakKeyDictionary[LensModel, tuple[str, PreTrainedTokenizerBase]] = WeakKeyDictionary()
 QUOTES = "\"'“”‘’「『«"
 
 
@@ -79,7 +80,7 @@ class Prepending(Edit):
             self._stand_in = _only_token(lens, placeholder)
         self._position = tokenizer(prefix + PLACEHOLDER)["input_ids"].index(self._token)
 
-    @cached_property
+    @property
     def facts(self) -> ModelFacts:
         """The model's facts under a fingerprint of its own."""
         label = f"TP blocks {self._blocks.start}-{self._blocks.stop}"
@@ -119,11 +120,12 @@ def with_placeholder(lens: LensModel) -> PreTrainedTokenizerBase:
 
     The words around it are then cut into tokens as in the released code, which registers it too.
     """
-    if lens not in _TOKENIZERS:
+    fingerprint, tokenizer = _TOKENIZERS.get(lens, ("", lens.tokenizer))
+    if fingerprint != lens.fingerprint:
         tokenizer = copy.deepcopy(lens.tokenizer)
         tokenizer.add_tokens([PLACEHOLDER], special_tokens=True)
-        _TOKENIZERS[lens] = tokenizer
-    return _TOKENIZERS[lens]
+        _TOKENIZERS[lens] = lens.fingerprint, tokenizer
+    return tokenizer
 
 
 def _only_token(lens: LensModel, text: str) -> int:
@@ -205,10 +207,6 @@ class TokenPrepending(PromptEncoder):
         """The prompt's name with TP."""
         return f"{super().name} + TP"
 
-    @cached_property
-    def _tokenizer(self) -> PreTrainedTokenizerBase:
-        return with_placeholder(self.lens)
-
     def _prompts(self, texts: Sequence[str], template: str) -> Sequence[str]:
         prefix, suffix = template_parts(template, "english", "en")
         before, quote = _before_quote(prefix)
@@ -227,7 +225,7 @@ class TokenPrepending(PromptEncoder):
                 self.exit,
                 self.placeholder,
                 self.seed,
-                self._tokenizer,
+                with_placeholder(self.lens),
             )
             for template in self.templates
         ]

@@ -3,6 +3,7 @@
 SemPA (arXiv 2601.05075) has no released weights, so nothing here runs it.
 """
 
+import json
 import warnings
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -22,16 +23,16 @@ from transformers import (
 
 from dysem_lab.encoders.base import DenseEncoder
 from dysem_lab.encoders.checkpoints import (
-    LOAD_ERRORS,
-    cannot_load,
-    fingerprint,
+    REMEDY,
     load_checkpoint,
     load_config,
     located,
     mlm_transform,
     optional_package,
+    require_trained,
 )
 from dysem_lab.errors import InputError, ModelError, choices
+from dysem_lab.hub import cached_snapshot
 from dysem_lab.models.activations import (
     MIN_TEXTS_FOR_BAR,
     Wanted,
@@ -39,10 +40,13 @@ from dysem_lab.models.activations import (
     read_rows,
     space_of,
 )
-from dysem_lab.models.loading import resolve_device
+from dysem_lab.models.identity import Identity
+from dysem_lab.models.lens import embedded_tokens
+from dysem_lab.models.loading import resolve_device, whole_model
 from dysem_lab.models.passes import TOKENS_PER_BATCH, plan_batches
 from dysem_lab.models.store import ModelFacts, VectorStore, prompt_key
 from dysem_lab.prompts import wrap
+from dysem_lab.weights import loading
 
 SENTENCE_BERT = "sentence-transformers/bert-base-nli-mean-tokens"
 
@@ -68,21 +72,87 @@ class TrainedEncoder(DenseEncoder):
     Attributes:
         trained: True; what tells these from the training-free systems.
         tokenizer: The model's own.
-        facts: Of the model, for the store; the fingerprint covers weights, tokenizer and structure.
         component: What is read, so that a store keeps two poolings of the same weights apart.
         max_tokens: Longer inputs are shortened, with a warning.
     """
 
     trained = True
     tokenizer: PreTrainedTokenizerBase
-    facts: ModelFacts
     component: str
     max_tokens: int
+
+    def _know(self, name: str, network: PreTrainedModel, others: Sequence[nn.Module] = ()) -> None:
+        """Note what the encoder consists of, once it is whole.
+
+        Args:
+            name: Of the model.
+            network: The transformer.
+            others: Further modules that an embedding passes.
+
+        Raises:
+            ModelError: The tokenizer pads with nothing, or with a token that has no embedding.
+        """
+        self._name, self._network = name, network
+        self._networks = [network, *others]
+        self._n_embeddings = embedded_tokens(network)
+        pad = self.tokenizer.pad_token_id
+        if pad is None or pad >= self._n_embeddings:
+            raise ModelError(
+                f"the tokenizer of {name} pads with {self.tokenizer.pad_token!r} (id {pad}), and "
+                f"{self._n_embeddings} tokens have an embedding; give it a pad token of the model"
+            )
+        self._identity = Identity(self._networks, self.tokenizer)
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        return self._network.device
+
+    @property
+    def facts(self) -> ModelFacts:
+        """Of the model, for the store; the fingerprint is that of what is in memory now.
+
+        It covers all weights, the modules, the configuration and the tokenizer, so that of an
+        adapter its base as well.
+        """
+        digits, _ = self._identity.digest(self._networks, self.tokenizer)
+        return ModelFacts(
+            name=self._name,
+            source=f"{type(self).__name__} {digits}",
+            fingerprint=digits,
+            dtype="float32",
+            device=str(self.device),
+            n_layers=self._network.config.num_hidden_layers,
+            d_model=self._network.config.hidden_size,
+        )
+
+    def check_own_pass(self) -> None:
+        """Raise an error unless a forward pass is the model's own, so that a store may keep it.
+
+        Raises:
+            ModelError: As `dysem_lab.models.identity.Identity.require_own_pass`.
+        """
+        remedy = "remove the hooks, call eval(), or load the encoder anew"
+        self._identity.require_own_pass(self._name, self._networks, remedy)
 
     @property
     def blocks(self) -> int:  # type: ignore[override]
         """Blocks that run per text: all of the model's."""
-        return self.facts.n_layers
+        return self._network.config.num_hidden_layers
+
+    def check_ids(self, token_ids: Sequence[Sequence[int]]) -> None:
+        """Raise an error where a token has no embedding.
+
+        Raises:
+            InputError: Names the token.
+        """
+        largest = max((max(row, default=0) for row in token_ids), default=0)
+        if largest >= self._n_embeddings:
+            token = self.tokenizer.convert_ids_to_tokens(largest)
+            raise InputError(
+                f"a text has the token {token!r} with id {largest}, but only {self._n_embeddings} "
+                f"tokens of {self._name} have an embedding; take it out of the text"
+            )
 
     def encode(
         self, texts: Sequence[str], *, store: VectorStore | None = None, progress: bool = True
@@ -114,7 +184,9 @@ def encoded(
     Each batch is one transaction of the store, so an interrupted run goes on where it stopped.
 
     Raises:
-        ModelError: An embedding is not finite.
+        InputError: A text has a token that has no embedding.
+        ModelError: An embedding is not finite; or there is a store, and the forward pass is not the
+            model's own.
 
     Warns:
         UserWarning: How many texts were shortened.
@@ -127,12 +199,16 @@ def encoded(
     only = list(range(len(unique)))
     rows = torch.empty(len(unique), encoder.width)
     if store is not None:
-        only = missing_rows(encoder.facts, store, keys, [wanted])
-        store.remember(encoder.facts)
-    lengths = list(map(len, token_ids_of(encoder.tokenizer, [unique[index] for index in only])))
+        encoder.check_own_pass()
+        facts = encoder.facts
+        only = missing_rows(facts, store, keys, [wanted])
+        store.remember(facts)
+    token_ids = token_ids_of(encoder.tokenizer, [unique[index] for index in only])
+    encoder.check_ids(token_ids)
+    lengths = list(map(len, token_ids))
     warn_shortened(sum(n > encoder.max_tokens for n in lengths), encoder.max_tokens)
     lengths = [min(n, encoder.max_tokens) for n in lengths]
-    budget = TOKENS_PER_BATCH.get(encoder.facts.device.split(":")[0], TOKENS_PER_BATCH["cpu"])
+    budget = TOKENS_PER_BATCH.get(encoder.device.type, TOKENS_PER_BATCH["cpu"])
     hidden = not progress or len(only) < MIN_TEXTS_FOR_BAR
     with tqdm(total=len(only), desc=encoder.name, unit="text", disable=hidden) as bar:
         for of_batch in plan_batches(lengths, budget):
@@ -140,15 +216,15 @@ def encoded(
             with torch.inference_mode():
                 vectors = encoder.embed([unique[index] for index in batch]).float().cpu()
             if not torch.isfinite(vectors).all():
-                raise ModelError(f"{encoder.facts.name} gave an embedding that is not finite")
+                raise ModelError(f"{encoder.name} gave an embedding that is not finite")
             if store is None:
                 rows[batch] = vectors
             else:
-                space = space_of(encoder.facts, wanted)
+                space = space_of(facts, wanted)
                 store.write({space: vectors}, [keys[index] for index in batch])
             bar.update(len(batch))
     if store is not None:
-        rows = read_rows(encoder.facts, store, keys, [wanted])[wanted]
+        rows = read_rows(facts, store, keys, [wanted])[wanted]
     position = {prompt: row for row, prompt in enumerate(unique)}
     return rows[[position[prompt] for prompt in prompts]]
 
@@ -185,27 +261,26 @@ class SentenceBERT(TrainedEncoder):
         self.revision = revision
         self.model_name = str(model)
         self.name = "Sentence-BERT" if self.model_name == SENTENCE_BERT else Path(model).name
-        source = located(model, revision)
+        source, at = located(model, revision)
         device = resolve_device(device, "float32")[0]
-        try:
+        with loading(model, source, REMEDY), torch.inference_mode(False):
             self.model = library.SentenceTransformer(
                 source,
-                revision=revision,
+                revision=at.get("revision"),
                 device=device,
                 trust_remote_code=False,
-                local_files_only=Path(source).is_dir(),
+                local_files_only=at.get("local_files_only", True),
                 model_kwargs={"use_safetensors": True, "dtype": torch.float32},
             ).eval()
-        except LOAD_ERRORS as error:
-            raise cannot_load(model, error) from error
-        self.tokenizer = self.model.tokenizer
-        if not isinstance(self.tokenizer, PreTrainedTokenizerBase):
-            raise ModelError(f"{model} has no transformer; give a model that is one")
-        network = self.model[0].auto_model
+            self.tokenizer = self.model.tokenizer
+            if not isinstance(self.tokenizer, PreTrainedTokenizerBase):
+                raise ModelError(f"{model} has no transformer; give a model that is one")
+            network = self.model[0].auto_model
+            _require_trained_transformer(model, source, at, network)
         self.max_tokens = self.model.max_seq_length or max_positions(network.config, self.tokenizer)
+        self._know(str(model), network, [self.model])
         with torch.inference_mode():
             self.width = self.embed(["width"]).shape[1]
-        self.facts = facts_of(self, model, network, self.model)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -261,7 +336,7 @@ class SimCSE(TrainedEncoder):
         self.model, self.tokenizer = load_checkpoint(model, revision, device, pooler=supervised)
         self.max_tokens = max_positions(self.model.config, self.tokenizer)
         self.width = self.model.config.hidden_size
-        self.facts = facts_of(self, model, self.model, self.model)
+        self._know(str(model), self.model)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -330,7 +405,7 @@ class PromptBERT(TrainedEncoder):
         """Load the model."""
         model = PROMPT_BERT[supervised] if model is None else model
         self.model_name, self.revision, self.supervised = str(model), revision, supervised
-        architecture = load_config(model, revision).model_type
+        architecture = load_config(*located(model, revision)).model_type
         if architecture not in PROMPT_BERT_TEMPLATES:
             raise choices(f"architecture of {model}:", architecture, PROMPT_BERT_TEMPLATES)
         self.name = f"{PROMPT_BERT_NAMES[architecture]} ({_training(supervised)})"
@@ -338,7 +413,7 @@ class PromptBERT(TrainedEncoder):
         self.model, self.tokenizer = load_checkpoint(
             model, revision, device, pooler=supervised and architecture == "roberta"
         )
-        self.before_difference: nn.Module = nn.Identity()
+        self.before_difference: nn.Module = nn.Identity().eval()
         self.after_difference: nn.Module = nn.Identity()
         self.transform_name = None
         if supervised and architecture == "bert":
@@ -357,8 +432,7 @@ class PromptBERT(TrainedEncoder):
         self._template_vectors: dict[int, Tensor] = {}
         self.max_tokens = max_positions(self.model.config, self.tokenizer)
         self.width = self.model.config.hidden_size
-        weights = nn.ModuleList([self.model, self.before_difference])
-        self.facts = facts_of(self, model, self.model, weights)
+        self._know(str(model), self.model, [self.before_difference])
 
     @property
     def config(self) -> dict[str, Any]:
@@ -462,24 +536,16 @@ def _training(supervised: bool) -> str:
     return "supervised" if supervised else "unsupervised"
 
 
-def facts_of(
-    encoder: TrainedEncoder, name: str | Path, network: PreTrainedModel, weights: nn.Module
-) -> ModelFacts:
-    """Return what the store keeps of an encoder.
+def _require_trained_transformer(
+    model: str | Path, source: str, at: dict[str, Any], network: PreTrainedModel
+) -> None:
+    """Refuse a model of sentence-transformers, which does not say what its checkpoint lacks.
 
-    Args:
-        encoder: Its class and tokenizer count.
-        name: Of the model.
-        network: The transformer.
-        weights: All modules that an embedding passes.
+    Raises:
+        ModelError: Names the weights.
     """
-    digits = fingerprint(weights, encoder.tokenizer)
-    return ModelFacts(
-        name=str(name),
-        source=f"{type(encoder).__name__} {digits}",
-        fingerprint=digits,
-        dtype="float32",
-        device=str(network.device),
-        n_layers=network.config.num_hidden_layers,
-        d_model=network.config.hidden_size,
-    )
+    folder = Path(source) if Path(source).is_dir() else cached_snapshot(source, at["revision"])
+    modules = Path(folder or source) / "modules.json"
+    first = json.loads(modules.read_text(encoding="utf-8"))[0]["path"] if modules.is_file() else ""
+    _, info = whole_model(type(network), str(modules.parent / first), {}, dtype=torch.float32)
+    require_trained(model, network, info, optional=("pooler.*",))

@@ -11,6 +11,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from dysem_lab.errors import DataError, InputError, ModelError, choices
+from dysem_lab.inputs import at_least, checked, names_of, whole_number
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.passes import (
     MAX_TOKENS,
@@ -187,15 +188,26 @@ def wanted_vectors(components: str | Sequence[str], layers: Layers = "sum") -> l
     Components with one vector per text ("final", "mean") are the same for all kinds of `layers`.
 
     Raises:
-        InputError: Unknown component or layers.
+        InputError: Unknown component or layers, or no component.
     """
-    names = [components] if isinstance(components, str) else list(components)
+    names = names_of(components, "component")
+    if not names:
+        raise InputError(f"no component is named; choose from: {', '.join(COMPONENTS)}")
     for name in names:
         if name not in COMPONENTS:
             raise choices("component", name, COMPONENTS)
-    if layers not in ("sum", "each") and not isinstance(layers, int | range):
-        raise choices("layers", layers, ("sum", "each", "a block index", "a range of blocks"))
+    layers = _layers(layers)
     return [Wanted(name, layers if "{layer}" in COMPONENTS[name].hook else "sum") for name in names]
+
+
+def _layers(layers: object) -> Layers:
+    """Return the layers that were given, a block as a Python integer."""
+    if isinstance(layers, range) or (isinstance(layers, str) and layers in ("sum", "each")):
+        return layers
+    block = whole_number(layers)
+    if block is None:
+        raise choices("layers", layers, ("sum", "each", "a block index", "a range of blocks"))
+    return block
 
 
 def capture(
@@ -237,17 +249,22 @@ def capture(
         ``[n_heads, d_head]``.
 
     Raises:
-        InputError: Unknown component or layers, a block that the model does not have, or an empty
-            prompt.
-        ModelError: A hook point did not fire, or gave a value that is not finite.
+        InputError: Unknown component or layers or none, a block that the model does not have, a
+            prompt that is empty or has no embedding for one of its tokens.
+        ModelError: A hook point did not fire, or gave a value that is not finite; or there is a
+            store, and the forward pass is not the model's own (`LensModel.check_own_pass`).
 
     Source: DySem Section 3.1, Eqs. 3–6 (component sums); Section 3.2 (last token).
     """
+    layers = _layers(layers)
     wanted = wanted_vectors(components, layers)
     _check_blocks(layers, lens.n_layers)
     edit = edit or Edit(lens)
+    prompts = checked(prompts, "prompt")
     unique = unique_prompts(prompts)
-    limits = (max_tokens, tokens_per_batch)
+    if tokens_per_batch is not None:
+        tokens_per_batch = at_least(tokens_per_batch, 1, "tokens_per_batch")
+    limits = (at_least(max_tokens, 1, "max_tokens"), tokens_per_batch)
     if store is None or not unique:
         store, only = None, list(range(len(unique)))
         rows = {
@@ -255,8 +272,10 @@ def capture(
             for kind in dict.fromkeys(wanted)
         }
     else:
+        lens.check_own_pass()
+        facts = edit.facts
         keys = [prompt_key(prompt, max_tokens) for prompt in unique]
-        only = missing_rows(edit.facts, store, keys, wanted)
+        only = missing_rows(facts, store, keys, wanted)
     with _bar(progress, len(only), description) as bar:
         if store is None:
             for batch, read in batches(lens, unique, wanted, only, *limits, edit):
@@ -266,7 +285,7 @@ def capture(
         else:
             for n_texts in fill(lens, unique, wanted, store, only, *limits, edit):
                 bar.update(n_texts)
-            rows = read_rows(edit.facts, store, keys, wanted)
+            rows = read_rows(facts, store, keys, wanted)
     position = {prompt: row for row, prompt in enumerate(unique)}
     order = torch.tensor([position[prompt] for prompt in prompts], dtype=torch.long)
     return {kind.component: rows[kind][order] for kind in wanted}
@@ -286,14 +305,9 @@ def unique_prompts(prompts: Sequence[str]) -> list[str]:
     """Return the different prompts in order.
 
     Raises:
-        InputError: A prompt is empty, or the prompts are one string.
+        InputError: A prompt is empty, or the prompts are no list of strings.
     """
-    if isinstance(prompts, str):
-        raise InputError(f"prompts must be a list of strings; pass [{prompts[:40]!r}]")
-    for index, prompt in enumerate(prompts):
-        if not isinstance(prompt, str) or not prompt.strip():
-            raise InputError(f"prompt {index} is empty; wrap a text with words in it")
-    return list(dict.fromkeys(prompts))
+    return list(dict.fromkeys(checked(prompts, "prompt")))
 
 
 def missing_rows(
@@ -366,7 +380,11 @@ def fill(
         max_tokens: As for `capture`.
         tokens_per_batch: As for `capture`.
         edit: As for `capture`.
+
+    Raises:
+        ModelError: As for `capture`.
     """
+    lens.check_own_pass()
     edit = edit or Edit(lens)
     facts = edit.facts
     store.remember(facts)

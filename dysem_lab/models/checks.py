@@ -37,7 +37,7 @@ PROMPTS = (
 def check_once(lens: LensModel) -> None:
     """Run `check_model`, unless this model passed it before in the same surroundings.
 
-    A pass is remembered in the user's cache, for the source of the weights, their data type, the
+    A pass is remembered in the user's cache, for the model's fingerprint, its data type, the
     device, the versions of torch, transformers and TransformerLens, and this package's own code for
     models; a change in any of them has the model checked again.
 
@@ -64,7 +64,7 @@ def _surroundings(lens: LensModel) -> str:
     device = str(lens.device)
     if lens.device.type == "cuda":
         device += torch.cuda.get_device_name(lens.device)
-    digest = hashlib.sha256(f"{lens.source} {lens.dtype} {device}".encode())
+    digest = hashlib.sha256(f"{lens.fingerprint} {lens.dtype} {device}".encode())
     for package in ("torch", "transformers", "transformer-lens"):
         digest.update(version(package).encode())
     for module in sorted(Path(__file__).parent.glob("*.py")):
@@ -75,7 +75,8 @@ def _surroundings(lens: LensModel) -> str:
 def check_model(lens: LensModel) -> None:
     """Refuse a model whose hook points do not mean what this package takes them to mean.
 
-    The checks, by name: *hooks fire* (each component has its shape), *dtype* (activations have the
+    The checks, by name: *tokenizer* (it cuts a text the same way each time, and into tokens that
+    have an embedding), *hooks fire* (each component has its shape), *dtype* (activations have the
     type of the weights), *residual identity* (block input + attention + FFN = block output, at each
     block), *left padding* (a left-padded batch equals single prompts). Whether a common prefix of
     the prompts may be computed once is tried too, and remembered in ``lens.shares_prefix``.
@@ -92,6 +93,7 @@ def check_model(lens: LensModel) -> None:
         for layer in range(lens.n_layers)
     ] + [f"blocks.{layer}.hook_in" for layer in range(lens.n_layers)]
     names = list(dict.fromkeys(names))
+    _check_tokenizer(lens)
     ids = lens.tokenizer(list(PROMPTS))["input_ids"]
     single = [_activations(lens, names, *pad(lens, [row])) for row in ids]
     _check_dtype(lens, single[0])
@@ -106,6 +108,21 @@ def _failed(lens: LensModel, check: str, detail: str) -> ModelError:
         f"{lens.name}: the load-time check '{check}' failed: {detail}. Vectors read from this "
         "architecture would be wrong, so it is refused"
     )
+
+
+def _check_tokenizer(lens: LensModel) -> None:
+    model = getattr(getattr(lens.tokenizer, "backend_tokenizer", None), "model", None)
+    if dropout := getattr(model, "dropout", None):
+        raise _failed(lens, "tokenizer", f"it drops a share of {dropout} of its merges at random")
+    n = lens.n_embeddings
+    ids = {id_ for row in lens.tokenizer(list(PROMPTS))["input_ids"] for id_ in row}
+    if not ids or max(ids) >= n:
+        worst = lens.tokenizer.convert_ids_to_tokens(max(ids)) if ids else "no token"
+        raise _failed(
+            lens,
+            "tokenizer",
+            f"{n} tokens have an embedding, and it gives {worst!r}, so it is another model's",
+        )
 
 
 def _activations(lens: LensModel, names: list[str], ids: Tensor, mask: Tensor) -> dict[str, Tensor]:

@@ -1,25 +1,29 @@
 """Models that come as PyPI wheels: found, verified, converted once to safetensors, and kept.
 
 The conversion is atomic. It happens in a folder of its own under a lock and is renamed when whole,
-so a killed conversion leaves nothing half-made and two processes do not collide.
+so a killed conversion leaves nothing half-made and two processes do not collide. A manifest keeps
+the digest of every converted file; where one is another when the model is loaded, the conversion is
+made again. So is a conversion of before, whose manifest has no digests.
 """
 
 import hashlib
 import importlib.util
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
 from dysem_lab import paths
+from dysem_lab.digests import MANIFEST, file_digest, model_files
 from dysem_lab.display import say
 from dysem_lab.errors import ModelError
-
-MANIFEST = "dysem_lab.json"
+from dysem_lab.models.gguf_tensors import unread_tensors
+from dysem_lab.weights import loading, require_whole
 
 
 @dataclass(frozen=True)
@@ -110,71 +114,119 @@ def ensure_gguf(path: Path) -> Path:
     """Return the folder of safetensors and tokenizer made from a GGUF file, made if absent.
 
     Raises:
-        ModelError: transformers cannot read the file.
+        ModelError: The file cannot be read, or is not whole.
     """
     terms = "Its licence is what its source says."
-    return _converted(path.name, [path], file_sha256(path), terms, "fetch it again")
+    sha256 = file_digest(path, "sha256")
+    return _converted(path.name, [path], sha256, terms, f"fetch {path} again")
 
 
-def _converted(name: str, files: list[Path], sha256: str, terms: str, remedy: str) -> Path:
+def conversion_faults(folder: Path, sha256: str, *, remembered: bool = True) -> list[str] | None:
+    """Return what is wrong with a conversion, a sentence per file; None where there is none.
+
+    Args:
+        folder: From `converted_folder`.
+        sha256: Of the source.
+        remembered: As for `dysem_lab.digests.file_digest`.
+    """
+    manifest = folder / MANIFEST
+    if not manifest.is_file():
+        return None
+    try:
+        kept = json.loads(manifest.read_text(encoding="utf-8"))
+        if kept["source_sha256"] != sha256:
+            return [f"{MANIFEST} names another source"]
+        if "files" not in kept:
+            return [f"{MANIFEST} has no checksums: it is of an earlier version"]
+        recorded = dict(kept["files"])
+    except (ValueError, KeyError, TypeError):
+        return [f"{MANIFEST} is damaged"]
+    files = model_files(folder)
+    faults = [f"{name} was put in later" for name in files.keys() - recorded.keys()]
+    for name, digest in recorded.items():
+        if name not in files:
+            faults.append(f"{name} is gone")
+        elif file_digest(files[name], remembered=remembered) != digest:
+            faults.append(f"{name} has other bytes than were written")
+    return sorted(faults)
+
+
+def _converted(name: str, files: Sequence[Path], sha256: str, terms: str, remedy: str) -> Path:
     """Return the folder made from GGUF parts whose joined bytes have this sha256."""
     folder = converted_folder(sha256)
-    if (folder / MANIFEST).is_file():
-        return folder
-    with _exclusive(folder) as work:
-        if work is not None:
-            say(f"{name}: {terms}\nConverting it once, to {folder} ...")
-            gguf = work / "model.gguf"
-            with gguf.open("wb") as joined:
-                for file in files:
-                    with file.open("rb") as part:
-                        shutil.copyfileobj(part, joined)
-            if (found := file_sha256(gguf)) != sha256:
-                raise ModelError(
-                    f"{name}: sha256 of the installed files is {found}, published {sha256}; "
-                    f"remedy: {remedy}"
-                )
-            _convert(name, gguf, work)
-            gguf.unlink()
-            manifest = {"name": name, "source_sha256": sha256, "terms": terms}
-            text = json.dumps(manifest, indent=2) + "\n"
-            (work / MANIFEST).write_text(text, encoding="utf-8")
+    with loading(name, folder, f"Converted models are kept in {folder.parent}; {remedy}."):
+        if conversion_faults(folder, sha256) == []:
+            return folder
+        with _exclusive(folder, sha256) as work:
+            if work is not None:
+                _convert_into(work, name, files, sha256, terms, remedy)
     return folder
 
 
+def _convert_into(
+    work: Path, name: str, files: Sequence[Path], sha256: str, terms: str, remedy: str
+) -> None:
+    """Write the converted model and its manifest."""
+    folder = converted_folder(sha256)
+    faults = conversion_faults(folder, sha256)
+    again = f"{folder} is not what was written ({'; '.join(faults)}).\n" if faults else ""
+    say(f"{again}{name}: {terms}\nConverting it once, to {folder} ...")
+    gguf = work / "model.gguf"
+    with gguf.open("wb") as joined:
+        for file in files:
+            with file.open("rb") as part:
+                shutil.copyfileobj(part, joined)
+    if (found := file_sha256(gguf)) != sha256:
+        raise ModelError(
+            f"{name}: sha256 of the installed files is {found}, published {sha256}; "
+            f"remedy: {remedy}"
+        )
+    _convert(name, gguf, work, remedy)
+    gguf.unlink()
+    written = {name: file_digest(file) for name, file in model_files(work).items()}
+    manifest = {"name": name, "source_sha256": sha256, "terms": terms, "files": written}
+    (work / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+
+
 @contextmanager
-def _exclusive(folder: Path) -> Iterator[Path | None]:
-    """Yield a work folder that becomes `folder` when the block ends well; None if it is there."""
+def _exclusive(folder: Path, sha256: str) -> Iterator[Path | None]:
+    """Yield a work folder that becomes `folder` when the block ends well; None if it is whole."""
     with FileLock(f"{folder}.lock"):
-        if (folder / MANIFEST).is_file():
+        if conversion_faults(folder, sha256) == []:
             yield None
             return
-        work = folder.with_name(f"{folder.name}.partial")
-        shutil.rmtree(work, ignore_errors=True)  # what a killed conversion left
+        work, old = (folder.with_name(f"{folder.name}.{end}") for end in ("partial", "old"))
+        for left in (work, old):  # by a killed conversion
+            shutil.rmtree(left, ignore_errors=True)
         work.mkdir(parents=True)
         try:
             yield work
+            if folder.exists():
+                folder.rename(old)
             work.rename(folder)
         finally:
             shutil.rmtree(work, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)
 
 
-def _convert(name: str, gguf: Path, work: Path) -> None:
+def _convert(name: str, gguf: Path, work: Path, remedy: str) -> None:
     """Write float32 safetensors, configuration and tokenizer of a GGUF file into `work`."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     where = {"gguf_file": gguf.name}
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
+    with loading(name, remedy=f"transformers cannot read it as a GGUF model; {remedy}"):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             gguf.parent,
             **where,
             dtype=torch.float32,
             quantization_config=GgufConfig(dequantize=True),
+            output_loading_info=True,
         )
+        model, info = loaded
+        unread = set(unread_tensors(gguf, model))
+        require_whole(name, {**info, "unexpected_keys": info["unexpected_keys"] | unread})
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **where)
-    except (ValueError, OSError, KeyError, NotImplementedError) as error:
-        raise ModelError(f"transformers cannot read {name}: {error}") from error
     model.save_pretrained(work)
     tokenizer.save_pretrained(work)
     _compact(work / "tokenizer.json")

@@ -1,16 +1,18 @@
 """A loaded model with its hook points. The only module that imports TransformerLens."""
 
-import hashlib
 import threading
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dysem_lab.display import card
+from dysem_lab.models.identity import Identity
 from dysem_lab.models.store import ModelFacts
+
+IN_MEMORY = "in memory"
 
 
 @dataclass(eq=False)
@@ -25,18 +27,31 @@ class LensModel:
             centering).
         tokenizer: The model's own tokenizer, left-padding.
         name: The name that it was loaded by.
-        source: Digest of where the weights came from (sha256 of the file, commit of the hub).
+        source: What identifies the files that the model came from (see
+            `dysem_lab.models.loading.source_digest`); "in memory" where there are none.
         shares_prefix: Whether `dysem_lab.capture` may compute a common beginning of the prompts
             once; the load-time check turns it off for architectures where that is not exact.
         lock: Held during every forward pass.
+        identity: What the model was when it was loaded; None takes what it is now.
     """
 
     bridge: Any  # a third-party class whose attributes are made at run time
     tokenizer: PreTrainedTokenizerBase
     name: str
-    source: str = "in memory"
+    source: str = IN_MEMORY
     shares_prefix: bool = True
     lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
+    identity: Identity = None  # type: ignore[assignment]  # never None once it is made
+
+    def __post_init__(self) -> None:
+        """Note what the model is now, so that later changes are seen."""
+        if self.identity is None:
+            self.identity = Identity(self._networks, self.tokenizer)
+
+    @property
+    def _networks(self) -> list[nn.Module]:
+        """What a forward pass goes through: the model of transformers, and the hook points."""
+        return [self.bridge.original_model, self.bridge]
 
     @property
     def n_layers(self) -> int:
@@ -74,6 +89,11 @@ class LensModel:
         return self.bridge.cfg.n_ctx
 
     @property
+    def n_embeddings(self) -> int:
+        """Number of tokens that have an embedding; a tokenizer may know more."""
+        return embedded_tokens(self.bridge.original_model)
+
+    @property
     def dtype(self) -> torch.dtype:
         """Data type of the weights."""
         return next(self.bridge.parameters()).dtype
@@ -83,31 +103,43 @@ class LensModel:
         """Device of the weights."""
         return next(self.bridge.parameters()).device
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
-        """Sixteen hex digits that tell these weights and this tokenizer from others.
+        """Sixteen hex digits of all that a forward pass depends on.
 
-        Hashes the name, shape and 1,024 evenly spaced elements of each parameter and the
-        tokenizer's vocabulary, so it costs milliseconds for any size and needs no files.
+        Of a model that was loaded from files, their contents (weights, configuration, tokenizer);
+        of one that was built in memory, all of its tensors, its configuration and its tokenizer. A
+        change in memory since then gives another fingerprint; see `dysem_lab.models.identity` for
+        what stays unseen. The first time costs seconds per gigabyte, afterwards it costs
+        milliseconds.
         """
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.bridge.original_model.named_parameters()):
-            flat = tensor.detach().reshape(-1)
-            sample = flat[:: max(1, flat.numel() // 1024)].float().cpu().numpy()
-            digest.update(f"{name}{tuple(tensor.shape)}".encode())
-            digest.update(sample.tobytes())
-        vocabulary = self.tokenizer.get_vocab()
-        pairs = [f"({token!r}, {vocabulary[token]})" for token in sorted(vocabulary)]
-        digest.update(f"[{', '.join(pairs)}]".encode())
-        return digest.hexdigest()[:16]
+        return self.identity.digest(self._networks, self.tokenizer)[0]
 
     @property
     def facts(self) -> ModelFacts:
-        """What analyses and figures say of the model."""
+        """What analyses and figures say of the model.
+
+        The source of a model that was built or changed in memory is its own, so that no store takes
+        it for the one of the files.
+        """
+        fingerprint, changed = self.identity.digest(self._networks, self.tokenizer)
+        source = f"{self.source} {fingerprint}" if self.source == IN_MEMORY else self.source
+        if changed:
+            source = f"{self.source} changed in memory {fingerprint}"
         dtype, device = str(self.dtype).removeprefix("torch."), str(self.device)
         return ModelFacts(
-            self.name, self.source, self.fingerprint, dtype, device, self.n_layers, self.d_model
+            self.name, source, fingerprint, dtype, device, self.n_layers, self.d_model
         )
+
+    def check_own_pass(self) -> None:
+        """Raise an error unless a forward pass is the model's own, so that a store may keep it.
+
+        Raises:
+            ModelError: As `dysem_lab.models.identity.Identity.require_own_pass`.
+        """
+        remedy = "lens.bridge.reset_hooks(including_permanent=True), lens.bridge.eval()"
+        with self.lock:  # our own hooks are on while a pass holds it
+            self.identity.require_own_pass(self.name, self._networks, remedy)
 
     def __repr__(self) -> str:
         return (
@@ -133,8 +165,17 @@ class LensModel:
         )
 
 
+def embedded_tokens(model: Any) -> int:
+    """Return the number of tokens that have an embedding in a model of transformers."""
+    return model.get_input_embeddings().weight.shape[0]
+
+
 def boot(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, source: str = "in memory"
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    name: str,
+    source: str = IN_MEMORY,
+    content: str | None = None,
 ) -> LensModel:
     """Return the model on TransformerLens hook points.
 
@@ -143,16 +184,21 @@ def boot(
 
     Args:
         model: A causal language model in evaluation mode, on its device and in its dtype.
-        tokenizer: Its tokenizer; set to pad on the left, with the end token where it has no pad.
+        tokenizer: Its tokenizer; set to pad on the left, with the end token where it has no pad, or
+            one without an embedding.
         name: What to call it.
-        source: Digest of the weights' source.
+        source: What identifies the files that the model came from, if any.
+        content: Digest of the contents of these files; None has the tensors themselves hashed.
     """
     # A heavy import (seconds), wanted only once a model is loaded.
     from transformer_lens.model_bridge import TransformerBridge
 
     tokenizer.padding_side = "left"
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+    n_embeddings = embedded_tokens(model)
+    if tokenizer.pad_token is None or tokenizer.pad_token_id >= n_embeddings:
+        # Nothing sees a pad, but it must have an embedding.
+        ends = tokenizer.eos_token is not None and tokenizer.eos_token_id < n_embeddings
+        tokenizer.pad_token = tokenizer.eos_token if ends else tokenizer.convert_ids_to_tokens(0)
     if tokenizer.bos_token_id in tokenizer("")["input_ids"]:
         # True here, and TransformerLens would load a second tokenizer (seconds) to make it so.
         tokenizer.init_kwargs["add_bos_token"] = True
@@ -166,4 +212,6 @@ def boot(
         device=str(model.device),
     )
     tokenizer.padding_side = "left"  # which TransformerLens may have changed
-    return LensModel(bridge.eval(), tokenizer, name, source)
+    bridge.eval()
+    identity = Identity([bridge.original_model, bridge], tokenizer, content)
+    return LensModel(bridge, tokenizer, name, source, identity=identity)

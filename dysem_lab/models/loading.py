@@ -1,16 +1,21 @@
 """Models by name: embedded, from the hub, from a folder or a GGUF file, checked before use."""
 
-import hashlib
 import json
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
+import xxhash
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils.peft_utils import find_adapter_config_file
 
 from dysem_lab import paths
+from dysem_lab.digests import file_digest, folder_digest
 from dysem_lab.errors import InputError, ModelError, choices
+from dysem_lab.hub import cached_snapshot, find_on_hub
 from dysem_lab.models.checks import check_once
 from dysem_lab.models.embedded import (
     EMBEDDED,
@@ -18,13 +23,19 @@ from dysem_lab.models.embedded import (
     converted_folder,
     ensure_embedded,
     ensure_gguf,
-    file_sha256,
 )
 from dysem_lab.models.lens import LensModel, boot
+from dysem_lab.models.names import check_name, local_path, preset_ids, similar_hub_id
 from dysem_lab.startup import garbage_collection_paused
+from dysem_lab.weights import loading, require_whole
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DEFAULT_MODEL = "gemma-3-270m"
+REMEDY = (
+    "Without a network, give a folder with its weights in place of its name, or a model that comes "
+    f"with a package: {', '.join(EMBEDDED)}. Weights must be safetensors, and the architecture one "
+    "that transformers knows without code of the model's own"
+)
 
 
 @cache
@@ -60,44 +71,96 @@ def load_model(
         dtype: "float32", "bfloat16", "float16"; "auto" is bfloat16 on CUDA, else float32.
 
     Raises:
-        InputError: Unknown dtype, or a revision for a model that is not on the hub.
-        ModelError: The model is not to be found, has no safetensors weights, needs code of its own,
-            or fails a load-time check (see `dysem_lab.models.checks`).
+        InputError: Unknown name or dtype, or a revision for a model that is not on the hub.
+        ModelError: The model is not to be found, cannot be loaded whole, has no safetensors
+            weights, needs code of its own, is too large, or fails a load-time check (see
+            `dysem_lab.models.checks`); or the device is not one of this machine.
     """
     device, dtype = resolve_device(device, dtype)
-    source = locate(name)
-    if revision is not None and Path(source).exists():
+    check_name(name)
+    if revision is not None and (str(name) in EMBEDDED or local_path(name) is not None):
         raise InputError(f"revision={revision!r} is for hub models; {name} is on this machine")
-    try:
-        with garbage_collection_paused():
-            tokenizer = AutoTokenizer.from_pretrained(
-                source, revision=revision or "main", trust_remote_code=False
-            )
-            model = AutoModelForCausalLM.from_pretrained(
+    source = locate(name)
+    on_machine = Path(source).is_dir()
+    with loading(name, source, f"{REMEDY}{similar_hub_id(source)}"):
+        at = {} if on_machine else find_on_hub(source, revision)._asdict()
+        before = content_digest(source) if on_machine else ""
+        with garbage_collection_paused(), torch.inference_mode(False):
+            tokenizer = AutoTokenizer.from_pretrained(source, **at, trust_remote_code=False)
+            model, info = whole_model(
+                AutoModelForCausalLM,
                 source,
-                revision=revision or "main",
+                at,
                 dtype=DTYPES[dtype],
                 attn_implementation="eager",
-                use_safetensors=True,
-                trust_remote_code=False,
             )
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ModelError(
-            f"cannot load {str(name)!r}{f' ({source})' if source != str(name) else ''}: {error}\n"
-            "Without a network, give a folder with its weights in place of its name, or a model "
-            f"that comes with a package: {', '.join(EMBEDDED)}. Weights must be safetensors, and "
-            "the architecture one that transformers knows without code of the model's own"
-        ) from error
-    try:
-        with garbage_collection_paused():
-            digest = source_digest(name, revision)
-            lens = boot(model.eval().to(device), tokenizer, str(name), digest)
-    except (ValueError, KeyError, AttributeError, NotImplementedError) as error:
-        raise ModelError(
-            f"{name}: TransformerLens has no bridge for {type(model).__name__}: {str(error)[:300]}"
-        ) from error
-    check_once(lens)
+            require_whole(name, info)
+            model = model.eval().to(device)
+        folder = source if on_machine else cached_snapshot(source, at["revision"]) or source
+        content = content_digest(folder)
+        if on_machine and content != before:
+            raise ModelError(f"{source} changed while it was read; load it again")
+    with (
+        loading(name, source, f"TransformerLens has no bridge for {type(model).__name__}"),
+        garbage_collection_paused(),
+    ):
+        lens = boot(model, tokenizer, str(name), source_digest(name, at.get("revision")), content)
+    with loading(name, source, "The load-time checks could not be run"):
+        check_once(lens)
     return lens
+
+
+def whole_model(
+    kind: Any, source: str, at: Mapping[str, Any], **options: Any
+) -> tuple[Any, dict[str, Any]]:
+    """Return a model of transformers, and what its checkpoint lacked or had in excess.
+
+    An adapter's base is loaded first, and must be whole; what is returned is of the adapter then.
+
+    Args:
+        kind: A class of transformers with ``from_pretrained``.
+        source: A folder or a hub id.
+        at: Revision and other arguments of where it is, from `dysem_lab.hub.find_on_hub`.
+        options: Of ``from_pretrained``.
+
+    Raises:
+        ModelError: The base of an adapter is not whole, or is an adapter itself.
+    """
+    base = base_of(source, at)
+    where, at_where = source, at
+    if base is not None:
+        where = locate(base)
+        at_where = {} if Path(where).is_dir() else find_on_hub(where)._asdict()
+        if base_of(where, at_where) is not None:
+            raise ModelError(f"{source} is an adapter of an adapter, {base}; merge that one first")
+    model, info = kind.from_pretrained(
+        where,
+        **at_where,
+        **options,
+        use_safetensors=True,
+        trust_remote_code=False,
+        output_loading_info=True,
+    )
+    if base is not None:
+        require_whole(where, {**info, "unexpected_keys": own_keys(model, info["unexpected_keys"])})
+        info = model.load_adapter(source, adapter_kwargs=dict(at)).to_dict()
+        model.eval()
+    return model, info
+
+
+def own_keys(model: Any, keys: Iterable[str]) -> set[str]:
+    """Return those keys of a checkpoint that are of a model's own modules, and not of a head."""
+    children = {name for name, _ in model.named_children()}
+    prefix = f"{model.base_model_prefix}."
+    return {key for key in keys if key.removeprefix(prefix).split(".")[0] in children}
+
+
+def base_of(source: str, at: Mapping[str, Any]) -> str | None:
+    """Return the model that an adapter was trained on; None for a whole model."""
+    settings = find_adapter_config_file(source, **at)
+    if settings is None:
+        return None
+    return json.loads(Path(settings).read_text(encoding="utf-8"))["base_model_name_or_path"]
 
 
 def resolve_device(device: str = "auto", dtype: str = "auto") -> tuple[str, str]:
@@ -105,12 +168,22 @@ def resolve_device(device: str = "auto", dtype: str = "auto") -> tuple[str, str]
 
     Raises:
         InputError: Unknown dtype.
+        ModelError: A device that this machine, or this build of torch, does not have.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        if torch.empty(0, device=device).is_meta:
+            raise ValueError("meta tensors hold no numbers")
+    except Exception as error:  # of several kinds, by device and build
+        raise ModelError(
+            f"device {device!r} cannot be used here ({str(error).splitlines()[0]:.150}); give "
+            "'auto', 'cpu' or, with a GPU and a build of torch for it, 'cuda'"
+        ) from error
+    device = str(device)
     if dtype == "auto":
         dtype = "bfloat16" if device.startswith("cuda") else "float32"
-    if dtype not in DTYPES:
+    if not isinstance(dtype, str) or dtype not in DTYPES:
         raise choices("dtype", dtype, ("auto", *DTYPES))
     return device, dtype
 
@@ -119,24 +192,18 @@ def locate(name: str | Path) -> str:
     """Return what transformers can load: a folder on this machine or a hub id.
 
     An embedded model or a GGUF file is converted first, if it was not yet.
+
+    Raises:
+        InputError: As for `dysem_lab.models.names.check_name`.
+        ModelError: As there, or as for `dysem_lab.models.embedded.ensure_embedded`.
     """
+    check_name(name)
     if str(name) in EMBEDDED:
         return str(ensure_embedded(str(name)))
-    path = Path(name).expanduser()
-    if path.suffix == ".gguf":
-        if not path.is_file():
-            raise ModelError(f"no file {path}")
-        return str(ensure_gguf(path))
-    if path.is_dir():
-        return str(path)
-    if str(name).startswith((".", "/", "~")):
-        raise ModelError(f"no folder {path}; give a folder with config.json and safetensors")
-    preset = presets().query("preset == @name")
-    if len(preset):
-        return preset["hf_id"].iloc[0]
-    if "/" not in str(name):
-        raise choices("model", str(name), (*EMBEDDED, *presets()["preset"].unique(), "a hub id"))
-    return str(name)
+    path = local_path(name)
+    if path is not None:
+        return str(ensure_gguf(path) if path.is_file() else path)
+    return preset_ids().get(str(name), str(name))
 
 
 def size_of(name: str | Path) -> tuple[int, int] | None:
@@ -148,41 +215,74 @@ def size_of(name: str | Path) -> tuple[int, int] | None:
     if str(name) in EMBEDDED:
         model = EMBEDDED[str(name)]
         return model.n_layers, model.d_model
-    path = Path(name).expanduser()
-    if path.is_file():
-        path = converted_folder(source_digest(name))
+    path = local_path(name)
+    if path is not None and path.is_file():
+        path = converted_folder(file_digest(path, "sha256"))
         if not (path / MANIFEST).is_file():
             return None
     try:
-        source = str(path) if path.is_dir() else str(name)
-        config = AutoConfig.from_pretrained(source).get_text_config()
-    except (OSError, ValueError, KeyError):
+        check_name(name)
+        at = {} if path is not None else find_on_hub(str(name))._asdict()
+        source = str(name) if path is None else str(path)
+        config = AutoConfig.from_pretrained(source, **at, trust_remote_code=False)
+        text = config.get_text_config()
+        return text.num_hidden_layers, text.hidden_size
+    except Exception:  # whatever a damaged configuration makes of it: it is not known
         return None
-    return config.num_hidden_layers, config.hidden_size
 
 
 def source_digest(name: str | Path, revision: str | None = None) -> str:
-    """Return what identifies a model's weights without loading them.
+    """Return what identifies a model, without loading it: equal only if all it depends on is.
 
-    The sha256 of an embedded or GGUF source; for a folder, a hash of its configuration and of the
-    names, sizes and times of its files; for the hub, the id and the commit where it is known.
+    The sha256 of an embedded or GGUF source and a digest of what it was converted to; for a folder,
+    a digest of the contents of its files, weights, configuration and tokenizer, and of the base of
+    an adapter; for the hub that of the cached files, the id and the commit. What is not converted
+    or not in the cache yet has the sha256, or the id and the revision, alone.
+
+    Args:
+        name: As for `load_model`.
+        revision: Branch, tag or commit on the hub.
+
+    Raises:
+        ModelError: A file cannot be read.
     """
-    if str(name) in EMBEDDED:
-        return EMBEDDED[str(name)].sha256
-    path = Path(name).expanduser()
-    if path.is_file():
-        return file_sha256(path)
-    if path.is_dir():
-        if (path / MANIFEST).is_file():
-            return json.loads((path / MANIFEST).read_text(encoding="utf-8"))["source_sha256"]
-        digest = hashlib.sha256()
-        for file in sorted(path.iterdir()):
-            stat = file.stat()
-            digest.update(f"{file.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
-        return digest.hexdigest()
-    from huggingface_hub import try_to_load_from_cache
+    check_name(name)
+    with loading(name, remedy="Check that its files can be read"):
+        path = local_path(name)
+        if str(name) in EMBEDDED or (path is not None and path.is_file()):
+            sha256 = EMBEDDED[str(name)].sha256 if path is None else file_digest(path, "sha256")
+            folder = converted_folder(sha256)
+            there = (folder / MANIFEST).is_file()
+            return f"{sha256} {folder_digest(folder)}" if there else sha256
+        if path is not None:
+            return content_digest(str(path))
+        hub_id = preset_ids().get(str(name), str(name))
+        snapshot = cached_snapshot(hub_id, revision)
+        if snapshot is None:
+            return f"{hub_id}@{revision or 'main'}"
+        return f"{content_digest(str(snapshot))} {hub_id}@{snapshot.name}"
 
-    hub_id = locate(name)
-    config = try_to_load_from_cache(hub_id, "config.json", revision=revision or "main")
-    commit = Path(config).parent.name if isinstance(config, str) else revision or "main"
-    return f"{hub_id}@{commit}"
+
+def content_digest(folder: str | Path) -> str:
+    """Return a digest of the files of a model's folder, and of those of an adapter's base.
+
+    Raises:
+        OSError: A file cannot be read.
+        ModelError: An adapter that comes back to itself.
+    """
+    digests, seen = [], set()
+    while True:
+        if (place := Path(folder).resolve()) in seen:
+            raise ModelError(f"{folder} is an adapter whose base comes back to itself")
+        seen.add(place)
+        digests.append(folder_digest(folder))
+        base = base_of(str(folder), {})
+        if base is None:
+            break
+        found = locate(base)
+        snapshot = Path(found) if Path(found).is_dir() else cached_snapshot(found)
+        if snapshot is None:
+            digests.append(f"{found} that is not here yet")
+            break
+        folder = snapshot
+    return digests[0] if len(digests) == 1 else xxhash.xxh3_128_hexdigest(repr(digests).encode())

@@ -113,14 +113,25 @@ def pad(
 
     Padding on the right leaves every real token at its own position, so it is exact for absolute
     positions, sliding windows and a cached prefix alike: causal attention never sees the pads.
+
+    Raises:
+        InputError: A prompt without tokens, or with one that has no embedding.
     """
     width, pad_id = max(map(len, token_ids)), lens.tokenizer.pad_token_id
+    if min(map(len, token_ids)) == 0:
+        raise InputError(f"the tokenizer of {lens.name} makes no token of a prompt; give it words")
 
     def padded(row: Sequence[int], fill: int) -> list[int]:
         pads = [fill] * (width - len(row))
         return [*row, *pads] if side == "right" else [*pads, *row]
 
     ids = torch.tensor([padded(row, pad_id) for row in token_ids])
+    if (largest := int(ids.max())) >= lens.n_embeddings:
+        token = lens.tokenizer.convert_ids_to_tokens(largest)
+        raise InputError(
+            f"a prompt has the token {token!r} with id {largest}, but only {lens.n_embeddings} "
+            f"tokens of {lens.name} have an embedding; take it out of the text"
+        )
     mask = torch.tensor([padded([1] * len(row), 0) for row in token_ids])
     return ids.to(lens.device), mask.to(lens.device)
 

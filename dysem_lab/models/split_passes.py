@@ -59,11 +59,15 @@ def fill_contrasts(
 
     Yields:
         After each batch the number of texts that it held.
+
+    Raises:
+        ModelError: As for `dysem_lab.capture`.
     """
+    lens.check_own_pass()
+    facts = {contrast: contrast_facts(lens.facts, contrast) for contrast in contrasts}
     keys = [prompt_key(prompt, max_tokens) for prompt in prompts]
     lacking = {
-        contrast: missing_rows(contrast_facts(lens.facts, contrast), store, keys, wanted)
-        for contrast in contrasts
+        contrast: missing_rows(facts[contrast], store, keys, wanted) for contrast in contrasts
     }
     reads_all_tokens = any(kind.component in MEANS for kind in wanted)
     splits = lens.shares_prefix and not reads_all_tokens
@@ -73,7 +77,7 @@ def fill_contrasts(
         if rows and splits and not whole_pass(contrast)
     ]
     for contrast in last_token_only:
-        store.remember(contrast_facts(lens.facts, contrast))
+        store.remember(facts[contrast])
     for batch, read in _split_batches(
         lens,
         prompts,
@@ -83,7 +87,7 @@ def fill_contrasts(
         tokens_per_batch,
     ):
         vectors = {
-            space_of(contrast_facts(lens.facts, contrast), kind): of_contrast[kind]
+            space_of(facts[contrast], kind): of_contrast[kind]
             for contrast, of_contrast in read.items()
             for kind in wanted
         }

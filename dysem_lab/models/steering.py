@@ -8,7 +8,6 @@ import math
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from numbers import Real
 from typing import Any, NamedTuple
 
@@ -296,7 +295,7 @@ class Intervention(Edit):
         self.every_token = contrast.norm == "self_scaling"
         self._auxiliary = auxiliary or AuxiliaryVectors(lens, [contrast])
 
-    @cached_property
+    @property
     def facts(self) -> ModelFacts:
         """The model's facts under a name and a fingerprint of the edited model's own."""
         return contrast_facts(self.lens.facts, self.contrast)
