@@ -82,7 +82,7 @@ def load_model(
         raise InputError(f"revision={revision!r} is for hub models; {name} is on this machine")
     source = locate(name)
     on_machine = Path(source).is_dir()
-    with loading(name, source, f"{REMEDY}{similar_hub_id(source)}"):
+    with loading(name, source, f"{similar_hub_id(source)}{REMEDY}"):
         at = {} if on_machine else find_on_hub(source, revision)._asdict()
         before = content_digest(source) if on_machine else ""
         with garbage_collection_paused(), torch.inference_mode(False):
