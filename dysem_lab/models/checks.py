@@ -105,8 +105,8 @@ def check_model(lens: LensModel) -> None:
 
 def _failed(lens: LensModel, check: str, detail: str) -> ModelError:
     return ModelError(
-        f"{lens.name}: the load-time check '{check}' failed: {detail}. Vectors read from this "
-        "architecture would be wrong, so it is refused"
+        f"{lens.name}: the load-time check '{check}' failed: {detail}. Vectors read from it would "
+        "be wrong, so it is refused"
     )
 
 

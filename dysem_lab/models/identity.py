@@ -12,8 +12,10 @@ changed inside its Rust object and that no probe meets; and modes of torch that 
 """
 
 import contextlib
+import itertools
 import json
 from collections.abc import Iterator, Sequence
+from string import ascii_lowercase
 from typing import Any, NamedTuple
 
 import torch
@@ -50,7 +52,9 @@ PROBES = (
     "Hello  WÖRLD, it's naïve Ünïcode\n\n\tAt 12:30 we paid $1,234.50; don't re-enter ﬁ ＡＢ½…",
     " Это предложение. 日本語の文です。 العربية हिन्दी 한국어",
     "ß İ ı \u00a0\u2009 e\u0301 😀 \U0001f9ff",
+    " ".join(map("".join, itertools.product(ascii_lowercase, repeat=2))),  # every first merge
 )
+SAMPLED_TOKENS = 64
 
 
 class Identity:
@@ -424,6 +428,9 @@ def _tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> str:
         },
         "special": special,
         "n_tokens": len(tokenizer),
+        "sample": tokenizer.convert_ids_to_tokens(
+            list(range(0, len(tokenizer), max(1, len(tokenizer) // SAMPLED_TOKENS)))
+        ),
         "probes": [_ids(tokenizer, text) for text in (*PROBES, " ".join(special.values()))],
     }
     if backend := getattr(tokenizer, "backend_tokenizer", None):
