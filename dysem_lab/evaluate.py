@@ -14,7 +14,8 @@ import pandas as pd
 from jaxtyping import Float
 from torch import Tensor
 
-from dysem_lab.errors import InputError, choices
+from dysem_lab.errors import InputError
+from dysem_lab.inputs import at_least, names_of, one_of, real_number
 
 N_RESAMPLES = 1000
 LEVEL = 0.95
@@ -34,7 +35,8 @@ def spearman(similarity: Scores, gold: Scores) -> float:
         side is constant.
 
     Raises:
-        InputError: Lengths differ, or a gold rating is NaN.
+        InputError: Lengths differ, a gold rating is NaN, a value is infinite, or what is given is
+            no row of real numbers.
     """
     kept_similarity, kept_gold = _defined(similarity, gold)
     once = np.ones((1, len(kept_gold)))
@@ -73,8 +75,10 @@ def score(
         ``n_undefined``.
 
     Raises:
-        InputError: As for `spearman`.
+        InputError: As for `spearman`, or no such number of resamples, seed or `n_dims`.
     """
+    n_resamples, seed = _bootstrap(n_resamples, seed)
+    width = np.nan if n_dims is None else real_number(n_dims, "n_dims")
     kept_similarity, kept_gold = _defined(similarity, gold)
     value = spearman(similarity, gold)
     low = high = np.nan
@@ -85,7 +89,7 @@ def score(
         "spearman": value,
         "low": low,
         "high": high,
-        "n_dims": np.nan if n_dims is None else float(n_dims),
+        "n_dims": width,
         "n_pairs": len(kept_gold),
         "n_undefined": len(gold) - len(kept_gold),
     }
@@ -98,8 +102,15 @@ def score_table(
     *,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Return one row per method, in the given order; columns ``method`` and those of `score`."""
-    dims = n_dims or {}
+    """Return one row per method, in the given order; columns ``method`` and those of `score`.
+
+    Raises:
+        InputError: As for `score`, or no mapping from methods to their values.
+    """
+    dims = {} if n_dims is None else n_dims
+    for what, given in (("similarities", similarities), ("n_dims", dims)):
+        if not isinstance(given, Mapping):
+            raise InputError(f"{what} must map methods to values, got {type(given).__name__}")
     return pd.DataFrame(
         {"method": name, **score(values, gold, dims.get(name), seed=seed)}
         for name, values in similarities.items()
@@ -125,14 +136,10 @@ def paired_difference(
         1 / n_resamples), ``n_pairs``, ``n_undefined``.
 
     Raises:
-        InputError: As for `spearman`.
+        InputError: As for `score`, or fewer than three pairs are defined under both methods.
     """
-    a, b = _array(similarity_a), _array(similarity_b)
-    if a.shape != b.shape:
-        raise InputError(f"{len(a)} and {len(b)} similarities: give both methods the same pairs")
-    both = np.where(np.isnan(b), np.nan, a)
-    kept_a, kept_gold = _defined(both, gold)
-    kept_b = b[~np.isnan(both)]
+    n_resamples, seed = _bootstrap(n_resamples, seed)
+    kept_a, kept_b, kept_gold = _defined_under_both(similarity_a, similarity_b, gold)
     if len(kept_gold) < 3:
         raise InputError(f"only {len(kept_gold)} pairs are defined under both methods; need 3")
     counts = _resamples(len(kept_gold), n_resamples, seed)
@@ -146,7 +153,7 @@ def paired_difference(
         "high": high,
         "p": float(np.clip(2 * tail, 1 / n_resamples, 1.0)),
         "n_pairs": len(kept_gold),
-        "n_undefined": len(a) - len(kept_gold),
+        "n_undefined": len(gold) - len(kept_gold),
     }
 
 
@@ -198,11 +205,16 @@ def average_score(
         where the score of one is NaN.
 
     Raises:
-        InputError: As for `dysem_lab.evaluate.spearman`.
+        InputError: As for `dysem_lab.evaluate.score`, tasks of another form, or weights that are
+            not one per task, at least 0 and somewhere above.
     """
+    n_resamples, seed = _bootstrap(n_resamples, seed)
+    width = np.nan if n_dims is None else real_number(n_dims, "n_dims")
+    _check_tasks(tasks, ("similarities", "gold ratings"))
+    shares = None if weights is None else _weights(weights, len(tasks))
     scores = [spearman(similarity, gold) for similarity, gold in tasks]
     kept = [_defined(similarity, gold) for similarity, gold in tasks]
-    mean = float(np.average(scores, weights=weights)) if tasks else np.nan
+    mean = float(np.average(scores, weights=shares)) if tasks else np.nan
     low = high = np.nan
     if not np.isnan(mean):
         resampled = []
@@ -211,13 +223,13 @@ def average_score(
             # One seed draws related pairs in all tasks; in another order they are independent.
             order = np.random.default_rng([seed, i]).permutation(n_resamples)
             resampled.append(_correlations(x, y, counts)[order])
-        low, high = _interval(np.average(resampled, axis=0, weights=weights))
+        low, high = _interval(np.average(resampled, axis=0, weights=shares))
     n_pairs = sum(len(y) for _, y in kept)
     return {
         "spearman": mean,
         "low": low,
         "high": high,
-        "n_dims": np.nan if n_dims is None else float(n_dims),
+        "n_dims": width,
         "n_pairs": n_pairs,
         "n_undefined": sum(len(gold) for _, gold in tasks) - n_pairs,
     }
@@ -246,8 +258,8 @@ def parts_of_task(
 
     Arguments and errors as for `aggregate_score`.
     """
-    if aggregation not in AGGREGATIONS:
-        raise choices("aggregation", aggregation, AGGREGATIONS)
+    one_of(aggregation, AGGREGATIONS, "aggregation")
+    subset = names_of(subset, "subset")
     if len(subset) != len(gold):
         raise InputError(f"{len(subset)} subsets for {len(gold)} pairs; give one per pair")
     _defined(similarity, gold)  # its errors count the pairs of the task, not those of a subset
@@ -255,10 +267,10 @@ def parts_of_task(
         return [Part("", similarity, gold, 1.0)]
     if "" in subset:
         raise InputError(
-            f"pair {list(subset).index('')} has no subset, which {aggregation!r} needs; use 'all' "
+            f"pair {subset.index('')} has no subset, which {aggregation!r} needs; use 'all' "
             "or data with a 'subset' column (those of the hub have none)"
         )
-    x, y, part = _array(similarity), _array(gold), np.asarray(subset)
+    x, y, part = _numbers(similarity), _numbers(gold, "gold"), np.asarray(subset)
     names = sorted(set(subset))
     shares = {
         name: (part == name).mean() if aggregation == "weighted" else 1 / len(names)
@@ -341,15 +353,17 @@ def average_difference(
         ``difference``, ``low``, ``high``; NaN without any task.
 
     Raises:
-        InputError: As for `dysem_lab.evaluate.spearman`.
+        InputError: As for `dysem_lab.evaluate.score`, or tasks of another form.
     """
+    n_resamples, seed = _bootstrap(n_resamples, seed)
+    _check_tasks(tasks, ("similarities of a", "similarities of b", "gold ratings"))
     differences, resampled = [], np.zeros(n_resamples)
     for i, (a, b, gold) in enumerate(tasks):
-        first, second = _array(a), _array(b)
-        both = np.isnan(first) | np.isnan(second)
-        x, kept_gold = _defined(np.where(both, np.nan, first), gold)
-        y = second[~both]
+        x, y, kept_gold = _defined_under_both(a, b, gold)
         differences.append(spearman(x, kept_gold) - spearman(y, kept_gold))
+        if not len(kept_gold):
+            resampled += np.nan
+            continue
         counts = _resamples(len(kept_gold), n_resamples, seed)
         gap = _correlations(x, kept_gold, counts) - _correlations(y, kept_gold, counts)
         order = np.random.default_rng([seed, i]).permutation(n_resamples)
@@ -359,19 +373,80 @@ def average_difference(
     return {"difference": mean, "low": low, "high": high}
 
 
-def _array(values: Scores) -> np.ndarray:
-    return np.asarray(values.cpu() if isinstance(values, Tensor) else values, dtype=np.float64)
+def _bootstrap(n_resamples: int, seed: int) -> tuple[int, int]:
+    """Return how often pairs are resampled and by which seed, once they are known to be numbers."""
+    return at_least(n_resamples, 1, "n_resamples"), at_least(seed, 0, "seed")
+
+
+def _check_tasks(tasks: object, parts: Sequence[str]) -> None:
+    """Raise `InputError` unless tasks are a list, each with as many values as it should have."""
+    if not isinstance(tasks, Sequence) or isinstance(tasks, str):
+        raise InputError(f"tasks must be a list of ({', '.join(parts)}), got {tasks!r:.80}")
+    for i, values in enumerate(tasks):
+        if not isinstance(values, tuple | list) or len(values) != len(parts):
+            raise InputError(f"task {i} must be ({', '.join(parts)}), got {values!r:.80}")
+
+
+def _weights(weights: Sequence[float], n_tasks: int) -> Float[np.ndarray, " task"]:
+    """Return the weights of a mean over tasks, once they are known to have one."""
+    found = _numbers(weights, "weights")
+    if found.shape != (n_tasks,) or not ((found >= 0).all() and found.any()):
+        raise InputError(
+            f"weights must be {n_tasks}, one per task, at least 0 and not all 0, got {weights!r}"
+        )
+    return found
+
+
+def _numbers(values: object, what: str = "similarity") -> Float[np.ndarray, " n"]:
+    """Return values as float64, once they are known to be real numbers, or NaN.
+
+    Args:
+        values: A tensor of any kind, an array, a column of a table, or a list.
+        what: What an error calls them.
+
+    Raises:
+        InputError: Booleans, strings, objects, complex or masked numbers, or an infinite one.
+    """
+    try:
+        if isinstance(values, Tensor):
+            values = values.detach().cpu()
+            values = (values.double() if values.is_floating_point() else values).numpy()
+        array = np.asarray(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{what} must be real numbers, one per pair: {error}") from error
+    masked = isinstance(values, np.ma.MaskedArray)
+    if array.dtype.kind not in "fiu" or masked:
+        raise InputError(
+            f"{what} must be real numbers, one per pair, got {'masked ' * masked}{array.dtype}; "
+            "use .astype(float), and NaN where there is none"
+        )
+    array = array.astype(np.float64)
+    if np.isinf(array).any():
+        raise InputError(f"{what} {int(np.isinf(array).argmax())} is infinite; NaN is no value")
+    return array
 
 
 def _defined(similarity: Scores, gold: Scores) -> tuple[np.ndarray, np.ndarray]:
     """Return similarities and ratings of the pairs whose similarity is defined."""
-    x, y = _array(similarity), _array(gold)
+    x, y = _numbers(similarity), _numbers(gold, "gold")
     if x.ndim != 1 or x.shape != y.shape:
         raise InputError(f"similarity has shape {x.shape}, gold {y.shape}; both need one per pair")
     if np.isnan(y).any():
         raise InputError(f"gold rating {int(np.isnan(y).argmax())} is NaN; every pair needs one")
     kept = ~np.isnan(x)
     return x[kept], y[kept]
+
+
+def _defined_under_both(
+    similarity_a: Scores, similarity_b: Scores, gold: Scores
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return two methods' similarities and the ratings of the pairs that both define."""
+    a, b = _numbers(similarity_a), _numbers(similarity_b)
+    if a.shape != b.shape:
+        raise InputError(f"{a.size} and {b.size} similarities: give both methods the same pairs")
+    both = np.where(np.isnan(b), np.nan, a)
+    kept, kept_gold = _defined(both, gold)
+    return kept, b[~np.isnan(both)], kept_gold
 
 
 @lru_cache(maxsize=4)
@@ -417,7 +492,9 @@ def _ranks(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def _interval(resampled: np.ndarray) -> tuple[float, float]:
-    """Return the percentile interval at `LEVEL`."""
+    """Return the percentile interval at `LEVEL`; NaN where no resample has a value."""
+    if np.isnan(resampled).all():
+        return np.nan, np.nan
     tail = (1 - LEVEL) / 2
     low, high = np.nanquantile(resampled, [tail, 1 - tail])
     return float(low), float(high)

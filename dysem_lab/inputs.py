@@ -1,12 +1,14 @@
-"""What callers hand over: texts, names and whole numbers, with one rule for each in the package."""
+"""What callers hand over: texts, names and numbers, with one rule for each in the package."""
 
 import operator
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from numbers import Real
 from pathlib import Path
+from typing import Any
 
-from dysem_lab.errors import InputError
+from dysem_lab.errors import InputError, choices
 
 # Letters and symbols by their category in Unicode that nobody sees: fillers of Hangul and Braille.
 BLANK_LETTERS = "\u115f\u1160\u2800\u3164\uffa0"
@@ -37,6 +39,41 @@ def at_least(value: object, least: int, what: str) -> int:
     if number is None or number < least:
         raise InputError(f"{what} must be a whole number of at least {least}, got {value!r}")
     return number
+
+
+def real_number(value: object, what: str) -> float:
+    """Return a number as a float, one of numpy or torch included; NaN and infinity are numbers.
+
+    Args:
+        value: What was given.
+        what: What an error calls it.
+
+    Raises:
+        InputError: No single real number; True and "1" are none.
+    """
+    try:
+        single = value.item() if hasattr(value, "item") else value
+        if isinstance(single, Real) and not isinstance(single, bool):
+            return float(single)
+    except (ValueError, RuntimeError, OverflowError):  # several numbers, or one beyond floats
+        pass
+    raise InputError(f"{what} must be a number, got {value!r:.200}")
+
+
+def one_of(value: object, valid: Collection[str], kind: str) -> str:
+    """Return a name, once it is known to be one of the valid ones.
+
+    Args:
+        value: What was given.
+        valid: The names that there are.
+        kind: What an error calls one of them.
+
+    Raises:
+        InputError: Another name, or no string.
+    """
+    if not isinstance(value, str) or value not in valid:
+        raise choices(kind, value, valid)
+    return value
 
 
 def names_of(given: str | Iterable[str], what: str = "name") -> list[str]:
@@ -117,12 +154,37 @@ def checked(texts: Iterable[str], what: str = "text") -> list[str]:
             raise InputError(
                 f"{what} {index} is empty or not a string: {text!r:.200}; give it words"
             )
-        if half := half_of_a_pair(text):
-            raise InputError(
-                f"{what} {index} holds {half!a}, half of a surrogate pair, which is no character: "
-                "read its file as UTF-8, or take the character out"
-            )
+        require_characters(text, f"{what} {index}")
     return texts
+
+
+def by_language(renderings: object) -> dict[str, Any]:
+    """Return renderings by their language, each of them still to be `checked` where it is read.
+
+    Args:
+        renderings: Language → texts, or a table with a column for each language; None is none.
+
+    Raises:
+        InputError: Anything else, such as a translator.
+    """
+    if renderings is None:
+        return {}
+    table: Any = renderings
+    if isinstance(renderings, Mapping) or _is_table(renderings):
+        return {code: table[code] for code in table}
+    raise InputError(
+        "renderings must be texts by their language, such as {'ja': [...]}, got "
+        f"{type(renderings).__name__}"
+    )
+
+
+def require_characters(text: str, what: str) -> None:
+    """Raise `InputError` if a text holds half of a surrogate pair: no tokenizer takes one."""
+    if half := half_of_a_pair(text):
+        raise InputError(
+            f"{what} holds {half!a}, half of a surrogate pair, which is no character: "
+            "read its file as UTF-8, or take the character out"
+        )
 
 
 def has_words(text: str) -> bool:
@@ -157,11 +219,15 @@ def _has_order(given: object) -> bool:
     return isinstance(given, Iterable) and not no_list and getattr(given, "ndim", 1) == 1
 
 
-def _remedy(given: object) -> str:
+def _is_table(given: object) -> bool:
+    return getattr(given, "ndim", 1) == 2 and hasattr(given, "columns")
+
+
+def _remedy(given: Any) -> str:
     """Return how the texts are got out of something that holds them otherwise."""
     if isinstance(given, Mapping):
         return "; give one of its values, a list of texts"
-    if getattr(given, "ndim", 1) != 1 and hasattr(given, "columns"):
+    if _is_table(given):
         return f"; give one of its columns: {', '.join(map(str, given.columns[:8]))}"
     if getattr(given, "ndim", 1) != 1:
         return f" of shape {tuple(getattr(given, 'shape', ()))}; give one axis of texts"

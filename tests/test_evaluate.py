@@ -3,6 +3,7 @@
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,6 +14,7 @@ from scipy.stats import spearmanr
 from dysem_lab.errors import InputError
 from dysem_lab.evaluate import (
     aggregate_score,
+    average_difference,
     average_score,
     paired_difference,
     score,
@@ -130,6 +132,160 @@ def test_bad_ratings_are_refused(function):
         function(similarity[:, None], np.ones((3, 1)))
     with pytest.raises(InputError, match=r"similarity has shape \(3, 1\), gold \(3,\)"):
         function(similarity[:, None], np.ones(3))
+
+
+FOUR = np.arange(4.0)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        torch.arange(4),
+        torch.arange(4.0, dtype=torch.bfloat16),
+        torch.arange(4.0, dtype=torch.float16),
+        torch.arange(4.0, requires_grad=True),
+        np.arange(4, dtype=np.uint8),
+        np.arange(4.0, dtype=np.longdouble),
+        pd.Series([0, 1, 2, 3], index=[3, 2, 1, 0]),
+        [0, 1.0, 2, 3],
+        (0, 1, 2, 3),
+    ],
+    ids=lambda values: f"{type(values).__name__} {getattr(values, 'dtype', '')}",
+)
+def test_numbers_of_every_kind_are_scored_alike(values):
+    gold = np.array([0.0, 2.0, 1.0, 3.0])
+    expected = score(FOUR, gold, n_resamples=20)
+    assert score(values, gold, n_resamples=20) == expected
+    assert score(gold, values, n_resamples=20) == score(gold, FOUR, n_resamples=20)
+    assert spearman(values, gold) == expected["spearman"] == 80.0
+    assert paired_difference(values, FOUR, gold, n_resamples=20)["difference"] == 0
+    assert average_score([(values, gold)], n_resamples=20)["spearman"] == 80.0
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (FOUR > 1, "must be real numbers, one per pair, got bool"),
+        (torch.arange(4) > 1, "got bool"),
+        (FOUR + 1j, "got complex128"),
+        (np.array(["0", "1", "2", "3"]), "got <U1"),
+        (["0", "1", "2", "3"], "got <U1"),
+        (np.array([0, 1, 2, None]), "got object"),
+        (np.ma.masked_equal(FOUR, 2), "got masked float64"),
+        (np.array(["2020-01-01"] * 4, dtype="datetime64[D]"), "got datetime64"),
+        ("0123", "got <U4"),
+        ({0: 1.0}, "got object"),
+        (None, "got object"),
+        ([0.0, [1.0], 2.0, 3.0], "must be real numbers, one per pair"),
+        (torch.arange(4.0).to_sparse(), "must be real numbers, one per pair"),
+        (0.5, r"\(\)"),
+        (FOUR[:, None], r"\(4, 1\)"),
+        (FOUR[:3], r"3"),
+        ([], r"0"),
+        ([0, 1, 2, np.inf], "3 is infinite"),
+        ([0, -np.inf, 2, 3], "1 is infinite"),
+        ([10**400, 1, 2, 3], "must be real numbers, one per pair"),
+    ],
+    ids=lambda value: f"{value!r:.40}",
+)
+def test_what_is_no_row_of_real_numbers_is_refused(values, words):
+    for call in (
+        lambda: spearman(values, FOUR),
+        lambda: score(values, FOUR),
+        lambda: score_table({"a": values}, FOUR),
+        lambda: paired_difference(values, FOUR, FOUR),
+        lambda: paired_difference(FOUR, values, FOUR),
+        lambda: average_score([(values, FOUR)]),
+        lambda: average_difference([(FOUR, values, FOUR)]),
+        lambda: aggregate_score(values, FOUR, ["a"] * 4, "mean"),
+    ):
+        with pytest.raises(InputError, match=f"similarity.*{words}|the same pairs"):
+            call()
+    for function in (spearman, score):
+        with pytest.raises(InputError, match="gold"):
+            function(FOUR, values)
+
+
+@pytest.mark.parametrize("bad", [0, -1, True, 1.5, None, "10", 1e3])
+def test_a_number_of_resamples_is_a_whole_number_from_1(bad):
+    for call in (
+        lambda: score(FOUR, FOUR, n_resamples=bad),
+        lambda: paired_difference(FOUR, FOUR, FOUR, n_resamples=bad),
+        lambda: average_score([(FOUR, FOUR)], n_resamples=bad),
+        lambda: average_difference([(FOUR, FOUR, FOUR)], n_resamples=bad),
+        lambda: aggregate_score(FOUR, FOUR, ["a"] * 4, "mean", n_resamples=bad),
+    ):
+        with pytest.raises(InputError, match="n_resamples must be a whole number of at least 1"):
+            call()
+
+
+@pytest.mark.parametrize("bad", [-1, None, 0.0, True, "0", [0]])
+def test_a_seed_is_a_whole_number_from_0(bad):
+    for call in (
+        lambda: score(FOUR, FOUR, seed=bad),
+        lambda: score_table({"a": FOUR}, FOUR, seed=bad),
+        lambda: paired_difference(FOUR, FOUR, FOUR, seed=bad),
+        lambda: average_score([(FOUR, FOUR)], seed=bad),
+        lambda: average_difference([(FOUR, FOUR, FOUR)], seed=bad),
+    ):
+        with pytest.raises(InputError, match="seed must be a whole number of at least 0"):
+            call()
+
+
+def test_numbers_of_numpy_are_numbers_of_resamples_and_seeds():
+    plain = score(FOUR, FOUR[::-1], n_resamples=30, seed=3)
+    assert score(FOUR, FOUR[::-1], n_resamples=np.int64(30), seed=np.int64(3)) == plain
+
+
+@pytest.mark.parametrize("n_dims", ["a", True, [1.0, 2.0], 1j])
+def test_the_number_of_dimensions_is_a_number(n_dims):
+    with pytest.raises(InputError, match="n_dims must be a number"):
+        score(FOUR, FOUR, n_dims)
+    with pytest.raises(InputError, match="n_dims must be a number"):
+        average_score([(FOUR, FOUR)], n_dims)
+
+
+def test_one_resample_without_a_correlation_has_no_interval():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        seed = next(s for s in range(99) if len(set(naive_resamples(3, s, 1)[0])) == 1)
+        found = score(FOUR[:3], FOUR[:3], n_resamples=1, seed=seed)
+    assert found["spearman"] == 100
+    assert np.isnan([found["low"], found["high"]]).all()
+
+
+def test_no_pairs_have_no_score():
+    none = np.array([])
+    with pytest.warns(UserWarning, match="Spearman is undefined: 0 pairs"):
+        assert score(none, none)["n_pairs"] == 0
+    with pytest.warns(UserWarning, match="Spearman is undefined: 0 pairs"):
+        assert np.isnan(average_difference([(none, none, none)])["low"])
+    assert np.isnan(list(average_difference([]).values())).all()
+    with pytest.raises(InputError, match="only 0 pairs are defined under both"):
+        paired_difference(none, none, none)
+
+
+@pytest.mark.parametrize(
+    "weights", [[1.0], [1, 2, 3], [0, 0], [-1, 2], [1, np.nan], "ab", [[1, 2]]]
+)
+def test_weights_are_one_per_task_and_have_a_mean(weights):
+    with pytest.raises(InputError, match="weights"):
+        average_score([(FOUR, FOUR), (FOUR, FOUR)], weights=weights)
+
+
+@pytest.mark.parametrize("tasks", [None, 3, "ab", [FOUR], [(FOUR,)], [(FOUR,) * 4], [None]])
+def test_tasks_are_a_list_of_similarities_and_ratings(tasks):
+    with pytest.raises(InputError, match=r"task.* must be .*\(similarities"):
+        average_score(tasks)
+    with pytest.raises(InputError, match=r"task.* must be .*\(similarities of a"):
+        average_difference(tasks)
+
+
+def test_a_table_of_scores_needs_methods():
+    with pytest.raises(InputError, match="similarities must map methods to values, got list"):
+        score_table([FOUR], FOUR)
+    with pytest.raises(InputError, match="n_dims must map methods to values, got float"):
+        score_table({"a": FOUR}, FOUR, 3.0)
 
 
 # --- score
@@ -610,6 +766,9 @@ def test_bad_input_of_an_aggregation_is_refused():
     x, y, names = np.arange(4.0), np.arange(4.0), ["a", "a", "b", "b"]
     with pytest.raises(InputError, match=r"unknown aggregation 'wmean'.*: all, mean, weighted"):
         aggregate_score(x, y, names, "wmean")
+    for unnamed in (None, [1, 2, 3, 4], ["a", "b", None, "b"], {"a", "b"}):
+        with pytest.raises(InputError, match="subsets must be one or more strings in a list"):
+            aggregate_score(x, y, unnamed, "mean")
     with pytest.raises(InputError, match="3 subsets for 4 pairs"):
         aggregate_score(x, y, names[:3], "all")
     with pytest.raises(InputError, match=r"similarity has shape \(3,\), gold \(4,\)"):
