@@ -2,11 +2,14 @@
 
 from numbers import Integral, Real
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from dysem_lab.errors import InputError
+
+WIDE = (torch.float32, torch.float64)  # what is computed in; everything narrower becomes float32
 
 
 def resolve_k(k: int | float, d_model: int) -> int:
@@ -21,12 +24,61 @@ def resolve_k(k: int | float, d_model: int) -> int:
         InputError: k is neither.
     """
     if isinstance(k, bool) or not isinstance(k, Real):
-        raise InputError(f"k must be an int or a float, got {k!r}")
+        raise InputError(f"k must be an int or a float, got {k!r:.200}")
     if isinstance(k, Integral) and k >= 1:
         return min(int(k), d_model)
     if not isinstance(k, Integral) and 0 < k <= 1:
         return max(1, int(k * d_model + 0.5))
     raise InputError(f"k must be an integer >= 1 or a fraction in (0, 1] of d={d_model}, got {k!r}")
+
+
+def vectors_of(values: object, name: str) -> Tensor:
+    """Return vectors as a tensor that sums and squares can be taken of.
+
+    float32 and float64 stay what they are. Half precision becomes float32, in which everything is
+    computed and returned: in 16 bits means tie that differ, and squares overflow. So do integers.
+
+    Args:
+        values: A tensor or an array ``[..., d]`` of finite numbers, d ≥ 1.
+        name: What an error calls it.
+
+    Raises:
+        InputError: Anything else; a NaN or infinite value is named by its first index.
+    """
+    if not isinstance(values, Tensor):
+        values = _tensor(values, name)
+    kind = values.dtype
+    if kind == torch.bool or kind.is_complex or values.layout != torch.strided:
+        raise InputError(f"{name} must be real numbers in a dense tensor, got {_said(values)}")
+    if values.ndim == 0 or values.shape[-1] == 0:
+        raise InputError(f"{name} must be [..., d] with d >= 1, got shape {tuple(values.shape)}")
+    values = values if kind in WIDE else values.float()
+    require_finite(name, values)
+    return values
+
+
+def sets_of(values: object, name: str) -> Bool[Tensor, "*n d"]:
+    """Return sets of dimensions as a tensor of booleans.
+
+    Args:
+        values: A tensor or an array of booleans.
+        name: What an error calls it.
+
+    Raises:
+        InputError: Anything else.
+    """
+    if not isinstance(values, Tensor):
+        values = _tensor(values, name)
+    if values.dtype != torch.bool or values.layout != torch.strided:
+        raise InputError(f"{name} must be a mask of booleans, got {_said(values)}")
+    return values
+
+
+def require_one_device(**tensors: Tensor) -> None:
+    """Raise `InputError` if tensors that belong together are not on one device."""
+    if len({tensor.device for tensor in tensors.values()}) > 1:
+        places = ", ".join(f"{name} on {tensor.device}" for name, tensor in tensors.items())
+        raise InputError(f"{places}: move them to one device, such as with .cpu()")
 
 
 def require_finite(name: str, tensor: Tensor) -> None:
@@ -37,6 +89,22 @@ def require_finite(name: str, tensor: Tensor) -> None:
             f"{name} has a NaN or infinite value, first at index {row}; leave those "
             "texts out, or capture in float32 or bfloat16 if float16 overflowed"
         )
+
+
+def _tensor(values: object, name: str) -> Tensor:
+    """Return an array, or numbers in lists, as a tensor."""
+    if isinstance(values, np.ma.MaskedArray):
+        raise InputError(f"{name} is a masked array; fill it, or leave the masked rows out")
+    try:
+        return torch.tensor(np.array(values, order="C"))
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise InputError(
+            f"{name} must be a tensor or an array of numbers, got {type(values).__name__}: {error}"
+        ) from error
+
+
+def _said(tensor: Tensor) -> str:
+    return f"{tensor.dtype}{'' if tensor.layout == torch.strided else f', {tensor.layout}'}"
 
 
 def top_k(
@@ -59,7 +127,8 @@ def consensus_set(
     """Return S(x): the k highest-ranked dimensions that are positive in every language.
 
     Args:
-        vectors: s^(ℓ)(x), the m languages of one text ``[m, d]`` or of n texts ``[n, m, d]``.
+        vectors: s^(ℓ)(x), the m languages of one text ``[m, d]`` or of n texts ``[n, m, d]``; in
+            half precision they are ranked by their mean in float32 (see `vectors_of`).
         k: Number of dimensions, or a fraction of d (see `resolve_k`). |S| = min(k, |I|): a text
             with a small consensus has a small set, one without any has the empty set.
         rank_by: Ranking keys ``[d]`` or ``[n, d]``; None is the mean over the languages (Eq. 12).
@@ -68,22 +137,23 @@ def consensus_set(
         Mask of the selected dimensions, ``[d]`` or ``[n, d]``.
 
     Raises:
-        InputError: Wrong shapes, m = 0, k out of range, NaN or infinite values.
+        InputError: Wrong shapes, m = 0, d = 0, k out of range, NaN or infinite values.
 
     Source: DySem Eq. 11 (I, strict inequality), Eq. 12 (mean), Eq. 13 (top k). The released code
     ranks by the semantic vector instead of the mean: pass that vector as `rank_by`.
     """
+    vectors = vectors_of(vectors, "vectors")
     if vectors.ndim not in (2, 3) or vectors.shape[-2] == 0:
         raise InputError(
             f"vectors must be [m, d] or [n, m, d] with m >= 1, got shape {tuple(vectors.shape)}"
         )
     keys = vectors.mean(dim=-2) if rank_by is None else rank_by
-    require_finite("vectors", vectors)
+    keys = vectors_of(keys, "the tensor of ranking keys")
     if keys.shape != vectors.shape[:-2] + vectors.shape[-1:]:
         raise InputError(
             f"rank_by has shape {tuple(keys.shape)}, but vectors {tuple(vectors.shape)} "
             f"need {tuple(vectors.shape[:-2] + vectors.shape[-1:])}"
         )
-    require_finite("the tensor of ranking keys", keys)
+    require_one_device(vectors=vectors, rank_by=keys)
     consensus = (vectors > 0).all(dim=-2)
     return top_k(keys, consensus, resolve_k(k, vectors.shape[-1]))

@@ -8,7 +8,7 @@ from typing import Any, Literal, Self, get_args
 from dysem_lab import paths
 from dysem_lab.data.languages import language
 from dysem_lab.errors import InputError, choices
-from dysem_lab.inputs import checked, names_of
+from dysem_lab.inputs import checked, names_of, one_of, require_characters
 
 Setting = Literal["english", "language-specific"]
 SETTINGS: tuple[str, ...] = get_args(Setting)
@@ -92,7 +92,11 @@ def parts_of(template: str) -> tuple[str, ...]:
 
     "ck" is Pretended CoT and Knowledge Enhancement (CP, arXiv 2505.12831), "metaeol" the eight
     prompts of `metaeol`; any other template is itself.
+
+    Raises:
+        InputError: A template that is no string.
     """
+    _require_string(template)
     return {"ck": CK, "metaeol": tuple(metaeol())}.get(template, (template,))
 
 
@@ -124,8 +128,8 @@ def template_parts(template: str, setting: str, code: str) -> tuple[str, str]:
         InputError: Unknown names, or a free template without exactly one slot or with the
             language-specific setting.
     """
-    if setting not in SETTINGS:
-        raise choices("prompt setting", setting, SETTINGS)
+    one_of(setting, SETTINGS, "prompt setting")
+    _require_string(template)
     if template == "none":
         return "", ""
     if template in TEMPLATES:
@@ -141,6 +145,7 @@ def template_parts(template: str, setting: str, code: str) -> tuple[str, str]:
                 f"the free template {template!r} exists in one language only; "
                 f"use setting='english' with it, or a named template: {', '.join(TEMPLATES)}"
             )
+        require_characters(template, "the template")
         filled = template.strip()
     elif SLOT in template:
         raise InputError(f"template {template!r} has more than one {SLOT} slot; give it one")
@@ -148,6 +153,11 @@ def template_parts(template: str, setting: str, code: str) -> tuple[str, str]:
         raise choices("template", template, (*TEMPLATES, f"any string with {SLOT}"))
     prefix, suffix = filled.split(SLOT)
     return prefix, suffix
+
+
+def _require_string(template: object) -> None:
+    if not isinstance(template, str):
+        raise choices("template", template, (*TEMPLATES, f"any string with {SLOT}"))
 
 
 def wrap(
@@ -170,7 +180,8 @@ def wrap(
         n prompts (`Prompt`, a ``str`` that knows where its text is).
 
     Raises:
-        InputError: An empty text (named by its index), an unknown name, a wrong count of codes.
+        InputError: A text that is empty or holds half a surrogate pair (named by its index), what
+            is no list of texts, an unknown name, a wrong count of codes.
 
     Source: DySem Section 3.1 and Eq. 9; sentence normalisation as in the released code.
     """

@@ -260,7 +260,7 @@ def test_k_of_another_type_is_refused(k):
     assert repr(k) in str(caught.value)
 
 
-@pytest.mark.parametrize("shape", [(5,), (0, 5), (3, 0, 5), (2, 2, 2, 5), ()])
+@pytest.mark.parametrize("shape", [(5,), (0, 5), (3, 0, 5), (2, 2, 2, 5)])
 def test_vectors_of_a_wrong_shape_are_refused(shape):
     with pytest.raises(InputError, match=r"\[m, d\] or \[n, m, d\]") as caught:
         consensus_set(torch.ones(shape), 1)
@@ -308,3 +308,17 @@ def test_a_bad_value_in_the_vectors_is_blamed_on_the_vectors():
 def test_a_refusal_is_a_value_error_of_this_package():
     assert issubclass(InputError, DysemLabError)
     assert issubclass(InputError, ValueError)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_ranked_by_its_mean_in_float32(dtype):
+    # In 16 bits the means of both dimensions are 1024, and the tie would go to the first.
+    vectors = torch.tensor([[2048.0, 2048.0], [0.5, 1.0]], dtype=dtype)
+    assert indices(consensus_set(vectors, 1)) == {1}
+    assert indices(consensus_set(vectors, 1, torch.tensor([2.0, 1.0], dtype=dtype))) == {0}
+
+
+def test_whole_numbers_and_arrays_have_consensus_sets():
+    vectors = [[3, 1, 2], [1, 1, -2]]
+    for same in (vectors, np.array(vectors), torch.tensor(vectors), np.array(vectors)[::-1]):
+        assert indices(consensus_set(same, 1)) == {0}

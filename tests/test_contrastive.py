@@ -1190,10 +1190,10 @@ def test_settings_that_cannot_be_used_are_refused(tiny_lens, pair, tmp_path):
         ContrastivePrompting.load(tmp_path / "no.json", tiny_lens)
     config = json.loads(file.read_text(encoding="utf-8"))
     for damaged, message in [
-        ("{", "is not a saved CP configuration"),
-        ("[1]", "is not a saved CP configuration"),
-        ("{}", "is not a saved CP configuration: 'model'"),
-        (json.dumps({**config, "colour": 1}), "is not a saved CP configuration.*colour"),
+        ("{", "is not a saved configuration of ContrastivePrompting"),
+        ("[1]", "is not a saved configuration of ContrastivePrompting"),
+        ("{}", "configuration of ContrastivePrompting: it has no model, layer"),
+        (json.dumps({**config, "colour": 1}), "ContrastivePrompting: it has an unknown colour"),
         (json.dumps({**config, "layer": 7}), "layer must be between 0 and 2 .* got 7"),
     ]:
         file.write_text(damaged, encoding="utf-8")

@@ -95,11 +95,11 @@ def test_a_configuration_of_another_model_or_kind_is_refused(tiny_lens, tmp_path
     DySem(tiny_lens, ("en",)).save(file)
     config = json.loads(file.read_text())
     file.write_text(json.dumps({**config, "model": "other"}))
-    with pytest.raises(InputError, match="saved for model 'other'"):
+    with pytest.raises(InputError, match="settings of 'other', not of"):
         DySem.load(file, tiny_lens)
     for text in ("[1]", "not json", json.dumps({**config, "colour": "red"})):
         file.write_text(text)
-        with pytest.raises(InputError, match="is not a saved DySem configuration"):
+        with pytest.raises(InputError, match="is not a saved configuration of DySem"):
             DySem.load(file, tiny_lens)
 
 

@@ -68,6 +68,19 @@ def test_every_cell_follows_the_equations(seed):
     assert expected[4, 5, "mean"] != expected[2, 5, "mean"]
 
 
+@pytest.mark.parametrize("size", [1e10, 1e30])
+def test_what_is_outside_a_joint_set_changes_no_cell(size):
+    vectors = random_vectors(n_pairs=5, m=3, d=20)
+    vectors[:, 0, 4] = -size  # in no consensus, but in every mean
+    source = vectors[:, 0]
+    for cell, (similarity, _) in sweep(vectors, source, [3, 8], [2, 3]).items():
+        encoded = semantic_vectors(vectors[:, : cell.m], source, cell.k, vector=cell.vector)
+        assert not encoded.sets[:, 4].any()
+        first, second = encoded[:5], encoded[5:]
+        one_by_one = pairwise_similarity(first.vectors, second.vectors, first.sets, second.sets)
+        np.testing.assert_allclose(similarity, one_by_one, rtol=0, atol=1e-6)
+
+
 @given(
     vectors=st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 6)).flatmap(
         lambda size: arrays(

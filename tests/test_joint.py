@@ -2,7 +2,10 @@
 
 import itertools
 import math
+import subprocess
+import sys
 import warnings
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -15,7 +18,14 @@ from dysem_lab.analyses.dysem_analyses import pair_cosine, pair_similarity, rand
 from dysem_lab.consensus import consensus_set
 from dysem_lab.encoders.dysem import SemanticVectors, n_dims, semantic_vectors
 from dysem_lab.errors import InputError
-from dysem_lab.joint import all_pairs_similarity, joint_cosine, joint_set, pairwise_similarity
+from dysem_lab.joint import (
+    all_pairs_cosine,
+    all_pairs_similarity,
+    cosine,
+    joint_cosine,
+    joint_set,
+    pairwise_similarity,
+)
 
 quick = settings(deadline=None, max_examples=100)
 NAN = float("nan")
@@ -365,6 +375,217 @@ def test_all_pairs_refuse_shapes_that_do_not_fit(shapes):
     with pytest.raises(InputError, match="needs Sx of its shape") as caught:
         all_pairs_similarity(*zeros(*shapes))
     assert all(str(shape) in str(caught.value) for shape in shapes)
+
+
+# --- what is outside a joint set, however large it is; half precision
+
+
+def exact_similarity(x, y, Sx, Sy):
+    """Return Eqs. 14-17 with sums that are exact whatever the size of the values."""
+    U = [j for j in range(len(x)) if Sx[j] or Sy[j]]
+    dot, x2, y2 = (
+        sum((Fraction(a[j]) * Fraction(b[j]) for j in U), Fraction(0))
+        for a, b in ((x, y), (x, x), (y, y))
+    )
+    if not x2 or not y2:
+        return NAN
+    return (-1 if dot < 0 else 1) * math.sqrt(dot**2 / (x2 * y2))
+
+
+def exact_matrix(vx, vy, Sx, Sy):
+    vx, vy = vx.double().tolist(), vy.double().tolist()
+    rows = zip(vx, Sx.tolist(), strict=True)
+    columns = list(zip(vy, Sy.tolist(), strict=True))
+    return [[exact_similarity(x, y, a, b) for y, b in columns] for x, a in rows]
+
+
+EXTREMES = {
+    torch.float16: [0, 1, -0.5, 3, 6e-8, 1e-4, 5e3, -3e4, 65504],
+    torch.bfloat16: [0, 1, -0.5, 3, 1e-40, 1e-30, 5e3, 3e4, 1e15, 3e38],
+    torch.float32: [0, 1, -0.7, 3.1, 1e-45, -1e-40, 1e-30, 1e-12, 5e3, 3e4, 1e15, 1e38, -3.4e38],
+    torch.float64: [0, 1, -0.7, 3.1, 5e-324, -1e-310, 1e-160, 1e-12, 3e4, 1e38, 1e160, -1.7e308],
+}
+
+
+@pytest.mark.parametrize("dtype", EXTREMES, ids=str)
+@given(data=st.data())
+def test_all_pairs_and_pairs_are_right_whatever_is_beside_the_joint_set(dtype, data):
+    nx, ny, d = (data.draw(st.integers(1, most)) for most in (4, 4, 6))
+    row = st.lists(st.sampled_from(EXTREMES[dtype]), min_size=d, max_size=d)
+    vx, vy = (torch.tensor([data.draw(row) for _ in range(n)], dtype=dtype) for n in (nx, ny))
+    Sx, Sy = (torch.tensor(data.draw(arrays(np.bool_, (n, d)))) for n in (nx, ny))
+    expected = exact_matrix(vx, vy, Sx, Sy)
+    found = quietly(all_pairs_similarity, vx, vy, Sx, Sy)
+    assert found.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=1e-6, equal_nan=True)
+    i, j = (grid.flatten() for grid in torch.meshgrid(*map(torch.arange, (nx, ny)), indexing="ij"))
+    pairs = quietly(pairwise_similarity, vx[i], vy[j], Sx[i], Sy[j])
+    assert pairs.dtype == found.dtype
+    np.testing.assert_allclose(
+        pairs.view(nx, ny).numpy(), expected, rtol=0, atol=1e-6, equal_nan=True
+    )
+    everything = torch.ones(nx, d, dtype=torch.bool), torch.ones(ny, d, dtype=torch.bool)
+    np.testing.assert_allclose(
+        quietly(all_pairs_cosine, vx, vy).numpy(),
+        exact_matrix(vx, vy, *everything),
+        rtol=0,
+        atol=1e-6,
+        equal_nan=True,
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("size", [5e3, 3e4, 1e10, 1e30])
+def test_an_outlier_outside_the_joint_set_changes_nothing(dtype, size):
+    size = min(size, torch.finfo(dtype).max)
+    vx, vy, Sx, Sy = gaussian_sides(6, 5, 64, seed=3)
+    vx, vy = vx.to(dtype), vy.to(dtype)
+    Sx[:, 7] = Sy[:, 7] = False
+    calm = all_pairs_similarity(vx, vy, Sx, Sy)
+    vx[:, 7], vy[:, 7] = size, -size
+    found = all_pairs_similarity(vx, vy, Sx, Sy)
+    np.testing.assert_allclose(found.numpy(), calm.numpy(), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(found.numpy(), exact_matrix(vx, vy, Sx, Sy), rtol=0, atol=1e-6)
+    pairs = pairwise_similarity(vx[:5], vy, Sx[:5], Sy)
+    np.testing.assert_allclose(pairs.numpy(), calm.diagonal().numpy(), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_computed_and_returned_in_float32(dtype):
+    vx, vy, Sx, Sy = gaussian_sides(5, 5, 40, seed=4)
+    half, single = [v.to(dtype) for v in (vx, vy)], [v.to(dtype).float() for v in (vx, vy)]
+    for function in (all_pairs_similarity, pairwise_similarity):
+        assert torch.equal(function(*half, Sx, Sy), function(*single, Sx, Sy))
+    for function in (all_pairs_cosine, cosine):
+        assert torch.equal(function(*half), function(*single))
+    assert torch.equal(joint_cosine(*half, Sx), joint_cosine(*single, Sx))
+
+
+def test_two_precisions_are_compared_in_the_wider_one():
+    vx, vy, Sx, Sy = gaussian_sides(3, 3, 40, seed=4)
+    for function in (all_pairs_similarity, pairwise_similarity):
+        mixed = function(vx.double(), vy.half(), Sx, Sy)
+        assert torch.equal(mixed, function(vx.double(), vy.half().double(), Sx, Sy))
+
+
+def test_vectors_may_be_arrays_of_any_layout_and_whole_numbers():
+    x = np.array([[3, 4, 9], [1, 2, 9]])
+    U = np.array([[True, True, False]] * 2)
+    expected = [24 / 25, 1.0]
+    y = np.array([[4.0, 3.0, -9.0], [2.0, 4.0, -9.0]])
+    assert joint_cosine(x, y, U).tolist() == pytest.approx(expected)
+    assert joint_cosine(x[::-1], y[::-1], U).tolist() == pytest.approx(expected[::-1])
+    assert joint_cosine(x.tolist(), y.tolist(), U).tolist() == pytest.approx(expected)
+
+
+VECTORS, MASK = torch.ones(2, 3), torch.ones(2, 3, dtype=torch.bool)
+
+
+@pytest.mark.parametrize(
+    ("bad", "words"),
+    [
+        (torch.ones(2, 0), r"must be \[..., d\] with d >= 1, got shape \(2, 0\)"),
+        (torch.tensor(1.0), r"got shape \(\)"),
+        (MASK, "must be real numbers in a dense tensor, got torch.bool"),
+        (VECTORS + 1j, "got torch.complex64"),
+        (VECTORS.to_sparse(), "got torch.float32, torch.sparse_coo"),
+        ([["a", "b", "c"]] * 2, "must be a tensor or an array of numbers, got list"),
+        ([[1.0, 2.0, 3.0], [1.0]], "must be a tensor or an array of numbers, got list"),
+        (None, "must be a tensor or an array of numbers, got NoneType"),
+        (np.ma.masked_equal(np.ones((2, 3)), 2), "is a masked array"),
+        (VECTORS * NAN, "has a NaN or infinite value, first at index 0"),
+    ],
+    ids=repr,
+)
+def test_what_is_no_matrix_of_real_numbers_is_refused_by_name(bad, words):
+    for function, arguments in (
+        (cosine, ()),
+        (all_pairs_cosine, ()),
+        (joint_cosine, (MASK,)),
+        (pairwise_similarity, (MASK, MASK)),
+        (all_pairs_similarity, (MASK, MASK)),
+    ):
+        with pytest.raises(InputError, match=f"^vx .*{words}|^vx {words}"):
+            function(bad, VECTORS, *arguments)
+        with pytest.raises(InputError, match=f"^vy .*{words}|^vy {words}"):
+            function(VECTORS, bad, *arguments)
+    with pytest.raises(InputError, match=words):
+        SemanticVectors(bad, MASK)
+    with pytest.raises(InputError, match=words):
+        consensus_set(bad, 1)
+
+
+@pytest.mark.parametrize("bad", [VECTORS, MASK.int(), None, "11", [[1, 0, 1]] * 2], ids=repr)
+def test_what_is_no_mask_is_refused_by_name(bad):
+    for call in (
+        lambda: joint_set(bad, MASK),
+        lambda: joint_cosine(VECTORS, VECTORS, bad),
+        lambda: pairwise_similarity(VECTORS, VECTORS, MASK, bad),
+        lambda: all_pairs_similarity(VECTORS, VECTORS, MASK, bad),
+        lambda: SemanticVectors(VECTORS, bad),
+    ):
+        with pytest.raises(InputError, match=r"must be a mask of booleans|must be a tensor or an"):
+            call()
+    with pytest.raises(InputError, match="must be sets over one number of dimensions"):
+        joint_set(MASK, MASK[:, :2])
+
+
+@pytest.mark.parametrize("bad", [None, "0", True, 1e300, 1j, [0.0, 1.0]])
+def test_the_value_of_undefined_pairs_must_be_a_number_even_where_all_are_defined(bad):
+    for function, sets in ((cosine, ()), (all_pairs_cosine, ()), (joint_cosine, (MASK,))):
+        with pytest.raises(InputError, match="undefined must be"):
+            function(VECTORS, VECTORS, *sets, undefined=bad)
+    with pytest.warns(UserWarning, match="they are -inf"):
+        assert cosine(VECTORS, 0 * VECTORS, -math.inf).tolist() == [-math.inf] * 2
+
+
+def test_similarities_have_gradients():
+    vx, vy, Sx, Sy = gaussian_sides(3, 3, 8, seed=5)
+    for function in (all_pairs_similarity, pairwise_similarity):
+        x = vx.clone().requires_grad_()
+        function(x, vy, Sx, Sy).sum().backward()
+        assert torch.isfinite(x.grad).all()
+        assert x.grad.abs().sum() > 0
+
+
+# --- tiles of all pairs
+
+
+def test_tiles_give_what_the_whole_gives(monkeypatch):
+    sides = gaussian_sides(300, 411, 96, seed=6)
+    sides[0][250] = 0.0
+    sides[2][20] = sides[3][400] = False
+    cosines, similarities = (
+        quietly(function, *arguments)
+        for function, arguments in (
+            (all_pairs_cosine, sides[:2]),
+            (all_pairs_similarity, sides),
+        )
+    )
+    monkeypatch.setattr("dysem_lab.joint.TILE", 128)
+    with pytest.warns(UserWarning, match="412 of 123300 pairs have no similarity"):
+        tiled = all_pairs_similarity(*sides)
+    np.testing.assert_allclose(tiled, similarities, rtol=0, atol=1e-6, equal_nan=True)
+    with pytest.warns(UserWarning, match="411 of 123300 pairs have no similarity"):
+        tiled = all_pairs_cosine(*sides[:2])
+    np.testing.assert_allclose(tiled, cosines, rtol=0, atol=1e-6, equal_nan=True)
+
+
+@pytest.mark.parametrize("call", ["all_pairs_similarity(v, v, S, S)", "all_pairs_cosine(v, v)"])
+def test_all_pairs_need_little_memory_beside_the_result(call):
+    # The result has 144 MB; computed at once, six times as much.
+    code = f"""
+import resource, torch
+from dysem_lab.joint import all_pairs_cosine, all_pairs_similarity
+v = torch.randn(6000, 32, generator=torch.Generator().manual_seed(0))
+S = v > 0
+{call.replace("v, v", "v[:9], v[:9]").replace("S, S", "S[:9], S[:9]")}
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+{call}
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 350_000  # KiB
 
 
 def test_no_texts_give_no_similarities():

@@ -16,7 +16,7 @@ from torch import Tensor
 from dysem_lab.consensus import require_finite, resolve_k
 from dysem_lab.encoders.dysem import VECTORS
 from dysem_lab.errors import InputError, choices
-from dysem_lab.joint import joint_set, ratio, unit_peak
+from dysem_lab.joint import LEAST_NORM2, joint_set, ratio, restricted_cosine, unit_peak
 
 PAIRS_PER_CHUNK = 128  # bounds the memory: 200 MB for 12 languages and d = 4096
 
@@ -134,6 +134,13 @@ def _chunk(
             x, y = unit_peak(v[:n_pairs]), unit_peak(v[n_pairs:])
             sums = weights @ torch.stack([x * y, x * x, y * y], dim=-1)  # [pairs, ks, 3]
             similarity = ratio(*sums.unbind(-1))
+            # As in `all_pairs_similarity`: what is outside a joint set has no part in the scale.
+            lost = (sums[..., 1:] < LEAST_NORM2).any(-1) & joint.any(-1)
+            if lost.any():
+                pair, column = lost.nonzero(as_tuple=True)
+                similarity[lost] = restricted_cosine(
+                    v[pair], v[n_pairs + pair], joint[pair, column]
+                )
             for i, k in enumerate(ks):
                 yield Cell(m, k, kind), CellResult(similarity[:, i], sizes[:, i])
 

@@ -6,9 +6,9 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from dysem_lab.encoders.base import LensEncoder, mean_vectors
+from dysem_lab.encoders.base import LensEncoder, mean_vectors, require_model
 from dysem_lab.errors import InputError, choices
-from dysem_lab.inputs import whole_number
+from dysem_lab.inputs import checked, one_of, whole_number
 from dysem_lab.models.activations import Wanted
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.store import VectorStore
@@ -54,9 +54,8 @@ class ValueAggregation(LensEncoder):
         template: str | None = None,
     ) -> None:
         """Check the settings; no text is read yet."""
-        if variant not in VARIANTS:
-            raise choices("variant", variant, VARIANTS)
-        self.name, component, default = VARIANTS[variant]
+        require_model(lens)
+        self.name, component, default = VARIANTS[one_of(variant, VARIANTS, "variant")]
         self.lens, self.variant = lens, variant
         self.template = default if template is None else template
         self.templates = parts_of(self.template)
@@ -74,6 +73,7 @@ class ValueAggregation(LensEncoder):
         self, texts: Sequence[str], *, store: VectorStore | None = None, progress: bool = True
     ) -> Float[Tensor, "n width"]:
         """Return the embedding of each text; see `dysem_lab.encoders.base.DenseEncoder.encode`."""
+        texts = checked(texts)
         parts = [wrap(texts, template) for template in self.templates]
         edits = [None] * len(parts)
         rows = mean_vectors(self.lens, parts, self._kind, edits, store, progress, self.name)

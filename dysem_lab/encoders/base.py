@@ -7,7 +7,7 @@ such a model.
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dysem_lab.display import card
 from dysem_lab.errors import InputError, choices
-from dysem_lab.inputs import whole_number
+from dysem_lab.inputs import checked, whole_number
 from dysem_lab.joint import all_pairs_cosine, cosine
 from dysem_lab.models.activations import Edit, Wanted, capture
 from dysem_lab.models.lens import LensModel
@@ -92,20 +92,20 @@ class DenseEncoder(ABC):
             progress: Show a progress bar.
 
         Raises:
-            InputError: An empty text, or one string in place of a list.
+            InputError: An empty text, or what is no list of texts; see `dysem_lab.inputs.checked`.
         """
 
     def similarity(
         self, e1: Float[Tensor, "n1 d"], e2: Float[Tensor, "n2 d"]
     ) -> Float[Tensor, "n1 n2"]:
-        """Return the cosine of every row of e1 with every row of e2."""
-        return all_pairs_cosine(torch.as_tensor(e1), torch.as_tensor(e2))
+        """Return the cosine of every row of e1 with every row of e2; see `all_pairs_cosine`."""
+        return all_pairs_cosine(e1, e2)
 
     def similarity_pairwise(
         self, e1: Float[Tensor, "n d"], e2: Float[Tensor, "n d"]
     ) -> Float[Tensor, " n"]:
-        """Return the cosine of e1[i] with e2[i] for each i."""
-        return cosine(torch.as_tensor(e1), torch.as_tensor(e2))
+        """Return the cosine of e1[i] with e2[i] for each i; see `dysem_lab.joint.cosine`."""
+        return cosine(e1, e2)
 
     def __repr__(self) -> str:
         settings = ", ".join(f"{name}={value!r}" for name, value in self.config.items())
@@ -139,11 +139,12 @@ class LensEncoder(DenseEncoder):
         }
 
     def save(self, where: str | Path) -> Path:
-        """Write the settings as JSON and return the file."""
-        path = Path(where)
-        text = json.dumps(self.config, indent=2, ensure_ascii=False) + "\n"
-        path.write_text(text, encoding="utf-8")
-        return path
+        """Write the settings as JSON and return the file.
+
+        Raises:
+            InputError: The file cannot be written.
+        """
+        return save_settings(where, self.config)
 
     @classmethod
     def load(cls, where: str | Path, lens: LensModel) -> Self:
@@ -152,33 +153,107 @@ class LensEncoder(DenseEncoder):
         Raises:
             InputError: The file is no such configuration, or was saved for another model.
         """
-        try:
-            config = json.loads(Path(where).read_text(encoding="utf-8"))
-            if missing := {"model", *cls.settings} - config.keys():
-                raise KeyError(", ".join(sorted(missing)))
-            return cls.from_config(config, lens)
-        except FileNotFoundError as error:
-            raise InputError(f"{where} does not exist; give a file that `save` wrote") from error
-        except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
-            raise InputError(
-                f"{where} is not a saved configuration of {cls.__name__}: {error}"
-            ) from error
+        return cls.from_config(load_settings(where, cls.__name__), lens, where)
 
     @classmethod
-    def from_config(cls, config: dict[str, Any], lens: LensModel) -> Self:
+    def from_config(
+        cls, config: dict[str, Any], lens: LensModel, where: str | Path = "this"
+    ) -> Self:
         """Return the encoder with the settings of `config`.
 
+        Args:
+            config: As `LensEncoder.config` gives it.
+            lens: The model, loaded already.
+            where: What an error calls the settings.
+
         Raises:
-            InputError: Settings of another model.
+            InputError: Settings of another kind or model, or one that has no meaning.
         """
-        settings = dict(config)
-        model = settings.pop("model")
-        if model != lens.name:
-            raise InputError(
-                f"these are settings of {model!r}, not of {lens.name!r}; layers of one model mean "
-                f"nothing in another, so give {cls.__name__} your own"
-            )
-        return cls(lens, **settings)
+        return cls(lens, **settings_for(lens, config, cls.__name__, cls.settings, where))
+
+
+def save_settings(where: str | Path, settings: dict[str, Any]) -> Path:
+    """Write settings as JSON and return the file.
+
+    Raises:
+        InputError: The file cannot be written.
+    """
+    text = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
+    try:
+        path = Path(where)
+        path.write_text(text, encoding="utf-8")
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"cannot write {where!r} ({error}); give the path of a file") from error
+    return path
+
+
+def load_settings(where: str | Path, kind: str) -> dict[str, Any]:
+    """Return what `save_settings` wrote.
+
+    Args:
+        where: The file.
+        kind: Whose settings they should be.
+
+    Raises:
+        InputError: The file cannot be read, or holds no JSON object.
+    """
+    try:
+        path = Path(where)
+        if path.exists() and not path.is_file():  # a folder, or a device that never ends
+            raise OSError("it is no file")
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, TypeError) as error:
+        raise InputError(f"cannot read {where} ({error}); give a file that `save` wrote") from error
+    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, nested without an end
+        raise InputError(f"{where} is not a saved configuration of {kind}: {error}") from error
+    if not isinstance(settings, dict):
+        raise InputError(
+            f"{where} is not a saved configuration of {kind}: its JSON is no object of settings"
+        )
+    return settings
+
+
+def settings_for(
+    lens: LensModel,
+    config: dict[str, Any],
+    kind: str,
+    needed: Collection[str],
+    where: str | Path = "this",
+    optional: Collection[str] = (),
+) -> dict[str, Any]:
+    """Return saved settings without the model's name, once they are known to be of that model.
+
+    Args:
+        lens: The model.
+        config: The settings, the model's name among them.
+        kind: Whose settings they should be.
+        needed: The settings that there have to be.
+        where: What an error calls them.
+        optional: The settings that there may be.
+
+    Raises:
+        InputError: A setting too few or too many, or settings of another model.
+    """
+    needed = ("model", *needed)
+    wrong = f"{where} is not a saved configuration of {kind}"
+    if missing := [name for name in needed if name not in config]:
+        raise InputError(f"{wrong}: it has no {', '.join(missing)}")
+    if unknown := [name for name in config if name not in (*needed, *optional)]:
+        raise InputError(f"{wrong}: it has an unknown {', '.join(unknown)}")
+    if config["model"] != lens.name:
+        raise InputError(
+            f"these are settings of {config['model']!r}, not of {lens.name!r}; layers of one model "
+            f"mean nothing in another, so give {kind} your own"
+        )
+    return {name: value for name, value in config.items() if name != "model"}
+
+
+def require_model(lens: object) -> None:
+    """Raise `InputError` where something else than a model is given, such as the name of one."""
+    if not hasattr(lens, "d_model"):
+        raise InputError(
+            f"lens must be a model of load_model, got {lens!r:.80}; use lens = load_model(name)"
+        )
 
 
 def mean_vectors(
@@ -236,6 +311,7 @@ class MeanPooling(LensEncoder):
 
     def __init__(self, lens: LensModel) -> None:
         """Take the model."""
+        require_model(lens)
         self.lens, self.width, self.blocks = lens, lens.d_model, lens.n_layers
 
     def encode(
@@ -270,6 +346,7 @@ class PromptEncoder(LensEncoder):
         self, lens: LensModel, template: str = "prompteol", output_layer: int | str | None = None
     ) -> None:
         """Check the settings; no text is read yet."""
+        require_model(lens)
         self.lens, self.width = lens, lens.d_model
         self.template = template
         self.templates = parts_of(template)
@@ -305,6 +382,7 @@ class PromptEncoder(LensEncoder):
         self, texts: Sequence[str], *, store: VectorStore | None = None, progress: bool = True
     ) -> Float[Tensor, "n d"]:
         """Return the embedding of each text; see `DenseEncoder.encode`."""
+        texts = checked(texts)
         parts = [self._prompts(texts, template) for template in self.templates]
         return mean_vectors(
             self.lens, parts, self._output, self._edits(), store, progress, self.name

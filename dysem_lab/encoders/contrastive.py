@@ -1,13 +1,18 @@
 """Contrastive Prompting as an encoder, and its settings by name."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from dysem_lab import paths
-from dysem_lab.encoders.base import PromptEncoder, output_vector
+from dysem_lab.encoders.base import (
+    PromptEncoder,
+    output_vector,
+    require_model,
+    save_settings,
+)
 from dysem_lab.errors import InputError, choices
 from dysem_lab.models.activations import Edit, Wanted
 from dysem_lab.models.lens import LensModel
@@ -32,8 +37,15 @@ def contrastive_settings() -> dict[str, dict[str, Any]]:
 
 
 def _settings_file(where: str | Path) -> Path:
+    """Return the file that a path ending in ``.json`` is, or that keeps settings under a name."""
+    if not isinstance(where, str | Path):
+        raise InputError(f"give a path that ends in .json, or a name, got {where!r:.80}")
     path = Path(where)
-    return path if path.suffix == ".json" else paths.settings_path(str(where))
+    if path.suffix == ".json":
+        return path
+    if str(where) in ("", ".", "..") or path.name != str(where) or "\0" in str(where):
+        raise InputError(f"{str(where)!r} is no name; give one without /, or a path with .json")
+    return paths.settings_path(str(where))
 
 
 def check_output(output_layer: int | str, contrast: Contrast, n_layers: int) -> Wanted:
@@ -84,6 +96,12 @@ class ContrastivePrompting(PromptEncoder):
     `contrastive_settings`.
     """
 
+    settings: ClassVar[Sequence[str]] = (
+        *(field.name for field in fields(Contrast)),
+        "output_layer",
+        "template",
+    )
+
     def __init__(
         self,
         lens: LensModel,
@@ -97,7 +115,8 @@ class ContrastivePrompting(PromptEncoder):
         heads: Sequence[int] | None = None,
     ) -> None:
         """Check the settings; no text is read yet."""
-        chosen = tuple(heads) if heads is not None else None
+        require_model(lens)
+        chosen = tuple(heads) if isinstance(heads, Iterable) else heads
         self.contrast = Contrast(layer, norm, alpha, position, auxiliary, chosen)
         check_contrast(self.contrast, lens)
         check_output(output_layer, self.contrast, lens.n_layers)
@@ -136,10 +155,7 @@ class ContrastivePrompting(PromptEncoder):
         Args:
             where: A path that ends in ``.json``, or a name under which `load` finds them.
         """
-        path = _settings_file(where)
-        text = json.dumps(self.config, indent=2, ensure_ascii=False) + "\n"
-        path.write_text(text, encoding="utf-8")
-        return path
+        return save_settings(_settings_file(where), self.config)
 
     @classmethod
     def load(cls, where: str | Path, lens: LensModel) -> Self:
@@ -154,17 +170,13 @@ class ContrastivePrompting(PromptEncoder):
         """
         published = contrastive_settings()
         path = _settings_file(where)
-        try:
-            if str(where) in published and not path.exists():
-                config = dict(published[str(where)])
-            else:
-                config = json.loads(path.read_text(encoding="utf-8"))
-            return cls.from_config(config, lens)
-        except FileNotFoundError as error:
+        if path.exists():
+            return super().load(path, lens)
+        if str(where) not in published:
             saved = sorted(file.stem for file in path.parent.glob("*.json"))
-            raise choices("CP settings", where, (*saved, *published)) from error
-        except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
-            raise InputError(f"{where} is not a saved CP configuration: {error}") from error
+            raise choices("CP settings", where, (*saved, *published))
+        # The paper's settings say nothing of heads: all of them.
+        return cls.from_config({**published[str(where)], "heads": None}, lens, where)
 
     def _edits(self) -> Sequence[Edit | None]:
         edit = Intervention(self.lens, self.contrast)  # all templates share its auxiliary passes

@@ -1,21 +1,30 @@
 """The DySem estimator: texts in, semantic vectors with their consensus sets out."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from numbers import Integral
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from dysem_lab.consensus import consensus_set, resolve_k
+from dysem_lab.consensus import (
+    consensus_set,
+    require_one_device,
+    resolve_k,
+    sets_of,
+    vectors_of,
+)
+from dysem_lab.data.languages import LANGUAGES
 from dysem_lab.display import card
+from dysem_lab.encoders.base import load_settings, require_model, save_settings, settings_for
 from dysem_lab.errors import InputError, MissingTranslationError, choices
-from dysem_lab.inputs import checked, names_of
+from dysem_lab.inputs import by_language, checked, names_of, one_of, whole_number
 from dysem_lab.joint import all_pairs_similarity, joint_set, pairwise_similarity
 from dysem_lab.models.activations import COMPONENTS, MEANS, capture
 from dysem_lab.models.lens import LensModel
@@ -41,21 +50,48 @@ class SemanticVectors:
     """Texts as DySem sees them.
 
     Attributes:
-        vectors: v(x), float32 ``[n, d]`` (Eq. 15).
+        vectors: v(x), float32 ``[n, d]`` (Eq. 15); half precision becomes that, float64 stays.
         sets: S(x), bool ``[n, d]`` (Eq. 13); a row may be empty.
+
+    Raises:
+        InputError: Two other things than vectors and masks of one shape with d ≥ 1.
     """
 
     vectors: Float[Tensor, "n d"]
     sets: Bool[Tensor, "n d"]
 
+    def __post_init__(self) -> None:
+        """Check that vectors and sets belong together."""
+        vectors, sets = vectors_of(self.vectors, "vectors"), sets_of(self.sets, "sets")
+        if vectors.ndim != 2 or vectors.shape != sets.shape:
+            raise InputError(
+                f"vectors {tuple(vectors.shape)} and sets {tuple(sets.shape)} must both be [n, d]"
+            )
+        require_one_device(vectors=vectors, sets=sets)
+        object.__setattr__(self, "vectors", vectors)
+        object.__setattr__(self, "sets", sets)
+
     def __len__(self) -> int:
         return len(self.vectors)
 
     def __getitem__(self, index: Any) -> "SemanticVectors":
-        """Return the texts at these positions: an integer, a slice, a list or a mask."""
+        """Return the texts at these positions: an integer, a slice, a list or a mask.
+
+        Raises:
+            IndexError: A position past the end, or a mask of another length.
+            InputError: Neither of these; 0.9 is no position.
+        """
         if not isinstance(index, slice) and np.ndim(index) == 0:
-            index = [range(len(self))[int(index)]]  # IndexError past the end
-        return SemanticVectors(self.vectors[index], self.sets[index])
+            position = whole_number(index)
+            if position is None:
+                raise InputError(f"a position must be a whole number, got {index!r:.80}")
+            index = [range(len(self))[position]]  # IndexError past the end
+        try:
+            return SemanticVectors(self.vectors[index], self.sets[index])
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"texts are chosen by a number, a slice, a list or a mask, got {index!r:.80}"
+            ) from error
 
     def masked(self) -> Float[Tensor, "n d"]:
         """Return the vectors with the dimensions outside each text's own set S(x) set to zero.
@@ -88,9 +124,18 @@ class SemanticVectors:
 
 def n_dims(e1: SemanticVectors, e2: SemanticVectors) -> float:
     """Return #Dim., the mean size of the joint sets of the pairs (e1[i], e2[i])."""
+    _require_semantic(e1, e2)
     if len(e1) != len(e2):
         raise InputError(f"{len(e1)} and {len(e2)} texts are no pairs")
     return float(joint_set(e1.sets, e2.sets).sum(-1).double().mean())
+
+
+def _require_semantic(*given: object) -> None:
+    for one in given:
+        if not isinstance(one, SemanticVectors):
+            raise InputError(
+                f"give SemanticVectors, as DySem's encode returns them, got {type(one).__name__}"
+            )
 
 
 def language_vectors(
@@ -108,7 +153,7 @@ def language_vectors(
 
     Args:
         lens: The model.
-        renderings: Language → the n texts in it, aligned by position.
+        renderings: Language → the n texts in it, aligned by position; of a table, a column.
         components: Names of `dysem_lab.models.activations.COMPONENTS`.
         template: As for `dysem_lab.prompts.wrap`.
         setting: As for `dysem_lab.prompts.wrap`.
@@ -116,20 +161,27 @@ def language_vectors(
         store: As for `dysem_lab.capture`.
         progress: Show progress bars.
 
+    Raises:
+        InputError: Languages with other numbers of texts, or as for `dysem_lab.prompts.wrap`.
+
     Source: DySem Eqs. 9 (prompt) and 3–6 (components).
     """
+    texts = {c: checked(column, f"{c} rendering") for c, column in by_language(renderings).items()}
+    lengths = {code: len(column) for code, column in texts.items()}
+    if len(set(lengths.values())) > 1:
+        raise InputError(f"languages with other numbers of texts are not aligned: {lengths}")
     edit = Intervention(lens, contrast) if contrast else None
     per_language = [
         capture(
             lens,
-            wrap(list(texts), template, setting, code),
+            wrap(column, template, setting, code),
             components,
             edit=edit,
             store=store,
             progress=progress,
             description=f"capture {code}",
         )
-        for code, texts in renderings.items()
+        for code, column in texts.items()
     ]
     return {
         name: torch.stack([acts[name] for acts in per_language], dim=1)
@@ -154,14 +206,21 @@ def semantic_vectors(
         vector: "mean" over the languages, or "source" (Eq. 15).
         rank_by: "mean" ranks by the mean over the languages (Eq. 12, the paper), "vector" by v(x)
             (the released code).
+
+    Raises:
+        InputError: Vectors of other shapes or not finite, k out of range, an unknown name, or no
+            source where it is needed.
     """
-    for kind, value, valid in (("vector", vector, VECTORS), ("rank_by", rank_by, RANKINGS)):
-        if value not in valid:
-            raise choices(kind, value, valid)
+    one_of(vector, VECTORS, "vector")
+    one_of(rank_by, RANKINGS, "rank_by")
+    vectors = vectors_of(vectors, "vectors")
+    if vectors.ndim != 3 or vectors.shape[1] == 0:
+        raise InputError(f"vectors must be [n, m, d] with m >= 1, got {tuple(vectors.shape)}")
     mean = vectors.mean(dim=1)
     v = mean if vector == "mean" else source
     if v is None:
         raise InputError("vector='source' needs the vectors of the source language")
+    v = vectors_of(v, "the semantic vectors")
     return SemanticVectors(v, consensus_set(vectors, k, mean if rank_by == "mean" else v))
 
 
@@ -191,6 +250,16 @@ class DySem:
     Source: DySem, arXiv 2605.29751, Section 3, Eqs. 9–17.
     """
 
+    settings: ClassVar[Sequence[str]] = (
+        "languages",
+        "k",
+        "component",
+        "template",
+        "setting",
+        "vector",
+        "rank_by",
+    )
+
     def __init__(
         self,
         lens: LensModel,
@@ -205,6 +274,7 @@ class DySem:
         contrast: Contrast | None = None,
     ) -> None:
         """Check the settings; no text is read yet."""
+        require_model(lens)
         languages = tuple(names_of(languages, "language"))
         if not languages or len(set(languages)) != len(languages):
             raise InputError(f"languages must be one or more different codes, got {languages}")
@@ -213,12 +283,18 @@ class DySem:
             ("vector", vector, VECTORS),
             ("rank_by", rank_by, RANKINGS),
         ):
-            if value not in valid:
-                raise choices(kind, value, valid)
+            one_of(value, valid, kind)
         for code in languages:
             template_parts(template, setting, code)
         resolve_k(k, lens.d_model)
+        if translator is not None and not callable(getattr(translator, "translate", None)):
+            raise InputError(
+                f"translator must have a method translate, as a ParallelTable has, got "
+                f"{translator!r:.80}"
+            )
         if contrast is not None:
+            if not isinstance(contrast, Contrast):
+                raise InputError(f"contrast must be a Contrast, got {contrast!r:.80}")
             if setting != "english":
                 raise InputError(
                     "a contrast needs setting='english': the auxiliary prompts are in English only"
@@ -228,7 +304,7 @@ class DySem:
         self.lens = lens
         self.languages = languages
         self.translator = translator
-        self.k = k
+        self.k = int(k) if isinstance(k, Integral) else float(k)  # numpy's is no JSON value
         self.component = component
         self.template = template
         self.setting = setting
@@ -269,18 +345,20 @@ class DySem:
     @property
     def config(self) -> dict[str, object]:
         """The settings and the model's name as JSON values; the translator is not one."""
-        names = ("k", "component", "template", "setting", "vector", "rank_by")
         return {
             "model": self.lens.name,
+            **{name: getattr(self, name) for name in self.settings},
             "languages": list(self.languages),
-            **{name: getattr(self, name) for name in names},
             **({"contrast": asdict(self.contrast)} if self.contrast else {}),
         }
 
-    def save(self, path: str | Path) -> None:
-        """Write the settings as JSON."""
-        text = json.dumps(self.config, indent=2, ensure_ascii=False) + "\n"
-        Path(path).write_text(text, encoding="utf-8")
+    def save(self, path: str | Path) -> Path:
+        """Write the settings as JSON and return the file; the translator is not in it.
+
+        Raises:
+            InputError: The file cannot be written.
+        """
+        return save_settings(path, self.config)
 
     @classmethod
     def load(cls, path: str | Path, lens: LensModel, translator: Translator | None = None) -> Self:
@@ -289,16 +367,38 @@ class DySem:
         Raises:
             InputError: The file is no such configuration, or was saved for another model.
         """
-        try:
-            config = json.loads(Path(path).read_text(encoding="utf-8"))
-            model = config.pop("model")
-            if model != lens.name:
-                raise InputError(f"{path} was saved for model {model!r}, not for {lens.name!r}")
-            if "contrast" in config:
-                config["contrast"] = Contrast(**config["contrast"])
-            return cls(lens, translator=translator, **config)
-        except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
-            raise InputError(f"{path} is not a saved DySem configuration: {error}") from error
+        return cls.from_config(load_settings(path, "DySem"), lens, path, translator=translator)
+
+    @classmethod
+    def from_config(
+        cls,
+        config: dict[str, Any],
+        lens: LensModel,
+        where: str | Path = "this",
+        *,
+        translator: Translator | None = None,
+    ) -> Self:
+        """Return the estimator with the settings of `config`.
+
+        Args:
+            config: As `DySem.config` gives it.
+            lens: The model, loaded already.
+            where: What an error calls the settings.
+            translator: As for `DySem`.
+
+        Raises:
+            InputError: Settings of another kind or model, or one that has no meaning.
+        """
+        settings = settings_for(lens, config, "DySem", cls.settings, where, ["contrast"])
+        if (steering := settings.pop("contrast", None)) is not None:
+            names = {field.name for field in fields(Contrast)}
+            if not isinstance(steering, dict) or steering.keys() != names:
+                raise InputError(
+                    f"{where} is not a saved configuration of DySem: its contrast needs "
+                    f"{', '.join(sorted(names))}"
+                )
+            settings["contrast"] = Contrast(**steering)
+        return cls(lens, translator=translator, **settings)
 
     def __repr__(self) -> str:
         settings = ", ".join(f"{name}={value!r}" for name, value in self.config.items())
@@ -312,7 +412,7 @@ class DySem:
         self,
         texts: Sequence[str],
         language: str = "en",
-        renderings: Mapping[str, Sequence[str]] | None = None,
+        renderings: Mapping[str, Sequence[str]] | pd.DataFrame | None = None,
         *,
         store: VectorStore | None = None,
         progress: bool = True,
@@ -322,19 +422,24 @@ class DySem:
         Args:
             texts: n texts in one language.
             language: Its code; the source language of Eq. 15.
-            renderings: Ready translations, language → n texts; the translator makes the rest.
+            renderings: Ready translations, language → n texts, or a table with a column for each
+                language and a row for each text; the translator makes the rest.
             store: As for `dysem_lab.capture`.
             progress: Show progress bars.
 
         Raises:
-            InputError: An empty text, one string in place of a list, renderings of another length.
+            InputError: An empty text, what is no list of texts (see `dysem_lab.inputs.checked`),
+                renderings of another length.
             MissingTranslationError: A rendering is neither given nor to be had.
         """
         texts = checked(texts)
+        if not isinstance(language, str):
+            raise choices("language", language, LANGUAGES)
+        given = by_language(renderings)
         wanted = [*self.languages]
         if self.vector == "source" and language not in wanted:
             wanted.append(language)
-        rendered = {code: self._render(texts, language, code, renderings or {}) for code in wanted}
+        rendered = {code: self._render(texts, language, code, given) for code in wanted}
         vectors = language_vectors(
             self.lens,
             rendered,
@@ -376,11 +481,19 @@ class DySem:
     def similarity(
         self, e1: SemanticVectors, e2: SemanticVectors, undefined: float = math.nan
     ) -> Float[Tensor, "n1 n2"]:
-        """Return the similarity of every text of e1 with every text of e2 (Eqs. 14–17)."""
+        """Return the similarity of every text of e1 with every text of e2 (Eqs. 14–17).
+
+        Arguments and errors as for `dysem_lab.all_pairs_similarity`.
+        """
+        _require_semantic(e1, e2)
         return all_pairs_similarity(e1.vectors, e2.vectors, e1.sets, e2.sets, undefined)
 
     def similarity_pairwise(
         self, e1: SemanticVectors, e2: SemanticVectors, undefined: float = math.nan
     ) -> Float[Tensor, " n"]:
-        """Return the similarity of e1[i] with e2[i] for each i (Eqs. 14–17)."""
+        """Return the similarity of e1[i] with e2[i] for each i (Eqs. 14–17).
+
+        Arguments and errors as for `dysem_lab.pairwise_similarity`.
+        """
+        _require_semantic(e1, e2)
         return pairwise_similarity(e1.vectors, e2.vectors, e1.sets, e2.sets, undefined)

@@ -7,8 +7,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from dysem_lab.encoders.base import LensEncoder, mean_vectors
+from dysem_lab.encoders.base import LensEncoder, mean_vectors, require_model
 from dysem_lab.errors import InputError
+from dysem_lab.inputs import require_characters
 from dysem_lab.models.activations import Edit, Wanted
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.passes import fit
@@ -90,11 +91,14 @@ class Echo(LensEncoder):
 
     def __init__(self, lens: LensModel, template: str = TEMPLATE) -> None:
         """Check the template; no text is read yet."""
-        parts = template.split(SLOT)
-        if len(parts) != 3:
+        require_model(lens)
+        n_slots = template.count(SLOT) if isinstance(template, str) else 0
+        if n_slots != 2:
             raise InputError(
-                f"an echo template needs two {SLOT} slots, {template!r} has {len(parts) - 1}"
+                f"an echo template needs two {SLOT} slots, {template!r:.200} has {n_slots}"
             )
+        require_characters(template, "the template")
+        parts = template.split(SLOT)
         self.lens, self.width, self.blocks = lens, lens.d_model, lens.n_layers
         self.template = template
         self._parts = parts

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from dysem_lab.encoders.base import PromptEncoder
 from dysem_lab.errors import InputError
-from dysem_lab.inputs import whole_number
+from dysem_lab.inputs import at_least, require_characters, whole_number
 from dysem_lab.models.activations import Edit
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.passes import Hook, tokenize
@@ -26,6 +26,7 @@ PLACEHOLDER = "\U000f5054"
 # One copy for each model: copying a large vocabulary takes seconds.
 # Of each model, the copy of its tokenizer and the fingerprint that the model had.
 _TOKENIZERS: WeakKeyDictionary[LensModel, tuple[str, PreTrainedTokenizerBase]] = WeakKeyDictionary()
+MOST_SEED = 2**64 - 1  # of torch
 QUOTES = "\"'“”‘’「『«"
 
 
@@ -130,6 +131,9 @@ def with_placeholder(lens: LensModel) -> PreTrainedTokenizerBase:
 
 def _only_token(lens: LensModel, text: str) -> int:
     """Return the id of a text of one token."""
+    if not isinstance(text, str):
+        raise InputError(f"the placeholder must be a text of one token or None, got {text!r:.80}")
+    require_characters(text, "the placeholder")
     ids = lens.tokenizer(text, add_special_tokens=False)["input_ids"]
     if len(ids) != 1:
         raise InputError(
@@ -200,7 +204,9 @@ class TokenPrepending(PromptEncoder):
         if placeholder is not None:
             _only_token(lens, placeholder)
         self.start, self.exit = first, stop
-        self.placeholder, self.seed = placeholder, seed
+        self.placeholder, self.seed = placeholder, at_least(seed, 0, "seed")
+        if self.seed > MOST_SEED:
+            raise InputError(f"seed must be at most {MOST_SEED}, got {seed}")
 
     @property
     def name(self) -> str:  # type: ignore[override]

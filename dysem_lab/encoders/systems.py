@@ -15,6 +15,7 @@ from dysem_lab.encoders.echo import Echo
 from dysem_lab.encoders.prepending import TokenPrepending
 from dysem_lab.encoders.trained import PromptBERT, SentenceBERT, SimCSE
 from dysem_lab.errors import InputError, ModelError, choices
+from dysem_lab.inputs import names_of
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.store import VectorStore
 from dysem_lab.translation.translate import Translator
@@ -115,8 +116,7 @@ NAMES = (*TRAINING_FREE, *DYSEM, *TRAINED)
 
 def needs_lens(names: str | Sequence[str]) -> bool:
     """Return whether `named_systems` needs a model for these names."""
-    given = [names] if isinstance(names, str) else names
-    return any(name not in (*TRAINED, "trained") for name in given)
+    return any(name not in (*TRAINED, "trained") for name in names_of(names))
 
 
 def named_systems(
@@ -148,10 +148,10 @@ def named_systems(
     """
     if lens is None and needs_lens(names):
         raise InputError(f"{names!r} needs a model; give one of load_model")
+    languages = names_of(languages, "language")
     free = [*TRAINING_FREE, *(DYSEM if len(languages) > 1 else ())]
     groups = {"all": free, "trained": list(TRAINED)}
-    given = [names] if isinstance(names, str) else names
-    chosen = [name for each in given for name in groups.get(each, [each])]
+    chosen = [name for each in names_of(names) for name in groups.get(each, [each])]
     for name in chosen:
         if name not in NAMES:
             raise choices("method", name, (*NAMES, *groups))

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dysem_lab.display import card
 from dysem_lab.errors import InputError, choices
-from dysem_lab.inputs import whole_number
+from dysem_lab.inputs import one_of, require_characters, whole_number
 from dysem_lab.models.activations import Edit, Wanted, batches
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.passes import Hook
@@ -93,10 +93,8 @@ class Contrast:
 
     def __post_init__(self) -> None:
         """Check what can be checked without a model."""
-        if self.norm not in NORMS:
-            raise choices("norm", self.norm, NORMS)
-        if self.position not in POSITIONS:
-            raise choices("position", self.position, POSITIONS)
+        one_of(self.norm, NORMS, "norm")
+        one_of(self.position, POSITIONS, "position")
         layer = whole_number(self.layer)
         if layer is None or layer < 0:
             raise InputError(f"layer must be a block index from 0, got {self.layer!r}")
@@ -143,9 +141,10 @@ class Contrast:
 
 def _indices(heads: Sequence[int]) -> tuple[int, ...]:
     """Return head indices, once they are known to be some and all different."""
-    found = [number for number in map(whole_number, heads) if number is not None]
-    if not found or len(set(found)) != len(tuple(heads)):
-        raise InputError(f"heads must be one or more different indices, got {heads}")
+    given = tuple(heads) if isinstance(heads, Iterable) else ()
+    found = [number for number in map(whole_number, given) if number is not None]
+    if not found or len(set(found)) != len(given):
+        raise InputError(f"heads must be one or more different indices, got {heads!r:.200}")
     return tuple(found)
 
 
@@ -156,10 +155,11 @@ def auxiliary_template(auxiliary: str) -> str:
         InputError: Neither a name nor a prompt with exactly one slot.
     """
     named = auxiliaries()
-    if auxiliary in named:
+    if isinstance(auxiliary, str) and auxiliary in named:
         return named[auxiliary]
     if not isinstance(auxiliary, str) or auxiliary.count(SLOT) != 1:
         raise choices("auxiliary prompt", auxiliary, (*named, f"any string with one {SLOT}"))
+    require_characters(auxiliary, "the auxiliary prompt")
     return auxiliary.strip()
 
 
