@@ -204,7 +204,7 @@ def test_errors_name_the_bad_value(study, arguments, said):
 
 def test_a_corpus_without_texts_or_renderings_says_what_to_give(study, tiny_lens):
     dysem = DySem(tiny_lens, ("en", "fr"))
-    with pytest.raises(InputError, match="texts must be a list of one or more strings, got 'A"):
+    with pytest.raises(InputError, match="texts must be a list of strings; give one as"):
         read_corpus(dysem, "A.")
     with pytest.raises(MissingTranslationError, match="no renderings of 1 texts in 'fr': give"):
         read_corpus(dysem, ["A."])

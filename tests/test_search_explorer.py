@@ -194,8 +194,8 @@ def test_the_figure_has_a_row_per_text():
 @pytest.mark.parametrize(
     ("texts", "said"),
     [
-        ([], "a corpus is a list of one or more texts"),
-        ("text", "a corpus is a list of one or more texts, got 'text'"),
+        ([], "the corpus is empty; give a list of one or more texts"),
+        ("text", r"texts must be a list of strings; give one as \['text'\]"),
         ({"fr": FR}, "unknown language of the texts 'en'; choose one of: fr"),
         ({"en": EN, "fr": FR[:2]}, "2 renderings in 'fr' for 5 texts"),
     ],
@@ -208,5 +208,5 @@ def test_what_is_no_corpus_is_refused(texts, said):
 def test_n_must_be_a_number_of_rows():
     corpus = explorer.Corpus(Known({"a": (1, 0, 0)}), ["a"])
     for n in (0, True, 1.5):
-        with pytest.raises(InputError, match="n must be a whole number from 1, got"):
+        with pytest.raises(InputError, match="n must be a whole number of at least 1, got"):
             explorer.search(corpus, "a", n)

@@ -51,6 +51,7 @@ from dysem_lab.data.transfer_data import TransferData
 from dysem_lab.encoders.dysem import SemanticVectors
 from dysem_lab.errors import InputError, choices
 from dysem_lab.evaluate import LEVEL, N_RESAMPLES
+from dysem_lab.inputs import at_least
 
 AVERAGE = "Avg."
 OUTER_FOLDS = 10
@@ -110,14 +111,16 @@ def transfer_scores(
 
     Raises:
         InputError: Vectors of a wrong shape or not finite (the message names the text), too few
-            texts of a class, splits that have no protocol.
+            texts of a class, splits that have no protocol, something that is no task, or an
+            `encode` that cannot be called.
 
     Warns:
         UserWarning: A class has fewer texts than there are folds.
 
     Source: CP (arXiv 2505.12831), Table 6; SentEval (arXiv 1803.05449), Section 3.
     """
-    sets = _tasks(data)
+    sets, seed = _tasks(data), at_least(seed, 0, "seed")
+    _require_callable(encode, "encode")
     return pd.DataFrame(
         _row(one, _outcome(encode, one.sample(sample, seed), inner_folds, progress), seed)
         for one in sets
@@ -156,9 +159,14 @@ def compare_encoders(
     Raises:
         InputError: As for `transfer_scores`, or no encoders.
     """
+    if not isinstance(encoders, Mapping):
+        raise InputError(f"encoders must be such as {{'mine': encode}}, got {encoders!r:.80}")
     if not encoders:
         raise InputError("encoders is empty; give at least one method, such as {'mine': encode}")
-    sets = _tasks(data)
+    for name, encode in encoders.items():
+        _require_callable(encode, f"encoders[{name!r}]")
+    sets, seed = _tasks(data), at_least(seed, 0, "seed")
+    n_resamples = at_least(n_resamples, 1, "n_resamples")
     rows: list[dict[str, object]] = []
     draws: list[np.ndarray] = []  # [task][method, resample] of differences
     for i, one in enumerate(sets):
@@ -201,7 +209,12 @@ def wilson_interval(n_correct: int, n: int) -> tuple[float, float]:
 
 
 def _tasks(data: TransferData | Iterable[TransferData]) -> list[TransferData]:
-    tasks = [data] if isinstance(data, TransferData) else list(data)
+    given = [data] if isinstance(data, TransferData) or not isinstance(data, Iterable) else data
+    tasks = []
+    for one in given:
+        if not isinstance(one, TransferData):
+            raise InputError(f"data must be tasks from load_transfer, got {one!r:.80}")
+        tasks.append(one)
     if not tasks:
         raise InputError("data is empty; give at least one task, from load_transfer")
     names = [one.task for one in tasks]
@@ -209,6 +222,12 @@ def _tasks(data: TransferData | Iterable[TransferData]) -> list[TransferData]:
         if names.count(name) > 1:
             raise InputError(f"task {name!r} occurs twice; give each task once")
     return tasks
+
+
+def _require_callable(encode: object, what: str) -> None:
+    if not callable(encode):
+        remedy = f"; give its method {what}.encode" if hasattr(encode, "encode") else ""
+        raise InputError(f"{what} must be a function of texts, got {encode!r:.80}{remedy}")
 
 
 @dataclass(frozen=True)
@@ -327,8 +346,7 @@ def _against_first(
 
 def _outcome(encode: Encoder, data: TransferData, inner_folds: int, progress: bool) -> _Outcome:
     """Encode the texts of one task and let classifiers answer."""
-    if isinstance(inner_folds, bool) or not isinstance(inner_folds, int) or inner_folds < 2:
-        raise InputError(f"inner_folds must be a number of folds, at least 2, got {inner_folds!r}")
+    inner_folds = at_least(inner_folds, 2, "inner_folds")
     if data.splits not in REGS:
         raise choices(f"splits of {data.task}", data.splits, REGS)
     _check_classes(data, inner_folds)
@@ -432,7 +450,16 @@ def _vectors(encoded: object, texts: Sequence[str]) -> Float[np.ndarray, "n d"]:
         )
     if isinstance(encoded, Tensor):
         encoded = encoded.detach().float().cpu().numpy()
-    vectors = np.asarray(encoded, dtype=np.float64)
+    try:
+        vectors = np.asarray(encoded)
+        if vectors.dtype.kind not in "bfiu":
+            raise TypeError(f"{vectors.dtype} is no real number")
+        vectors = vectors.astype(np.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"encode must give one vector of real numbers per text, got {type(encoded).__name__}: "
+            f"{error}"
+        ) from error
     if vectors.ndim != 2 or len(vectors) != len(texts) or vectors.shape[1] == 0:
         raise InputError(
             f"encode gave shape {vectors.shape} for {len(texts)} texts; it must give one vector "

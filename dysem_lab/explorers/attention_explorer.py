@@ -18,7 +18,7 @@ from dysem_lab.errors import InputError, ModelError
 from dysem_lab.explorers.panel import Panel, Progress, State, View, menu, slider, text_box
 from dysem_lab.figures.prediction_figures import visible
 from dysem_lab.figures.style import PALETTE, layout, with_gaps
-from dysem_lab.inputs import whole_number
+from dysem_lab.inputs import checked, whole_number
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.passes import MAX_TOKENS, Hook, pad, run, tokenize
 from dysem_lab.prompts import TEMPLATE_NAMES, TEMPLATES, wrap
@@ -327,6 +327,7 @@ def explore_attention(
         layer: Block shown first, 0-based.
         head: Query head shown first, 0-based.
     """
+    (text,) = checked([text])
     known: dict[tuple[str, str, int | None], Attention] = {}
 
     def read(text: str, template: str, layer: int) -> Attention:

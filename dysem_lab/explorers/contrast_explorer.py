@@ -24,6 +24,7 @@ from dysem_lab.explorers.attention_explorer import label, token_texts
 from dysem_lab.explorers.panel import Panel, Progress, State, View, menu, silent, slider, text_box
 from dysem_lab.figures.prediction_figures import FUNCTION_WORD, OTHER_TOKEN, ROW
 from dysem_lab.figures.style import PALETTE, layout
+from dysem_lab.inputs import checked
 from dysem_lab.joint import cosine
 from dysem_lab.models.activations import Edit, Reader, Wanted
 from dysem_lab.models.lens import LensModel
@@ -99,12 +100,12 @@ class SteeredTexts:
         """Run the tokens that no contrast changes."""
         if template == "none":
             raise InputError("template 'none' has no prompt to contrast; use 'prompteol'")
-        self.lens, self.texts, self.template = lens, list(texts), template
+        self.lens, self.texts, self.template = lens, checked(texts), template
         self._prompts = wrap(self.texts, template)
         self._auxiliary: dict[str, AuxiliaryVectors] = {}
         self._plain: dict[Wanted, Steered] = {}
         token_ids = tokenize(lens, self._prompts, MAX_TOKENS)
-        order = sorted(range(len(texts)), key=lambda row: len(token_ids[row]))
+        order = sorted(range(len(self.texts)), key=lambda row: len(token_ids[row]))
         self._groups: list[_Group] = []
         for _, group in itertools.groupby(order, key=lambda row: len(token_ids[row])):
             rows = list(group)
@@ -315,7 +316,7 @@ def contrast_figure(
 
     Arguments and errors as for `SteeredTexts` and `contrast_view`.
     """
-    texts = SteeredTexts(lens, [text, *probes], template)
+    texts = SteeredTexts(lens, [text, *checked(probes, "probe")], template)
     return view_figure(contrast_view(texts, contrast, output_layer, top))
 
 
@@ -463,6 +464,7 @@ def explore_contrast(
         output_layer: Shown first.
         top: Tokens per variant.
     """
+    (text,), probes = checked([text]), checked(probes, "probe")
     first = contrast or Contrast(min(4, lens.n_layers // 2))
     known: dict[tuple[str, str, str], SteeredTexts] = {}
     views: dict[tuple[Any, ...], ContrastView] = {}

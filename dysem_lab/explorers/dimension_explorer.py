@@ -26,7 +26,7 @@ from dysem_lab.errors import InputError, MissingTranslationError, choices
 from dysem_lab.explorers.attention_explorer import label, token_texts
 from dysem_lab.explorers.panel import Panel, Progress, State, View, menu, silent, slider
 from dysem_lab.figures.style import PALETTE, layout, superscript
-from dysem_lab.inputs import whole_number
+from dysem_lab.inputs import by_language, checked, whole_number
 from dysem_lab.models.activations import wanted_vectors
 from dysem_lab.models.lens import LensModel
 from dysem_lab.prompts import SETTINGS, TEMPLATES
@@ -126,20 +126,20 @@ def read_corpus(
     """
     if isinstance(source, Study):
         return _of_study(source, texts, progress)
-    if isinstance(texts, str) or not texts:
-        raise InputError(f"texts must be a list of one or more strings, got {texts!r}")
+    texts = checked(() if texts is None else texts)
+    if not texts:
+        raise InputError("texts is empty; give a corpus of one or more")
     unique = list(dict.fromkeys(texts))
-    rows = [list(texts).index(text) for text in unique]
-    rendered = {}
+    rows = [texts.index(text) for text in unique]
+    given, rendered = by_language(renderings), {}
     for code in source.languages:
         if code == language:
             rendered[code] = unique
-        elif renderings and code in renderings:
-            if len(renderings[code]) != len(texts):
-                raise InputError(
-                    f"{len(renderings[code])} renderings in {code!r} for {len(texts)} texts"
-                )
-            rendered[code] = [renderings[code][row] for row in rows]
+        elif code in given:
+            column = checked(given[code], f"{code} rendering")
+            if len(column) != len(texts):
+                raise InputError(f"{len(column)} renderings in {code!r} for {len(texts)} texts")
+            rendered[code] = [column[row] for row in rows]
         elif source.translator:
             progress(len(rendered), len(source.languages), "Translating")
             rendered[code] = source.translator.translate(unique, language, code)

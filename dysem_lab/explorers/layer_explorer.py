@@ -23,6 +23,7 @@ from dysem_lab.errors import InputError, MissingTranslationError, choices
 from dysem_lab.evaluate import score
 from dysem_lab.explorers.panel import Panel, Progress, State, View, menu, slider, text_box
 from dysem_lab.figures.style import PALETTE, SCORE, band, facts, layout
+from dysem_lab.inputs import by_language, checked, names_of
 from dysem_lab.models.activations import capture, wanted_vectors
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.store import ModelFacts, VectorStore
@@ -94,12 +95,13 @@ def capture_pair(
         InputError: No language or one twice, an empty text, renderings that are not two.
         MissingTranslationError: A rendering is neither given nor to be had.
     """
-    codes = [languages] if isinstance(languages, str) else list(languages)
+    codes = names_of(languages, "language")
     if not codes or len(set(codes)) < len(codes):
         raise InputError(f"languages must be one or more different codes, got {languages}")
-    texts = {codes[0]: [first, second]}
+    given = by_language(renderings)
+    texts = {codes[0]: checked([first, second])}
     for code in codes[1:]:
-        texts[code] = _rendered(texts[codes[0]], codes[0], code, renderings or {}, translator)
+        texts[code] = _rendered(texts[codes[0]], codes[0], code, given, translator)
     settings = SETTINGS if template in TEMPLATES else SETTINGS[:1]
     prompts = {
         (setting, code): wrap(texts[code], template, setting, code)
@@ -125,9 +127,10 @@ def _rendered(
 ) -> list[str]:
     """Return the two texts in another language."""
     if target in renderings:
-        if isinstance(renderings[target], str) or len(renderings[target]) != 2:
-            raise InputError(f"renderings in {target!r} must be two texts: {renderings[target]!r}")
-        return list(renderings[target])
+        given = checked(renderings[target], f"{target} rendering")
+        if len(given) != 2:
+            raise InputError(f"renderings in {target!r} must be two texts: {given!r:.200}")
+        return given
     if translator is None:
         raise MissingTranslationError(
             f"no rendering of {texts[0]!r} in {target!r}: give renderings or a translator, or use "
@@ -449,7 +452,12 @@ def explore_layers(
         renderings: Language → a and b in it.
         template: As for `dysem_lab.wrap`.
         k: Dimensions per text shown first, or fraction of d.
+
+    Raises:
+        InputError: As for `capture_pair`.
+        MissingTranslationError: As for `capture_pair`.
     """
+    a, b = checked([a, b])
     known: dict[tuple[str, str], LayeredPair] = {}
 
     def read(first: str, second: str) -> LayeredPair:
@@ -477,7 +485,7 @@ def explore_layers(
         )
 
     settings = SETTINGS if template in TEMPLATES else SETTINGS[:1]
-    n_languages = 1 if isinstance(languages, str) else len(languages)
+    n_languages = len(names_of(languages, "language"))
     return Panel(
         {
             "first": text_box("First text", a),

@@ -26,6 +26,7 @@ from dysem_lab.encoders.dysem import (
 from dysem_lab.errors import InputError, MissingTranslationError
 from dysem_lab.explorers.panel import Panel, Progress, State, View, menu, silent, slider, text_box
 from dysem_lab.figures.style import PALETTE, layout
+from dysem_lab.inputs import by_language, checked, has_words, names_of
 from dysem_lab.joint import joint_set, unit_peak
 from dysem_lab.models.activations import CUMULATIVE, capture, unique_prompts
 from dysem_lab.models.lens import LensModel
@@ -146,13 +147,15 @@ def pair_view(
 
     Source: DySem Eqs. 9–17.
     """
-    codes = tuple(first) if languages is None else tuple(languages)
+    first, second = by_language(first), by_language(second)
+    codes = tuple(first if languages is None else names_of(languages, "language"))
     # The estimator checks the settings; nothing is run.
     DySem(lens, codes, None, k, component, template, setting, vector)
     wanted = list(dict.fromkeys([*codes, language]))
     for text, renderings in (("first", first), ("second", second)):
         for code in wanted:
-            if not renderings.get(code, "").strip():
+            given = renderings.get(code, "")
+            if isinstance(given, str) and not has_words(given):
                 raise MissingTranslationError(
                     f"the {text} sentence is not given in {language_named(code).name} ({code}); "
                     f"type it in as a line '{code}: …', or leave {code!r} out of the languages"
@@ -459,11 +462,14 @@ def explore_pair(
         DysemLabError: ipywidgets is missing.
         InputError: Settings that do not exist.
     """
-    given = {code: tuple(pair) for code, pair in (renderings or {}).items()}
+    a, b = checked([a, b])
+    given = {
+        code: checked(pair, f"{code} rendering") for code, pair in by_language(renderings).items()
+    }
     for code, pair in given.items():
         if len(pair) != 2:
             raise InputError(f"renderings[{code!r}] must be x and y in it, got {pair!r}")
-    codes = list(languages or dict.fromkeys([language, *given]))
+    codes = names_of(languages or dict.fromkeys([language, *given]), "language")
     DySem(lens, codes, None, k, component, template, setting, vector)  # checks the settings
     typed = [
         "\n".join(f"{code}: {pair[i]}" for code, pair in given.items() if code != language)

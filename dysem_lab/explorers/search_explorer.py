@@ -22,6 +22,7 @@ from dysem_lab.explorers.pair_explorer import (
 )
 from dysem_lab.explorers.panel import Panel, Progress, State, View, silent, slider, text_box
 from dysem_lab.figures.style import PALETTE, layout, with_gaps
+from dysem_lab.inputs import at_least, checked, has_words
 from dysem_lab.joint import all_pairs_similarity, joint_set
 from dysem_lab.models.store import VectorStore
 
@@ -63,13 +64,15 @@ class Corpus:
         if isinstance(texts, Mapping):
             if language not in texts:
                 raise choices("language of the texts", language, texts)
-            self.renderings, texts = texts, texts[language]
-        if isinstance(texts, str) or not len(texts):
-            raise InputError(f"a corpus is a list of one or more texts, got {texts!r:.60}")
+            self.renderings = {code: checked(texts[code], f"{code} text") for code in texts}
+            texts = self.renderings[language]
+        texts = checked(texts)
+        if not texts:
+            raise InputError("the corpus is empty; give a list of one or more texts")
         for code, column in self.renderings.items():
             if len(column) != len(texts):
                 raise InputError(f"{len(column)} renderings in {code!r} for {len(texts)} texts")
-        self.encoder, self.texts, self.language = encoder, list(texts), language
+        self.encoder, self.texts, self.language = encoder, texts, language
         self._store = store
         self._chunks: list[SemanticVectors] = []
         self._encoded: SemanticVectors | None = None
@@ -110,8 +113,9 @@ class Corpus:
             InputError: An empty query.
             MissingTranslationError: A rendering is neither given nor to be had.
         """
-        if not query.strip():
+        if isinstance(query, str) and not has_words(query):
             raise InputError("the query is empty; type a sentence")
+        checked([query], "query")
         known = {}
         if query in self.texts:
             row = self.texts.index(query)
@@ -185,8 +189,7 @@ def search_view(
     progress: Progress = silent,
 ) -> SearchView:
     """Return what `search` does, with the shares of all dimensions; see there."""
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise InputError(f"n must be a whole number from 1, got {n!r}")
+    n = at_least(n, 1, "n")
     asked = corpus.encode_query(query, renderings or {})
     encoded = corpus.encode(progress)
     defined = (joint_set(asked.sets, encoded.sets)).any(1).nonzero()[:, 0]
@@ -329,9 +332,10 @@ def explore_search(
         InputError: No texts, or renderings of another length.
     """
     encoded = Corpus(encoder, corpus, language, store)
+    query = encoded.texts[0] if query is None else checked([query], "query")[0]
     n_most = min(50, len(encoded))
     controls = {
-        "query": text_box("Query", encoded.texts[0] if query is None else query),
+        "query": text_box("Query", query),
         "renderings": text_box("Its translations", rows=3, example=EXAMPLE),
         "n": slider("Sentences", min(n, n_most), 1, n_most),
     }

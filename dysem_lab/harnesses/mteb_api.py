@@ -43,6 +43,7 @@ from dysem_lab.harnesses.sentence_api import (
     pack,
     sentence_encoder,
 )
+from dysem_lab.inputs import checked
 from dysem_lab.models.loading import presets
 from dysem_lab.models.store import VectorStore
 
@@ -210,9 +211,10 @@ def _mteb(module: str) -> Any:
 
 def _texts(inputs: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     for batch in inputs:
-        if "text" not in batch:
-            raise InputError(f"a batch of {', '.join(batch)} without text; our encoders read texts")
-        yield from batch["text"]
+        if not isinstance(batch, Mapping) or "text" not in batch:
+            has = ", ".join(map(str, batch)) if isinstance(batch, Mapping) else f"{batch!r:.80}"
+            raise InputError(f"a batch of {has} without text; our encoders read texts")
+        yield from checked(batch["text"])
 
 
 def _language(task_metadata: Any, hf_subset: str) -> str:

@@ -8,10 +8,8 @@ cosine. Its vectors and sets travel in one array `pack`, which `SentenceEncoder.
 `SentenceEncoder.similarity_pairwise` read.
 """
 
-import json
 import re
-from collections.abc import Iterable, Sequence
-from importlib import import_module
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,15 +18,28 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dysem_lab.consensus import require_finite
-from dysem_lab.encoders.base import DenseEncoder, LensEncoder
+from dysem_lab.consensus import vectors_of
+from dysem_lab.encoders.aggregation import ValueAggregation
+from dysem_lab.encoders.base import (
+    DenseEncoder,
+    LensEncoder,
+    MeanPooling,
+    PromptEncoder,
+    load_settings,
+    save_settings,
+)
+from dysem_lab.encoders.contrastive import ContrastivePrompting
 from dysem_lab.encoders.dysem import DySem, SemanticVectors
-from dysem_lab.errors import InputError, ModelError
+from dysem_lab.encoders.echo import Echo
+from dysem_lab.encoders.llm2vec import LLM2Vec
+from dysem_lab.encoders.prepending import TokenPrepending
+from dysem_lab.encoders.trained import PromptBERT, SentenceBERT, SimCSE
+from dysem_lab.errors import InputError, ModelError, choices
+from dysem_lab.inputs import checked, real_number, whole_number
 from dysem_lab.joint import all_pairs_cosine, cosine
 from dysem_lab.models.activations import MAX_TOKENS
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.loading import load_model
-from dysem_lab.models.steering import Contrast
 from dysem_lab.models.store import ModelFacts, VectorStore
 from dysem_lab.translation.translate import Translator
 
@@ -36,6 +47,24 @@ from dysem_lab.translation.translate import Translator
 # below the rounding of float32, so cosines, dot products and distances of packed rows are those of
 # the vectors; as no entry of a sound array is 0, halved, normalised or cut rows are recognised.
 MARK = 2.0**-64
+
+# Every encoder that can be saved, by the name that it has in a file.
+ENCODERS: dict[str, type[DenseEncoder | DySem]] = {
+    f"{kind.__module__}.{kind.__qualname__}": kind
+    for kind in (
+        ContrastivePrompting,
+        DySem,
+        Echo,
+        LLM2Vec,
+        MeanPooling,
+        PromptBERT,
+        PromptEncoder,
+        SentenceBERT,
+        SimCSE,
+        TokenPrepending,
+        ValueAggregation,
+    )
+}
 
 Embeddings = Tensor | np.ndarray | Sequence[Tensor] | Sequence[np.ndarray]
 
@@ -50,10 +79,7 @@ def pack(semantic: SemanticVectors) -> Float[Tensor, "n two_d"]:
         float32 ``[n, 2d]``. The plain cosine of two rows is that of v(x) and v(y) on all d
         dimensions, so it is *not* DySem's similarity.
 
-    Raises:
-        InputError: A value is NaN or infinite.
     """
-    require_finite("vectors", semantic.vectors)
     return torch.cat([semantic.vectors.float(), torch.where(semantic.sets, MARK, -MARK)], dim=1)
 
 
@@ -122,11 +148,12 @@ class SentenceEncoder:
             raise InputError(
                 f"encoder must be one of dysem-lab's, such as DySem(lens), got {encoder!r:.80}"
             )
-        if not -1 <= undefined <= 1:  # NaN neither
+        value = real_number(undefined, "undefined")
+        if not -1 <= value <= 1:  # NaN neither
             raise InputError(f"undefined must be a number between -1 and 1, got {undefined!r}")
         self.encoder = encoder
         self.store = store
-        self.undefined = float(undefined)
+        self.undefined = value
         self.similarity_fn_name = "dysem" if isinstance(encoder, DySem) else "cosine"
         self.model_card_data = _NoCard()
 
@@ -203,7 +230,7 @@ class SentenceEncoder:
             prompt_name, prompt, batch_size, output_value, precision, device, truncate_dim, kwargs
         )
         given = sentences if inputs is None else inputs
-        texts = [given] if isinstance(given, str) else _texts(given)  # type: ignore[arg-type]
+        texts = checked([given] if isinstance(given, str) else given, "input")  # type: ignore[arg-type]
         if isinstance(self.encoder, DySem) and normalize_embeddings:
             raise InputError(
                 "normalize_embeddings=True would break DySem's packed vectors, whose similarity "
@@ -240,8 +267,8 @@ class SentenceEncoder:
                     f"{name}={value!r}: the prompt is a setting of the encoder, here "
                     f"{self.encoder.name!r}; choose it there (template=…)"
                 )
-        if batch_size <= 0:
-            raise InputError(f"batch_size must be positive, got {batch_size}")
+        if (whole_number(batch_size) or 0) <= 0:
+            raise InputError(f"batch_size must be positive, got {batch_size!r:.80}")
         if output_value != "sentence_embedding":
             raise InputError(
                 f"output_value={output_value!r} is not to be had, only 'sentence_embedding'; "
@@ -263,9 +290,9 @@ class SentenceEncoder:
                     f"truncate_dim={truncate_dim} would break DySem's packed vectors; it chooses "
                     "its dimensions by k"
                 )
-            if not 1 <= truncate_dim <= self.encoder.width:
+            if not 1 <= (whole_number(truncate_dim) or 0) <= self.encoder.width:
                 raise InputError(
-                    f"truncate_dim must be between 1 and {self.encoder.width}, got {truncate_dim}"
+                    f"truncate_dim must be between 1 and {self.encoder.width}, got {truncate_dim!r}"
                 )
         unknown = [f"{name}={value!r}" for name, value in others.items() if value is not None]
         if unknown:
@@ -306,11 +333,9 @@ class SentenceEncoder:
         The model is named, not copied; translator and store are not in it.
 
         Raises:
-            InputError: An encoder that is not of this package.
+            InputError: An encoder that is not of this package, or the file cannot be written.
         """
-        text = json.dumps(self._settings(), indent=2, ensure_ascii=False) + "\n"
-        Path(path).write_text(text, encoding="utf-8")
-        return Path(path)
+        return save_settings(path, self._settings())
 
     @classmethod
     def load(
@@ -333,16 +358,9 @@ class SentenceEncoder:
             InputError: The file is no such configuration, or was saved for another model.
             ModelError: The model cannot be loaded, or has other weights by now.
         """
-        try:
-            settings = json.loads(Path(path).read_text(encoding="utf-8"))
-            encoder = _restored(settings, lens, translator, "auto")
-            return cls(encoder, store=store, undefined=settings["undefined"])
-        except OSError as error:
-            raise InputError(
-                f"cannot read {path} ({error}); give a file that `save` wrote"
-            ) from error
-        except (json.JSONDecodeError, AttributeError, KeyError, TypeError, ImportError) as error:
-            raise InputError(f"{path} is no saved sentence encoder: {error!r}") from error
+        settings = load_settings(path, "SentenceEncoder")
+        encoder = _restored(settings, lens, translator, "auto", path)
+        return cls(encoder, store=store, undefined=settings["undefined"])
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickle a model of `load_model` by its name: it holds a lock and hooks.
@@ -364,13 +382,14 @@ class SentenceEncoder:
     def _settings(self) -> dict[str, Any]:
         """Return as JSON values what `_restored` reads."""
         kind = type(self.encoder)
-        if not kind.__module__.startswith("dysem_lab."):
+        name = f"{kind.__module__}.{kind.__qualname__}"
+        if ENCODERS.get(name) is not kind:
             raise InputError(
                 f"{kind.__name__} is not of dysem_lab, so it could not be found again; save its "
                 "settings yourself"
             )
         settings: dict[str, Any] = {
-            "encoder": f"{kind.__module__}.{kind.__qualname__}",
+            "encoder": name,
             "config": self.encoder.config,
             "undefined": self.undefined,
         }
@@ -404,7 +423,11 @@ def commit_of(facts: ModelFacts) -> str | None:
 
 
 def _restored(
-    settings: dict[str, Any], lens: LensModel | None, translator: Translator | None, device: str
+    settings: dict[str, Any],
+    lens: LensModel | None,
+    translator: Translator | None,
+    device: str,
+    where: str | Path = "this",
 ) -> DenseEncoder | DySem:
     """Return the encoder with these settings.
 
@@ -412,37 +435,45 @@ def _restored(
         InputError: Settings of no encoder, or of another model than `lens`.
         ModelError: The model cannot be loaded, or has other weights by now.
     """
-    module, _, name = settings["encoder"].rpartition(".")
-    kind = getattr(import_module(module), name, None) if module.startswith("dysem_lab.") else None
-    if not (isinstance(kind, type) and issubclass(kind, DenseEncoder | DySem)):
-        raise InputError(f"{settings['encoder']!r} is no encoder of dysem_lab")
-    config = dict(settings["config"])
+    wrong = f"{where} is not a saved configuration of SentenceEncoder"
+    for name, needed in (("encoder", str), ("config", dict), ("undefined", int | float)):
+        if not isinstance(settings.get(name), needed):
+            raise InputError(f"{wrong}: its {name!r} is {settings.get(name)!r:.80}")
+    config = settings["config"]
+    if settings["encoder"] not in ENCODERS:
+        raise choices("encoder", settings["encoder"], ENCODERS)
+    kind = ENCODERS[settings["encoder"]]
     if not issubclass(kind, LensEncoder | DySem):
         trained: Any = kind  # its constructor takes the settings and a device
-        return trained(**config, device=device)
+        try:
+            return trained(**config, device=device)
+        except TypeError as error:
+            raise InputError(f"{wrong}: {error}") from error
     if lens is None:
-        lens = _same_model(config["model"], settings["model"], device)
-    if issubclass(kind, LensEncoder):
-        return kind.from_config(config, lens)
-    model, contrast = config.pop("model"), config.pop("contrast", None)
-    if model != lens.name:
-        raise InputError(f"these are settings of {model!r}, not of {lens.name!r}")
-    steering = Contrast(**contrast) if contrast else None
-    return kind(lens, translator=translator, contrast=steering, **config)
+        lens = _same_model(config, settings.get("model"), device, wrong)
+    if issubclass(kind, DySem):
+        return kind.from_config(config, lens, where, translator=translator)
+    return kind.from_config(config, lens, where)
 
 
-def _same_model(name: str, saved: dict[str, Any], device: str) -> LensModel:
+def _same_model(config: dict[str, Any], saved: object, device: str, wrong: str) -> LensModel:
     """Load a model by name, once more.
 
     Raises:
+        InputError: The settings do not say which model.
         ModelError: It cannot be loaded, or has other weights than the saved ones.
     """
-    lens = load_model(name, revision=saved["revision"], device=device, dtype=saved["dtype"])
-    if lens.fingerprint != saved["fingerprint"]:
+    name, model = config.get("model"), saved if isinstance(saved, dict) else {}
+    kinds = {"dtype": str, "revision": str | None, "fingerprint": str}
+    known = all(isinstance(model.get(field), kind) for field, kind in kinds.items())
+    if not isinstance(name, str) or not known:
+        raise InputError(f"{wrong}: it does not say which model it was saved for")
+    lens = load_model(name, revision=model["revision"], device=device, dtype=model["dtype"])
+    if lens.fingerprint != model["fingerprint"]:
         raise ModelError(
             f"{name!r} has other weights or another tokenizer than when the encoder was saved "
-            f"({lens.fingerprint}, then {saved['fingerprint']}); bring the old ones back, or "
-            "build the encoder anew"
+            f"({lens.fingerprint}, then {model['fingerprint']}); bring the old ones back, "
+            "or build the encoder anew"
         )
     return lens
 
@@ -454,28 +485,25 @@ def _unpickled(
     return SentenceEncoder(encoder, store=store, undefined=settings["undefined"])
 
 
-def _texts(inputs: Iterable[object]) -> list[str]:
-    """Return the inputs as a list, once it is known that each is a text."""
-    texts = list(inputs)
-    for i, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise InputError(f"input {i} is no text but {text!r:.80}; only texts can be encoded")
-    return [str(text) for text in texts]
-
-
 def _rows(embeddings: Embeddings) -> Float[Tensor, "n width"]:
     """Return embeddings as a float32 tensor with one row each.
 
     Raises:
-        InputError: Not of two axes, nor one row.
+        InputError: Not finite numbers of two axes, nor one row.
     """
-    if isinstance(embeddings, Tensor):
-        rows = embeddings.float()
-    elif isinstance(embeddings, np.ndarray) or not len(embeddings):
-        rows = torch.tensor(np.asarray(embeddings), dtype=torch.float32)
+    if isinstance(embeddings, Tensor | np.ndarray):
+        rows = embeddings
+    elif not isinstance(embeddings, Sequence) or isinstance(embeddings, str):
+        raise InputError(f"give what encode returned, got {type(embeddings).__name__}")
+    elif not embeddings:
+        raise InputError("no embeddings in the list; give what encode returned")
     else:
-        rows = torch.stack([torch.as_tensor(row) for row in embeddings]).float()
+        parts = [vectors_of(row, f"embedding {i}") for i, row in enumerate(embeddings)]
+        if len({part.shape for part in parts}) > 1:
+            raise InputError("the embeddings are of several widths; give those of one encoder")
+        rows = torch.stack(parts)
+    rows = vectors_of(rows, "embeddings").float()
     rows = rows[None] if rows.ndim == 1 else rows
-    if rows.ndim != 2 or rows.shape[1] == 0:
+    if rows.ndim != 2:
         raise InputError(f"embeddings of shape {tuple(rows.shape)}; give [n, width], from encode")
     return rows
