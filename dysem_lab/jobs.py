@@ -27,6 +27,7 @@ from dysem_lab.models.loading import source_digest
 from dysem_lab.models.store import Space
 
 EXECUTED = "executed"  # folder of executed notebooks, logs and stamps inside the output folder
+LISTS_OR_NONE = ("tasks", "transfer_tasks")  # parameters of notebooks
 NOT_OF_FIGURES = ("cli/", "explorers/")  # what no figure notebook imports
 
 
@@ -190,7 +191,8 @@ def plan(
         data: Source for `dysem_lab.load_data`.
         out: Output folder.
         only: Notebook names, or their beginnings; empty is all.
-        parameters: Values for notebook parameters; a notebook that lacks one keeps its own.
+        parameters: Values for notebook parameters; a notebook that lacks one keeps its own. Where
+            it is a list, a single value stands for a list of one.
 
     Raises:
         InputError: An unknown notebook, a parameter that none of them has, a notebook without a
@@ -220,11 +222,21 @@ def plan(
     for of_model in [{"model": model} for model in found] or [{}]:
         for stem, path in chosen.items():
             own = defaults[stem]
-            used = {name: value for name, value in {**given, **of_model}.items() if name in own}
+            used = {
+                name: _fitting(name, value, own[name])
+                for name, value in {**given, **of_model}.items()
+                if name in own
+            }
             merged = {name: value for name, value in {**own, **used}.items() if name != "out"}
             jobs.append(Job(path, merged, Path(out)))
     _check_names(jobs)
     return jobs
+
+
+def _fitting(name: str, value: object, default: object) -> object:
+    """Return the value of a notebook's parameter; one value for a list is a list of it."""
+    is_list = isinstance(default, list) or name in LISTS_OR_NONE
+    return [value] if is_list and isinstance(value, str | int | float) else value
 
 
 def _check_names(jobs: Sequence[Job]) -> None:

@@ -291,6 +291,24 @@ def test_data_and_out_are_no_notebook_parameters(tmp_path, name):
         plan(["gemma-3-270m"], "demo", tmp_path, parameters={name: "stsb"})
 
 
+@pytest.mark.parametrize(
+    ("only", "name", "value", "expected"),
+    [
+        ("01", "languages", "en", ["en"]),
+        ("01", "languages", ["en", "ja"], ["en", "ja"]),
+        ("02", "ks", 0.5, [0.5]),
+        ("08", "vectors", "mean", ["mean"]),
+        ("04", "tasks", "STSB", ["STSB"]),
+        ("04", "tasks", None, None),
+        ("21", "transfer_tasks", "MR", ["MR"]),
+        ("01", "pairs", 5, 5),
+    ],
+)
+def test_one_value_stands_for_a_list_of_it(tmp_path, only, name, value, expected):
+    (job,) = plan(["gemma-3-270m"], "demo", tmp_path, only=[only], parameters={name: value})
+    assert job.parameters[name] == expected
+
+
 def test_two_models_of_one_name_are_refused(tmp_path):
     for parent in ("a", "b"):
         (tmp_path / parent / "tiny").mkdir(parents=True)

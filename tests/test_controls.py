@@ -569,6 +569,13 @@ def test_other_studies_are_compared_two_by_two_on_their_own_pairs(stable_case, t
         stability.stability(study, "T", ["en", "ja"], k=4, others=others)
 
 
+def test_one_language_may_be_given_by_its_code_alone(stable_case):
+    study = stable_case[-1]
+    for analysis in (stability.stability, stability.selection_frequency, ladder.ladder):
+        one, listed = analysis(study, "T", "ja", k=4), analysis(study, "T", ["ja"], k=4)
+        pd.testing.assert_frame_equal(one, listed)
+
+
 def test_stability_needs_two_texts(tmp_path):
     data = {"T": made_up([5.0], ["en"], texts=["same", "same"])}
     study = planted(tmp_path, data, {"T": {"en": np.ones((2, 3))}})

@@ -28,6 +28,7 @@ from dysem_lab.models import activations
 from dysem_lab.models import passes as forward_passes
 from dysem_lab.models.activations import capture
 from dysem_lab.models.loading import load_model
+from dysem_lab.models.steering import Contrast
 from dysem_lab.models.store import ENTRY_BYTES, VectorStore
 from dysem_lab.prompts import SETTINGS, wrap
 
@@ -135,7 +136,7 @@ def test_none_or_more_than_there_are_is_all_of_them():
 
 @pytest.mark.parametrize("size", [0, -1])
 def test_a_sample_of_nothing_is_refused(size):
-    with pytest.raises(InputError, match=f"sample must be at least 1, got {size}"):
+    with pytest.raises(InputError, match=f"sample must be a whole number of at least 1, got {size}"):
         numbered(5).sample(size)
 
 
@@ -268,6 +269,31 @@ def test_pairs_and_samples_are_taken_from_each_task(tiny_lens, few, store):
     assert len(both.data["demo"]) == 2
 
 
+def test_one_name_stands_for_a_list_of_it(tiny_lens, few, store):
+    names = {"tasks": "A", "languages": "ja", "templates": "knowledge", "settings": "english"}
+    names |= {"components": "ffn", "each": "attn", "output_layers": "final"}
+    contrast = Contrast(1)
+    made = Study(tiny_lens, {"A": few, "B": few}, **names, contrasts=contrast, store=store)
+    lists = {name: [value] for name, value in names.items()}
+    same = Study(tiny_lens, {"A": few, "B": few}, **lists, contrasts=[contrast], store=store)
+    for of in (made, same):
+        assert list(of.data) == ["A"]
+        assert (of.languages, of.templates, of.settings) == (
+            ["en", "ja"],
+            ["knowledge"],
+            ["english"],
+        )
+        assert (of.output_layers, of.contrasts) == (["final"], [contrast])
+        assert of.wanted == made.wanted
+    assert Study(tiny_lens, few, output_layers=2, contrasts=None, store=store).output_layers == [2]
+
+
+def test_vectors_of_one_language_may_be_asked_for_by_its_code(captured):
+    assert captured.vectors("demo", languages="ja").equal(
+        captured.vectors("demo", languages=["ja"])
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -291,9 +317,14 @@ def test_pairs_and_samples_are_taken_from_each_task(tiny_lens, few, store):
         ({"tasks": ["STSB"]}, "unknown task 'STSB'; choose one of: demo"),
         ({"data": "demo", "tasks": ["STSB"]}, "the demo set has no task 'STSB'"),
         ({"data": "demo", "tasks": ["STS99"]}, "did you mean 'STSB'. choose one of: STS12"),
+        ({"languages": 3}, "languages must be one or more strings in a list, got 3"),
+        ({"languages": {"en", "ja"}}, "languages must be one or more strings"),
+        ({"templates": None}, "templates must be one or more strings"),
+        ({"data": {"demo": ["a"]}}, r"data.'demo'. must be pairs of load_data, got .'a'."),
+        ({"pairs": 1.5}, "number of pairs must be a whole number of at least 1, got 1.5"),
         ({"dtype": "int8"}, "unknown dtype 'int8'; choose one of: auto, float32"),
-        ({"pairs": 0}, "number of pairs must be at least 1, got 0"),
-        ({"sample": 0}, "size of a sample must be at least 1, got 0"),
+        ({"pairs": 0}, "number of pairs must be a whole number of at least 1, got 0"),
+        ({"sample": 0}, "size of a sample must be a whole number of at least 1, got 0"),
     ],
 )
 def test_names_that_do_not_exist_are_refused_with_those_that_do(

@@ -15,6 +15,7 @@ from dysem_lab.data.sts import TASKS, STSData, available_languages, load_data
 from dysem_lab.encoders.dysem import VECTORS
 from dysem_lab.errors import InputError, choices
 from dysem_lab.evaluate import mean_difference, score, spearman
+from dysem_lab.inputs import names_of
 
 
 def dev_and_test(
@@ -41,7 +42,7 @@ def dev_and_test(
     """
     if task is not None and task not in TASKS:
         raise choices("task", task, TASKS)
-    codes = list(dict.fromkeys(["en", *languages]))
+    codes = list(dict.fromkeys(["en", *names_of(languages, "language")]))
     has_splits = task is None or "{split}" in TASKS[task].folder[0]
     if has_splits and "en" in available_languages(source, task, "dev"):
         dev, test = (load_data(source, task, split, codes) for split in ("dev", "test"))

@@ -18,6 +18,7 @@ from dysem_lab.consensus import consensus_set
 from dysem_lab.encoders.dysem import VECTORS, SemanticVectors, n_dims, semantic_vectors
 from dysem_lab.errors import choices
 from dysem_lab.evaluate import paired_difference, score
+from dysem_lab.inputs import names_of
 from dysem_lab.joint import cosine, joint_cosine, joint_set, pairwise_similarity
 from dysem_lab.prompts import TEMPLATE_NAMES
 
@@ -378,7 +379,8 @@ def _order(
         return ranked["language"].tolist()
     if isinstance(languages, Mapping) and setting not in languages:
         raise choices("prompt setting with an order of languages", setting, languages)
-    order = languages[setting] if isinstance(languages, Mapping) else languages
+    given = languages[setting] if isinstance(languages, Mapping) else languages
+    order = names_of(given, "language")
     for code in order:
         if code not in study.languages:
             raise choices("language", code, study.languages)
@@ -393,7 +395,7 @@ def _most_languages(
     if languages is None:
         return most
     orders = languages.values() if isinstance(languages, Mapping) else [languages]
-    return min(most, max(map(len, orders)))
+    return min(most, max(len(names_of(order, "language")) for order in orders))
 
 
 def plain_scores(

@@ -22,6 +22,7 @@ from dysem_lab.data.sts import TASKS, STSData
 from dysem_lab.encoders.dysem import VECTORS
 from dysem_lab.errors import InputError, choices
 from dysem_lab.evaluate import Scores, average_score, score
+from dysem_lab.inputs import names_of
 from dysem_lab.joint import joint_cosine
 from dysem_lab.models.loading import presets
 
@@ -291,10 +292,11 @@ def _order(
     if isinstance(languages, pd.DataFrame):
         place = (languages["task"] == task) & (languages["setting"] == row.setting)
         return languages[place].sort_values("rank")["language"].tolist()
-    for code in languages:
+    order = names_of(languages, "language")
+    for code in order:
         if code not in study.languages:
             raise choices("language of this study", code, study.languages)
-    return [code for code in languages if code in there] or ["en"]
+    return [code for code in order if code in there] or ["en"]
 
 
 def _dysem(study: Study, task: str, order: list[str], row: DySemRow, k: int | float) -> Cell:

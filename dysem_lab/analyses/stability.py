@@ -15,6 +15,7 @@ from dysem_lab.analyses.study import Study
 from dysem_lab.consensus import consensus_set
 from dysem_lab.errors import InputError
 from dysem_lab.evaluate import LEVEL, N_RESAMPLES
+from dysem_lab.inputs import names_of
 
 PARAPHRASE = 4.5  # gold ratings from here on count as the same meaning
 VALUES_PER_CHUNK = 2_000_000  # of the chance level; bounds the memory to about 100 MB
@@ -98,6 +99,7 @@ def stability(
         InputError: A name that the study does not have, fewer than two different texts, or other
             studies with different pairs.
     """
+    languages = names_of(languages, "language")
     x = study.vectors(task, component, setting=setting, template=template, languages=languages)
     texts = study.texts(task, "en")
     unique = different_texts(texts)

@@ -23,6 +23,7 @@ from dysem_lab.display import card, say
 from dysem_lab.encoders.base import output_vector
 from dysem_lab.encoders.contrastive import check_output
 from dysem_lab.errors import InputError, ModelError, choices
+from dysem_lab.inputs import names_of
 from dysem_lab.models.activations import (
     Layers,
     Wanted,
@@ -88,15 +89,15 @@ class Study:
         self,
         model: str | Path | LensModel = DEFAULT_MODEL,
         data: str | Path | STSData | Mapping[str, STSData] = "demo",
-        tasks: Sequence[str] | None = None,
-        languages: Iterable[str] = ("en",),
+        tasks: str | Sequence[str] | None = None,
+        languages: str | Iterable[str] = ("en",),
         *,
         templates: str | Sequence[str] = "prompteol",
         settings: str | Sequence[str] = SETTINGS,
         components: str | Sequence[str] = "attn",
         each: str | Sequence[str] = (),
-        output_layers: Sequence[int | str] | str = (),
-        contrasts: Sequence[Contrast | None] = (None,),
+        output_layers: Sequence[int | str] | int | str = (),
+        contrasts: Sequence[Contrast | None] | Contrast | None = (None,),
         split: str = "test",
         pairs: int | None = None,
         sample: int | None = None,
@@ -106,13 +107,15 @@ class Study:
         dtype: str = "auto",
     ) -> None:
         """Load the pairs and check every name; the model is loaded when a vector is missing."""
-        codes = list(dict.fromkeys(["en", *languages]))
+        codes = list(dict.fromkeys(["en", *names_of(languages, "language")]))
         self.languages = codes
-        given = [templates] if isinstance(templates, str) else list(templates)
+        given = names_of(templates, "template")
         self.templates = list(
             dict.fromkeys(name for names in map(parts_of, given) for name in names)
         )
-        self.settings = [settings] if isinstance(settings, str) else list(settings)
+        self.settings = names_of(settings, "setting")
+        if contrasts is None or isinstance(contrasts, Contrast):
+            contrasts = [contrasts]
         self.contrasts = list(dict.fromkeys(contrasts))
         if any(self.contrasts) and self.settings != ["english"]:
             raise InputError(
@@ -122,14 +125,17 @@ class Study:
             *(wanted_vectors(components) if components else ()),
             *(wanted_vectors(each, "each") if each else ()),
         ]
+        if isinstance(output_layers, str | int) and output_layers != "all":
+            output_layers = [output_layers]
         self._output_layers = output_layers
         for template in self.templates:
             for setting in self.settings:
                 for code in codes:
                     template_parts(template, setting, code)
+        named = None if tasks is None else names_of(tasks, "task")
         self.data = {
             task: pairs_of.head(pairs).sample(sample, seed)
-            for task, pairs_of in _loaded(data, tasks, split, codes).items()
+            for task, pairs_of in _loaded(data, named, split, codes).items()
         }
         self.sampling = {"pairs": pairs, "sample": sample, "seed": seed if sample else None}
         self.store = store if store is not None else VectorStore()
@@ -420,7 +426,7 @@ class Study:
         *,
         template: str | None = None,
         setting: str | None = None,
-        languages: Sequence[str] | None = None,
+        languages: str | Sequence[str] | None = None,
         layers: Layers = "sum",
         pairs: Sequence[int] | None = None,
         contrast: Contrast | None = None,
@@ -443,7 +449,8 @@ class Study:
         Raises:
             InputError: A name that the study does not have, a language twice.
         """
-        codes = list(languages) if languages is not None else self.task_languages(task)
+        there = self.task_languages(task)
+        codes = there if languages is None else names_of(languages, "language")
         if len(set(codes)) < len(codes) or not codes:
             raise InputError(f"languages must be one or more different codes, got {codes}")
         template = template if template is not None else self.templates[0]
@@ -521,6 +528,9 @@ def _loaded(
             if name not in data:
                 raise choices("task", name, data)
         chosen = {name: data[name] for name in tasks or data}
+        for name, pairs in chosen.items():
+            if not isinstance(pairs, STSData):
+                raise InputError(f"data[{name!r}] must be pairs of load_data, got {pairs!r:.200}")
         if not chosen:
             return {}
         _check_languages(codes, {name: pairs.languages for name, pairs in chosen.items()})

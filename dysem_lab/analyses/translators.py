@@ -18,6 +18,7 @@ from dysem_lab.consensus import consensus_set
 from dysem_lab.data.sts import STSData, load_data
 from dysem_lab.errors import InputError
 from dysem_lab.evaluate import mean_difference, score
+from dysem_lab.inputs import names_of
 
 UNTRANSLATED = "untranslated"
 
@@ -60,7 +61,8 @@ def translation_sources(
         raise InputError("'en' is what the translators start from; take another language")
     if len({label, other_label, UNTRANSLATED}) < 3:
         raise InputError(f"labels must differ, got {label!r}, {other_label!r}, {UNTRANSLATED!r}")
-    given = load_data(source, task, languages=dict.fromkeys(["en", *languages, language]))
+    codes = ["en", *names_of(languages, "language"), language]
+    given = load_data(source, task, languages=codes)
     seconds = {}
     if other is not None or other_source is not None:
         code = other or language
@@ -133,6 +135,7 @@ def translators(
     first, *rest = study.data
     if not rest:
         raise InputError(f"one source of translations ({first}); compare at least two")
+    languages = names_of(languages, "language")
     if language not in languages:
         raise InputError(f"{language!r} is not among the languages {'/'.join(languages)}; add it")
     gold, texts = study.data[first].gold, study.texts(first, "en")

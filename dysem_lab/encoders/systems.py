@@ -151,7 +151,8 @@ def named_systems(
     languages = names_of(languages, "language")
     free = [*TRAINING_FREE, *(DYSEM if len(languages) > 1 else ())]
     groups = {"all": free, "trained": list(TRAINED)}
-    chosen = [name for each in names_of(names) for name in groups.get(each, [each])]
+    given = names_of(names, "method")
+    chosen = [name for each in given for name in groups.get(each, [each])]
     for name in chosen:
         if name not in NAMES:
             raise choices("method", name, (*NAMES, *groups))
