@@ -136,7 +136,8 @@ def test_none_or_more_than_there_are_is_all_of_them():
 
 @pytest.mark.parametrize("size", [0, -1])
 def test_a_sample_of_nothing_is_refused(size):
-    with pytest.raises(InputError, match=f"sample must be a whole number of at least 1, got {size}"):
+    words = f"sample must be a whole number of at least 1, got {size}"
+    with pytest.raises(InputError, match=words):
         numbered(5).sample(size)
 
 
