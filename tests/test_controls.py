@@ -61,7 +61,9 @@ def planted(folder, tasks, vectors, **study_arguments) -> Study:
     """
     store = VectorStore(folder / "vectors.sqlite")
     first = np.asarray(next(iter(next(iter(vectors.values())).values())))
-    facts = ModelFacts(MODEL, source_digest(MODEL), "f" * 16, "float32", "cpu", 3, first.shape[1])
+    facts = ModelFacts(
+        MODEL, source_digest(MODEL), "f" * 16, "float32", "cpu", 3, first.shape[1], ""
+    )
     store.remember(facts)
     space = Space(facts.fingerprint, facts.dtype, "attn", "sum")
     for key, by_language in vectors.items():

@@ -11,7 +11,7 @@ from dysem_lab.errors import InputError
 from dysem_lab.figures import dysem_figures
 from dysem_lab.prompts import SETTINGS
 
-FACTS = "tiny (float32), demo, 24 pairs, k 6, seed 0"
+FACTS = "tiny (float32 weights), demo, 24 pairs, k 6, seed 0"
 VECTORS = ("source", "mean")
 
 
@@ -205,15 +205,15 @@ def test_every_axis_of_scores_has_a_name_and_every_trace_too(name):
         assert any(axis.title.text and "Spearman × 100" in axis.title.text for axis in axes)
 
 
-def test_long_facts_break_at_a_comma_into_two_lines_that_say_the_same():
-    long = ", ".join(f"setting{i} value{i}" for i in range(12))
-    assert len(long) > 145
+@pytest.mark.parametrize(("n_settings", "n_lines"), [(1, 1), (6, 1), (12, 2), (16, 3)])
+def test_long_facts_break_at_commas_into_lines_that_say_the_same(n_settings, n_lines):
+    long = ", ".join(f"setting{i} value{i}" for i in range(n_settings))
     figure = ALL["m sweep"](long)
     lines = re.fullmatch(r".*?<br><sup>(.*)</sup>", figure.layout.title.text)[1].split("<br>")
-    assert len(lines) == 2
+    assert len(lines) == n_lines
     assert " ".join(lines) == long
-    assert max(map(len, lines)) < 145
-    assert figure.layout.margin.t == ALL["m sweep"](FACTS).layout.margin.t + 20
+    assert max(map(len, lines)) <= 115
+    assert figure.layout.margin.t == ALL["m sweep"](FACTS).layout.margin.t + 20 * (n_lines - 1)
 
 
 def test_a_table_stays_as_it_is():

@@ -15,11 +15,15 @@ import plotly.graph_objects as go
 import pytest
 from markdown_it import MarkdownIt
 
+from dysem_lab.data.sts import load_data
 from dysem_lab.errors import DataError, InputError
 from dysem_lab.figures import saving
 from dysem_lab.figures.gallery import ELSEWHERE, measured_on, plain, sections, write_gallery
 from dysem_lab.figures.style import layout
 from dysem_lab.jobs import notebooks
+from dysem_lab.models.embedded import EMBEDDED
+
+WEIGHTS = "bfloat16 weights, computed in float32"
 
 
 def record(name, model="m/Tiny-1B", caption="Says <b> & more.", **more):
@@ -27,7 +31,7 @@ def record(name, model="m/Tiny-1B", caption="Says <b> & more.", **more):
     return {
         "name": name,
         "caption": caption,
-        "model": {"name": model, "dtype": "float32"},
+        "model": {"name": model, "dtype": "float32", "weights": WEIGHTS},
         "data": data,
         **more,
     }
@@ -61,7 +65,7 @@ def test_each_figure_of_each_notebook_has_its_place():
 
 
 def test_what_a_figure_was_measured_on():
-    assert measured_on(record("a_tiny-1b")) == "m/Tiny-1B (float32); demo 24 pairs (en/ja)"
+    assert measured_on(record("a_tiny-1b")) == f"m/Tiny-1B ({WEIGHTS}); demo 24 pairs (en/ja)"
     drawn = record("a_tiny-1b", sampling={"sample": 24, "seed": 3})
     assert measured_on(drawn).endswith(
         "(en/ja); drawn from the pairs that all its languages have, seed 3"
@@ -82,8 +86,31 @@ def test_pages_link_to_files_and_escape_captions(tmp_path, png):
     assert f"[CSV]({name}.csv)" in page
     index = (tmp_path / "index.html").read_text("utf-8")
     assert "Says &lt;b&gt; &amp; more." in index
+    for text in (page, index):
+        assert f"Models: m/Tiny-1B ({WEIGHTS})." in text
+        assert "demo set" not in text
     assert f'href="{name}.html"' in index
     assert (f'src="{name}.png"' in index) == png
+
+
+def test_a_figure_of_the_demo_set_has_the_page_say_whose_scores_they_are(tmp_path):
+    made = record("components_tiny-1b_demo-24")
+    made["data"][0]["source"] = load_data("demo").source
+    (tmp_path / f"{made['name']}.json").write_text(json.dumps(made), encoding="utf-8")
+    write_gallery(tmp_path, notebooks())
+    for page in ("README.md", "index.html"):
+        text = (tmp_path / page).read_text("utf-8")
+        assert "scores assigned by its writers, not ratings by people" in text
+
+
+def test_a_record_made_before_weights_were_described_says_what_is_known():
+    old = record("a_tiny-1b")
+    del old["model"]["weights"]
+    assert measured_on(old).startswith("m/Tiny-1B (weights computed in float32);")
+    old["model"]["source"] = f"{EMBEDDED['gemma-3-270m'].sha256} and of its conversion"
+    assert measured_on(old).startswith(
+        "m/Tiny-1B (4-bit weights, dequantised, computed in float32);"
+    )
 
 
 # What others wrote: texts that are no markup, and files that are no records
@@ -262,9 +289,12 @@ CUT = json.dumps(record("x"))[:-20]
                 {"model": "m"},
                 {"model": {"name": 3, "dtype": "float32"}},
                 {"model": {"name": "m"}},
+                {"model": {"name": "m", "dtype": "float32", "weights": 3}},
+                {"model": {"name": "m", "dtype": "float32", "source": 3}},
                 {"data": 3},
                 {"data": ["label"]},
                 {"data": [{"label": 3}]},
+                {"data": [{"label": "", "source": 3}]},
                 {"sampling": [1]},
                 {"sampling": {"sample": 3}},
             )
@@ -398,6 +428,6 @@ def test_what_makes_no_name_gets_one_of_its_own(text):
 def test_a_long_name_of_a_model_gives_files(tmp_path, fake_browser):
     from dysem_lab.models.store import ModelFacts
 
-    facts = ModelFacts("語" * 200, "s", "f", "float32", "cpu", 1, 1)
+    facts = ModelFacts("語" * 200, "s", "f", "float32", "cpu", 1, 1, "")
     name = saving.file_name("selection_frequency", facts, "x" * 300, 24)
     assert len(list(small_figure(tmp_path, name).values())) == 4

@@ -254,7 +254,8 @@ import torch
 
 folder, N, D, codes = sys.argv[1], 1379, 640, list(LANGUAGES)
 store = VectorStore(folder + "/v.sqlite")
-facts = ModelFacts(folder + "/model", source_digest(folder + "/model"), "f", "float32", "cpu", 2, D)
+source = source_digest(folder + "/model")
+facts = ModelFacts(folder + "/model", source, "f", "float32", "cpu", 2, D, "")
 store.remember(facts)
 sides = [f"{code} first {i}" for code in codes for i in range(N)]
 data = STSData(

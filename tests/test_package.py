@@ -37,6 +37,7 @@ ORDER = [
     "translation.apertium",
     "prompts",
     "models.store",
+    "models.storage",
     "models.identity",
     "models.lens",
     "models.passes",

@@ -34,7 +34,9 @@ from dysem_lab.prompts import Prompt, wrap
 
 SUM = Space("0123456789abcdef", "float32", "attn", "sum")
 EACH = SUM._replace(layers="each")
-FACTS = ModelFacts("gemma-3-270m", "sha256 of it", SUM.fingerprint, "float32", "cpu", 3, 32)
+FACTS = ModelFacts(
+    "gemma-3-270m", "sha256 of it", SUM.fingerprint, "float32", "cpu", 3, 32, "4-bit weights"
+)
 
 
 def keys(n: int, tag: str = "") -> list[str]:

@@ -232,7 +232,7 @@ def test_english_comes_first_and_each_task_has_what_it_has(tiny_lens, few, store
     assert made.task_languages("english") == ["en"]
     assert made.data["many"].languages == ("en", "ru", "ja")
     sizes = "many 6 pairs in en/ru/ja, english 6 pairs in en"
-    assert repr(made) == f"Study({tiny_lens.name}; {sizes})"
+    assert repr(made) == f"Study({tiny_lens.label}; {sizes})"
 
 
 def test_languages_that_were_not_asked_for_are_neither_captured_nor_scored(
@@ -780,7 +780,7 @@ def test_studies_give_no_warnings(tiny_lens, few, store):
 )
 def test_the_facts_say_which_pairs_there_are(tiny_lens, few, store, arguments, said):
     made = Study(tiny_lens, few, store=store, **arguments)
-    assert facts(made) == f"{tiny_lens.name} (float32), {said}"
+    assert facts(made) == f"{tiny_lens.name} (float32 weights), {said}"
 
 
 @pytest.mark.parametrize(
@@ -797,7 +797,7 @@ def test_the_facts_say_which_pairs_there_are(tiny_lens, few, store, arguments, s
 def test_the_facts_of_several_tasks_add_their_pairs(tiny_lens, few, store, arguments, said):
     tasks = {"A": few, "B": replace(few.head(3), name="other")}
     made = Study(tiny_lens, tasks, store=store, **arguments)
-    assert facts(made) == f"{tiny_lens.name} (float32), {said}"
+    assert facts(made) == f"{tiny_lens.name} (float32 weights), {said}"
     with_settings = facts(made, languages=["en", "ja"], k=0.25, seed=0)
     assert with_settings.endswith(f"{said}, languages en/ja, k 0.25, seed 0")
 
@@ -846,7 +846,7 @@ def test_a_study_may_be_the_model_alone(tiny_lens, store):
     alone = Study(tiny_lens, {}, store=store)
     assert alone.data == {}
     assert alone.capture(progress=False).empty
-    assert facts(alone, alpha=2) == f"{tiny_lens.name} (float32), alpha 2"
+    assert facts(alone, alpha=2) == f"{tiny_lens.name} (float32 weights), alpha 2"
     assert saving.figure_name("kind", alone).count("_") == 1
     assert saving.provenance(alone, {})["data"] == []
     with pytest.raises(InputError, match="unknown task 'STSB'"):

@@ -31,7 +31,7 @@ from dysem_lab.figures import transfer_figures as tf
 from dysem_lab.models.store import ModelFacts
 from tests.conftest import REPOSITORY
 
-FACTS = ModelFacts("made/up-1b", "s", "f", "float32", "cpu", 3, 4)
+FACTS = ModelFacts("made/up-1b", "s", "f", "float32", "cpu", 3, 4, "Q8_0")
 CV_REGS = [0.25, 0.5, 1, 2, 4, 8]
 TEST_REGS = [0.5, 1, 2, 4, 8, 16, 32]
 
@@ -884,16 +884,16 @@ def test_the_caption_says_what_is_certain():
 def test_the_facts_line_says_what_was_left_out(compared):
     sets, table = compared
     assert tf.transfer_facts(FACTS, table, alpha=4.0) == (
-        "made/up-1b (float32), 2 tasks with 80 items (stratified sample of at most 30 per split, "
+        "made/up-1b (Q8_0), 2 tasks with 80 items (stratified sample of at most 30 per split, "
         "of 100, seed 0), C by 2 folds, alpha 4.0"
     )
     assert tf.transfer_facts(FACTS, table[table["task"] == "made up"], alpha=4.0) == (
-        "made/up-1b (float32), made up with 30 items (stratified sample of at most 30 per split, "
+        "made/up-1b (Q8_0), made up with 30 items (stratified sample of at most 30 per split, "
         "of 40, seed 0), C by 2 folds, alpha 4.0"
     )
     data, encode = made_up({"train": 30, "dev": 10, "test": 10}, name="made up")
     whole = transfer_scores(encode, data, progress=False)
-    assert tf.transfer_facts(FACTS, whole) == "made/up-1b (float32), made up with 50 items"
+    assert tf.transfer_facts(FACTS, whole) == "made/up-1b (Q8_0), made up with 50 items"
     assert tf.transfer_name(FACTS, sets, None) == "transfer_up-1b_2-tasks-100"
     assert tf.transfer_name(FACTS, sets[:1], 30) == "transfer_up-1b_made-up-30"
 

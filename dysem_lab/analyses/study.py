@@ -35,6 +35,7 @@ from dysem_lab.models.activations import (
     unique_prompts,
     wanted_vectors,
 )
+from dysem_lab.models.embedded import EMBEDDED
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.loading import (
     DEFAULT_MODEL,
@@ -52,7 +53,7 @@ from dysem_lab.prompts import SETTINGS, parts_of, template_parts, wrap
 # Studies of one model share it for as long as one of them holds it.
 _LOADED: WeakValueDictionary[tuple[str, str, str], LensModel] = WeakValueDictionary()
 # Stands for a model that the store has never seen, in plans.
-_UNKNOWN = ModelFacts("", "", "", "", "", 0, 0)
+_UNKNOWN = ModelFacts("", "", "", "", "", 0, 0, "")
 
 
 class Study:
@@ -147,7 +148,8 @@ class Study:
             f"{task} {len(data):,} pairs in {'/'.join(data.languages)}"
             for task, data in self.data.items()
         )
-        return f"Study({self.name}; {sizes})"
+        weights = f" ({self._weights})" if self._weights else ""
+        return f"Study({self.name}{weights}; {sizes})"
 
     def _repr_html_(self) -> str:
         sizes = {
@@ -161,7 +163,7 @@ class Study:
             "contrasts": contrasts if any(self.contrasts) else None,
             "vectors in": str(self.store.path),
         }
-        return card(f"Study of {self.name}", {**sizes, **settings})
+        return card(f"Study of {self.name}", {"weights": self._weights, **sizes, **settings})
 
     @property
     def name(self) -> str:
@@ -222,6 +224,15 @@ class Study:
     def release(self) -> None:
         """Let go of the loaded model; it is freed when no other study holds it."""
         self.__dict__.pop("lens", None)
+
+    @property
+    def _weights(self) -> str | None:
+        """What is said of the model's weights, where that is known already."""
+        if isinstance(self._model, LensModel):
+            return self._model.weights
+        if "_named_model" in self.__dict__:
+            return self._named_model.weights
+        return EMBEDDED[self.name].weights(self._dtype) if self.name in EMBEDDED else None
 
     @property
     def model(self) -> ModelFacts:

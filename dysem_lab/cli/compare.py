@@ -81,6 +81,7 @@ def similarity(
         "d_model": lens.d_model,
         "translator": made_by.name if made_by else None,
         **dysem.config,
+        "weights": lens.weights,
     }
     if as_json:
         print_json(result)
@@ -90,7 +91,7 @@ def similarity(
         ("on dimensions (#Dim.)", f"{dims:.0f} of {lens.d_model}"),
         (f"plain cosine of {component}, English", f"{result['plain_cosine']:.4f}"),
         ("languages", "/".join(codes)),
-        ("model", lens.name),
+        ("model", lens.label),
     ]
     print_table("", ("", ""), rows)
     if made_by is None:

@@ -13,12 +13,14 @@ from dysem_lab.errors import InputError
 def models(as_json: Json = False) -> None:
     """List the embedded models and the ten models of the DySem paper with its settings."""
     from dysem_lab.models.embedded import EMBEDDED, MANIFEST, converted_folder, installed_files
-    from dysem_lab.models.loading import presets
+    from dysem_lab.models.loading import presets, resolve_device
 
+    dtype = resolve_device()[1]
     embedded = [
         {
             "name": model.name,
             "installed": installed_files(model) is not None,
+            "weights": model.weights(dtype),
             "converted": (converted_folder(model.sha256) / MANIFEST).is_file(),
             "install": model.install,
             "terms": model.terms,
@@ -31,11 +33,12 @@ def models(as_json: Json = False) -> None:
         return
     print_table(
         "Embedded (no network needed)",
-        ("name", "state", "install", "terms"),
+        ("name", "state", "weights", "install", "terms"),
         (
             (
                 row["name"],
                 "converted" if row["converted"] else "installed" if row["installed"] else "absent",
+                row["weights"],
                 row["install"],
                 row["terms"],
             )
@@ -147,19 +150,25 @@ def doctor(as_json: Json = False) -> None:
     from dysem_lab import __version__
     from dysem_lab.figures.saving import NO_BROWSER, find_browser, library_versions
     from dysem_lab.models.embedded import EMBEDDED, installed_files
+    from dysem_lab.models.loading import resolve_device
     from dysem_lab.translation.apertium import seen_directions
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     data = paths.local_data_dir()
-    missing = [model.install for model in EMBEDDED.values() if installed_files(model) is None]
+    dtype = resolve_device()[1]
     browser = find_browser()
     facts = {
         "dysem-lab": __version__,
         "python": platform.python_version(),
         **library_versions(),
         "cores": torch.get_num_threads(),
-        "GPU": gpu or "none; models run on the CPU in float32",
-        "embedded models": "all installed" if not missing else f"missing: {'; '.join(missing)}",
+        "GPU": gpu or "none; models are computed on the CPU in float32",
+        **{
+            f"embedded {model.name}": model.weights(dtype)
+            if installed_files(model)
+            else f"missing: {model.install}"
+            for model in EMBEDDED.values()
+        },
         "cache": _cache(),
         f"data ({paths.DATA_VARIABLE})": "not set; 'stsb' comes from the hub, 'demo' needs none"
         if data is None

@@ -209,6 +209,8 @@ def _leaderboard(
     for pairs_of in study.data.values():
         err.print(pairs_of, highlight=False, markup=False)
     lens = study.lens if needs_lens(names) else None
+    if lens is not None and output:
+        err.print(lens.label, highlight=False, markup=False)
     encoders = named_systems(lens, names, languages, made_by, k)
     table = score_systems(
         encoders, study.data, store=study.store, aggregation=aggregation, seed=drawn["seed"]
@@ -220,7 +222,7 @@ def _leaderboard(
         return
     board = wide(table)
     print_table(
-        f"Spearman × 100{f' of {study.name}' if lens else ''}; aggregation: {aggregation}; "
+        f"Spearman × 100{f' of {lens.label}' if lens else ''}; aggregation: {aggregation}; "
         f"DySem in {'/'.join(languages)}{f' by {translator}' if translator else ''}",
         board.columns,
         board.map(_cell).itertuples(index=False),
@@ -340,6 +342,7 @@ def _described(study: "Study", k: int | float, seed: int) -> dict[str, object]:
     data = study.data.values()
     return {
         "model": study.model.name,
+        "weights": study.model.weights,
         "data": ", ".join(pairs_of.name for pairs_of in data),
         "source": ", ".join(dict.fromkeys(pairs_of.source for pairs_of in data)),
         "k": k,

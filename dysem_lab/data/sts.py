@@ -1,4 +1,4 @@
-"""Sentence pairs with gold similarity ratings, in one or more languages, aligned by row.
+"""Sentence pairs with gold similarity scores, in one or more languages, aligned by row.
 
 Three sources, one result: the demo set in the package, a local folder, and the Hugging Face hub.
 """
@@ -32,6 +32,7 @@ from dysem_lab.inputs import at_least, checked, names_of, path_of
 
 MAX_SCORE = 5.0
 NAME = re.compile(r"[\w-]+")  # of a split or a language, as it stands in the name of a file
+DEMO_SCORES = "scores assigned by its writers"
 
 
 class Task(NamedTuple):
@@ -108,12 +109,13 @@ HUB_LANGUAGES = ("en", "zh", "fr", "de", "es", "ru", "it", "pt")  # of these and
 
 @dataclass(frozen=True)
 class STSData:
-    """Sentence pairs in one or more languages with one gold rating per pair.
+    """Sentence pairs in one or more languages with one gold score per pair.
 
     Attributes:
         name: Task and split, such as "STSB test".
         source: Where the pairs came from, for people.
-        gold: Ratings 0 (unrelated) to 5 (same meaning), float64 ``[n]``.
+        gold: Scores from 0 (unrelated) to 5 (same meaning), float64 ``[n]``: of the published tasks
+            the mean rating by annotators, of the demo set what its writers assigned.
         sentences: Language → (first sentences, second sentences), n each, aligned by row.
         rows: 0-based row of each pair in the complete file (SICK: its pair_ID), int64 ``[n]``.
         subset: Part of the data that a pair belongs to (genre, phenomenon), n strings.
@@ -170,7 +172,7 @@ class STSData:
             {
                 "pairs": len(self),
                 "languages": self.languages,
-                "ratings": f"{self.gold.min():g} to {self.gold.max():g}" if len(self) else None,
+                "scores": f"{self.gold.min():g} to {self.gold.max():g}" if len(self) else None,
                 "subsets": len(set(self.subset)),
                 "source": self.source,
                 "incomplete rows dropped": self.n_dropped,
@@ -286,7 +288,7 @@ def load_data(
             )
         return _aligned(
             "demo",
-            f"the demo set of dysem-lab ({split})",
+            f"the demo set of dysem-lab ({split}; {DEMO_SCORES})",
             _folder(paths.demo_dir(), None, split, codes),
         )
     if source == "hub":

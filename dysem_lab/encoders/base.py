@@ -113,7 +113,8 @@ class DenseEncoder(ABC):
 
     def _repr_html_(self) -> str:
         cost = {"width": self.width, "passes per text": self.passes, "blocks per text": self.blocks}
-        return card(self.name, {**self.config, **cost})
+        model = getattr(self, "lens", None) or getattr(self, "facts", None)
+        return card(self.name, {**self.config, "weights": model.weights if model else None, **cost})
 
 
 class LensEncoder(DenseEncoder):

@@ -406,7 +406,9 @@ class DySem:
 
     def _repr_html_(self) -> str:
         translator = self.translator.name if self.translator else None
-        return card("DySem", {**self.config, "translator": translator})
+        return card(
+            "DySem", {**self.config, "weights": self.lens.weights, "translator": translator}
+        )
 
     def encode(
         self,

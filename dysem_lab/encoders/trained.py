@@ -42,8 +42,9 @@ from dysem_lab.models.activations import (
 )
 from dysem_lab.models.identity import Identity
 from dysem_lab.models.lens import embedded_tokens
-from dysem_lab.models.loading import resolve_device, whole_model
+from dysem_lab.models.loading import resolve_device, stored_as, whole_model
 from dysem_lab.models.passes import TOKENS_PER_BATCH, plan_batches
+from dysem_lab.models.storage import described
 from dysem_lab.models.store import ModelFacts, VectorStore, prompt_key
 from dysem_lab.prompts import wrap
 from dysem_lab.weights import loading
@@ -94,6 +95,7 @@ class TrainedEncoder(DenseEncoder):
         """
         self._name, self._network = name, network
         self._networks = [network, *others]
+        self._stored_as = stored_as(str(network.name_or_path), getattr(self, "revision", None))
         self._n_embeddings = embedded_tokens(network)
         pad = self.tokenizer.pad_token_id
         if pad is None or pad >= self._n_embeddings:
@@ -124,6 +126,7 @@ class TrainedEncoder(DenseEncoder):
             device=str(self.device),
             n_layers=self._network.config.num_hidden_layers,
             d_model=self._network.config.hidden_size,
+            weights=described(self._stored_as, "float32"),
         )
 
     def check_own_pass(self) -> None:

@@ -81,7 +81,7 @@ class Attention:
     """What the heads do with one prompt.
 
     Attributes:
-        model: The model's name.
+        model: Its name, and how its weights are stored.
         tokens: The prompt's n tokens, from `token_texts`.
         first_block: The block of the first row, 0-based.
         pattern: α, float32 ``[blocks, n_heads, n, n]``: row i is what token i looks at.
@@ -170,7 +170,7 @@ def attention(
             "dtype='float32' or 'bfloat16'"
         )
     return Attention(
-        lens.name,
+        lens.label,
         tuple(token_texts(lens, token_ids[0])),
         blocks.start,
         pattern,

@@ -231,10 +231,7 @@ def contrast_view(
     steered, plain = texts.read(contrast, output_layer), texts.read(None, output_layer)
     name = str(contrast)
     template = TEMPLATE_NAMES.get(texts.template, texts.template)
-    measured_on = (
-        f"{lens.name} ({lens.facts.dtype}), {template}, {_described(contrast)}, "
-        f"output layer {output_layer}"
-    )
+    measured_on = f"{lens.label}, {template}, {_described(contrast)}, output layer {output_layer}"
     both = {PLAIN: plain.probabilities, name: steered.probabilities}
     moved = (steered.probabilities.double() - plain.probabilities.double()).abs().sum() / 2
     return ContrastView(

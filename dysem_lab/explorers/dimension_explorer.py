@@ -168,8 +168,7 @@ def read_corpus(
             )
         for name in COMPONENTS:
             vectors[setting, name] = torch.cat([part[name] for part in parts], dim=1)
-    facts = source.lens.facts
-    measured_on = f"{facts.name} ({facts.dtype}), {len(unique):,} texts"
+    measured_on = f"{source.lens.label}, {len(unique):,} texts"
     return Corpus(source.lens, unique, source.languages, vectors, measured_on)
 
 
@@ -195,7 +194,7 @@ def _of_study(study: Study, task: Sequence[str] | str | None, progress: Progress
         for name in components
     }
     name = study.data[task].name
-    measured_on = f"{study.model.name} ({study.model.dtype}), {name}, {len(unique):,} texts"
+    measured_on = f"{study.model.label}, {name}, {len(unique):,} texts"
     return Corpus(study.lens, unique, tuple(study.task_languages(task)), vectors, measured_on)
 
 

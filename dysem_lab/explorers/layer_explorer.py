@@ -379,7 +379,7 @@ def pair_figure(
     """Return `layer_figure` of a pair; arguments and errors as for `pair_layers`."""
     table = pair_layers(pair, setting, vector, m, k)
     codes = "/".join(pair.languages[:m])
-    shown = [f"{pair.model.name} ({pair.model.dtype})", codes, setting, vector, f"k = {k:g}"]
+    shown = [pair.model.label, codes, setting, vector, f"k = {k:g}"]
     return layer_figure(table, ", ".join(shown))
 
 

@@ -187,7 +187,7 @@ def pair_view(
             "setting": setting,
             "vector": vector,
         },
-        f"{lens.name} ({lens.facts.dtype})",
+        lens.label,
     )
 
 

@@ -217,7 +217,9 @@ def search_view(
     masked = shares.masked_fill(~U, torch.nan).numpy()
     n_undefined = len(corpus) - len(defined)
     encoder = corpus.encoder
-    measured_on = f"{encoder.config['model']}, {encoder.name}, {len(corpus):,} texts"
+    model = getattr(encoder, "lens", None) or getattr(encoder, "facts", None)
+    label = model.label if model else encoder.config["model"]
+    measured_on = f"{label}, {encoder.name}, {len(corpus):,} texts"
     return SearchView(query, table, masked, len(corpus), n_undefined, measured_on)
 
 

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
+from dysem_lab.data.sts import DEMO_SCORES
 from dysem_lab.display import say
 from dysem_lab.figures.saving import atomic_write, slug
+from dysem_lab.models.embedded import stored_as_of
+from dysem_lab.models.storage import described
 from dysem_lab.startup import import_nbformat
 
 PAGE = "README.md"
@@ -72,6 +75,7 @@ def _record(file: Path) -> dict[str, Any] | None:
         record = json.loads(file.read_text(encoding="utf-8"))
         texts = [record["name"], record["caption"], measured_on(record)]
         texts += [record["model"]["name"], record["model"]["dtype"]]
+        texts += [record["model"].get("weights", ""), *_sources(record)]
         if not all(isinstance(text, str) for text in texts) or record["name"] != file.stem:
             raise ValueError("it is of something else")
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
@@ -105,8 +109,31 @@ def measured_on(record: Mapping[str, Any]) -> str:
     drawn = record.get("sampling", {})
     if data and drawn.get("sample"):
         data += f"; drawn from the pairs that all its languages have, seed {drawn['seed']}"
-    model = f"{record['model']['name']} ({record['model']['dtype']})"
-    return "; ".join(filter(None, (model, data)))
+    return "; ".join(filter(None, (_model(record), data)))
+
+
+def _model(record: Mapping[str, Any]) -> str:
+    """Return a figure's model with what is said of its weights."""
+    model = record["model"]
+    # Older records do not say it.
+    stored_as = stored_as_of(model.get("source", "").partition(" ")[0])
+    return f"{model['name']} ({model.get('weights') or described(stored_as, model['dtype'])})"
+
+
+def _notes(found: Sequence[Section]) -> list[str]:
+    """Return what has to be known of the models and the data of all figures."""
+    records = [record for section in found for record in section.records]
+    models = ", ".join(dict.fromkeys(map(_model, records)))
+    notes = [f"Models: {models}."] if models else []
+    sources = [source for record in records for source in _sources(record)]
+    if any(source.startswith("the demo set of dysem-lab (") for source in sources):
+        notes.append(f"The demo set: {DEMO_SCORES}, not ratings by people.")
+    return notes
+
+
+def _sources(record: Mapping[str, Any]) -> list[str]:
+    """Return where a figure's data came from, as far as its record says."""
+    return [one.get("source", "") for one in record["data"]]
 
 
 def _kind(record: Mapping[str, Any], kinds: Sequence[str]) -> bool:
@@ -133,6 +160,7 @@ def _markdown(found: Sequence[Section], out: Path) -> str:
         "(CSV) and provenance (JSON) beside it; the interactive pages (HTML, with an index) are",
         "made where you run the command.",
         "",
+        *(line for note in _notes(found) for line in (plain(note), "")),
     ]
     for section in found:
         links = (
@@ -158,6 +186,7 @@ def _html(found: Sequence[Section], out: Path) -> str:
         '<html lang="en"><meta charset="utf-8"><title>Figures</title>',
         f"<style>{STYLE}</style>",
         "<h1>Figures</h1>",
+        *(f"<p>{html.escape(note)}</p>" for note in _notes(found)),
     ]
     for section in found:
         lines.append(f"<h2>{html.escape(section.title)}</h2>")

@@ -1,6 +1,8 @@
 """The common look of all figures: palette, fonts, layout, and what a figure was measured on."""
 
 import html
+import math
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -39,13 +41,13 @@ COLOURS = {
 OTHER_COLOUR = "#CC79A7"
 FONTS = "Noto Sans, Noto Sans CJK SC, Noto Naskh Arabic, Noto Sans Devanagari, Arial, sans-serif"
 SCORE = "Spearman × 100"
+LINE = 115  # characters under a title
 
 
 def layout(figure: go.Figure, title: str, facts: str, height: int) -> go.Figure:
     """Give a figure the common look, with what it was measured on under the title."""
-    lines = [facts] if len(facts) <= 115 else _two_lines(facts)
     # The names of a model and of data come from the user.
-    lines = [superscript(html.escape(line, quote=False)) for line in lines]
+    lines = [superscript(html.escape(line, quote=False)) for line in _lines(facts)]
     return figure.update_layout(
         template="plotly_white",
         font={"family": FONTS, "size": 14},
@@ -62,9 +64,17 @@ def layout(figure: go.Figure, title: str, facts: str, height: int) -> go.Figure:
     )
 
 
-def _two_lines(text: str) -> list[str]:
-    middle = text.rfind(", ", 0, len(text) // 2 + 20)
-    return [text[: middle + 1], text[middle + 2 :]]
+def _lines(text: str) -> list[str]:
+    """Return a list by comma as lines of much the same length, where one is too long."""
+    first, *parts = re.split(r"(?<=,) ", text)
+    longest = min(LINE, len(text) / max(1, math.ceil(len(text) / LINE)) + 20)
+    lines = [first]
+    for part in parts:
+        if len(lines[-1]) + 1 + len(part) <= longest:
+            lines[-1] += f" {part}"
+        else:
+            lines.append(part)
+    return lines
 
 
 def with_gaps(values: Float[np.ndarray, "n m"]) -> list[list[float | None]]:
@@ -81,7 +91,7 @@ def facts(study: Study, **settings: object) -> str:
     """Return the line that says what a figure was measured on."""
     sizes = [len(data) for data in study.data.values()]
     names = [data.name for data in study.data.values()]
-    shown = [f"{study.model.name} ({study.model.dtype})"]
+    shown = [study.model.label]
     if len(names) == 1:
         shown += [names[0], f"{sizes[0]:,} pairs"]
     elif names:

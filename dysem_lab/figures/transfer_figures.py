@@ -208,7 +208,7 @@ def transfer_facts(model: ModelFacts, table: pd.DataFrame, **settings: object) -
     """
     tasks = table[table["task"] != AVERAGE].drop_duplicates("task")
     name = tasks["task"].iloc[0] if len(tasks) == 1 else f"{len(tasks)} tasks"
-    shown = [f"{model.name} ({model.dtype})", f"{name} with {tasks['n_texts'].sum():,} items"]
+    shown = [model.label, f"{name} with {tasks['n_texts'].sum():,} items"]
     sampled = tasks.dropna(subset=["sample"])
     if len(sampled):
         shown[-1] += (

@@ -23,6 +23,7 @@ from dysem_lab.digests import MANIFEST, file_digest, model_files
 from dysem_lab.display import say
 from dysem_lab.errors import ModelError
 from dysem_lab.models.gguf_tensors import unread_tensors
+from dysem_lab.models.storage import described, gguf_storage
 from dysem_lab.weights import loading, require_whole
 
 
@@ -38,6 +39,9 @@ class EmbeddedModel:
         terms: Licence, in one or two sentences, shown once.
         n_layers: Number of blocks, L, known before the model is converted.
         d_model: Width of the residual stream, d.
+        stored_as: What its type of file, Q4_K_M or Q4_1, is called. Such a file has most matrices
+            of the blocks in 4 or 5 bits and the embedding in 8: 7.4 bits per weight in Gemma, whose
+            embedding is 63 % of it, and 5.7 in SmolLM2.
     """
 
     name: str
@@ -47,6 +51,11 @@ class EmbeddedModel:
     terms: str
     n_layers: int
     d_model: int
+    stored_as: str = "4-bit"
+
+    def weights(self, dtype: str) -> str:
+        """Return what is said of the weights where they are computed with in a data type."""
+        return described(self.stored_as, dtype)
 
 
 EMBEDDED: dict[str, EmbeddedModel] = {
@@ -95,6 +104,11 @@ def installed_files(model: EmbeddedModel) -> list[Path] | None:
 def converted_folder(sha256: str) -> Path:
     """Return where the converted form of a GGUF file is kept, by its content."""
     return paths.models_dir() / f"gguf-{sha256[:16]}"
+
+
+def stored_as_of(sha256: str) -> str:
+    """Return how an embedded model has its weights, by the content of its file; "" for others."""
+    return next((model.stored_as for model in EMBEDDED.values() if model.sha256 == sha256), "")
 
 
 def ensure_embedded(name: str) -> Path:
@@ -170,7 +184,7 @@ def _convert_into(
     folder = converted_folder(sha256)
     faults = conversion_faults(folder, sha256)
     again = f"{folder} is not what was written ({'; '.join(faults)}).\n" if faults else ""
-    say(f"{again}{name}: {terms}\nConverting it once, to {folder} ...")
+    say(f"{again}{name}: {terms}\nConverting its weights to float32 once, in {folder} ...")
     gguf = work / "model.gguf"
     with gguf.open("wb") as joined:
         for file in files:
@@ -182,9 +196,16 @@ def _convert_into(
             f"remedy: {remedy}"
         )
     _convert(name, gguf, work, remedy)
+    storage = stored_as_of(sha256) or gguf_storage(gguf)
     gguf.unlink()
     written = {name: file_digest(file) for name, file in model_files(work).items()}
-    manifest = {"name": name, "source_sha256": sha256, "terms": terms, "files": written}
+    manifest = {
+        "name": name,
+        "source_sha256": sha256,
+        "terms": terms,
+        "stored_as": storage,
+        "files": written,
+    }
     (work / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
 

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dysem_lab.display import card
 from dysem_lab.models.identity import Identity
+from dysem_lab.models.storage import described
 from dysem_lab.models.store import ModelFacts
 
 IN_MEMORY = "in memory"
@@ -31,6 +32,8 @@ class LensModel:
             `dysem_lab.models.loading.source_digest`); "in memory" where there are none.
         shares_prefix: Whether `dysem_lab.capture` may compute a common beginning of the prompts
             once; the load-time check turns it off for architectures where that is not exact.
+        stored_as: Data type or quantisation of the weights where they came from; None is as they
+            are in memory, "" is not known.
         lock: Held during every forward pass.
         identity: What the model was when it was loaded; None takes what it is now.
     """
@@ -40,6 +43,7 @@ class LensModel:
     name: str
     source: str = IN_MEMORY
     shares_prefix: bool = True
+    stored_as: str | None = None
     lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
     identity: Identity = None  # type: ignore[assignment]  # never None once it is made
 
@@ -95,13 +99,24 @@ class LensModel:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Data type of the weights."""
+        """Data type of the weights in memory, which is that of the computation."""
         return next(self.bridge.parameters()).dtype
 
     @property
     def device(self) -> torch.device:
         """Device of the weights."""
         return next(self.bridge.parameters()).device
+
+    @property
+    def weights(self) -> str:
+        """How the weights are stored, and in which data type they are computed with."""
+        dtype = str(self.dtype).removeprefix("torch.")
+        return described(dtype if self.stored_as is None else self.stored_as, dtype)
+
+    @property
+    def label(self) -> str:
+        """The name with what is said of the weights."""
+        return f"{self.name} ({self.weights})"
 
     @property
     def fingerprint(self) -> str:
@@ -128,7 +143,8 @@ class LensModel:
             source = f"{self.source} changed in memory {fingerprint}"
         dtype, device = str(self.dtype).removeprefix("torch."), str(self.device)
         return ModelFacts(
-            self.name, source, fingerprint, dtype, device, self.n_layers, self.d_model
+            *(self.name, source, fingerprint, dtype, device),
+            *(self.n_layers, self.d_model, self.weights),
         )
 
     def check_own_pass(self) -> None:
@@ -145,7 +161,7 @@ class LensModel:
         return (
             f"LensModel({self.name!r}, L={self.n_layers}, d={self.d_model}, "
             f"heads={self.n_heads}/{self.n_kv_heads}x{self.d_head}, "
-            f"{str(self.dtype).removeprefix('torch.')} on {self.device})"
+            f"{self.weights} on {self.device})"
         )
 
     def _repr_html_(self) -> str:
@@ -158,7 +174,7 @@ class LensModel:
                 "blocks (L)": self.n_layers,
                 "width of the residual stream (d)": self.d_model,
                 "heads": f"{self.n_heads}{grouped}, of width {self.d_head}",
-                "weights": f"{str(self.dtype).removeprefix('torch.')} on {self.device}",
+                "weights": f"{self.weights} on {self.device}",
                 "longest input": f"{self.n_context:,} tokens",
                 "norm after attention and FFN": self.post_norms,
             },
@@ -176,6 +192,7 @@ def boot(
     name: str,
     source: str = IN_MEMORY,
     content: str | None = None,
+    stored_as: str | None = None,
 ) -> LensModel:
     """Return the model on TransformerLens hook points.
 
@@ -189,6 +206,7 @@ def boot(
         name: What to call it.
         source: What identifies the files that the model came from, if any.
         content: Digest of the contents of these files; None has the tensors themselves hashed.
+        stored_as: As in `LensModel`.
     """
     # A heavy import (seconds), wanted only once a model is loaded.
     from transformer_lens.model_bridge import TransformerBridge
@@ -214,4 +232,4 @@ def boot(
     tokenizer.padding_side = "left"  # which TransformerLens may have changed
     bridge.eval()
     identity = Identity([bridge.original_model, bridge], tokenizer, content)
-    return LensModel(bridge, tokenizer, name, source, identity=identity)
+    return LensModel(bridge, tokenizer, name, source, identity=identity, stored_as=stored_as)

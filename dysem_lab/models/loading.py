@@ -23,9 +23,11 @@ from dysem_lab.models.embedded import (
     converted_folder,
     ensure_embedded,
     ensure_gguf,
+    stored_as_of,
 )
 from dysem_lab.models.lens import LensModel, boot
 from dysem_lab.models.names import check_name, local_path, preset_ids, similar_hub_id
+from dysem_lab.models.storage import safetensors_storage
 from dysem_lab.startup import garbage_collection_paused
 from dysem_lab.weights import loading, require_whole
 
@@ -100,11 +102,13 @@ def load_model(
         content = content_digest(folder)
         if on_machine and content != before:
             raise ModelError(f"{source} changed while it was read; load it again")
+        storage = stored_as(folder)
     with (
         loading(name, source, f"TransformerLens has no bridge for {type(model).__name__}"),
         garbage_collection_paused(),
     ):
-        lens = boot(model, tokenizer, str(name), source_digest(name, at.get("revision")), content)
+        digest = source_digest(name, at.get("revision"))
+        lens = boot(model, tokenizer, str(name), digest, content, storage)
     with loading(name, source, "The load-time checks could not be run"):
         check_once(lens)
     return lens
@@ -229,6 +233,26 @@ def size_of(name: str | Path) -> tuple[int, int] | None:
         return text.num_hidden_layers, text.hidden_size
     except Exception:  # whatever a damaged configuration makes of it: it is not known
         return None
+
+
+def stored_as(source: str | Path, revision: str | None = None) -> str:
+    """Return the data type or quantisation in which a loaded model has its weights on disk.
+
+    Of an adapter it is that of its base. "" is not known: what was converted from GGUF before that
+    was written down.
+
+    Args:
+        source: A folder, or a hub id whose files are in its cache.
+        revision: Branch, tag or commit on the hub.
+    """
+    folder = Path(source) if Path(source).is_dir() else cached_snapshot(str(source), revision)
+    if folder is None:
+        return ""
+    if (folder / MANIFEST).is_file():
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        return stored_as_of(manifest["source_sha256"]) or manifest.get("stored_as", "")
+    base = base_of(str(folder), {})
+    return safetensors_storage(folder) if base is None else stored_as(locate(base))
 
 
 def source_digest(name: str | Path, revision: str | None = None) -> str:

@@ -69,7 +69,7 @@ class Space(NamedTuple):
 
     Attributes:
         fingerprint: Of the model's weights and tokenizer.
-        dtype: Of the model's weights, such as "float32".
+        dtype: In which the model is computed, such as "float32".
         component: Name of an internal vector.
         layers: "sum", "each", or a block index.
     """
@@ -88,10 +88,11 @@ class ModelFacts:
         name: The name that it was loaded by.
         source: Digest of where the weights came from.
         fingerprint: Of weights and tokenizer.
-        dtype: Of the weights.
+        dtype: In which it is computed.
         device: Where it ran.
         n_layers: Number of blocks, L.
         d_model: Width of the residual stream, d.
+        weights: What is said of them, from `dysem_lab.models.storage.described`.
     """
 
     name: str
@@ -101,6 +102,12 @@ class ModelFacts:
     device: str
     n_layers: int
     d_model: int
+    weights: str
+
+    @property
+    def label(self) -> str:
+        """The name with what is said of the weights."""
+        return f"{self.name} ({self.weights})"
 
     def edited(self, label: str, settings: Mapping[str, Any]) -> "ModelFacts":
         """Return the facts of this model with a change of its forward pass.

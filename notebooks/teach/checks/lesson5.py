@@ -119,7 +119,7 @@ def token_map(
     )
     figure.update_xaxes(title="token", tickvals=list(range(len(tokens))), ticktext=tokens)
     figure.update_yaxes(title="block")
-    return layout(figure, title, f"{lens.name}, {prompt}", 460)
+    return layout(figure, title, f"{lens.label}, {prompt}", 460)
 
 
 def head_outputs(

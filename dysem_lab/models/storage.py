@@ -1,0 +1,76 @@
+"""How a model's weights are stored, and in which data type they are computed with.
+
+This is the one place that puts it into words: displays, figures and provenance say `described`.
+"""
+
+import json
+import math
+from collections import Counter
+from pathlib import Path
+
+from safetensors import safe_open
+
+# Names in the headers of safetensors and GGUF files → torch's; every other type is a quantisation.
+FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+def described(stored_as: str, dtype: str) -> str:
+    """Return what is said of weights, such as "4-bit weights, dequantised, computed in float32".
+
+    Args:
+        stored_as: A data type or a quantisation, from `gguf_storage` or `safetensors_storage`; ""
+            is not known.
+        dtype: Data type of the weights in memory, which is that of the computation.
+    """
+    if not stored_as:
+        return f"weights computed in {dtype}"
+    if stored_as == dtype:
+        return f"{dtype} weights"
+    dequantised = "" if stored_as in FLOATS.values() else ", dequantised"
+    return f"{stored_as} weights{dequantised}, computed in {dtype}"
+
+
+def gguf_storage(path: Path) -> str:
+    """Return the quantisation of a GGUF file, such as "Q8_0", or the data type of its weights.
+
+    That is the name that its header gives the mixture, such as "Q4_K_M", where tensors of that type
+    are in the file; else the type that most of the weights have. Reading a header with a large
+    vocabulary takes seconds.
+    """
+    from gguf import GGUFReader, LlamaFileType
+
+    reader = GGUFReader(path)
+    sizes: Counter[str] = Counter()
+    for tensor in reader.tensors:
+        sizes[tensor.tensor_type.name] += int(tensor.n_elements)
+    field = reader.fields.get("general.file_type")
+    number = None if field is None else field.contents()
+    named = next((kind.name for kind in LlamaFileType if kind.value == number), "")
+    mixture = named.removeprefix("MOSTLY_")
+    if any(mixture.startswith(kind) for kind in sizes.keys() - FLOATS.keys()):
+        return mixture
+    return _most(sizes)
+
+
+def safetensors_storage(folder: Path) -> str:
+    """Return the data type that most weights of a checkpoint have; "" where it has no such file.
+
+    Args:
+        folder: With ``model.safetensors``, or with its parts and their index.
+    """
+    files = {"model.safetensors"}
+    index = folder / "model.safetensors.index.json"
+    if index.is_file() and not (folder / "model.safetensors").is_file():
+        files = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    sizes: Counter[str] = Counter()
+    for path in filter(Path.is_file, (folder / name for name in files)):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 - it is no mapping
+                tensor = file.get_slice(name)
+                sizes[tensor.get_dtype()] += math.prod(tensor.get_shape())
+    return _most(sizes) if sizes else ""
+
+
+def _most(sizes: "Counter[str]") -> str:
+    kind = sizes.most_common(1)[0][0]
+    return FLOATS.get(kind, kind)
