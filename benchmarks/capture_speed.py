@@ -68,7 +68,7 @@ def main() -> None:
     arguments = parser.parse_args()
     data = dl.load_data(arguments.data).head(arguments.pairs)
     prompts = dl.wrap(data.texts())
-    print(f"{data}; {len(prompts)} prompts, {torch.get_num_threads()} threads, fp32")
+    print(f"{data}; {len(prompts)} prompts, {torch.get_num_threads()} threads, float32")
     for name in arguments.models:
         lens = dl.load_model(name, device="cpu", dtype="float32")
         model = AutoModelForCausalLM.from_pretrained(locate(name), dtype=torch.float32).eval()

@@ -28,7 +28,7 @@ def spearman(similarity: Scores, gold: Scores) -> float:
 
     Args:
         similarity: One value per pair; NaN marks an undefined pair, which is left out.
-        gold: Human ratings of the same pairs.
+        gold: Gold scores of the same pairs.
 
     Returns:
         A value in [-100, 100]; NaN, with a warning, where fewer than three pairs are left or one
@@ -65,7 +65,7 @@ def score(
 
     Args:
         similarity: One value per pair, NaN where undefined.
-        gold: Human ratings of the same pairs.
+        gold: Gold scores of the same pairs.
         n_dims: Mean size of the joint set over the pairs (#Dim.), or the width of dense vectors.
         seed: Of the bootstrap, which resamples pairs.
         n_resamples: Number of bootstrap resamples (percentile interval).
@@ -241,7 +241,7 @@ class Part(NamedTuple):
     Attributes:
         name: Of the subset; "" is the whole task.
         similarity: One value per pair, NaN where undefined.
-        gold: Human ratings of the same pairs.
+        gold: Gold scores of the same pairs.
         weight: In the mean over the parts of a task; they sum to 1.
     """
 
@@ -293,7 +293,7 @@ def aggregate_score(
 
     Args:
         similarity: One value per pair, NaN where undefined.
-        gold: Human ratings of the same pairs.
+        gold: Gold scores of the same pairs.
         subset: Name of the part of the task that each pair is from (`dysem_lab.STSData.subset`).
         aggregation: "all", one correlation over all pairs (SimCSE, MTEB); "mean", the plain mean
             of the subsets' correlations, or "weighted", their mean weighted by the pairs of each,

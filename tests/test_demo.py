@@ -11,6 +11,7 @@ import pytest
 from dysem_lab import paths
 from dysem_lab.data.languages import LANGUAGES
 from dysem_lab.data.sts import load_data
+from tests.conftest import REPOSITORY
 
 CODES = ["en", "zh", "fr", "de", "es", "ru", "ar", "ja", "ko", "it", "pt", "hi"]
 TRANSLATIONS = CODES[1:]
@@ -206,3 +207,25 @@ def test_each_language_in_latin_script_is_the_one_its_file_says():
         votes = {name: sum(found[word] for word in common) for name, common in words.items()}
         assert max(votes, key=votes.get) == code, votes
         assert votes[code] > 2 * sorted(votes.values())[-2], votes
+
+
+def test_the_data_card_says_how_the_scores_are_spread_and_what_pairs_show():
+    rows = ROWS["en"]
+    assert set(Counter(row["score"] for row in rows).values()) == {12}
+    topics = Counter(row["subset"].partition("/")[2] for row in rows)
+    card = (REPOSITORY / "docs" / "guide" / "demo.md").read_text(encoding="utf-8")
+    assert f"eleven pairs each: {', '.join(sorted(topics))} |" in card
+    assert set(topics.values()) == {11}
+    scores: dict[str, list[float]] = {}
+    for row in rows:
+        scores.setdefault(row["subset"].partition("/")[0], []).append(float(row["score"]))
+    said = re.findall(r"^\| ([\w-]+) \| (\d+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", card, re.M)
+    assert {name: tuple(map(float, values)) for name, *values in said} == {
+        name: (len(of), min(of), statistics.median(of), max(of)) for name, of in scores.items()
+    }
+
+
+def test_wherever_the_demo_set_is_shown_it_says_whose_scores_it_has():
+    data = load_data("demo").head(3)
+    for shown in (data.source, repr(data), data._repr_html_()):
+        assert "scores assigned by its writers" in shown

@@ -241,6 +241,46 @@ def test_the_readme_example_runs_and_prints_what_it_says(embedded):
     assert len(readme.splitlines()) < 150
 
 
+def test_the_readme_says_of_the_first_table_what_the_committed_tables_say():
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    figures = REPOSITORY / "figures"
+    name = "decomposition_gemma-3-270m_stsb-test-1000"
+    record = json.loads((figures / f"{name}.json").read_text(encoding="utf-8"))
+    assert f"![{record['caption']}](figures/{name}.png)" in readme
+    table = pd.read_csv(figures / f"{name}.csv").set_index("method")
+    rows = re.findall(
+        r"^\| (PromptEOL|A\^L|h\^L)[^|]*\| 600 captions \|.*\n\| \| 1,000 random \| (.*) \|$",
+        readme,
+        re.M,
+    )
+    assert len(rows) == 3
+    for label, said in rows:
+        dense = "PromptEOL, N(h^L)" if label == "PromptEOL" else label
+        cells = [f"{table.loc[dense, 'spearman']:.1f}"]
+        for vector in ("source", "mean"):
+            kind = f"DySem {label}, language-specific, {vector}"
+            if kind in table.index:
+                row = table.loc[kind]
+                cells.append(f"{row['spearman']:.1f} on {row['n_dims']:.0f} dimensions")
+        assert [cell.strip() for cell in said.split("|") if cell.strip()] == cells
+    of_gemma = "gemma-3-270m_stsb-test-1000.csv"
+    ladder = pd.read_csv(figures / f"ladder_{of_gemma}")
+    mean = ladder.query("rung == 'mean, all d' and vector == 'mean'")["spearman"].item()
+    random = pd.read_csv(figures / f"random_vs_semantic_{of_gemma}")
+    random = random.query("kind == 'random, shared' and k == 1.0")  # of all 640, as k = 1024 is
+    assert len(random) == 5
+    shared, size = random["spearman"].mean(), random["n_dims"].iloc[0]
+    assert (
+        f"of A^L scores {mean:.1f}, and one random set of {size:.0f} dimensions for all pairs "
+        f"{shared:.1f} (mean of 5 seeds)"
+    ) in readme
+
+
+def test_the_first_600_pairs_of_stsb_are_captions_as_the_readme_says(sts_folder):
+    data = dysem_lab.load_data(sts_folder, "STSB").head(600)
+    assert {part.split("/")[0] for part in data.subset} == {"main-captions"}
+
+
 def test_the_readme_says_of_contrastive_prompting_what_the_committed_table_says():
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8").replace("−", "-")
     name = "cp_main_results_smollm2-135m-instruct_7-tasks-1400.csv"

@@ -592,7 +592,7 @@ def test_all_minilm_equals_sentence_transformers_and_plain_transformers(minilm, 
         close(row, torch.nn.functional.normalize(states.mean(0), dim=0), 1e-5)
 
 
-def test_all_minilm_ranks_the_demo_pairs_as_people_do(minilm, demo):
+def test_all_minilm_ranks_the_demo_pairs_as_their_scores_do(minilm, demo):
     first, second = (minilm.encode(list(side)) for side in demo.sentences["en"])
     similarity = minilm.similarity_pairwise(first, second)
     assert spearmanr(similarity, demo.gold).statistic > 0.5  # measured: 0.597, n = 132

@@ -1,4 +1,4 @@
-"""Checks of lesson 3: one vector for a sentence, read from a prompt, compared with people."""
+"""Checks of lesson 3: one vector for a sentence, read from a prompt, compared with gold scores."""
 
 import math
 from collections.abc import Callable
@@ -223,7 +223,7 @@ def angle(cosine: Callable[[Tensor, Tensor], Tensor]) -> str:
 
 @LESSON.exercise(
     5,
-    "Does the model order pairs as people do?",
+    "Does the model order pairs as their gold scores do?",
     hints=(
         "Spearman's correlation is Pearson's correlation of the ranks.",
         "scipy.stats.rankdata gives ranks in which ties share their mean rank. "
@@ -243,7 +243,7 @@ def rank_correlation(spearman: Callable[[Tensor, Tensor], float]) -> str:
         mistakes={
             "In this project scores are shown x 100; yours is between -1 and 1.": 1.0,
             "This is Pearson's correlation of the values. Similarities of the same order as the "
-            "ratings must give 100, also if they are curved: take ranks first.": 100 * pearson,
+            "scores must give 100, also if they are curved: take ranks first.": 100 * pearson,
             "This is Pearson's correlation of the values: take ranks first (and x 100).": pearson,
         },
         otherwise=f"The same order must give 100; yours gives {value:.2f}.",
@@ -274,4 +274,4 @@ def rank_correlation(spearman: Callable[[Tensor, Tensor], float]) -> str:
         "Ties share their mean rank (scipy.stats.rankdata does that).",
     )
     require_close(value, 100 * math.sqrt(0.8), otherwise="Ties must share their mean rank.")
-    return "Only the order counts: people's ratings need no scale that a cosine would have to hit."
+    return "Only the order counts: gold scores need no scale that a cosine would have to hit."

@@ -18,29 +18,29 @@ Pair = tuple[str, str]
 
 
 def phenomenon_table(data: STSData, similarity: Tensor) -> pd.DataFrame:
-    """Return what one score hides: people and model, for each phenomenon of the demo set.
+    """Return what one score hides: gold and model, for each phenomenon of the demo set.
 
     Args:
         data: Pairs whose subset begins with the phenomenon, such as "negation/news".
         similarity: Of the pairs.
 
     Returns:
-        One row per phenomenon: ``pairs``, ``people``, the mean rating as a place among all pairs
-        (0 is the lowest rating, 1 the highest), ``model``, the mean place of the similarity, and
-        ``model - people``: above 0, the model finds these pairs more alike than people do.
+        One row per phenomenon: ``pairs``, ``gold``, the mean gold score as a place among all pairs
+        (0 is the lowest score, 1 the highest), ``model``, the mean place of the similarity, and
+        ``model - gold``: above 0, the model finds these pairs more alike than their scores say.
     """
     table = pd.DataFrame(
         {
             "phenomenon": [name.split("/")[0] for name in data.subset],
-            "people": pd.Series(data.gold).rank(pct=True),
+            "gold": pd.Series(data.gold).rank(pct=True),
             "model": pd.Series(similarity.numpy()).rank(pct=True),
         }
     )
     grouped = table.groupby("phenomenon")
-    means = grouped[["people", "model"]].mean()
+    means = grouped[["gold", "model"]].mean()
     means.insert(0, "pairs", grouped.size())
-    means["model - people"] = means["model"] - means["people"]
-    return means.sort_values("model - people", ascending=False)
+    means["model - gold"] = means["model"] - means["gold"]
+    return means.sort_values("model - gold", ascending=False)
 
 
 def chance_of_a_finding(n_comparisons: int, level: float = 0.05) -> float:
@@ -53,7 +53,7 @@ def equal_systems(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Simulate systems that are equally good, scored on two sets of pairs.
 
-    Every system is the gold rating with fresh noise of the same strength, so any difference between
+    Every system is the gold score with fresh noise of the same strength, so any difference between
     them is luck.
 
     Args:
