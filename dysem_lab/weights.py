@@ -102,7 +102,10 @@ def _cause(error: Exception) -> str:
         return f"there is not enough memory for it ({error!s:.200})"
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"the disk is full ({error}); free some of it"
-    return f"{str(error) or type(error).__name__:.800}"
+    text = f"{str(error).strip():.800}"
+    if isinstance(error, KeyError | IndexError | AttributeError | TypeError) or not text:
+        return f"{type(error).__name__} {text}".strip()  # what went wrong inside a library
+    return text
 
 
 def damaged_files(folder: str | Path) -> list[str]:

@@ -219,13 +219,13 @@ def size_of(name: str | Path) -> tuple[int, int] | None:
     if str(name) in EMBEDDED:
         model = EMBEDDED[str(name)]
         return model.n_layers, model.d_model
-    path = local_path(name)
-    if path is not None and path.is_file():
-        path = converted_folder(file_digest(path, "sha256"))
-        if not (path / MANIFEST).is_file():
-            return None
     try:
         check_name(name)
+        path = local_path(name)
+        if path is not None and path.is_file():
+            path = converted_folder(file_digest(path, "sha256"))
+            if not (path / MANIFEST).is_file():
+                return None
         at = {} if path is not None else find_on_hub(str(name))._asdict()
         source = str(name) if path is None else str(path)
         config = AutoConfig.from_pretrained(source, **at, trust_remote_code=False)
