@@ -651,6 +651,90 @@ def test_a_damaged_file_is_an_error_that_names_file_and_row(tmp_path, content, m
         load_transfer(tmp_path, "MR")
 
 
+@pytest.mark.parametrize("label", ["1.0", "True", " 1", "１", "[1]", "null", "nan"])
+def test_a_label_is_a_class_as_it_is_written_and_nothing_like_it(tmp_path, label):
+    value = f'"{label}"' if label in (" 1", "１", "nan") else label.replace("True", "true")
+    write(tmp_path, "MR.jsonl", f'{{"text": "x", "label": 0}}\n{{"text": "y", "label": {value}}}\n')
+    with pytest.raises(DataError, match=r"MR\.jsonl, row 1: label .* is none of 0, 1"):
+        load_transfer(tmp_path, "MR")
+
+
+def test_quotes_of_a_tsv_stay_and_swallow_nothing(tmp_path):
+    texts = ['"open', '"Hello" she said.', "plain", 'closed"']
+    rows = "".join(f"{text}\t{i % 2}\n" for i, text in enumerate(texts))
+    write(tmp_path, "MR.tsv", f"text\tlabel\n{rows}")
+    data = load_transfer(tmp_path, "MR")
+    assert data.texts["all"] == (texts,)
+    assert data.labels["all"].tolist() == [0, 1, 0, 1]
+
+
+def test_real_pairs_rewritten_as_tsv_are_the_same(transfer_folder, tmp_path):
+    truth = load_transfer(transfer_folder, "MRPC")
+    for split in truth.splits:
+        rows = zip(*truth.texts[split], truth.labels[split], strict=True)
+        lines = "".join(f"{first}\t{second}\t{label}\n" for first, second, label in rows)
+        write(tmp_path, f"MRPC.{split}.tsv", f"sentence1\tsentence2\tlabel\n{lines}")
+    assert load_transfer(tmp_path, "MRPC").digest == truth.digest
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("text;label\nx;1\n", r"MR\.csv: it looks separated by semicolons"),
+        ("text,label,label\nx,1,0\n", "'label' is the name of several columns"),
+        ("text,label\ncafé,1\n".encode("latin-1"), "may be in Latin-1"),
+    ],
+)
+def test_a_table_that_is_none_is_named(tmp_path, content, message):
+    (tmp_path / "MR.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(DataError, match=message):
+        load_transfer(tmp_path, "MR")
+
+
+def test_a_text_that_nobody_sees_is_a_blank_one_and_half_a_character_an_error(tmp_path):
+    write(tmp_path, "MR.csv", "text,label\ngood,1\n\u200b,0\n")
+    with pytest.warns(UserWarning, match="1 of 2"):
+        assert load_transfer(tmp_path, "MR").texts["all"] == (["good"],)
+    (tmp_path / "MR.csv").unlink()
+    write(tmp_path, "MR.jsonl", '{"text": "\\ud83d", "label": 1}\n')
+    with pytest.raises(DataError, match=r"MR\.jsonl, row 0: text holds .* half of a surrogate"):
+        load_transfer(tmp_path, "MR")
+
+
+@pytest.mark.parametrize("source", [None, 3, ["demo"], "x" * 300])
+def test_what_is_no_source_is_refused(source):
+    for call in (available_tasks, lambda place: load_transfer(place, "MR")):
+        with pytest.raises(InputError, match="the folder of transfer tasks"):
+            call(source)
+
+
+@pytest.mark.parametrize("task", [None, 3, ["MR"]])
+def test_what_is_no_task_is_refused(task):
+    with pytest.raises(InputError, match="unknown transfer task"):
+        load_transfer("demo", task)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"texts": {"all": ("ab",)}}, "give one as"),
+        ({"texts": {"all": (["a", ""],)}}, "all text 1 is empty"),
+        ({"texts": {"all": (["a"],)}}, r"one label per item; there are \[1, 2\]"),
+        ({"texts": {"all": (["a", "b"],) * 3}}, "one list of texts, or two"),
+        ({"texts": {"train": (["a", "b"],)}}, "mappings from the same splits"),
+        ({"texts": [["a", "b"]]}, "mappings from the same splits"),
+        ({"labels": {"all": np.array([0, 2])}}, "from 0 to 1, the positions of the classes"),
+        ({"labels": {"all": np.array([0, -1])}}, "from 0 to 1, the positions of the classes"),
+        ({"labels": {"all": np.array([0.0, 1.0])}}, "whole numbers from 0 to 1"),
+        ({"labels": {"all": np.array([False, True])}}, "whole numbers from 0 to 1"),
+    ],
+)
+def test_texts_and_labels_that_do_not_fit_together_are_refused(change, message):
+    whole = {"texts": {"all": (["a", "b"],)}, "labels": {"all": np.array([0, 1])}}
+    with pytest.raises(InputError, match=message):
+        TransferData("t", "a test", ("x", "y"), **{**whole, **change})
+
+
 def test_only_blank_texts_are_no_texts(tmp_path):
     write(tmp_path, "MR.csv", 'text,label\n" ",1\n')
     with pytest.raises(DataError, match="no texts"):
