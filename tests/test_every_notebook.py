@@ -5,7 +5,6 @@ Only their cells and parameters, and the files and widgets that come of them, ar
 
 import json
 from itertools import cycle, islice
-from pathlib import Path
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -84,11 +83,8 @@ def task_folder(tmp_path_factory):
 def _no_browser(monkeypatch):
     """Let a PNG cost nothing, and a figure show itself as in JupyterLab."""
 
-    def write(figure, file, **options):
-        Path(file).write_bytes(b"PNG")
-
     monkeypatch.setenv("BROWSER_PATH", "none is started")
-    monkeypatch.setattr(go.Figure, "write_image", write)
+    monkeypatch.setattr(go.Figure, "to_image", lambda figure, **options: b"PNG")
     monkeypatch.setattr(plotly.io.renderers, "default", "plotly_mimetype")
 
 

@@ -141,15 +141,21 @@ def store(
         raise typer.Exit(1)
 
 
-def doctor(as_json: Json = False) -> None:
+def doctor(
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Hash all files of models anew; say what differs.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Say what is installed, and which models, data, GPU, browser and translations are seen."""
     import platform
 
     import torch
 
     from dysem_lab import __version__
+    from dysem_lab.digests import verify_digests
     from dysem_lab.figures.saving import NO_BROWSER, find_browser, library_versions
-    from dysem_lab.models.embedded import EMBEDDED, installed_files
+    from dysem_lab.models.embedded import EMBEDDED, installed_files, verify_models
     from dysem_lab.models.loading import resolve_device
     from dysem_lab.translation.apertium import seen_directions
 
@@ -179,10 +185,16 @@ def doctor(as_json: Json = False) -> None:
         "browser for PNG": browser or NO_BROWSER,
         "apertium": seen_directions(),
     }
+    verified = [*verify_models(), *verify_digests()] if verify else []
     if as_json:
-        print_json(facts)
+        print_json({**facts, "files": verified} if verify else facts)
     else:
         print_table("dysem-lab doctor", ("", ""), facts.items())
+    if verify and not as_json:
+        rows = ((row["path"], row["state"]) for row in verified)
+        print_table("Files of models, hashed anew", ("file", "state"), rows)
+    if any(row["state"].startswith("DAMAGED") for row in verified):
+        raise typer.Exit(1)
 
 
 def _cache() -> Path | str:

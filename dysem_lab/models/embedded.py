@@ -253,6 +253,36 @@ def _convert(name: str, gguf: Path, work: Path, remedy: str) -> None:
     _compact(work / "tokenizer.json")
 
 
+def verify_models() -> list[dict[str, str]]:
+    """Hash the installed packages and all conversions anew, and return what they are.
+
+    Returns:
+        One dictionary per package model and conversion: ``path`` and ``state``, which begins with
+        "as" where all is well, and with "DAMAGED" where bytes are others.
+    """
+    rows = []
+    for model in EMBEDDED.values():
+        if files := installed_files(model):
+            digest = hashlib.sha256()
+            for file in files:
+                with file.open("rb") as part:
+                    while block := part.read(2**20):
+                        digest.update(block)
+            right = digest.hexdigest() == model.sha256
+            state = "as published" if right else f"DAMAGED: not the published file; {model.install}"
+            rows.append({"path": str(files[0]), "state": state})
+    for folder in sorted(paths.models_dir().glob("gguf-*")):
+        if folder.is_dir() and not folder.suffix:
+            try:
+                kept = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+                faults = conversion_faults(folder, kept["source_sha256"], remembered=False)
+            except (OSError, ValueError, KeyError, TypeError):
+                faults = [f"{MANIFEST} is damaged"]
+            state = f"DAMAGED: {'; '.join(faults)}; made again when loaded" if faults else ""
+            rows.append({"path": str(folder), "state": state or "as converted"})
+    return rows
+
+
 def _compact(path: Path) -> None:
     """Write a JSON file without its white space: Gemma's vocabulary then loads a second sooner."""
     content = json.loads(path.read_text(encoding="utf-8"))
