@@ -211,7 +211,7 @@ def average_score(
     n_resamples, seed = _bootstrap(n_resamples, seed)
     width = np.nan if n_dims is None else real_number(n_dims, "n_dims")
     _check_tasks(tasks, ("similarities", "gold ratings"))
-    shares = None if weights is None else _weights(weights, len(tasks))
+    shares = None if weights is None or not tasks else _weights(weights, len(tasks))
     scores = [spearman(similarity, gold) for similarity, gold in tasks]
     kept = [_defined(similarity, gold) for similarity, gold in tasks]
     mean = float(np.average(scores, weights=shares)) if tasks else np.nan

@@ -809,3 +809,8 @@ def test_an_average_with_a_task_without_a_score_is_nan_with_a_warning(bad):
         result = average_score(tasks, n_resamples=50)
     assert np.isnan([result[name] for name in ("spearman", "low", "high")]).all()
     assert result["n_pairs"] + result["n_undefined"] == 33
+
+
+def test_the_average_over_no_task_is_undefined_whatever_the_weights():
+    for weights in (None, []):
+        assert np.isnan(average_score([], weights=weights)["spearman"])
