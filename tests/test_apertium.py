@@ -214,7 +214,19 @@ def test_the_name_changes_with_rules_and_dictionaries(installed, tmp_path):
     dictionary.write_bytes(b"2")
     second = ApertiumTranslator().name
     installed(**{"cat-fra": "cat"})
-    assert len({first, second, ApertiumTranslator().name}) == 3
+    third = ApertiumTranslator().name
+    program = tmp_path / "bin" / "rev_words"
+    installed(**{"cat-fra": "rev_words"})
+    fourth = ApertiumTranslator().name
+    program.write_text(program.read_text() + "# another version", encoding="utf-8")
+    assert len({first, second, third, fourth, ApertiumTranslator().name}) == 5
+
+
+def test_files_of_apertium_that_cannot_be_read_are_an_error(installed):
+    modes = installed()
+    (modes / "eng-spa.mode").write_bytes(b"\xff\xfe")
+    with pytest.raises(ModelError, match=f"(?s)cannot load Apertium: .*Install it anew: {INSTALL}"):
+        ApertiumTranslator()
 
 
 def test_without_apertium_the_error_says_how_to_install_it(tmp_path, monkeypatch):

@@ -160,7 +160,7 @@ def test_lines_may_end_as_on_any_system(tmp_path, name, end):
 def test_a_row_of_too_many_values_is_named(tmp_path):
     for name, separator in (("t.csv", ","), ("t.tsv", "\t")):
         text = "a,b,score\nx,y,1\nx,y,4,5\n".replace(",", separator)
-        with pytest.raises(DataError, match=r"row 1: 4 values are more .* header has \(3\)"):
+        with pytest.raises(DataError, match=r"row 1: it has 4 values, more .* \(3\); (put|take)"):
             read(tmp_path, name, text)
 
 

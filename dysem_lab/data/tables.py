@@ -166,7 +166,8 @@ def _read_csv(path: Path) -> tuple[list[str], list[Sequence[object]]]:
             "several lines, a quote at its beginning should not be there",
             stacklevel=4,
         )
-    return _rectangle(path, _without_blank_lines(rows))
+    remedy = "put texts and numbers that contain a comma in double quotes"
+    return _rectangle(path, _without_blank_lines(rows), remedy)
 
 
 def _swallows(field: str) -> bool:
@@ -187,7 +188,8 @@ def _read_tsv(path: Path) -> tuple[list[str], list[Sequence[object]]]:
     _check_header(path, text, "\t")
     rows = [line.removesuffix("\r").split("\t") for line in text.split(end)]
     rows = _without_blank_lines([row if any(row) or len(row) > 1 else [] for row in rows])
-    return _rectangle(path, _unquoted(path, text, rows) if '"' in text else rows)
+    rows = _unquoted(path, text, rows) if '"' in text else rows
+    return _rectangle(path, rows, "take the tabs out of its texts, or save it as CSV")
 
 
 def _unquoted(path: Path, text: str, rows: list[list[str]]) -> list[list[str]]:
@@ -268,16 +270,17 @@ def _check_size(path: Path, n_rows: int, n_columns: int) -> None:
         )
 
 
-def _rectangle(path: Path, rows: list[list[str]]) -> tuple[list[str], list[Sequence[object]]]:
+def _rectangle(
+    path: Path, rows: list[list[str]], remedy: str
+) -> tuple[list[str], list[Sequence[object]]]:
     """Return the header and the columns; values that lack at the end of a row are empty."""
     names = [name.strip() for name in rows.pop(0)]
     if set(map(len, rows)) - {len(names)}:
         for index, row in enumerate(rows):
             if len(row) > len(names):
                 raise DataError(
-                    f"{path}, row {index}: {len(row)} values are more values than its header has "
-                    f"({len(names)}); put texts and numbers that contain the separator in double "
-                    "quotes"
+                    f"{path}, row {index}: it has {len(row)} values, more values than its header "
+                    f"({len(names)}); {remedy}"
                 )
             row += [""] * (len(names) - len(row))
     return names, list(zip(*rows, strict=True)) if rows else [()] * len(names)
@@ -401,7 +404,7 @@ def number_of(value: object) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def ratings(file: str, table: pd.DataFrame, column: str, most: float = math.inf) -> list[float]:
+def ratings(file: str, table: pd.DataFrame, column: str, most: float) -> list[float]:
     """Return a column of numbers, none of them below 0 or above `most`.
 
     Raises:
@@ -417,8 +420,9 @@ def ratings(file: str, table: pd.DataFrame, column: str, most: float = math.inf)
         if number is None or not 0 <= number <= most:
             point = value.replace(",", ".", 1) if isinstance(value, str) and "," in value else ""
             remedy = f"; write {point}" if point and number_of(point) is not None else ""
-            of = f"within 0 to {most:g}" if most < math.inf else "a number from 0 on"
-            raise DataError(f"{file}, row {row}: {column} {value!r:.200} is not {of}{remedy}")
+            raise DataError(
+                f"{file}, row {row}: {column} {value!r:.200} is not within 0 to {most:g}{remedy}"
+            )
         found.append(number)
     return found
 
@@ -474,8 +478,9 @@ def pair_numbers(
 
 def keys_of(table: pd.DataFrame) -> dict[str, str]:
     """Return which of `ROW_KEYS` a table has, with its own spelling."""
-    spelled = {name.lower(): name for name in map(str, table.columns)}
-    return {key: spelled[key.lower()] for key in ROW_KEYS if key.lower() in spelled}
+    spelled = {name.lower(): name for name in table.columns}
+    found = {key: spelled.get(key.lower()) for key in ROW_KEYS}
+    return {key: key if key in table else name for key, name in found.items() if name is not None}
 
 
 def _row_numbers(file: str, key: str, values: Iterable[object]) -> Int[np.ndarray, " n"]:

@@ -17,6 +17,7 @@ import xxhash
 from dysem_lab.digests import file_digest
 from dysem_lab.errors import InputError, MissingTranslationError, ModelError
 from dysem_lab.translation.translate import asked, required_renderings
+from dysem_lab.weights import loading
 
 INSTALL = (
     "apt-get install apertium apertium-eng-spa apertium-eng-cat apertium-fra-cat apertium-por-cat"
@@ -74,15 +75,16 @@ class ApertiumTranslator:
             programs, dictionaries and rules, which fix the chains as well.
 
     Raises:
-        ModelError: Apertium is not installed.
+        ModelError: Apertium is not installed, or its files cannot be read.
     """
 
     def __init__(self, timeout: float = 600.0) -> None:
         """Look at what is installed; nothing is translated yet."""
         self.timeout = timeout
-        self._modes = installed_directions()
-        version = subprocess.run(["apertium", "-V"], capture_output=True, text=True).stdout.strip()
-        self.name = f"{version or 'Apertium'} {_digest(self._modes.values())}"
+        with loading("Apertium", remedy=f"Install it anew: {INSTALL}"):
+            self._modes = installed_directions()
+            said = subprocess.run(["apertium", "-V"], capture_output=True, text=True).stdout.strip()
+            self.name = f"{said or 'Apertium'} {_digest(self._modes.values())}"
 
     def targets(self, source: str = "en") -> list[str]:
         """Return the languages that can be reached from a language, nearest first."""
