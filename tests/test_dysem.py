@@ -157,6 +157,16 @@ def test_bad_texts_are_refused_before_they_are_translated(tiny_lens, texts, rend
         DySem(tiny_lens, ("en", "ja"), Untouched()).encode(texts, renderings=renderings)
 
 
+@pytest.mark.parametrize("made", [["あ"], ["あ", None], ["あ", " "], ["あ", "い", "う"]])
+def test_what_a_translator_gives_must_be_a_rendering_of_each_text(tiny_lens, made):
+    class Wrong:
+        def translate(self, texts, source, target):
+            return made
+
+    with pytest.raises(MissingTranslationError, match=r"translator (gave|has no rendering)"):
+        DySem(tiny_lens, ("en", "ja"), Wrong()).encode(["A", "B"])
+
+
 @pytest.mark.parametrize("languages", [("en",), ("en", "ja")])
 def test_no_texts_give_no_vectors(tiny_lens, languages):
     encoded = DySem(tiny_lens, languages).encode([])

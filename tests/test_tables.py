@@ -1,5 +1,6 @@
 """Files of texts: each comes back as it was written, or is refused by its name, row and remedy."""
 
+import contextlib
 import csv
 import gzip
 import io
@@ -13,8 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dysem_lab.data import tables
+from dysem_lab.data.sts import load_data
 from dysem_lab.data.tables import number_of, pair_numbers, read_lines, read_table
+from dysem_lab.data.transfer_data import load_transfer
 from dysem_lab.errors import DataError
+from dysem_lab.translation.translate import ParallelTable
 
 HEADER = ["sentence1", "sentence2", "score"]
 # Quotes of every kind, none of which may get lost.
@@ -280,6 +284,7 @@ def test_no_more_than_a_bounded_size_is_unpacked(tmp_path, monkeypatch, name):
         ("t.tsv", "a\t" * 1_000),
         ("t.jsonl", "\n".join(f'{{"a{i}": 1}}' for i in range(1_001))),
         ("t.csv", "a" + ",a" * 999 + "\n" * 5_001),
+        ("t.csv", "a,b,c\n" + "," * 15_000_001),
         ("t.jsonl", "{}\n" * 5_000_001),
     ],
 )
@@ -378,3 +383,43 @@ def test_the_number_that_all_tables_have_is_the_one_that_counts():
     found = pair_numbers({"en": ("e", both), "fr": ("f", other)})
     assert [rows.tolist() for rows in found.values()] == [[5, 7], [7, 5]]
     assert pair_numbers({"en": ("e", both), "fr": ("f", both)})["en"].tolist() == [0, 1]
+
+
+# --- whatever a file holds ---------------------------------------------------------------------
+
+
+def sound(suffix, folder):
+    """Return the bytes of a sound table, numbered and with quotes, in a format."""
+    columns = {"sentence1": ['a "b"', "ç"], "sentence2": ["c, d", "漢"], "score": [1.0, 5.0]}
+    frame = pd.DataFrame({**columns, "row": [1, 0], "text": ["x", "y"], "label": ["0", "1"]})
+    path = folder / f"sound{suffix}"
+    if suffix == ".parquet":
+        frame.to_parquet(path)
+    elif ".jsonl" in suffix:
+        frame.to_json(path, orient="records", lines=True)
+    else:
+        frame.to_csv(path, sep="\t" if ".tsv" in suffix else ",", index=False)
+    return path.read_bytes()
+
+
+@given(st.data(), st.sampled_from(tables.SUFFIXES))
+def test_any_bytes_are_read_or_refused_by_every_reader(tmp_path_factory, data, suffix):
+    folder = tmp_path_factory.mktemp("any")
+    content = data.draw(st.binary(max_size=80) | st.text(max_size=80).map(lambda t: t.encode()))
+    if data.draw(st.booleans()):  # a sound table with some of its bytes exchanged
+        whole, place = sound(suffix, folder), data.draw(st.integers(0, 700))
+        content = whole[:place] + content[:9] + whole[place + data.draw(st.integers(0, 9)) :]
+    for name in (f"test.en{suffix}", f"MR{suffix}"):
+        (folder / name).write_bytes(content)
+    (folder / "test.fr.csv").write_text("sentence1,sentence2,score\nun,deux,1\n", "utf-8")
+    readers = (
+        lambda: read_table(folder / f"test.en{suffix}"),
+        lambda: load_data(folder, languages=("en", "fr")),
+        lambda: ParallelTable.read(folder),
+        lambda: ParallelTable.read(folder / f"test.en{suffix}"),
+        lambda: load_transfer(folder, "MR"),
+    )
+    for reader in readers:
+        with warnings.catch_warnings(), contextlib.suppress(DataError):
+            warnings.simplefilter("ignore")
+            reader()

@@ -249,10 +249,13 @@ def _bare(field: str) -> str:
 
 def _check_header(path: Path, text: str, separator: str) -> None:
     """Refuse a table that is empty, too large, or separated by something else."""
-    header = next((line for line in io.StringIO(text, newline="") if line.strip()), "")
-    if not header:
+    first_line = re.search(r"[^\r\n]+", text)
+    header = first_line[0] if first_line else ""
+    if not header.strip():
         raise DataError(f"{path}: it is empty; it needs a line with the names of its columns")
-    _check_size(path, text.count("\n"), header.count(separator) + 1)
+    n_columns = header.count(separator) + 1
+    # Either count bounds the values, those of rows that lack some or have too many, too.
+    _check_size(path, max(text.count("\n"), text.count(separator) // n_columns), n_columns)
     likely = max(SEPARATORS, key=lambda other: (header.count(other), other == separator))
     if header.count(likely) > header.count(separator):
         kind = "CSV" if separator == "," else "TSV"

@@ -37,7 +37,7 @@ from dysem_lab.models.steering import (
 )
 from dysem_lab.models.store import VectorStore
 from dysem_lab.prompts import TEMPLATE_NAMES, template_parts, wrap
-from dysem_lab.translation.translate import Translator
+from dysem_lab.translation.translate import Translator, required_renderings
 
 VECTORS = ("source", "mean")
 RANKINGS = ("mean", "vector")
@@ -478,7 +478,9 @@ class DySem:
                 f"no rendering of {len(texts)} texts (such as {texts[0]!r}) in {target!r}: give "
                 f"DySem a translator, give encode the renderings, or use languages=({source!r},)"
             )
-        return self.translator.translate(texts, source, target)
+        made = self.translator.translate(texts, source, target)
+        name = getattr(self.translator, "name", "the translator")
+        return required_renderings(made, texts, target, name)
 
     def similarity(
         self, e1: SemanticVectors, e2: SemanticVectors, undefined: float = math.nan
