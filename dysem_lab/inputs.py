@@ -110,6 +110,8 @@ def path_of(given: str | Path, what: str = "path") -> Path:
     try:
         path = Path(given).expanduser()
         path.exists()
+        if "\0" in str(given):  # which exists() does not mind
+            raise ValueError("it has a null character")
     except (OSError, RuntimeError, ValueError) as error:
         raise InputError(f"{what} {str(given)!r:.200} is no path: {error}") from error
     return path

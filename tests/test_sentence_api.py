@@ -125,7 +125,7 @@ def test_packed_vectors_are_not_cut_or_scaled(dysem, options, message):
 
 def test_inputs_that_are_no_texts_are_errors(prompteol):
     model = sentence_encoder(prompteol)
-    with pytest.raises(InputError, match=r"input 1 is empty or not a string: \{'text'"):
+    with pytest.raises(InputError, match=r"text 1 is empty or not a string: \{'text'"):
         model.encode(["A dog.", {"text": "A cat."}])
     with pytest.raises(InputError, match="text 1 is empty"):
         model.encode(["A dog.", " "])

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dysem_lab.display import card
 from dysem_lab.errors import InputError, choices
-from dysem_lab.inputs import checked, whole_number
+from dysem_lab.inputs import checked, path_of, whole_number
 from dysem_lab.joint import all_pairs_cosine, cosine
 from dysem_lab.models.activations import Edit, Wanted, capture
 from dysem_lab.models.lens import LensModel
@@ -48,11 +48,11 @@ def output_vector(output_layer: int | str, n_layers: int) -> Wanted:
     Raises:
         InputError: Another name, or a number outside 1 to L.
     """
-    if output_layer == "final":
-        return Wanted("final", "sum")
-    named = {"penultimate": n_layers - 1, "last": n_layers}
+    named = {"penultimate": n_layers - 1, "last": n_layers, "final": n_layers}
     if isinstance(output_layer, str) and output_layer not in named:
-        raise choices("output layer", output_layer, (*named, "final", "a number of blocks"))
+        raise choices("output layer", output_layer, (*named, "a number of blocks"))
+    if isinstance(output_layer, str) and output_layer == "final":
+        return Wanted("final", "sum")
     number = named[output_layer] if isinstance(output_layer, str) else whole_number(output_layer)
     if number is None or not 1 <= number <= n_layers:
         raise InputError(f"output_layer must be between 1 and {n_layers}, got {output_layer!r}")
@@ -179,12 +179,12 @@ def save_settings(where: str | Path, settings: dict[str, Any]) -> Path:
     Raises:
         InputError: The file cannot be written.
     """
+    path = path_of(where)
     text = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
     try:
-        path = Path(where)
         path.write_text(text, encoding="utf-8")
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"cannot write {where!r} ({error}); give the path of a file") from error
+    except OSError as error:
+        raise InputError(f"cannot write {path} ({error}); give the path of a file") from error
     return path
 
 
@@ -198,12 +198,12 @@ def load_settings(where: str | Path, kind: str) -> dict[str, Any]:
     Raises:
         InputError: The file cannot be read, or holds no JSON object.
     """
+    path = path_of(where)
     try:
-        path = Path(where)
         if path.exists() and not path.is_file():  # a folder, or a device that never ends
             raise OSError("it is no file")
         settings = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, TypeError) as error:
+    except OSError as error:
         raise InputError(f"cannot read {where} ({error}); give a file that `save` wrote") from error
     except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, nested without an end
         raise InputError(f"{where} is not a saved configuration of {kind}: {error}") from error

@@ -14,6 +14,7 @@ from dysem_lab.encoders.base import (
     save_settings,
 )
 from dysem_lab.errors import InputError, choices
+from dysem_lab.inputs import path_of
 from dysem_lab.models.activations import Edit, Wanted
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.split_passes import whole_pass
@@ -38,12 +39,10 @@ def contrastive_settings() -> dict[str, dict[str, Any]]:
 
 def _settings_file(where: str | Path) -> Path:
     """Return the file that a path ending in ``.json`` is, or that keeps settings under a name."""
-    if not isinstance(where, str | Path):
-        raise InputError(f"give a path that ends in .json, or a name, got {where!r:.80}")
-    path = Path(where)
+    path = path_of(where, "a path that ends in .json, or a name,")
     if path.suffix == ".json":
         return path
-    if str(where) in ("", ".", "..") or path.name != str(where) or "\0" in str(where):
+    if str(where) in ("", ".", "..") or path.name != str(where):
         raise InputError(f"{str(where)!r} is no name; give one without /, or a path with .json")
     return paths.settings_path(str(where))
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dysem_lab.consensus import (
@@ -24,7 +24,7 @@ from dysem_lab.data.languages import LANGUAGES
 from dysem_lab.display import card
 from dysem_lab.encoders.base import load_settings, require_model, save_settings, settings_for
 from dysem_lab.errors import InputError, MissingTranslationError, choices
-from dysem_lab.inputs import by_language, checked, names_of, one_of, whole_number
+from dysem_lab.inputs import by_language, checked, names_of, one_of
 from dysem_lab.joint import all_pairs_similarity, joint_set, pairwise_similarity
 from dysem_lab.models.activations import COMPONENTS, MEANS, capture
 from dysem_lab.models.lens import LensModel
@@ -79,19 +79,10 @@ class SemanticVectors:
 
         Raises:
             IndexError: A position past the end, or a mask of another length.
-            InputError: Neither of these; 0.9 is no position.
+            InputError: Something else; 0.9 is no position.
         """
-        if not isinstance(index, slice) and np.ndim(index) == 0:
-            position = whole_number(index)
-            if position is None:
-                raise InputError(f"a position must be a whole number, got {index!r:.80}")
-            index = [range(len(self))[position]]  # IndexError past the end
-        try:
-            return SemanticVectors(self.vectors[index], self.sets[index])
-        except (TypeError, ValueError) as error:
-            raise InputError(
-                f"texts are chosen by a number, a slice, a list or a mask, got {index!r:.80}"
-            ) from error
+        rows = _positions(index, len(self))
+        return SemanticVectors(self.vectors[rows], self.sets[rows])
 
     def masked(self) -> Float[Tensor, "n d"]:
         """Return the vectors with the dimensions outside each text's own set S(x) set to zero.
@@ -120,6 +111,22 @@ class SemanticVectors:
                 "texts with an empty set": sizes.count(0),
             },
         )
+
+
+def _positions(index: Any, n: int) -> Int[np.ndarray, " rows"]:
+    """Return which of n texts an index chooses; see `SemanticVectors.__getitem__`."""
+    try:
+        if isinstance(index, slice):
+            return np.arange(n)[index]
+        chosen = np.asarray(index.cpu() if isinstance(index, Tensor) else index)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{index!r:.80} chooses no texts: {error}") from error
+    kinds = ("iu", "biu")  # one position; a list of them, or a mask
+    if chosen.ndim > 1 or (chosen.size and chosen.dtype.kind not in kinds[chosen.ndim]):
+        raise InputError(
+            f"texts are chosen by a number, a slice, a list of numbers or a mask, got {index!r:.80}"
+        )
+    return np.atleast_1d(np.arange(n)[chosen if chosen.size else []])
 
 
 def n_dims(e1: SemanticVectors, e2: SemanticVectors) -> float:
@@ -287,10 +294,9 @@ class DySem:
         for code in languages:
             template_parts(template, setting, code)
         resolve_k(k, lens.d_model)
-        if translator is not None and not callable(getattr(translator, "translate", None)):
+        if translator is not None and not hasattr(translator, "name"):  # as strings have none
             raise InputError(
-                f"translator must have a method translate, as a ParallelTable has, got "
-                f"{translator!r:.80}"
+                f"translator must be one, such as a ParallelTable, got {translator!r:.80}"
             )
         if contrast is not None:
             if not isinstance(contrast, Contrast):

@@ -458,6 +458,9 @@ def explore_layers(
         MissingTranslationError: As for `capture_pair`.
     """
     a, b = checked([a, b])
+    renderings = {
+        code: checked(pair, f"{code} rendering") for code, pair in by_language(renderings).items()
+    }
     known: dict[tuple[str, str], LayeredPair] = {}
 
     def read(first: str, second: str) -> LayeredPair:

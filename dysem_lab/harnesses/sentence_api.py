@@ -230,7 +230,7 @@ class SentenceEncoder:
             prompt_name, prompt, batch_size, output_value, precision, device, truncate_dim, kwargs
         )
         given = sentences if inputs is None else inputs
-        texts = checked([given] if isinstance(given, str) else given, "input")  # type: ignore[arg-type]
+        texts = checked([given] if isinstance(given, str) else given)  # type: ignore[arg-type]
         if isinstance(self.encoder, DySem) and normalize_embeddings:
             raise InputError(
                 "normalize_embeddings=True would break DySem's packed vectors, whose similarity "
