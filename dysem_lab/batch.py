@@ -15,6 +15,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -63,14 +64,17 @@ def run_batch(
 ) -> dict[str, str]:
     """Run the jobs that are not up to date; return job name → "made", "up to date" or "failed".
 
-    A failed job does not stop the others. On an interrupt, running notebooks are ended and what is
-    finished stays.
+    A failed job does not stop the others; one whose study refuses its parameters fails before
+    anything runs. On an interrupt, running notebooks are ended and what is finished stays.
 
     Args:
         jobs: From `dysem_lab.jobs.plan`.
         n_parallel: Notebooks that run at once; they share the machine's cores.
         report: Called as each job ends, with the job, its outcome and the seconds that it took.
         progress: Called while vectors are captured, with the texts done and all texts.
+
+    Raises:
+        DataError: The output folder cannot be written to.
     """
     outcomes: dict[str, str] = {}
     running: set[subprocess.Popen[bytes]] = set()
@@ -84,11 +88,14 @@ def run_batch(
         start = time.monotonic()
         return _execute(job, n_parallel, running), time.monotonic() - start
 
-    reasons = {job.name: job.why() for job in jobs}
-    todo = [job for job in jobs if reasons[job.name]]
+    todo = []
     for job in jobs:
-        if job not in todo:
+        if not job.why():
             end(job, "up to date", 0.0)
+        elif job.problem:
+            end(job, "failed", 0.0)
+        else:
+            todo.append(job)
     needed = needs(todo)
     done, total = 0, sum(need.passes for need in needed)
 
@@ -117,10 +124,13 @@ def run_batch(
 
 def _execute(job: Job, n_parallel: int, running: set[subprocess.Popen[bytes]]) -> str:
     """Run one notebook in a papermill process of its own and take over its figures."""
-    job.stamp.parent.mkdir(parents=True, exist_ok=True)
-    # Two batches may share a folder; the second to come finds the figures made.
-    with FileLock(job.stamp.with_suffix(".lock")):
-        return _make(job, n_parallel, running) if job.why() else "up to date"
+    try:
+        job.stamp.parent.mkdir(parents=True, exist_ok=True)
+        # Two batches may share a folder; the second to come finds the figures made.
+        with FileLock(job.stamp.with_suffix(".lock")):
+            return _make(job, n_parallel, running) if job.why() else "up to date"
+    except OSError as error:
+        raise saving.unwritable(job.out, error) from error
 
 
 def _make(job: Job, n_parallel: int, running: set[subprocess.Popen[bytes]]) -> str:
@@ -131,8 +141,8 @@ def _make(job: Job, n_parallel: int, running: set[subprocess.Popen[bytes]]) -> s
         made = work / "figures"
         made.mkdir()
         call = {
-            "input_path": str(job.notebook),
-            "output_path": str(work / "run.ipynb"),
+            "input_path": _literal(job.notebook),
+            "output_path": _literal(work / "run.ipynb"),
             "parameters": {**job.parameters, "out": str(made)},
         }
         threads = max(1, (os.cpu_count() or 1) // n_parallel)
@@ -143,7 +153,7 @@ def _make(job: Job, n_parallel: int, running: set[subprocess.Popen[bytes]]) -> s
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # an interrupt is for the batch, which ends its notebooks
                 # A number of threads that the user has set stays.
-                env={"OMP_NUM_THREADS": str(threads), **os.environ, "PYTHONWARNINGS": "default"},
+                env={"OMP_NUM_THREADS": str(threads), **os.environ, **_interpreter()},
             )
             running.add(process)
             try:
@@ -165,6 +175,21 @@ def _make(job: Job, n_parallel: int, running: set[subprocess.Popen[bytes]]) -> s
     return "made"
 
 
+def _interpreter() -> dict[str, str]:
+    """Return the environment in which neither papermill nor a kernel imports what lies here."""
+    settings = {"PYTHONWARNINGS": "default", "PYTHONSAFEPATH": "1"}
+    if given := os.environ.get("PYTHONPATH"):
+        # A kernel removes the first entry where it is the current folder, which it does not expect
+        # to have been named.
+        settings["PYTHONPATH"] = os.pathsep.join([os.devnull, given])
+    return settings
+
+
+def _literal(path: Path) -> str:
+    """Return a path for papermill, which fills in what stands in braces."""
+    return str(path).replace("{", "{{").replace("}", "}}")
+
+
 @contextlib.contextmanager
 def _emptied(folder: Path) -> Iterator[None]:
     """Make a folder, empty whatever a killed run left, and remove it at the end."""
@@ -178,13 +203,15 @@ def _emptied(folder: Path) -> Iterator[None]:
 
 def failure(job: Job) -> str:
     """Return the last error line of a failed job and where to look."""
+    if job.problem:
+        return job.problem
     cause = ""
-    if job.executed.exists():
+    with contextlib.suppress(Exception):  # there is no copy, or one that is cut
         for cell in read_cells(job.executed):
             for output in cell.get("outputs", []):
                 if output.output_type == "error":
                     cause = f"{output.ename}: {output.evalue}"
-    elif job.log.exists():
+    if not cause and job.log.exists():
         cause = job.log.read_text(errors="replace").strip().rpartition("\n")[2]
     where = " and ".join(str(path) for path in (job.executed, job.log) if path.exists())
     return f"{cause or 'no error was recorded'}" + (f"\n  see {where}" if where else "")
@@ -198,6 +225,8 @@ def _run_notebook(parent: int, call: Mapping[str, Any]) -> None:
     import_nbformat()
     import papermill
 
+    # The file by which the kernel is reached: a killed run leaves it in its work folder.
+    tempfile.tempdir = str(Path(call["parameters"]["out"]).parent)
     logging.basicConfig(level=logging.INFO, format="%(message)s")  # cells' output, into the log
 
     def end_with_parent() -> None:

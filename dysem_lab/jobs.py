@@ -9,7 +9,8 @@ import contextlib
 import hashlib
 import io
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -22,12 +23,15 @@ from dysem_lab.analyses.study import Study
 from dysem_lab.errors import InputError, choices
 from dysem_lab.figures import saving
 from dysem_lab.figures.gallery import read_cells
-from dysem_lab.models.embedded import file_sha256
+from dysem_lab.inputs import path_of
+from dysem_lab.models.embedded import EMBEDDED, file_sha256
 from dysem_lab.models.loading import source_digest
 from dysem_lab.models.store import Space
 
 EXECUTED = "executed"  # folder of executed notebooks, logs and stamps inside the output folder
 LISTS_OR_NONE = ("tasks", "transfer_tasks")  # parameters of notebooks
+LONGEST_NAME = 200  # bytes of a job's; a file system allows 255, suffix included
+SOURCES = ("demo", "stsb", "hub")  # of `load_data`, whatever folders are here
 NOT_OF_FIGURES = ("cli/", "explorers/")  # what no figure notebook imports
 
 
@@ -53,7 +57,12 @@ class Job:
             for key in ("model", "data", "pairs", "sample")
             if self.parameters.get(key)
         ]
-        return "_".join([self.notebook.stem, *(Path(str(value)).name for value in values)])
+        name = "_".join([self.notebook.stem, *(Path(str(value)).name for value in values)])
+        encoded = name.encode(errors="replace")
+        if len(encoded) <= LONGEST_NAME:
+            return name
+        digest = hashlib.sha256(encoded).hexdigest()[:8]
+        return f"{encoded[: LONGEST_NAME - 9].decode(errors='ignore')}-{digest}"
 
     @property
     def stamp(self) -> Path:
@@ -138,17 +147,21 @@ class Job:
         """Return why the job has to run, or "" if it is up to date."""
         try:
             stamp = json.loads(self.stamp.read_text(encoding="utf-8"))
-            before, files = stamp["inputs"], stamp["files"]
-        except (OSError, ValueError, KeyError):
+            before, files = dict(stamp["inputs"]), dict(stamp["files"])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):  # none, or none of ours
             return "not made yet"
         now = json.loads(json.dumps(self.inputs()))
         if changed := [name for name in now if before.get(name) != now[name]]:
             return f"changed: {', '.join(changed)}"
         for name, digest in files.items():
-            if not (self.out / name).exists():
-                return f"{name} is gone"
-            if file_sha256(self.out / name) != digest:
-                return f"{name} was changed"
+            file = self.out / str(name)
+            try:
+                if not file.is_file():
+                    return f"{name} is gone"
+                if file_sha256(file) != digest:
+                    return f"{name} was changed"
+            except OSError as error:
+                return f"{name} cannot be read ({error.strerror})"
         return ""
 
     def up_to_date(self) -> bool:
@@ -195,12 +208,17 @@ def plan(
             it is a list, a single value stands for a list of one.
 
     Raises:
-        InputError: An unknown notebook, a parameter that none of them has, a notebook without a
-            parameters cell, or two models whose files would have the same names.
+        InputError: An unknown notebook, a parameter that none of them has or whose value is of
+            another kind than the notebook's own, a notebook without a parameters cell, or two
+            models whose files would have the same names.
     """
     for name in ("data", "out"):
         if name in (parameters or {}):
             raise InputError(f"{name!r} is no notebook parameter here; give --{name}")
+    if "model" in (parameters or {}):
+        if models:
+            raise InputError("the model is given both by --model and by -p model; leave one out")
+        models = [parameters["model"]]  # type: ignore[index,list-item]
     available = notebooks()
     for name in only:
         if not any(stem.startswith(name) for stem in available):
@@ -210,15 +228,14 @@ def plan(
         for stem, path in available.items()
         if not only or any(stem.startswith(name) for name in only)
     }
-    source = str(Path(data).resolve()) if Path(data).is_dir() else data
-    given = {**(parameters or {}), "data": source}
+    given = {**(parameters or {}), "data": _resolved(data, "data", SOURCES)}
     defaults = {stem: _defaults(path) for stem, path in chosen.items()}
     unknown = set(given) - {"data"} - set().union(*defaults.values())
     if unknown:
         known = sorted(set().union(*defaults.values()) - {"data", "out"})
         raise choices("notebook parameter", sorted(unknown)[0], known)
     jobs = []
-    found = [str(Path(model).resolve()) if Path(model).exists() else model for model in models]
+    found = [_resolved(model, "model", EMBEDDED) for model in models]
     for of_model in [{"model": model} for model in found] or [{}]:
         for stem, path in chosen.items():
             own = defaults[stem]
@@ -233,17 +250,55 @@ def plan(
     return jobs
 
 
-def _fitting(name: str, value: object, default: object) -> object:
-    """Return the value of a notebook's parameter; one value for a list is a list of it."""
-    is_list = isinstance(default, list) or name in LISTS_OR_NONE
-    return [value] if is_list and isinstance(value, str | int | float) else value
+def _resolved(name: str, what: str, known: Collection[str]) -> str:
+    """Return a name, as an absolute path where it is one on this machine and no known name."""
+    path = path_of(name, what)
+    return str(path.resolve()) if name not in known and path.exists() else name
+
+
+def _fitting(name: str, value: object, own: object) -> object:
+    """Return a value for a parameter, once it is of the kind of the notebook's own.
+
+    A single value is a list of one where the notebook has a list.
+    """
+    if isinstance(value, tuple):
+        value = list(value)
+    if isinstance(own, list) or (name in LISTS_OR_NONE and value is not None):
+        value = value if isinstance(value, list) else [value]
+        only_numbers = isinstance(own, list) and own and all(map(_is_number, own))
+        kind = "numbers in a list" if only_numbers else "a list of strings or numbers"
+        fits = all(
+            _is_number(each) or (isinstance(each, str) and not only_numbers) for each in value
+        )
+    elif _is_number(own):
+        kind, fits = "a number", _is_number(value)
+    elif isinstance(own, str):
+        kind, fits = "a string", isinstance(value, str) or _is_number(value)
+    else:
+        kind = "a number, a string or a list of these"
+        parts = value if isinstance(value, list) else [value]
+        fits = all(
+            part is None or isinstance(part, str | bool) or _is_number(part) for part in parts
+        )
+    if not fits:
+        raise InputError(
+            f"notebook parameter {name!r} must be {kind}, such as {own!r}, got {value!r:.200}"
+        )
+    return value
+
+
+def _is_number(value: object) -> bool:
+    """Whether a value is a number that JSON has."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _check_names(jobs: Sequence[Job]) -> None:
     """Raise an error where two jobs would write the same files."""
     of_name: dict[str, Job] = {}
     for job in jobs:
-        other = of_name.setdefault(job.name, job)
+        other = of_name.setdefault(saving.slug(job.name), job)  # as in the names of figures
         if other is not job:
             raise InputError(
                 f"models {other.parameters['model']!r} and {job.parameters['model']!r} would both "

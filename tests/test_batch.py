@@ -3,9 +3,11 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from dysem_lab import batch, paths
 from dysem_lab.analyses.dysem_analyses import decomposition
 from dysem_lab.analyses.study import Study
 from dysem_lab.data.sts import load_data
-from dysem_lab.errors import InputError
+from dysem_lab.errors import DataError, InputError
 from dysem_lab.figures import dysem_figures, saving, style
 from dysem_lab.jobs import needs, plan
 from dysem_lab.models.loading import load_model
@@ -114,10 +116,10 @@ def test_what_is_up_to_date_is_skipped_and_what_changed_is_not(made, tmp_path):
 def test_a_failing_notebook_is_reported_and_the_others_go_on(made, tmp_path):
     folder, _, _ = made
     out = tmp_path / "out"
-    arguments = command(folder, out, "-p", "setting=klingon", "-p", "seed=3", "--jobs", "2")
+    arguments = command(folder, out, "-p", "vector=klingon", "-p", "seed=3", "--jobs", "2")
     run = subprocess.run(arguments, capture_output=True, text=True)
     assert run.returncode == 1
-    assert "unknown prompt setting 'klingon'" in run.stderr.replace("\n", " ")
+    assert "unknown vector 'klingon'" in run.stderr.replace("\n", " ")
     assert "02_random_vs_semantic" in run.stderr
     executed = next((out / "executed").glob("02_*.ipynb"))
     assert str(executed) in run.stderr.replace("\n", "")
@@ -132,9 +134,29 @@ def test_a_failing_notebook_is_reported_and_the_others_go_on(made, tmp_path):
     assert not list(out.glob("random_vs_semantic_*"))
 
 
-def test_a_killed_batch_run_again_gives_the_same_numbers(made, tmp_path):
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"setting": "klingon"}, "unknown prompt setting 'klingon'"),
+        ({"languages": "xx"}, "unknown language 'xx'"),  # one name, not its letters
+        ({"pairs": "lots"}, "lots"),
+        ({"template": "prompteo"}, "did you mean 'prompteol'"),
+    ],
+)
+def test_parameters_that_a_study_refuses_fail_before_anything_runs(
+    tiny_folder, tmp_path, monkeypatch, parameters, message
+):
+    monkeypatch.setattr(batch.subprocess, "Popen", lambda *_, **__: pytest.fail("it was run"))
+    (job,) = plan([str(tiny_folder())], "demo", tmp_path, only=["02"], parameters=parameters)
+    assert batch.run_batch([job]) == {job.name: "failed"}
+    assert message in batch.failure(job)
+
+
+def test_a_killed_batch_run_again_gives_the_same_numbers(made, tmp_path, monkeypatch):
     folder, undisturbed, _ = made
     out = tmp_path / "out"
+    temporary = Path(tempfile.mkdtemp())  # its path is short, which Chromium needs of it
+    monkeypatch.setenv("TMPDIR", str(temporary))
     arguments = command(folder, out, "--only", "01")
     for seconds in (4, 9):
         process = subprocess.Popen(
@@ -147,11 +169,15 @@ def test_a_killed_batch_run_again_gives_the_same_numbers(made, tmp_path):
         while running(out) and time.monotonic() < deadline:
             time.sleep(0.2)
         assert not running(out), "a notebook outlives its batch"
+        assert not list(temporary.glob("*.json")), "the file of a kernel's connection stays"
         for csv in out.glob("*.csv"):
             assert csv.read_text() == (undisturbed / csv.name).read_text()
     subprocess.run(arguments, check=True, capture_output=True)
     name = FIGURE.format(model=folder.name)
     assert (out / f"{name}.csv").read_text() == (undisturbed / f"{name}.csv").read_text()
+    assert not [path for path in (out / "executed").iterdir() if path.name[0] == "."]
+    assert not list(temporary.glob("*.json"))
+    shutil.rmtree(temporary)
 
 
 def test_an_interrupt_ends_the_notebooks_and_keeps_what_is_finished(made, tmp_path):
@@ -173,6 +199,188 @@ def test_an_interrupt_ends_the_notebooks_and_keeps_what_is_finished(made, tmp_pa
     while running(tmp_path) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert not running(tmp_path), "a notebook goes on after the interrupt"
+
+
+def test_a_batch_takes_its_surroundings_as_they_are(tiny_folder, tmp_path):
+    """Modules and JSON files of others, and names with braces, which papermill would fill in."""
+    here, out = tmp_path / "here", tmp_path / "o{u}t {0} {"
+    model = here / "{model} {} it"
+    shutil.copytree(tiny_folder(), model)
+    for module in ("html", "json", "pathlib", "fnmatch", "zmq", "pandas", "IPython", "dysem_lab"):
+        (here / f"{module}.py").write_text("raise SystemExit('imported from the current folder')")
+    out.mkdir()
+    foreign = {"cut.json": b'{"name": "cut"', "list.json": b"[1]", "binary.json": b"\xff\x00"}
+    for name, content in foreign.items():
+        (out / name).write_bytes(content)
+    executable, *arguments = command(model, out, "--only", "02")
+    run = subprocess.run([executable, "-P", *arguments], cwd=here, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    said = " ".join(run.stderr.split())
+    for name, content in foreign.items():
+        assert f"{name} is no record of a figure" in said
+        assert (out / name).read_bytes() == content
+    (record,) = out.glob("random_vs_semantic_*_demo-24.json")
+    assert f"### {record.stem}" in (out / "README.md").read_text("utf-8")
+    assert (out / "executed" / "02_random_vs_semantic_{model} {} it_demo_24.ipynb").is_file()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["here", out.name]
+
+
+STAMPS = (
+    *("", "{", "[]", "3", "null", '"text"', "[" * 10**5, "\0"),
+    *('{"inputs": 3, "files": {}}', '{"inputs": {}, "files": 3}', '{"inputs": null}'),
+    *('{"inputs": ["a"], "files": {}}', '{"inputs": {}, "files": ["a"]}'),
+)
+
+
+@pytest.mark.parametrize("stamp", [*STAMPS, b"\xff\xfe"])
+def test_a_stamp_that_says_nothing_is_none(tmp_path, stamp):
+    (job,) = plan(["gemma-3-270m"], "demo", tmp_path, only=["01"])
+    job.stamp.parent.mkdir()
+    job.stamp.write_bytes(stamp if isinstance(stamp, bytes) else stamp.encode())
+    assert job.why() == "not made yet"
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"a.csv": 3},
+        {"a.csv": None},
+        {"a.csv": "0" * 64},
+        {"gone.csv": "0" * 64},
+        {"folder": "0" * 64},
+        {"": "0" * 64},
+        {"\0": "0" * 64},
+        {"x" * 300: "0" * 64},
+        {"../../etc/passwd": "0" * 64},
+    ],
+)
+def test_files_of_a_stamp_that_are_not_there_or_not_those_are_made_anew(tmp_path, files):
+    (tmp_path / "a.csv").write_text("here")
+    (tmp_path / "folder").mkdir()
+    (job,) = plan(["gemma-3-270m"], "demo", tmp_path, only=["01"])
+    job.stamp.parent.mkdir()
+    job.stamp.write_text(json.dumps({"inputs": job.inputs(), "files": {}}))
+    assert job.up_to_date()
+    job.stamp.write_text(json.dumps({"inputs": job.inputs(), "files": files}))
+    (name,) = files
+    assert job.why().startswith((f"{name} is gone", f"{name} was changed", f"{name} cannot be"))
+
+
+@pytest.mark.parametrize(
+    ("notebook", "name", "given", "taken"),
+    [
+        ("01", "languages", "en", ["en"]),
+        ("01", "languages", ("en", "ja"), ["en", "ja"]),
+        ("01", "k", 0.25, 0.25),
+        ("02", "ks", 0.5, [0.5]),
+        ("03", "tasks", "STSB", ["STSB"]),
+        ("03", "tasks", None, None),
+        ("03", "tasks", ["STSB"], ["STSB"]),
+        ("16", "output_layer", 3, 3),
+        ("17", "templates", "knowledge", ["knowledge"]),
+        ("15", "output_layers", ["final", 3], ["final", 3]),
+        ("24", "translator", "apertium", "apertium"),
+        ("21", "transfer_tasks", "MR", ["MR"]),
+        ("08", "vectors", "mean", ["mean"]),
+        ("01", "pairs", 5, 5),
+    ],
+)
+def test_a_single_value_is_a_list_of_one_where_a_notebook_has_a_list(
+    tmp_path, notebook, name, given, taken
+):
+    jobs = plan(["gemma-3-270m"], "demo", tmp_path, only=[notebook], parameters={name: given})
+    assert jobs[0].parameters[name] == taken
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "kind"),
+    [
+        ("seed", "one", "a number, such as 0, got 'one'"),
+        ("seed", [1], "a number"),
+        ("seed", None, "a number"),
+        ("seed", True, "a number"),
+        ("k", float("nan"), "a number"),
+        ("k", 1e999, "a number"),
+        ("k", {"a": 1}, "a number"),
+        ("languages", {"en", "ja"}, "a list of strings or numbers"),
+        ("languages", [["en"]], "a list of strings or numbers"),
+        ("languages", None, "a list of strings or numbers"),
+        ("template", ["prompteol"], "a string, such as 'prompteol'"),
+        ("template", None, "a string"),
+        ("pairs", {1, 2}, "a number, a string or a list"),
+        ("pairs", b"12", "a number, a string or a list"),
+        ("pairs", 3j, "a number, a string or a list"),
+        ("pairs", ..., "a number, a string or a list"),
+    ],
+)
+def test_a_value_of_another_kind_is_refused_before_anything_runs(tmp_path, name, value, kind):
+    with pytest.raises(InputError, match=f"notebook parameter '{name}' must be {kind}"):
+        plan(["gemma-3-270m"], "demo", tmp_path, only=["01"], parameters={name: value})
+
+
+def test_known_names_are_not_folders_that_happen_to_be_here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("demo", "gemma-3-270m", "mine"):
+        (tmp_path / name).mkdir()
+    (job, other) = plan(["gemma-3-270m", "mine"], "demo", tmp_path, only=["01"])
+    assert (job.parameters["model"], job.parameters["data"]) == ("gemma-3-270m", "demo")
+    assert other.parameters["model"] == str(tmp_path / "mine")
+
+
+@pytest.mark.parametrize("of_model", ["x" * 240, "語" * 80])
+def test_a_name_that_is_too_long_for_a_file_is_cut(tmp_path, of_model):
+    names = []
+    for last in "ab":
+        for folder in (of_model[:-1] + last, "d" * 240):
+            (tmp_path / folder).mkdir(exist_ok=True)
+        model, data = str(tmp_path / (of_model[:-1] + last)), str(tmp_path / ("d" * 240))
+        (job,) = plan([model], data, tmp_path, only=["01"])
+        assert job.why() == "not made yet"
+        names.append(job.name)
+    assert max(len(f"{name}.ipynb".encode()) for name in names) < 250
+    assert len(set(names)) == 2
+
+
+@pytest.mark.parametrize("what", ["model", "data"])
+def test_what_no_path_can_be_is_refused(tmp_path, what):
+    given = {"model": "gemma-3-270m", "data": "demo"} | {what: "x" * 300}
+    with pytest.raises(InputError, match=f"{what} 'xxx.* is no path"):
+        plan([given["model"]], given["data"], tmp_path, only=["01"])
+
+
+def test_the_model_may_be_a_parameter_but_not_twice(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    (job,) = plan([], "demo", "out", only=["01"], parameters={"model": "mine"})
+    assert job.parameters["model"] == str(tmp_path / "mine")
+    with pytest.raises(InputError, match="both by --model and by -p model"):
+        plan(["gemma-3-270m"], "demo", "out", only=["01"], parameters={"model": "mine"})
+
+
+def test_models_whose_figures_would_have_one_name_are_refused(tmp_path):
+    for name in ("tiny one", "tiny-one"):
+        (tmp_path / name).mkdir()
+    models = [str(tmp_path / name) for name in ("tiny one", "tiny-one")]
+    with pytest.raises(InputError, match="would both write 01_decomposition_tiny-one_demo"):
+        plan(models, "demo", tmp_path, only=["01"])
+
+
+@pytest.mark.parametrize("place", ["a file", "in a file"])
+def test_a_place_that_cannot_be_written_is_named(tiny_folder, tmp_path, place):
+    (tmp_path / "file").write_text("here")
+    out = tmp_path / "file" / ("out" if place == "in a file" else "")
+    jobs = plan([str(tiny_folder())], "demo", out, only=["01"], parameters=PARAMETERS)
+    with pytest.raises(DataError, match=rf"{tmp_path / 'file'}.* cannot be written.*give a folder"):
+        batch.run_batch(jobs)
+
+
+def test_a_copy_that_is_cut_leaves_the_log_to_say_what_failed(tmp_path):
+    (job,) = plan(["gemma-3-270m"], "demo", tmp_path, only=["01"])
+    job.executed.parent.mkdir()
+    for content in ("", "{", '{"cells": [3]}', "[]", '{"cells": []}'):
+        job.executed.write_text(content)
+        job.log.write_text("first\nOSError: the last line\n")
+        assert batch.failure(job).startswith("OSError: the last line\n  see ")
 
 
 def dry_run(folder, out, *more):
@@ -289,24 +497,6 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path):
 def test_data_and_out_are_no_notebook_parameters(tmp_path, name):
     with pytest.raises(InputError, match=f"give --{name}"):
         plan(["gemma-3-270m"], "demo", tmp_path, parameters={name: "stsb"})
-
-
-@pytest.mark.parametrize(
-    ("only", "name", "value", "expected"),
-    [
-        ("01", "languages", "en", ["en"]),
-        ("01", "languages", ["en", "ja"], ["en", "ja"]),
-        ("02", "ks", 0.5, [0.5]),
-        ("08", "vectors", "mean", ["mean"]),
-        ("04", "tasks", "STSB", ["STSB"]),
-        ("04", "tasks", None, None),
-        ("21", "transfer_tasks", "MR", ["MR"]),
-        ("01", "pairs", 5, 5),
-    ],
-)
-def test_one_value_stands_for_a_list_of_it(tmp_path, only, name, value, expected):
-    (job,) = plan(["gemma-3-270m"], "demo", tmp_path, only=[only], parameters={name: value})
-    assert job.parameters[name] == expected
 
 
 def test_two_models_of_one_name_are_refused(tmp_path):
