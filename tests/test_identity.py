@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -601,7 +602,7 @@ def other_forward(lens):
     )
     forward = module.forward
     module.forward = lambda x: forward(x) * 2
-    return r"functions were replaced: .*up_proj.*forward"
+    return r"functions were put in: .*up_proj.*forward"
 
 
 def other_module(lens):
@@ -661,6 +662,44 @@ def test_a_store_takes_only_passes_of_the_model_itself(tiny_folder, store, demo,
         with pytest.raises(ModelError, match=message):
             use()
     assert vectors(lens)["resid"].shape == before.shape, "without a store it is the user's business"
+
+
+class Another(nn.ReLU):
+    """An activation of the user's own code, which no key can cover."""
+
+
+@pytest.mark.parametrize("intrude", ["hook", "forward", "module"])
+def test_what_was_put_in_before_a_model_was_booted_is_no_part_of_it(tiny_folder, store, intrude):
+    model = AutoModelForCausalLM.from_pretrained(tiny_folder("Llama"), dtype=torch.float32)
+    mlp = model.model.layers[1].mlp
+    if intrude == "hook":
+        mlp.up_proj.register_forward_hook(lambda module, inputs, output: output * 2)
+    elif intrude == "forward":
+        mlp.up_proj.forward = lambda x: x[..., :1].expand(*x.shape[:-1], 48)
+    else:
+        mlp.act_fn = Another()
+    lens = boot(model, AutoTokenizer.from_pretrained(tiny_folder("Llama")), "built")
+    with pytest.raises(ModelError, match=r"hooks are on|functions were put in|modules were put in"):
+        vectors(lens, store)
+    assert vectors(lens)["resid"].shape == (2, 32)
+
+
+def test_a_model_that_was_being_trained_is_booted_for_evaluation(tiny_folder, store):
+    config = transformers.AutoConfig.from_pretrained(tiny_folder("Llama"), attention_dropout=0.9)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).train()
+    lens = boot(model, AutoTokenizer.from_pretrained(tiny_folder("Llama")), "built")
+    assert torch.equal(vectors(lens, store)["resid"], vectors(lens)["resid"])
+
+
+def test_replaced_weights_are_freed(tiny_folder):
+    lens = load_model(tiny_folder("Llama"))
+    module = lens.bridge.original_model.get_submodule(
+        "model.layers.0._original_component.mlp.up_proj._original_component"
+    )
+    old, before = weakref.ref(module.weight), lens.fingerprint
+    module.weight = nn.Parameter(module.weight.detach().clone())
+    assert lens.fingerprint != before
+    assert old() is None
 
 
 def test_hooks_of_a_context_are_refused_and_gone_after_it(tiny_folder, store):

@@ -103,7 +103,7 @@ class TrainedEncoder(DenseEncoder):
                 f"the tokenizer of {name} pads with {self.tokenizer.pad_token!r} (id {pad}), and "
                 f"{self._n_embeddings} tokens have an embedding; give it a pad token of the model"
             )
-        self._identity = Identity(self._networks, self.tokenizer)
+        self._identity = Identity(self._networks, self.tokenizer, is_ours=True)
 
     @property
     def device(self) -> torch.device:

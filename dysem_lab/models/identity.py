@@ -8,10 +8,13 @@ such as a hook, is an objection to keeping vectors under the model's name.
 These changes leave no trace here: values written past the version counter (through ``tensor.data``,
 numpy, or an optimiser's fused step) that leave 16 evenly spaced elements of the tensor as they
 were; methods replaced in a class, not in an object; an entry of a tokenizer's vocabulary that is
-changed inside its Rust object and that no probe meets; and modes of torch that replace functions.
+changed inside its Rust object and that no probe meets; objects that modules hold; and modes of
+torch that replace functions.
 """
 
 import contextlib
+import copy
+import functools
 import itertools
 import json
 from collections.abc import Iterator, Sequence
@@ -29,6 +32,8 @@ N_SAMPLED = 16  # elements of each tensor, looked at each time
 WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of an element
 SHOWN = 3
 PLAIN = (bool, int, float, str, type(None))
+LIBRARIES = ("torch", "transformers", "transformer_lens", "peft", "accelerate")
+GLOBAL_HOOKS = ("_global_forward_hooks", "_global_forward_pre_hooks")
 # Attributes and settings that no number depends on.
 IDLE = {
     *("training", "name_or_path", "_name_or_path", "_commit_hash", "transformers_version"),
@@ -64,6 +69,7 @@ class Identity:
         networks: Modules that a forward pass goes through.
         tokenizer: The tokenizer.
         content: Digest of the files that they were loaded from; None where they are in memory only.
+        is_ours: Whether this package loaded them, so that nobody's code was put in before.
     """
 
     def __init__(
@@ -71,9 +77,11 @@ class Identity:
         networks: Sequence[nn.Module],
         tokenizer: PreTrainedTokenizerBase,
         content: str | None = None,
+        is_ours: bool = False,
     ) -> None:
         """Note the state; no weights are read before the digest is asked for."""
         self._content = content
+        self._is_ours = is_ours
         self._first = self._last = _Snapshot(networks, tokenizer)
         self._known: tuple[str, bool] | None = None
         self._checksums: dict[str, tuple[_Mark, str]] = {}
@@ -89,7 +97,9 @@ class Identity:
             tokenizer: The tokenizer now.
         """
         if self._known is None or not self._last.still(networks, tokenizer):
-            self._last = _Snapshot(networks, tokenizer)
+            now = _Snapshot(networks, tokenizer)
+            self._last.forget_tensors()
+            self._last = now
             self._known = self._described()
         return self._known
 
@@ -164,21 +174,27 @@ class Identity:
         hooked = [
             getattr(module, "name", None) or name or "the model"
             for name, module in modules.items()
-            if any(hook not in first.hooks for hook in _hooks_on(module))
+            if _is_hooked(module)
         ]
-        if any(hook not in first.hooks for hook in _global_hooks()):
+        if any(getattr(nn.modules.module, hooks) for hooks in GLOBAL_HOOKS):
             hooked.append("all modules (torch's global hooks)")
         there = set(map(id, first.modules.values()))
         faults = {
             "hooks are on": hooked,
             "modules were put in:": [
-                name for name, module in modules.items() if id(module) not in there
+                name or "the model"
+                for name, module in modules.items()
+                if id(module) not in there or not (self._is_ours or _is_of_library(type(module)))
             ],
-            "functions were replaced:": [
+            "functions were put in:": [
                 f"{name}.{key}"
                 for name, module in modules.items()
                 for key, function in _functions_of(module)
-                if id(module) in there and first.functions.get((id(module), key)) is not function
+                if id(module) in there
+                and (
+                    first.functions.get((id(module), key)) is not function
+                    or not (self._is_ours or _is_of_library(function))
+                )
             ],
             "training mode is on:": [
                 name or "the model" for name, module in modules.items() if module.training
@@ -219,7 +235,6 @@ class _Snapshot:
         marks: The same → its mark.
         kinds: Module → its class.
         settings: Plain attributes of the modules, and the fields of their configurations.
-        hooks: Numbers of the hooks that were there.
         functions: (number of a module, name) → function that the object carries itself.
     """
 
@@ -228,8 +243,6 @@ class _Snapshot:
         self.modules = dict(_named_modules(networks))
         self.tokenizer_state = _tokenizer_state(tokenizer)
         self.kinds = {name: type(module).__qualname__ for name, module in self.modules.items()}
-        self.hooks = {hook for module in self.modules.values() for hook in _hooks_on(module)}
-        self.hooks |= set(_global_hooks())
         self.functions = {
             (id(module), key): function
             for module in self.modules.values()
@@ -254,8 +267,8 @@ class _Snapshot:
             for key, value in own.items():
                 if key in ("config", "cfg") and hasattr(value, "__dict__"):
                     configs.setdefault(id(value), value)
-                elif isinstance(value, PLAIN) and _counts(key):
-                    settings.append((f"{name}/{key}", own, key, value))
+                elif _counts(key) and _is_plain(value):
+                    settings.append((f"{name}/{key}", own, key, copy.copy(value)))
         self._settings = [(own, key, value) for _, own, key, value in settings]
         self._configs = list(configs.values())
         self._fields = _fields(self._configs)
@@ -303,6 +316,10 @@ class _Snapshot:
             )
         }
 
+    def forget_tensors(self) -> None:
+        """Let go of the tensors, so that replaced ones are freed; the marks stay."""
+        self.tensors, self._views = {}, []
+
     def has_tree(self, networks: Sequence[nn.Module]) -> bool:
         """Return whether the modules are the same objects at the same places."""
         return all(
@@ -347,22 +364,32 @@ def _is_hook_point(module: nn.Module) -> bool:
     return "fwd_hooks" in vars(module)
 
 
-def _hooks_on(module: nn.Module) -> Iterator[int]:
-    """Yield the numbers of the hooks that see what a module takes or gives.
+def _is_plain(value: object) -> bool:
+    """Return whether a value is a number or a text, or a container of some."""
+    if isinstance(value, list | tuple):
+        return all(isinstance(item, PLAIN) for item in value)
+    if isinstance(value, dict):
+        return all(isinstance(item, PLAIN) for pair in value.items() for item in pair)
+    return isinstance(value, PLAIN)
 
-    TransformerLens wires some of its own to modules when they first run, which are not counted; a
-    user's go to hook points, or have a function of another package.
+
+def _is_hooked(module: nn.Module) -> bool:
+    """Return whether a user's hook sees what a module takes or gives.
+
+    Libraries put some of their own on modules, but none on hook points.
     """
-    for hooks in (module._forward_hooks, module._forward_pre_hooks):
-        for number, function in hooks.items():
-            home = getattr(function, "__module__", None) or ""
-            if _is_hook_point(module) or not home.startswith("transformer_lens."):
-                yield number
+    if not (module._forward_hooks or module._forward_pre_hooks):
+        return False
+    hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+    return _is_hook_point(module) or not all(map(_is_of_library, hooks))
 
 
-def _global_hooks() -> Iterator[int]:
-    for name in ("_global_forward_hooks", "_global_forward_pre_hooks"):
-        yield from getattr(nn.modules.module, name)
+def _is_of_library(code: Any) -> bool:
+    """Return whether a function or a class is of a library, whose version a check depends on."""
+    while isinstance(code, functools.partial):
+        code = code.func
+    home = getattr(code, "__module__", None)
+    return home is None or home.partition(".")[0] in LIBRARIES  # None: built in
 
 
 def _functions_of(module: nn.Module) -> Iterator[tuple[str, Any]]:

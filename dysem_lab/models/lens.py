@@ -231,5 +231,6 @@ def boot(
     )
     tokenizer.padding_side = "left"  # which TransformerLens may have changed
     bridge.eval()
-    identity = Identity([bridge.original_model, bridge], tokenizer, content)
+    networks = [bridge.original_model, bridge]
+    identity = Identity(networks, tokenizer, content, is_ours=content is not None)
     return LensModel(bridge, tokenizer, name, source, identity=identity, stored_as=stored_as)

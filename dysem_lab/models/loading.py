@@ -212,16 +212,15 @@ def locate(name: str | Path) -> str:
 
 def size_of(name: str | Path) -> tuple[int, int] | None:
     """Return (L, d) of a model without loading or converting it; None where that is not known."""
-    table = presets()
-    row = table[table["preset"] == str(name)]
-    if len(row):
-        return int(row["n_layers"].iloc[0]), int(row["d_model"].iloc[0])
     if str(name) in EMBEDDED:
         model = EMBEDDED[str(name)]
         return model.n_layers, model.d_model
     try:
         check_name(name)
         path = local_path(name)
+        row = presets().query("preset == @name")
+        if path is None and len(row):
+            return int(row["n_layers"].iloc[0]), int(row["d_model"].iloc[0])
         if path is not None and path.is_file():
             path = converted_folder(file_digest(path, "sha256"))
             if not (path / MANIFEST).is_file():
