@@ -45,7 +45,7 @@ from .joint import all_pairs_similarity as all_pairs_similarity
 from .joint import joint_cosine as joint_cosine
 from .joint import joint_set as joint_set
 from .joint import pairwise_similarity as pairwise_similarity
-from .models.activations import capture as capture
+from .models.capture import capture as capture
 from .models.lens import LensModel as LensModel
 from .models.loading import load_model as load_model
 from .models.loading import presets as presets

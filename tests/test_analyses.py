@@ -17,7 +17,7 @@ from dysem_lab.encoders.dysem import VECTORS
 from dysem_lab.errors import InputError
 from dysem_lab.evaluate import score
 from dysem_lab.figures.dysem_figures import decomposition_caption
-from dysem_lab.models.activations import capture
+from dysem_lab.models.capture import capture
 from dysem_lab.models.loading import load_model
 from dysem_lab.models.store import VectorStore
 from dysem_lab.prompts import SETTINGS, wrap
@@ -516,7 +516,7 @@ def test_what_an_analysis_reads_was_captured_by_the_study(study, one_task, monke
     def refuse(*_):
         raise AssertionError("a forward pass")
 
-    monkeypatch.setattr("dysem_lab.models.activations.run", refuse)
+    monkeypatch.setattr("dysem_lab.models.record.forward", refuse)
     dysem_analyses.component_scores(study)
     dysem_analyses.single_languages(study, component="resid")
     dysem_analyses.grid(study, [0.25], components=("ffn",))

@@ -17,9 +17,9 @@ from dysem_lab.explorers.attention_explorer import (
     explore_attention,
     label,
     pattern_figure,
-    token_texts,
 )
 from dysem_lab.models.loading import load_model
+from dysem_lab.models.readout import token_texts
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
 

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dysem_lab.errors import InputError, ModelError
-from dysem_lab.models import activations, passes
-from dysem_lab.models.activations import COMPONENTS, capture
+from dysem_lab.models import passes, record
+from dysem_lab.models.capture import capture
 from dysem_lab.models.loading import load_model, locate
 from dysem_lab.models.passes import plan_batches
+from dysem_lab.models.places import COMPONENTS
 from dysem_lab.prompts import wrap
 from tests.reference import read
 
@@ -144,7 +145,7 @@ def test_a_hook_in_the_unembedding_sees_the_last_position(tiny_lens):
     seen = []
     ids, mask = passes.pad(tiny_lens, [[5, 6, 7], [8, 9, 10]])
     hooks = [("unembed.hook_out", lambda tensor, hook: seen.append(tensor.shape))]
-    passes.run(tiny_lens, ids, mask, hooks)
+    record.forward(tiny_lens, ids, mask, hooks)
     assert seen == [(2, 1, tiny_lens.bridge.cfg.d_vocab)]
 
 
@@ -158,7 +159,7 @@ def test_over_long_texts_lose_their_end_and_prompts_keep_their_tail(tiny_lens):
     words = "word " * 400
     prompts = wrap([words, "Short."])
     with pytest.warns(UserWarning, match="1 of 2 texts were shortened to fit 120 tokens"):
-        ids = activations.tokenize(tiny_lens, prompts, 120)
+        ids = passes.tokenize(tiny_lens, prompts, 120)
     assert len(ids[0]) <= 120
     shortened = tiny_lens.tokenizer.decode(ids[0])
     assert shortened.startswith('This sentence : "word word')
@@ -172,7 +173,7 @@ def test_over_long_texts_lose_their_end_and_prompts_keep_their_tail(tiny_lens):
 
 def test_a_plain_string_is_shortened_at_its_end(tiny_lens):
     with pytest.warns(UserWarning, match="1 of 1"):
-        ids = activations.tokenize(tiny_lens, ["abc " * 100], 20)
+        ids = passes.tokenize(tiny_lens, ["abc " * 100], 20)
     assert tiny_lens.tokenizer.decode(ids[0]) == ("abc " * 5).ljust(20)
 
 
@@ -214,7 +215,7 @@ def test_hooks_are_gone_after_an_error_and_the_next_call_is_right(tiny_lens, mon
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(activations.Reader, "_read", fail)
+        patch.setattr(record.Reader, "_read", fail)
         with pytest.raises(KeyboardInterrupt):
             capture(tiny_lens, prompts, "attn")
     assert not any(point.fwd_hooks for point in tiny_lens.bridge.hook_dict.values())
@@ -241,13 +242,13 @@ def test_threads_do_not_disturb_each_other(tiny_lens):
 
 def test_a_sum_keeps_memory_flat_in_the_number_of_layers(tiny_lens, monkeypatch):
     sizes = set()
-    original = activations.Reader._read
+    original = record.Reader._read
 
-    def watch(self, tensor, layer, n_layers):
-        original(self, tensor, layer, n_layers)
+    def watch(self, tensor, block):
+        original(self, tensor, block)
         sizes.add(tuple(self.rows.shape))
 
-    monkeypatch.setattr(activations.Reader, "_read", watch)
+    monkeypatch.setattr(record.Reader, "_read", watch)
     capture(tiny_lens, wrap(TEXTS[:3]), "attn")
     assert sizes == {(3, tiny_lens.d_model)}
 

@@ -23,7 +23,7 @@ from dysem_lab.encoders.dysem import DySem
 from dysem_lab.errors import InputError
 from dysem_lab.evaluate import average_difference, paired_difference
 from dysem_lab.figures import contrast_figures
-from dysem_lab.models import split_passes
+from dysem_lab.models import capture
 from dysem_lab.models.steering import Contrast
 from dysem_lab.models.store import VectorStore
 
@@ -107,7 +107,7 @@ def test_one_pass_serves_all_contrasts_of_the_last_token(tiny_lens, few, store, 
     assert study.plan()["passes"].sum() == 0
     wider = make(tiny_lens, few, store, contrasts=[None, NS, NR, Contrast(0, "scaling", 3.0)])
     assert wider.plan()["passes"].sum() == prompts
-    monkeypatch.setattr(split_passes, "fill", lambda *_: pytest.fail("a whole pass was made"))
+    monkeypatch.setattr(capture, "fill", lambda *_, **__: pytest.fail("a whole pass was made"))
     wider.capture(progress=False)
     assert wider.plan()["passes"].sum() == 0
 

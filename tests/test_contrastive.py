@@ -22,15 +22,15 @@ from dysem_lab.encoders.contrastive import (
     ContrastivePrompting,
     check_output,
     contrastive_settings,
-    output_vector,
 )
 from dysem_lab.errors import InputError, ModelError
 from dysem_lab.joint import all_pairs_cosine, cosine
 from dysem_lab.models import steering
-from dysem_lab.models.activations import Wanted, capture, missing_rows, read_rows
+from dysem_lab.models.capture import capture, fill_contrasts, missing_rows, read_rows
 from dysem_lab.models.loading import load_model, locate
-from dysem_lab.models.passes import pad, run, tokenize
-from dysem_lab.models.split_passes import fill_contrasts
+from dysem_lab.models.passes import pad, tokenize
+from dysem_lab.models.places import Place, output_place
+from dysem_lab.models.record import forward
 from dysem_lab.models.steering import (
     NORMS,
     POSITIONS,
@@ -455,7 +455,7 @@ def watched(lens, prompts, names, hooks=()):
         (name, lambda tensor, hook, name=name: seen.update({name: tensor.clone()}))
         for name in names
     ]
-    run(lens, ids, mask, [*hooks, *readers])
+    forward(lens, ids, mask, [*hooks, *readers])
     return seen, mask
 
 
@@ -610,7 +610,7 @@ def test_hooks_are_gone_after_an_interruption_inside_the_pass(pair, monkeypatch,
         assert no_hooks(lens)
         store = VectorStore(tmp_path / "v.sqlite")
         with pytest.raises(error, match="inside the pass"):
-            list(fill_contrasts(lens, wrap(MANY), [Contrast(1)], [Wanted("resid", 1)], store))
+            list(fill_contrasts(lens, wrap(MANY), [Contrast(1)], [Place("resid", 1)], store))
     assert no_hooks(lens)
     assert lens.lock.acquire(blocking=False), "the lock is free"
     lens.lock.release()
@@ -777,7 +777,7 @@ CONTRASTS = [
     Contrast(1, "head_recovering", auxiliary=OWN),
     Contrast(0, "recovering", heads=(0, 2)),
 ]
-WANTED = [Wanted("resid", 1), Wanted("final", "sum"), Wanted("attn", "each"), Wanted("z", 1)]
+WANTED = [Place("resid", 1), Place("final", "sum"), Place("attn", "each"), Place("z", 1)]
 
 
 def new_store(folder, name="vectors"):
@@ -799,7 +799,7 @@ def check_fill(lens, prompts, contrasts, wanted, folder, **limits):
         rows = stored(lens, store, prompts, contrast, wanted, max_tokens)
         for kind, found in rows.items():
             expected = capture(
-                lens, prompts, kind.component, kind.layers, edit=edit, max_tokens=max_tokens
+                lens, prompts, kind.component, kind.blocks, edit=edit, max_tokens=max_tokens
             )[kind.component]
             assert relative_errors(found, expected).max() < 1e-4, (contrast, kind)
     return store
@@ -820,7 +820,7 @@ def test_split_passes_give_the_vectors_of_whole_ones(pair, architecture, tmp_pat
 def test_split_passes_equal_plain_hooks(pair, tmp_path):
     lens, plain = pair("Llama")
     encoder = ContrastivePrompting(lens, 1, output_layer=2)
-    store, prompts, wanted = new_store(tmp_path), wrap(TEXTS), [Wanted("resid", 1)]
+    store, prompts, wanted = new_store(tmp_path), wrap(TEXTS), [Place("resid", 1)]
     list(fill_contrasts(lens, prompts, [encoder.contrast], wanted, store))
     found = stored(lens, store, prompts, encoder.contrast, wanted)[wanted[0]]
     assert relative_errors(found, plain_embeddings(plain, TEXTS, encoder)).max() < 1e-4
@@ -829,7 +829,7 @@ def test_split_passes_equal_plain_hooks(pair, tmp_path):
 def test_split_passes_of_an_embedded_model(embedded, tmp_path):
     lens = embedded("smollm2-135m-instruct")
     contrasts = [None, Contrast(3), Contrast(2, "recovering", position="hidden")]
-    wanted, prompts = [Wanted("resid", 5)], wrap(TEXTS)
+    wanted, prompts = [Place("resid", 5)], wrap(TEXTS)
     store = new_store(tmp_path)
     list(fill_contrasts(lens, prompts, contrasts, wanted, store))
     for contrast in contrasts:
@@ -849,7 +849,7 @@ def test_split_passes_of_one_prompt_and_of_prompts_of_one_token(pair, tmp_path):
     for contrast in CONTRASTS:
         edit = Intervention(lens, contrast) if contrast else None
         expected = capture(lens, bare[:1], "resid", 1, edit=edit)["resid"]
-        found = stored(lens, alone, bare[:1], contrast, WANTED)[Wanted("resid", 1)]
+        found = stored(lens, alone, bare[:1], contrast, WANTED)[Place("resid", 1)]
         assert relative_errors(found, expected).max() < 1e-4
 
 
@@ -898,7 +898,7 @@ def test_the_store_gives_back_what_was_filled_without_a_pass(pair, tmp_path):
         ]
     assert not ran
     for contrast, found in zip(CONTRASTS, rows, strict=True):
-        kept = stored(lens, store, prompts, contrast, WANTED)[Wanted("resid", 1)]
+        kept = stored(lens, store, prompts, contrast, WANTED)[Place("resid", 1)]
         assert torch.equal(found, kept)
     for one, other in itertools.combinations(rows, 2):
         assert not torch.allclose(one, other, atol=1e-2), "each contrast has rows of its own"
@@ -1018,7 +1018,7 @@ def test_contrasts_that_lack_different_prompts_run_the_batches_that_they_lack(pa
 
 def test_a_mean_over_tokens_is_refused_or_over_all_tokens(pair, tmp_path):
     lens, _ = pair("Llama")
-    store, prompts, wanted = new_store(tmp_path), wrap(TEXTS), [Wanted("mean", "sum")]
+    store, prompts, wanted = new_store(tmp_path), wrap(TEXTS), [Place("mean", "sum")]
     with contextlib.suppress(InputError):
         list(fill_contrasts(lens, prompts, [None], wanted, store))
         found = stored(lens, store, prompts, None, wanted)[wanted[0]]
@@ -1253,11 +1253,11 @@ def test_output_layers_count_the_blocks_that_have_run():
         if n_layers > 1:
             numbers["penultimate"] = n_layers - 1
         for output_layer, n_run in {**numbers, "last": n_layers, "final": n_layers}.items():
-            wanted = output_vector(output_layer, n_layers)
+            wanted = output_place(output_layer, n_layers)
             assert wanted.n_blocks(n_layers) == n_run
             assert wanted.component == ("final" if output_layer == "final" else "resid")
     with pytest.raises(InputError, match="output_layer must be between 1 and 1, got 'penultimate'"):
-        output_vector("penultimate", 1)
+        output_place("penultimate", 1)
 
 
 # Similarities

@@ -16,11 +16,10 @@ from dysem_lab.explorers.dimension_explorer import (
     dimension_figure,
     dimension_text,
     explore_dimensions,
-    logit_lens,
-    norm_weight,
     read_corpus,
 )
 from dysem_lab.models.loading import load_model
+from dysem_lab.models.readout import dimension_lens, norm_weight
 from dysem_lab.models.store import VectorStore
 from dysem_lab.prompts import templates
 from tests.reference import read
@@ -117,7 +116,7 @@ def test_the_logit_lens_is_the_unembedding_by_hand(uneven_folder, architecture):
             mean = sum(effects) / len(effects)
             effects = [effect - mean for effect in effects]
             order = sorted(range(len(effects)), key=lambda t: -effects[t])
-            table = logit_lens(lens, j, component, 4)
+            table = dimension_lens(lens, j, component, 4)
             for direction, ids in (("promoted", order[:4]), ("demoted", order[::-1][:4])):
                 part = table[table["direction"] == direction]
                 assert part["id"].tolist() == ids
@@ -136,7 +135,7 @@ def test_the_effect_is_what_the_logits_do_with_the_divisor_held_fixed(uneven_fol
         before, after = (model.lm_head(model.model.norm.weight * x / rms) for x in (h, raised))
     change = after - before
     change = change - change.mean()
-    for row in logit_lens(load_model(folder), j, "resid", 3).itertuples():
+    for row in dimension_lens(load_model(folder), j, "resid", 3).itertuples():
         assert row.effect == pytest.approx(float(change[row.id]), abs=1e-4)
 
 
@@ -213,7 +212,7 @@ def test_a_corpus_without_texts_or_renderings_says_what_to_give(study, tiny_lens
     with pytest.raises(InputError, match="unknown task of this study 'stsb'; choose one of: demo"):
         read_corpus(study, "stsb")
     with pytest.raises(InputError, match="unknown component with a logit lens 'attn_raw'"):
-        logit_lens(tiny_lens, 0, "attn_raw")
+        dimension_lens(tiny_lens, 0, "attn_raw")
 
 
 def test_sliders_and_clicks_run_no_pass(study):
@@ -250,7 +249,7 @@ def test_the_lines_of_python_reproduce_the_views(study, tiny_lens):
 
 def test_the_embedded_model_promotes_readable_tokens(embedded):
     lens = embedded("smollm2-135m-instruct")
-    table = logit_lens(lens, 10, "attn", 5)
+    table = dimension_lens(lens, 10, "attn", 5)
     weight = lens.bridge.original_model.get_output_embeddings().weight[:, 10].detach()
     norm = next(w for n, w in lens.bridge.original_model.named_parameters() if n.endswith(
         "norm._original_component.weight") and "layers" not in n)  # fmt: skip

@@ -17,13 +17,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from dysem_lab.analyses.cost import counted
 from dysem_lab.encoders.aggregation import ValueAggregation
-from dysem_lab.encoders.base import MeanPooling, PromptEncoder, output_vector
+from dysem_lab.encoders.base import MeanPooling, PromptEncoder
 from dysem_lab.encoders.echo import Echo
 from dysem_lab.encoders.prepending import TokenPrepending
 from dysem_lab.encoders.systems import output_of
 from dysem_lab.errors import InputError
 from dysem_lab.models import passes
 from dysem_lab.models.loading import load_model, locate
+from dysem_lab.models.places import output_place
 from dysem_lab.models.store import VectorStore
 from tests.conftest import SPECIAL, tiny_config
 
@@ -922,9 +923,9 @@ def test_bad_settings_are_named(lens, encoder, settings, message):
 def test_output_layers_are_read_where_that_many_blocks_have_run():
     for n_layers in (2, 5, 32):
         for output_layer, n_run in {1: 1, "penultimate": n_layers - 1, "last": n_layers}.items():
-            wanted = output_vector(output_layer, n_layers)
+            wanted = output_place(output_layer, n_layers)
             assert (wanted.component, wanted.n_blocks(n_layers)) == ("resid", n_run)
-        final = output_vector("final", n_layers)
+        final = output_place("final", n_layers)
         assert (final.component, final.n_blocks(n_layers)) == ("final", n_layers)
 
 

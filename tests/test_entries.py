@@ -34,7 +34,7 @@ from dysem_lab.explorers.pair_explorer import explore_pair, pair_view
 from dysem_lab.explorers.search_explorer import Corpus, explore_search, search
 from dysem_lab.harnesses import mteb_api
 from dysem_lab.harnesses.sentence_api import ENCODERS, SentenceEncoder, sentence_encoder, unpack
-from dysem_lab.models.activations import capture
+from dysem_lab.models.capture import capture
 from dysem_lab.models.steering import Contrast
 from dysem_lab.prompts import wrap
 

@@ -24,7 +24,7 @@ from dysem_lab.encoders.echo import Echo
 from dysem_lab.encoders.prepending import TokenPrepending
 from dysem_lab.encoders.trained import SimCSE
 from dysem_lab.errors import ModelError
-from dysem_lab.models.activations import capture
+from dysem_lab.models.capture import capture
 from dysem_lab.models.lens import boot
 from dysem_lab.models.loading import load_model, source_digest
 from dysem_lab.models.store import VectorStore

@@ -25,7 +25,7 @@ from dysem_lab.explorers.layer_explorer import (
     pair_layers,
     published_score,
 )
-from dysem_lab.models.activations import capture
+from dysem_lab.models.capture import capture
 from dysem_lab.models.loading import load_model
 from dysem_lab.models.store import VectorStore
 from dysem_lab.prompts import templates, wrap

@@ -19,7 +19,7 @@ from dysem_lab import paths
 from dysem_lab.digests import folder_digest
 from dysem_lab.errors import InputError, ModelError
 from dysem_lab.models import checks, embedded
-from dysem_lab.models.activations import capture
+from dysem_lab.models.capture import capture
 from dysem_lab.models.checks import check_model
 from dysem_lab.models.embedded import EMBEDDED, EmbeddedModel, ensure_embedded, ensure_gguf
 from dysem_lab.models.lens import boot
@@ -255,7 +255,7 @@ def test_vectors_that_depend_on_left_padding_are_refused(tiny_folder):
 
 def test_a_model_whose_prefix_cannot_be_shared_is_captured_without(tiny_folder, monkeypatch):
     lens = fresh(tiny_folder)
-    monkeypatch.setattr("dysem_lab.models.activations.keys_and_values", lambda *_: 1 / 0)
+    monkeypatch.setattr("dysem_lab.models.record.keys_and_values", lambda *_: 1 / 0)
     monkeypatch.setattr(checks, "PREFIX_ERRORS", (*checks.PREFIX_ERRORS, ZeroDivisionError))
     check_model(lens)
     assert not lens.shares_prefix
@@ -328,7 +328,7 @@ def test_a_damaged_record_of_a_check_is_no_pass(tiny_folder, counted_checks):
 def test_what_a_passed_check_found_is_remembered(tiny_folder, counted_checks, monkeypatch):
     folder = tiny_folder("Llama")
     with monkeypatch.context() as broken:
-        broken.setattr("dysem_lab.models.activations.keys_and_values", lambda *_: 1 / 0)
+        broken.setattr("dysem_lab.models.record.keys_and_values", lambda *_: 1 / 0)
         broken.setattr(checks, "PREFIX_ERRORS", (*checks.PREFIX_ERRORS, ZeroDivisionError))
         assert not load_model(folder).shares_prefix
     assert not load_model(folder).shares_prefix

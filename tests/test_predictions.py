@@ -15,8 +15,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from dysem_lab.analyses import predictions
 from dysem_lab.errors import InputError, ModelError
 from dysem_lab.figures import prediction_figures
+from dysem_lab.models import readout
 from dysem_lab.models.loading import load_model, locate
-from dysem_lab.models.steering import Contrast
+from dysem_lab.models.steering import Contrast, edit_of
 from dysem_lab.prompts import wrap
 from tests.conftest import tiny_config
 
@@ -142,7 +143,7 @@ def test_probabilities_are_those_of_transformers_plain_and_under_a_contrast(pair
     prompts = wrap(TEXTS)
     assert prompts == [PROMPT.format(text) for text in IN_PROMPT]
     plain = torch.stack([plain_pass(model, tokenizer, prompt)[0] for prompt in prompts])
-    found = predictions.next_token_probabilities(lens, prompts)
+    found = readout.next_token_probabilities(lens, prompts)
     assert found.dtype == torch.float32
     assert torch.allclose(found, plain, atol=1e-5)
     assert torch.allclose(found.sum(1), torch.ones(3))
@@ -152,7 +153,7 @@ def test_probabilities_are_those_of_transformers_plain_and_under_a_contrast(pair
         expected = torch.stack(
             [contrasted_pass(model, tokenizer, text, contrast)[0] for text in IN_PROMPT]
         )
-        found = predictions.next_token_probabilities(lens, prompts, contrast)
+        found = readout.next_token_probabilities(lens, prompts, edit_of(lens, contrast))
         assert torch.allclose(found, expected, atol=1e-5), contrast
         if architecture == "Llama":
             assert (expected - plain).abs().max() > 1e-3, contrast
@@ -183,7 +184,7 @@ def test_a_soft_cap_of_the_logits_is_part_of_the_prediction(architecture, tiny_t
     capped, _ = plain_pass(model, tokenizer, PROMPT.format(TEXTS[0]))
     model.config.final_logit_softcapping = None
     free, _ = plain_pass(model, tokenizer, PROMPT.format(TEXTS[0]))
-    found = predictions.next_token_probabilities(load_model(tmp_path), wrap(TEXTS[:1]))[0]
+    found = readout.next_token_probabilities(load_model(tmp_path), wrap(TEXTS[:1]))[0]
     assert torch.allclose(found, capped, atol=1e-6)
     assert (free - capped).abs().max() > 1e-3, "the cap matters here"
     assert found.max() / found.min() < math.exp(2 * 0.5) * 1.001
@@ -193,10 +194,10 @@ def test_an_embedded_model_predicts_what_transformers_says(embedded):
     lens = embedded("smollm2-135m-instruct")
     model, tokenizer = plain_copy(locate("smollm2-135m-instruct"))
     contrast = Contrast(4, "recovering")
-    found = predictions.next_token_probabilities(lens, wrap(TEXTS[:1]))[0]
+    found = readout.next_token_probabilities(lens, wrap(TEXTS[:1]))[0]
     expected, _ = plain_pass(model, tokenizer, PROMPT.format(TEXTS[0]))
     assert torch.allclose(found, expected, atol=1e-4)
-    found = predictions.next_token_probabilities(lens, wrap(TEXTS[:1]), contrast)[0]
+    found = readout.next_token_probabilities(lens, wrap(TEXTS[:1]), edit_of(lens, contrast))[0]
     expected, _ = contrasted_pass(model, tokenizer, TEXTS[0], contrast)
     assert torch.allclose(found, expected, atol=1e-4)
 
@@ -226,8 +227,8 @@ def test_one_pass_per_prompt_and_variant_with_one_position_unembedded(tiny_lens)
 
 def test_hooks_are_gone_after_a_pass_and_after_an_error(tiny_lens):
     points = tiny_lens.bridge.hook_dict.values()
-    before = predictions.next_token_probabilities(tiny_lens, wrap(TEXTS))
-    predictions.next_token_probabilities(tiny_lens, wrap(TEXTS), Contrast(1))
+    before = readout.next_token_probabilities(tiny_lens, wrap(TEXTS))
+    readout.next_token_probabilities(tiny_lens, wrap(TEXTS), edit_of(tiny_lens, Contrast(1)))
     predictions.stream_change(tiny_lens, wrap(TEXTS)[0], Contrast(1))
     broken = Contrast(1, alpha=1e300)
     with pytest.raises(ModelError, match=r"the prediction is not finite in torch\.float32; take"):
@@ -235,7 +236,7 @@ def test_hooks_are_gone_after_a_pass_and_after_an_error(tiny_lens):
     with pytest.raises(ModelError, match=r"the residual stream is not finite in torch\.float32"):
         predictions.stream_change(tiny_lens, wrap(TEXTS)[0], broken)
     assert not any(point.fwd_hooks for point in points)
-    assert torch.equal(predictions.next_token_probabilities(tiny_lens, wrap(TEXTS)), before)
+    assert torch.equal(readout.next_token_probabilities(tiny_lens, wrap(TEXTS)), before)
 
 
 # The tables
@@ -330,11 +331,11 @@ def spaced_lens(tiny_lens):
     return replace(tiny_lens, tokenizer=fast)
 
 
-def test_tokens_keep_their_space_and_odd_ones_stand_as_in_the_vocabulary(spaced_lens):
+def test_tokens_keep_their_space_and_odd_ones_can_be_told(spaced_lens):
     tokens = predictions.next_tokens(spaced_lens, ["▁dog"], top=259).set_index("id")["token"]
-    expected = [*WORDS[:4], " the", "the", " The", " dog", "dogs", "<0xE3>", " "]
+    expected = [*WORDS[:4], " the", "the", " The", " dog", "dogs", "⟨E3⟩", " "]
     assert [tokens[i] for i in range(len(WORDS))] == expected
-    assert tokens[200] == "<200>", "the model has more tokens than its tokenizer"
+    assert tokens[200] == "⟨200⟩", "the model has more tokens than its tokenizer"
 
 
 def test_function_words_count_with_and_without_their_space_and_in_any_case(spaced_lens):
@@ -578,4 +579,4 @@ def test_the_words_are_lower_case_and_common():
 
 
 def test_control_characters_are_shown_by_their_codes():
-    assert prediction_figures.visible(" a\x04\x0c<\u200b") == "␣a\\x04\\x0c&lt;\\u200b"
+    assert readout.visible(" a\x04\x0c<\u200b") == "␣a\\x04\\x0c&lt;\\u200b"

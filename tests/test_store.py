@@ -26,9 +26,10 @@ from typer.testing import CliRunner
 from dysem_lab import paths
 from dysem_lab.cli import cli, main
 from dysem_lab.errors import DataError, InputError
-from dysem_lab.models import activations
-from dysem_lab.models.activations import COMPONENTS, capture
+from dysem_lab.models import record
+from dysem_lab.models.capture import capture
 from dysem_lab.models.loading import load_model
+from dysem_lab.models.places import COMPONENTS
 from dysem_lab.models.store import APPLICATION_ID, ModelFacts, Space, VectorStore, prompt_key
 from dysem_lab.prompts import Prompt, wrap
 
@@ -989,7 +990,7 @@ def test_processes_share_a_file_and_killed_writers_lose_at_most_their_batch(tmp_
 def passes(monkeypatch):
     """Return a list that gets the number of prompts of each forward pass."""
     counted = []
-    run, keys_and_values = activations.run, activations.keys_and_values
+    run, keys_and_values = record.forward, record.keys_and_values
 
     def counting_run(lens, ids, *rest):
         counted.append(len(ids))
@@ -999,8 +1000,8 @@ def passes(monkeypatch):
         counted.append(0)
         return keys_and_values(lens, ids, *rest)
 
-    monkeypatch.setattr(activations, "run", counting_run)
-    monkeypatch.setattr(activations, "keys_and_values", counting_prefix)
+    monkeypatch.setattr(record, "forward", counting_run)
+    monkeypatch.setattr(record, "keys_and_values", counting_prefix)
     return counted
 
 
@@ -1123,19 +1124,19 @@ def test_threads_may_capture_through_one_store(tiny_lens, tmp_path):
 
 CAPTURE = """
 import sys, time
-from dysem_lab.models import activations
+from dysem_lab.models import capture, record
 from dysem_lab.models.loading import load_model
 from dysem_lab.prompts import wrap
 from dysem_lab.models.store import VectorStore
 folder, path, texts = sys.argv[1], sys.argv[2], sys.argv[3].split("|")
-lens, run = load_model(folder), activations.run
+lens, run = load_model(folder), record.forward
 
 def slow_run(*arguments):
     time.sleep(0.05)
     run(*arguments)
 
-activations.run = slow_run
-activations.capture(lens, wrap(texts), ("attn", "z"), "each", progress=False,
+record.forward = slow_run
+capture.capture(lens, wrap(texts), ("attn", "z"), "each", progress=False,
                     store=VectorStore(path, each="float32"), tokens_per_batch=250)
 """
 

@@ -24,9 +24,9 @@ from dysem_lab.errors import DataError, InputError, ModelError
 from dysem_lab.evaluate import spearman
 from dysem_lab.figures import saving
 from dysem_lab.figures.style import facts
-from dysem_lab.models import activations
 from dysem_lab.models import passes as forward_passes
-from dysem_lab.models.activations import capture
+from dysem_lab.models import record
+from dysem_lab.models.capture import capture
 from dysem_lab.models.loading import load_model
 from dysem_lab.models.steering import Contrast
 from dysem_lab.models.store import ENTRY_BYTES, VectorStore
@@ -44,13 +44,13 @@ def store(tmp_path):
 def passes(monkeypatch):
     """Return a list that gets the number of texts of every batch that a model runs on."""
     sizes = []
-    original = activations.run
+    original = record.forward
 
     def run(lens, ids, *others):
         sizes.append(len(ids))
         original(lens, ids, *others)
 
-    monkeypatch.setattr(activations, "run", run)
+    monkeypatch.setattr(record, "forward", run)
     return sizes
 
 
@@ -477,13 +477,13 @@ def test_what_prompts_of_all_languages_begin_with_is_computed_once(
     tiny_lens, few, store, monkeypatch
 ):
     beginnings = []
-    original = activations.keys_and_values
+    original = record.keys_and_values
 
     def keys_and_values(lens, ids, *others):
         beginnings.append(lens.tokenizer.decode(ids[0]))
         return original(lens, ids, *others)
 
-    monkeypatch.setattr(activations, "keys_and_values", keys_and_values)
+    monkeypatch.setattr(record, "keys_and_values", keys_and_values)
     Study(tiny_lens, few, languages=("en", "ja", "de"), store=store).capture(progress=False)
     assert len(beginnings) == 3, "English prompts, Japanese ones, German ones"
     assert "This sentence" in beginnings[0]
@@ -607,7 +607,7 @@ def test_the_plan_knows_the_megabytes(tiny_folder, tiny_lens, few, tmp_path, is_
 
 def test_an_interrupted_capture_goes_on_where_it_stopped(tiny_lens, few, store, monkeypatch):
     monkeypatch.setitem(forward_passes.TOKENS_PER_BATCH, "cpu", 300)
-    original, done = activations.run, []
+    original, done = record.forward, []
 
     def run(lens, ids, *others):
         if len(done) == 3:
@@ -615,11 +615,11 @@ def test_an_interrupted_capture_goes_on_where_it_stopped(tiny_lens, few, store, 
         original(lens, ids, *others)
         done.append(len(ids))
 
-    monkeypatch.setattr(activations, "run", run)
+    monkeypatch.setattr(record, "forward", run)
     made = Study(tiny_lens, few, languages=["ja"], store=store)
     with pytest.raises(KeyboardInterrupt):
         made.capture(progress=False)
-    monkeypatch.setattr(activations, "run", original)
+    monkeypatch.setattr(record, "forward", original)
     plan = made.capture(progress=False)
     assert plan["passes"].sum() == n_prompts(few, ["en", "ja"]) - sum(done)
     assert 0 < sum(done) < 36

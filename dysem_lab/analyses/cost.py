@@ -5,13 +5,10 @@ import random
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TypeVar
 
 import pandas as pd
 import torch
-from torch import Tensor
 
 from dysem_lab.analyses.contrast_analyses import Method
 from dysem_lab.analyses.study import Study
@@ -20,38 +17,11 @@ from dysem_lab.encoders.contrastive import ContrastivePrompting
 from dysem_lab.errors import InputError
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.passes import MAX_TOKENS, tokenize
-from dysem_lab.models.split_passes import whole_pass
+from dysem_lab.models.record import counted
 from dysem_lab.models.steering import auxiliary_prompts
 from dysem_lab.prompts import parts_of, wrap
 
 Name = TypeVar("Name")
-
-
-@dataclass
-class Work:
-    """What went through the blocks of a model.
-
-    Attributes:
-        rows: Rows of a batch, summed over blocks.
-        tokens: Tokens, padding included, summed over blocks.
-    """
-
-    rows: int = 0
-    tokens: int = 0
-
-
-@contextmanager
-def counted(lens: LensModel) -> Iterator[Work]:
-    """Count what goes through the model's blocks until the block of code ends, by hooks."""
-    work = Work()
-
-    def count(tensor: Tensor, hook: object) -> None:
-        work.rows += tensor.shape[0]
-        work.tokens += tensor.shape[0] * tensor.shape[1]
-
-    hooks = [(f"blocks.{layer}.hook_out", count) for layer in range(lens.n_layers)]
-    with lens.lock, lens.bridge.hooks(fwd_hooks=hooks):
-        yield work
 
 
 def encoder(lens: LensModel, method: Method) -> PromptEncoder:
@@ -79,7 +49,7 @@ def encoder(lens: LensModel, method: Method) -> PromptEncoder:
 def tokens_per_text(lens: LensModel, method: Method, texts: Sequence[str]) -> float:
     """Return the mean number of tokens of a text's prompts together, the auxiliary one included."""
     prompts: list[Sequence[str]] = [wrap(texts, name) for name in parts_of(method.template)]
-    if method.contrast and not whole_pass(method.contrast):
+    if method.contrast and not method.contrast.every_token:
         prompts.append(auxiliary_prompts(prompts[0], method.contrast.auxiliary))
     ids = [row for part in prompts for row in tokenize(lens, part, MAX_TOKENS)]
     return sum(map(len, ids)) / len(texts)
@@ -139,7 +109,7 @@ def costs(
         median = statistics.median(seconds[method])
         n_tokens = tokens_per_text(lens, method, texts)
         blocks = encoders[method].blocks
-        shared = method.contrast is not None and not whole_pass(method.contrast)
+        shared = method.contrast is not None and not method.contrast.every_token
         rows.append(
             {
                 **method.labels(),

@@ -1,18 +1,19 @@
 """What a contrast changes: the prediction of the next token, and the residual stream below it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from dysem_lab.errors import InputError, ModelError
+from dysem_lab.errors import InputError
 from dysem_lab.joint import cosine
-from dysem_lab.models.activations import unique_prompts
+from dysem_lab.models.capture import unique_prompts
 from dysem_lab.models.lens import LensModel
-from dysem_lab.models.passes import MAX_TOKENS, Hook, pad, run, tokenize
-from dysem_lab.models.steering import Contrast, Intervention, warn_if_alpha_is_undone
+from dysem_lab.models.readout import next_token_probabilities, token_texts
+from dysem_lab.models.record import Edit, activations, finite
+from dysem_lab.models.steering import Contrast, edit_of, warn_if_alpha_is_undone
 from dysem_lab.prompts import Prompt
 
 # English words that hold a sentence together and could stand in nearly any: a list of our own.
@@ -27,36 +28,6 @@ am is are was were be been being do does did have has had having will would shal
 may might must too very just also only
 """
 FUNCTION_WORDS = frozenset(_WORDS.split())
-
-
-def next_token_probabilities(
-    lens: LensModel, prompts: Sequence[str], contrast: Contrast | None = None
-) -> Float[Tensor, "n n_tokens"]:
-    """Return the model's own distribution of the token after each prompt.
-
-    Each prompt is a pass of its own, so nothing is padded; only its last position is unembedded.
-
-    Args:
-        lens: The model.
-        prompts: n prompts, made by `dysem_lab.wrap` where there is a contrast.
-        contrast: The intervention; None is the plain prompt.
-
-    Returns:
-        Float32 on the CPU; each row sums to 1.
-
-    Raises:
-        InputError: No prompt, an empty one, or a block or head that the model does not have.
-        ModelError: The prediction is not finite.
-    """
-    if not unique_prompts(prompts):
-        raise InputError("there are no prompts; give one or more")
-    rows = []
-    for prompt in prompts:
-        ids, mask, hooks = _prepared(lens, prompt, contrast)
-        with torch.inference_mode(), lens.lock, lens.bridge.hooks(fwd_hooks=hooks):
-            logits = lens.bridge(ids, attention_mask=mask, use_cache=False, logits_to_keep=1)
-        rows.append(_finite(lens, "the prediction", logits[0, -1].float()).softmax(-1).cpu())
-    return torch.stack(rows)
 
 
 def next_tokens(
@@ -132,7 +103,7 @@ def _compared(
 ) -> pd.DataFrame:
     unique = unique_prompts(prompts)
     found = {
-        name: next_token_probabilities(lens, unique, contrast)
+        name: next_token_probabilities(lens, unique, edit_of(lens, contrast))
         for name, contrast in variants.items()
     }
     first, n_tokens = next(iter(found.values())), next(iter(found.values())).shape[1]
@@ -141,9 +112,9 @@ def _compared(
     words = _function_word_ids(lens)
     rows = []
     for i, prompt in enumerate(unique):
-        last = tokenize(lens, [prompt], MAX_TOKENS)[0][-1]
         best = [probabilities[i].topk(top).indices.tolist() for probabilities in found.values()]
         ids = list(dict.fromkeys(token for of_variant in best for token in of_variant))
+        texts = token_texts(lens, ids)
         for name, probabilities in found.items():
             p = probabilities[i]
             of_variant = {
@@ -157,12 +128,12 @@ def _compared(
                 {
                     **of_variant,
                     "rank": 1 + int((p > p[token]).sum()),
-                    "token": _added_text(lens, last, token),
+                    "token": text,
                     "id": token,
                     "probability": float(p[token]),
                     "function_word": token in words,
                 }
-                for token in ids
+                for token, text in zip(ids, texts, strict=True)
             ]
     columns = ["prompt", "text", "variant", "rank", "token", "id", "probability", "function_word"]
     return pd.DataFrame(rows)[[*columns, "total_variation", "function_word_share"]]
@@ -193,14 +164,18 @@ def stream_change(lens: LensModel, prompt: str, contrast: Contrast) -> pd.DataFr
     """
     unique_prompts([prompt])
     warn_if_alpha_is_undone(contrast, lens)
-    ids, mask, hooks = _prepared(lens, prompt, contrast)
-    plain, changed = (_stream(lens, ids, mask, edit) for edit in ([], hooks))
+    points = [f"blocks.{layer}.hook_out" for layer in range(lens.n_layers)]
+
+    def stream(edit: Edit | None) -> tuple[Float[Tensor, "L pos d"], list[int]]:
+        read = activations(lens, [prompt], points, edit=edit)
+        rows = torch.stack([read.seen[point][0].float().cpu() for point in points])
+        return finite(lens, "the residual stream", rows), read.ids[0].tolist()
+
+    plain, ids = stream(None)
+    changed, _ = stream(edit_of(lens, contrast))
     change = (changed - plain).norm(dim=-1) / plain.norm(dim=-1)
     similarity = cosine(changed.flatten(0, 1), plain.flatten(0, 1)).view_as(change)
-    row = ids[0].tolist()
-    tokens = [
-        _added_text(lens, before, token) for before, token in zip([None, *row], row, strict=False)
-    ]
+    tokens = token_texts(lens, ids)
     return pd.DataFrame(
         {
             "position": i,
@@ -217,52 +192,6 @@ def stream_change(lens: LensModel, prompt: str, contrast: Contrast) -> pd.DataFr
 def text_of(prompt: str) -> str:
     """Return the text inside a prompt; all of it where `dysem_lab.wrap` did not make it."""
     return prompt[prompt.start : prompt.stop] if isinstance(prompt, Prompt) else prompt
-
-
-def _prepared(
-    lens: LensModel, prompt: str, contrast: Contrast | None
-) -> tuple[Int[Tensor, "1 pos"], Int[Tensor, "1 pos"], list[Hook]]:
-    """Return token ids, mask and hooks of a pass over one prompt."""
-    ids, mask = pad(lens, tokenize(lens, [prompt], MAX_TOKENS))
-    return ids, mask, Intervention(lens, contrast).hooks([prompt], mask) if contrast else []
-
-
-def _stream(
-    lens: LensModel, ids: Int[Tensor, "1 pos"], mask: Int[Tensor, "1 pos"], hooks: Sequence[Hook]
-) -> Float[Tensor, "L pos d"]:
-    """Return the residual stream after every block, float32 on the CPU."""
-    seen: list[Tensor] = []
-
-    def keep(tensor: Tensor, hook: object) -> None:
-        seen.append(tensor[0].float().cpu())
-
-    readers: list[tuple[str, Callable[..., None]]] = [
-        (f"blocks.{layer}.hook_out", keep) for layer in range(lens.n_layers)
-    ]
-    run(lens, ids, mask, [*hooks, *readers])
-    return _finite(lens, "the residual stream", torch.stack(seen))
-
-
-def _finite(lens: LensModel, what: str, tensor: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """Return the tensor, once it is known to be finite."""
-    if not torch.isfinite(tensor).all():
-        raise ModelError(
-            f"{lens.name}: {what} is not finite in {lens.dtype}; take an alpha nearer to 1, or "
-            "load the model with dtype='float32' or 'bfloat16'"
-        )
-    return tensor
-
-
-def _added_text(lens: LensModel, before: int | None, token: int) -> str:
-    """Return what a token adds to the text of the one before it, its space included.
-
-    Half a character, and a token without text, stand as the vocabulary has them.
-    """
-    start = [] if before is None else [before]
-    options = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
-    old, new = (str(lens.tokenizer.decode(ids, **options)) for ids in (start, [*start, token]))
-    added = new[len(old) :] if new.startswith(old) and "\ufffd" not in new else ""
-    return added or str(lens.tokenizer.convert_ids_to_tokens(token) or f"<{token}>")
 
 
 def _function_word_ids(lens: LensModel) -> set[int]:

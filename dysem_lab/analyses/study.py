@@ -20,20 +20,17 @@ from tqdm.auto import tqdm
 
 from dysem_lab.data.sts import STSData, available_languages, load_data
 from dysem_lab.display import card, say
-from dysem_lab.encoders.base import output_vector
 from dysem_lab.encoders.contrastive import check_output
 from dysem_lab.errors import InputError, ModelError, choices
 from dysem_lab.inputs import names_of
-from dysem_lab.models.activations import (
-    Layers,
-    Wanted,
+from dysem_lab.models.capture import (
     fill,
+    fill_contrasts,
     missing_rows,
     read_rows,
     space_of,
     stored_with,
     unique_prompts,
-    wanted_vectors,
 )
 from dysem_lab.models.embedded import EMBEDDED
 from dysem_lab.models.lens import LensModel
@@ -45,7 +42,7 @@ from dysem_lab.models.loading import (
     source_digest,
 )
 from dysem_lab.models.passes import MAX_TOKENS
-from dysem_lab.models.split_passes import fill_contrasts, whole_pass
+from dysem_lab.models.places import Blocks, Place, output_place, places
 from dysem_lab.models.steering import Contrast, contrast_facts, warn_if_alpha_is_undone
 from dysem_lab.models.store import ModelFacts, Space, VectorStore, prompt_key
 from dysem_lab.prompts import SETTINGS, parts_of, template_parts, wrap
@@ -123,8 +120,8 @@ class Study:
                 "a contrast needs settings='english': the auxiliary prompts are in English only"
             )
         self._cumulative_and_each = [
-            *(wanted_vectors(components) if components else ()),
-            *(wanted_vectors(each, "each") if each else ()),
+            *(places(components) if components else ()),
+            *(places(each, "each") if each else ()),
         ]
         if isinstance(output_layers, str | int) and output_layers != "all":
             output_layers = [output_layers]
@@ -184,7 +181,7 @@ class Study:
         return [*range(first, self.n_layers + 1), "final"]
 
     @cached_property
-    def wanted(self) -> list[Wanted]:
+    def wanted(self) -> list[Place]:
         """What will be read of each prompt.
 
         Raises:
@@ -192,7 +189,7 @@ class Study:
         """
         if not self._output_layers:
             return self._cumulative_and_each
-        outputs = [output_vector(name, self.n_layers) for name in self.output_layers]
+        outputs = [output_place(name, self.n_layers) for name in self.output_layers]
         for contrast in filter(None, self.contrasts):
             for name in self.output_layers:
                 check_output(name, contrast, self.n_layers)
@@ -207,7 +204,7 @@ class Study:
     @property
     def reads_each(self) -> bool:
         """Whether vectors of every layer will be asked for."""
-        return any(kind.layers == "each" for kind in self.wanted)
+        return any(place.blocks == "each" for place in self.wanted)
 
     @cached_property
     def lens(self) -> LensModel:
@@ -270,8 +267,8 @@ class Study:
             raise choices("task", task, self.data)
         return self.data[task]
 
-    def _wanted_of(self, template: str) -> list[Wanted]:
-        return wanted_vectors("mean") if template == "none" else self.wanted
+    def _wanted_of(self, template: str) -> list[Place]:
+        return places("mean") if template == "none" else self.wanted
 
     def _groups(self) -> Iterator[tuple[str, str, str, list[str]]]:
         """Yield (template, setting, language, prompts) of everything that will be asked for."""
@@ -316,8 +313,10 @@ class Study:
                 contrast: self._new(keys, wanted, contrast, planned)
                 for contrast in self._contrasts_of(template)
             }
-            together = [part for contrast, part in new.items() if not whole_pass(contrast)]
-            alone = [part for contrast, part in new.items() if whole_pass(contrast)]
+            together = [
+                part for contrast, part in new.items() if not (contrast and contrast.every_token)
+            ]
+            alone = [part for contrast, part in new.items() if contrast and contrast.every_token]
             rows.append(
                 {
                     "template": template,
@@ -334,7 +333,7 @@ class Study:
     def _new(
         self,
         keys: list[str],
-        wanted: list[Wanted],
+        wanted: list[Place],
         contrast: Contrast | None,
         planned: set[tuple[str, Space]],
     ) -> set[str]:
@@ -342,21 +341,23 @@ class Study:
         known = self._known_model
         facts = contrast_facts(known or _UNKNOWN, contrast)
         lacking = {
-            (keys[i], space_of(facts, kind))
-            for kind in wanted
-            for i in (missing_rows(facts, self.store, keys, [kind]) if known else range(len(keys)))
+            (keys[i], space_of(facts, place))
+            for place in wanted
+            for i in (missing_rows(facts, self.store, keys, [place]) if known else range(len(keys)))
         }
         new = {key for key, _ in lacking - planned}
-        planned.update((key, space_of(facts, kind)) for key in new for kind in self._stored(wanted))
+        planned.update(
+            (key, space_of(facts, place)) for key in new for place in self._stored(wanted)
+        )
         return new
 
     def _contrasts_of(self, template: str) -> list[Contrast | None]:
         return [None] if template == "none" else self.contrasts
 
-    def _stored(self, wanted: list[Wanted]) -> list[Wanted]:
+    def _stored(self, wanted: list[Place]) -> list[Place]:
         return wanted if any(self.contrasts) else stored_with(wanted)
 
-    def _row_bytes(self, wanted: list[Wanted]) -> float:
+    def _row_bytes(self, wanted: list[Place]) -> float:
         """Return the bytes that one captured prompt adds to the store."""
         known = self._known_model
         size = (known.n_layers, known.d_model) if known else size_of(self.name)
@@ -365,9 +366,9 @@ class Study:
         n_layers, d_model = size
         return sum(
             self.store.row_bytes(
-                str(kind.layers), d_model * (n_layers if kind.layers == "each" else 1)
+                str(place.blocks), d_model * (n_layers if place.blocks == "each" else 1)
             )
-            for kind in self._stored(wanted)
+            for place in self._stored(wanted)
         )
 
     def capture(self, *, progress: bool = True) -> pd.DataFrame:
@@ -419,7 +420,7 @@ class Study:
             yield from self._fill(prompts, wanted, contrasts)
 
     def _fill(
-        self, prompts: list[str], wanted: list[Wanted], contrasts: list[Contrast | None]
+        self, prompts: list[str], wanted: list[Place], contrasts: list[Contrast | None]
     ) -> Iterator[int]:
         if any(contrasts):
             for contrast in filter(None, contrasts):
@@ -438,7 +439,7 @@ class Study:
         template: str | None = None,
         setting: str | None = None,
         languages: str | Sequence[str] | None = None,
-        layers: Layers = "sum",
+        layers: Blocks = "sum",
         pairs: Sequence[int] | None = None,
         contrast: Contrast | None = None,
     ) -> Float[Tensor, "twice_n m ..."]:
@@ -466,14 +467,14 @@ class Study:
             raise InputError(f"languages must be one or more different codes, got {codes}")
         template = template if template is not None else self.templates[0]
         setting = setting if setting is not None else self.settings[0]
-        (kind,) = wanted_vectors(component, layers)
+        (place,) = places(component, layers)
         per_language = [
             wrap(self.texts(task, code, pairs), template, setting, code) for code in codes
         ]
         columns = []
         for prompts in per_language:
             unique = unique_prompts(prompts)
-            rows = self._rows(unique, kind, contrast)
+            rows = self._rows(unique, place, contrast)
             position = {prompt: row for row, prompt in enumerate(unique)}
             columns.append(rows[[position[prompt] for prompt in prompts]])
         return torch.stack(columns, dim=1)
@@ -496,15 +497,15 @@ class Study:
             contrast: The intervention; None is the plain prompt.
             pairs: Positions of the pairs wanted; None is all.
         """
-        kind = output_vector(output_layer, self.n_layers)
+        place = output_place(output_layer, self.n_layers)
         parts = [
             self.vectors(
                 task,
-                kind.component,
+                place.component,
                 template=name,
                 setting="english",
                 languages=["en"],
-                layers=kind.layers,
+                layers=place.blocks,
                 pairs=pairs,
                 contrast=contrast,
             )[:, 0]
@@ -513,16 +514,16 @@ class Study:
         return torch.stack(parts).mean(0)
 
     def _rows(
-        self, prompts: list[str], kind: Wanted, contrast: Contrast | None
+        self, prompts: list[str], place: Place, contrast: Contrast | None
     ) -> Float[Tensor, "n ..."]:
         facts = contrast_facts(self.model, contrast)
         keys = [prompt_key(prompt, MAX_TOKENS) for prompt in prompts]
-        rows, found = self.store.read(space_of(facts, kind), keys)
+        rows, found = self.store.read(space_of(facts, place), keys)
         if rows is not None and found.all():
             return rows
-        for _ in self._fill(prompts, [kind], [contrast]):
+        for _ in self._fill(prompts, [place], [contrast]):
             pass
-        return read_rows(facts, self.store, keys, [kind])[kind]
+        return read_rows(facts, self.store, keys, [place])[place]
 
 
 def _loaded(

@@ -61,7 +61,7 @@ def similarity(
     """
     from dysem_lab.analyses.dysem_analyses import pair_cosine, pair_similarity
     from dysem_lab.encoders.dysem import DySem
-    from dysem_lab.models.activations import capture
+    from dysem_lab.models.capture import capture
     from dysem_lab.models.loading import load_model
     from dysem_lab.prompts import wrap
 

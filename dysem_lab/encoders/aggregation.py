@@ -9,8 +9,8 @@ from torch import Tensor
 from dysem_lab.encoders.base import LensEncoder, mean_vectors, require_model
 from dysem_lab.errors import InputError, choices
 from dysem_lab.inputs import checked, one_of, whole_number
-from dysem_lab.models.activations import Wanted
 from dysem_lab.models.lens import LensModel
+from dysem_lab.models.places import Place
 from dysem_lab.models.store import VectorStore
 from dysem_lab.prompts import parts_of, template_parts, wrap
 
@@ -63,7 +63,7 @@ class ValueAggregation(LensEncoder):
             template_parts(part, "english", "en")
         blocks = _blocks(layers, lens.n_layers)
         self.layers = layers if isinstance(layers, str) else [blocks.start, blocks.stop]
-        self._kind, self._n_summed = Wanted(component, blocks), len(blocks)
+        self._place, self._n_summed = Place(component, blocks), len(blocks)
         self.passes = len(self.templates)
         self.blocks = self.passes * blocks.stop
         heads = {"va": lens.n_kv_heads, "wva": lens.n_heads}
@@ -76,7 +76,7 @@ class ValueAggregation(LensEncoder):
         texts = checked(texts)
         parts = [wrap(texts, template) for template in self.templates]
         edits = [None] * len(parts)
-        rows = mean_vectors(self.lens, parts, self._kind, edits, store, progress, self.name)
+        rows = mean_vectors(self.lens, parts, self._place, edits, store, progress, self.name)
         return rows.reshape(len(rows), self.width) / self._n_summed
 
 

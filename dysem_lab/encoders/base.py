@@ -17,10 +17,12 @@ from torch import Tensor
 
 from dysem_lab.display import card
 from dysem_lab.errors import InputError, choices
-from dysem_lab.inputs import checked, path_of, whole_number
+from dysem_lab.inputs import checked, path_of
 from dysem_lab.joint import all_pairs_cosine, cosine
-from dysem_lab.models.activations import Edit, Wanted, capture
+from dysem_lab.models.capture import capture
 from dysem_lab.models.lens import LensModel
+from dysem_lab.models.places import Place, output_place
+from dysem_lab.models.record import Edit
 from dysem_lab.models.store import VectorStore
 from dysem_lab.prompts import (
     SLOT,
@@ -35,28 +37,6 @@ from dysem_lab.prompts import (
 # Pretended CoT and Knowledge Enhancement before the last block (arXiv 2404.03921). CK, their mean,
 # is read as they are; its paper reads LLaMA2-7B after 27 blocks of 32 (`dysem_lab.named_systems`).
 OUTPUT_OF = {"pretended_cot": "penultimate", "knowledge": "penultimate", "ck": "penultimate"}
-
-
-def output_vector(output_layer: int | str, n_layers: int) -> Wanted:
-    """Return where an embedding is read: the residual stream at the last token.
-
-    Args:
-        output_layer: Number of blocks that have run, 1 to L; "penultimate" is L - 1, "last" is L,
-            "final" is L with the final norm after it.
-        n_layers: L.
-
-    Raises:
-        InputError: Another name, or a number outside 1 to L.
-    """
-    named = {"penultimate": n_layers - 1, "last": n_layers, "final": n_layers}
-    if isinstance(output_layer, str) and output_layer not in named:
-        raise choices("output layer", output_layer, (*named, "a number of blocks"))
-    if isinstance(output_layer, str) and output_layer == "final":
-        return Wanted("final", "sum")
-    number = named[output_layer] if isinstance(output_layer, str) else whole_number(output_layer)
-    if number is None or not 1 <= number <= n_layers:
-        raise InputError(f"output_layer must be between 1 and {n_layers}, got {output_layer!r}")
-    return Wanted("resid", "sum" if number == n_layers else number - 1)  # h^L is cumulative
 
 
 class DenseEncoder(ABC):
@@ -260,7 +240,7 @@ def require_model(lens: object) -> None:
 def mean_vectors(
     lens: LensModel,
     parts: Sequence[Sequence[str]],
-    kind: Wanted,
+    place: Place,
     edits: Sequence[Edit | None],
     store: VectorStore | None,
     progress: bool,
@@ -271,13 +251,13 @@ def mean_vectors(
     Args:
         lens: The model.
         parts: The prompts of the n texts, for each template.
-        kind: What is read.
+        place: What is read.
         edits: The change of the forward pass, for each template.
         store: As for `dysem_lab.capture`.
         progress: As for `dysem_lab.capture`.
         description: As for `dysem_lab.capture`.
     """
-    component, layers = kind
+    component, layers = place
     return torch.stack(
         [
             capture(
@@ -320,8 +300,8 @@ class MeanPooling(LensEncoder):
     ) -> Float[Tensor, "n d"]:
         """Return the embedding of each text; see `DenseEncoder.encode`."""
         prompts = [wrap(texts, "none")]
-        kind = Wanted("mean", "sum")
-        return mean_vectors(self.lens, prompts, kind, [None], store, progress, self.name)
+        place = Place("mean")
+        return mean_vectors(self.lens, prompts, place, [None], store, progress, self.name)
 
 
 class PromptEncoder(LensEncoder):
@@ -360,7 +340,7 @@ class PromptEncoder(LensEncoder):
         self.output_layer = (
             OUTPUT_OF.get(template, "final") if output_layer is None else output_layer
         )
-        self._output = output_vector(self.output_layer, lens.n_layers)
+        self._output = output_place(self.output_layer, lens.n_layers)
         if not isinstance(self.output_layer, str):
             self.output_layer = int(self.output_layer)  # numpy's is no JSON value
 

@@ -7,17 +7,12 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from dysem_lab import paths
-from dysem_lab.encoders.base import (
-    PromptEncoder,
-    output_vector,
-    require_model,
-    save_settings,
-)
+from dysem_lab.encoders.base import PromptEncoder, require_model, save_settings
 from dysem_lab.errors import InputError, choices
 from dysem_lab.inputs import path_of
-from dysem_lab.models.activations import Edit, Wanted
 from dysem_lab.models.lens import LensModel
-from dysem_lab.models.split_passes import whole_pass
+from dysem_lab.models.places import Place, output_place
+from dysem_lab.models.record import Edit
 from dysem_lab.models.steering import (
     Contrast,
     Intervention,
@@ -47,7 +42,7 @@ def _settings_file(where: str | Path) -> Path:
     return paths.settings_path(str(where))
 
 
-def check_output(output_layer: int | str, contrast: Contrast, n_layers: int) -> Wanted:
+def check_output(output_layer: int | str, contrast: Contrast, n_layers: int) -> Place:
     """Return where an embedding is read, once that is known to be after the contrast.
 
     Raises:
@@ -56,13 +51,13 @@ def check_output(output_layer: int | str, contrast: Contrast, n_layers: int) -> 
     """
     if contrast.layer >= n_layers:
         raise InputError(f"layer must be between 0 and {n_layers - 1}, got {contrast.layer}")
-    wanted = output_vector(output_layer, n_layers)
-    if wanted.n_blocks(n_layers) <= contrast.layer:
+    place = output_place(output_layer, n_layers)
+    if place.n_blocks(n_layers) <= contrast.layer:
         raise InputError(
             f"output_layer {output_layer} is read before block {contrast.layer} has run, so the "
             f"contrast would not reach it; use {contrast.layer + 1} or more"
         )
-    return wanted
+    return place
 
 
 class ContrastivePrompting(PromptEncoder):
@@ -131,12 +126,12 @@ class ContrastivePrompting(PromptEncoder):
     @property
     def passes(self) -> int:  # type: ignore[override]
         """Forward passes per text, the auxiliary one included."""
-        return super().passes + (not whole_pass(self.contrast))
+        return super().passes + (not self.contrast.every_token)
 
     @property
     def blocks(self) -> int:  # type: ignore[override]
         """Blocks that run per text: l + 1 more than for the plain prompts."""
-        return super().blocks + (0 if whole_pass(self.contrast) else self.contrast.layer + 1)
+        return super().blocks + (0 if self.contrast.every_token else self.contrast.layer + 1)
 
     @property
     def config(self) -> dict[str, Any]:

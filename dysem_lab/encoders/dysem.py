@@ -26,9 +26,9 @@ from dysem_lab.encoders.base import load_settings, require_model, save_settings,
 from dysem_lab.errors import InputError, MissingTranslationError, choices
 from dysem_lab.inputs import by_language, checked, names_of, one_of
 from dysem_lab.joint import all_pairs_similarity, joint_set, pairwise_similarity
-from dysem_lab.models.activations import COMPONENTS, MEANS, capture
+from dysem_lab.models.capture import capture
 from dysem_lab.models.lens import LensModel
-from dysem_lab.models.split_passes import whole_pass
+from dysem_lab.models.places import VECTOR_COMPONENTS
 from dysem_lab.models.steering import (
     Contrast,
     Intervention,
@@ -41,8 +41,6 @@ from dysem_lab.translation.translate import Translator, required_renderings
 
 VECTORS = ("source", "mean")
 RANKINGS = ("mean", "vector")
-# Components with one vector of width d per text.
-VECTOR_COMPONENTS = tuple(name for name in COMPONENTS if name not in ("value", "z", *MEANS))
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,7 +159,7 @@ def language_vectors(
     Args:
         lens: The model.
         renderings: Language → the n texts in it, aligned by position; of a table, a column.
-        components: Names of `dysem_lab.models.activations.COMPONENTS`.
+        components: Names of `dysem_lab.models.places.COMPONENTS`.
         template: As for `dysem_lab.prompts.wrap`.
         setting: As for `dysem_lab.prompts.wrap`.
         contrast: An intervention of Contrastive Prompting; None is the plain prompt.
@@ -337,14 +335,14 @@ class DySem:
     def passes(self) -> int:
         """Forward passes per text in English: one per language, auxiliary ones included."""
         n_prompts = len({*self.languages, *(["en"] if self.vector == "source" else [])})
-        steered = self.contrast is not None and not whole_pass(self.contrast)
+        steered = self.contrast is not None and not self.contrast.every_token
         return n_prompts * (2 if steered else 1)
 
     @property
     def blocks(self) -> int:
         """Blocks that run per text in English."""
         n_blocks = self.lens.n_layers
-        if self.contrast is None or whole_pass(self.contrast):
+        if self.contrast is None or self.contrast.every_token:
             return self.passes * n_blocks
         return self.passes // 2 * (n_blocks + self.contrast.layer + 1)
 

@@ -10,9 +10,10 @@ from torch import Tensor
 from dysem_lab.encoders.base import LensEncoder, mean_vectors, require_model
 from dysem_lab.errors import InputError
 from dysem_lab.inputs import require_characters
-from dysem_lab.models.activations import Edit, Wanted
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.passes import fit
+from dysem_lab.models.places import Place
+from dysem_lab.models.record import Edit
 from dysem_lab.models.store import ModelFacts, VectorStore
 from dysem_lab.prompts import SLOT, Prompt, wrap
 
@@ -113,5 +114,5 @@ class Echo(LensEncoder):
             for text in wrap(texts, "none")  # refuses empty texts
         ]
         edit = SecondCopy(self.lens, self._parts)
-        kind = Wanted("mean", "sum")
-        return mean_vectors(self.lens, [prompts], kind, [edit], store, progress, self.name)
+        place = Place("mean")
+        return mean_vectors(self.lens, [prompts], place, [edit], store, progress, self.name)

@@ -15,9 +15,9 @@ from transformers import PreTrainedTokenizerBase
 from dysem_lab.encoders.base import PromptEncoder
 from dysem_lab.errors import InputError
 from dysem_lab.inputs import at_least, require_characters, whole_number
-from dysem_lab.models.activations import Edit
 from dysem_lab.models.lens import LensModel
-from dysem_lab.models.passes import Hook, tokenize
+from dysem_lab.models.passes import tokenize
+from dysem_lab.models.record import Edit, Hook
 from dysem_lab.models.store import ModelFacts
 from dysem_lab.prompts import Prompt, template_parts, wrap
 
@@ -92,27 +92,32 @@ class Prepending(Edit):
         rows = tokenize(self._with_placeholder, prompts, max_tokens)
         return [[self._stand_in if id_ == self._token else id_ for id_ in row] for row in rows]
 
-    def hooks(self, prompts: Sequence[str], mask: Int[Tensor, "batch pos"]) -> list[Hook]:
+    def hooks(
+        self,
+        prompts: Sequence[str],
+        mask: Int[Tensor, "batch pos"],
+        rows: slice = slice(None),
+    ) -> list[Hook]:
         """Return the hooks on the inputs of the blocks."""
-        texts = torch.arange(len(mask), device=mask.device)
-        last = mask.sum(1) - 1
+        texts = torch.arange(len(mask), device=mask.device)[rows]
+        last = mask.sum(1)[rows] - 1
         at = self._position
 
         def prepend(x: Float[Tensor, "batch pos d"], hook: object) -> Tensor:
             edited = x.clone()
-            edited[:, at] = x[texts, last]
+            edited[rows, at] = x[texts, last]
             return edited
 
         hooks: list[Hook] = [(f"blocks.{layer}.hook_in", prepend) for layer in self._blocks]
         if self._embedding is not None:
-            hooks.insert(0, ("blocks.0.hook_in", partial(_placed, self._embedding, at)))
+            hooks.insert(0, ("blocks.0.hook_in", partial(_placed, self._embedding, rows, at)))
         return hooks
 
 
-def _placed(embedding: Tensor, at: int, x: Tensor, hook: object) -> Tensor:
+def _placed(embedding: Tensor, rows: slice, at: int, x: Tensor, hook: object) -> Tensor:
     """Return the input of the first block with the placeholder's own embedding."""
     edited = x.clone()
-    edited[:, at] = embedding.to(x)
+    edited[rows, at] = embedding.to(x)
     return edited
 
 

@@ -33,17 +33,12 @@ from dysem_lab.encoders.checkpoints import (
 )
 from dysem_lab.errors import InputError, ModelError, choices
 from dysem_lab.hub import cached_snapshot
-from dysem_lab.models.activations import (
-    MIN_TEXTS_FOR_BAR,
-    Wanted,
-    missing_rows,
-    read_rows,
-    space_of,
-)
+from dysem_lab.models.capture import MIN_TEXTS_FOR_BAR, missing_rows, read_rows, space_of
 from dysem_lab.models.identity import Identity
 from dysem_lab.models.lens import embedded_tokens
 from dysem_lab.models.loading import resolve_device, stored_as, whole_model
 from dysem_lab.models.passes import TOKENS_PER_BATCH, plan_batches
+from dysem_lab.models.places import Place
 from dysem_lab.models.storage import described
 from dysem_lab.models.store import ModelFacts, VectorStore, prompt_key
 from dysem_lab.prompts import wrap
@@ -197,7 +192,7 @@ def encoded(
     unique = list(dict.fromkeys(prompts))
     if not unique:
         return torch.empty(0, encoder.width)
-    wanted = Wanted(encoder.component, "sum")
+    wanted = Place(encoder.component)
     keys = [prompt_key(prompt, encoder.max_tokens) for prompt in unique]
     only = list(range(len(unique)))
     rows = torch.empty(len(unique), encoder.width)

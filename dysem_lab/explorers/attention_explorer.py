@@ -1,8 +1,5 @@
 """Who looks at whom: the attention pattern of any head, and tokens as people read them."""
 
-import re
-import unicodedata
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,68 +9,20 @@ import torch
 from jaxtyping import Float
 from plotly.subplots import make_subplots
 from torch import Tensor
-from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from dysem_lab.errors import InputError, ModelError
 from dysem_lab.explorers.panel import Panel, Progress, State, View, menu, slider, text_box
-from dysem_lab.figures.prediction_figures import visible
 from dysem_lab.figures.style import PALETTE, layout, with_gaps
 from dysem_lab.inputs import checked, whole_number
 from dysem_lab.models.lens import LensModel
-from dysem_lab.models.passes import MAX_TOKENS, Hook, pad, run, tokenize
+from dysem_lab.models.passes import MAX_TOKENS, tokenize
+from dysem_lab.models.readout import label, token_texts
+from dysem_lab.models.record import activations
 from dysem_lab.prompts import TEMPLATE_NAMES, TEMPLATES, wrap
 
 KEPT = 2**24  # values of a pattern that an explorer keeps of all blocks at once: 64 MB
 SCALE = [[0, "#F1F3F7"], [1, PALETTE[1]]]
 ROW, LABELS, MARGINS = 17, 80, 230  # px of a token; labels that an axis has room for; px around
-_ISOLATE = "\u2068{}\u2069"  # a right-to-left token turns nothing around that stands beside it
-_BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
-_BYTE_OF = {sign: byte for byte, sign in bytes_to_unicode().items()}
-
-
-def token_texts(lens: LensModel, ids: Sequence[int]) -> list[str]:
-    """Return the text of each token as a reader knows it.
-
-    The space that a token begins with is kept. Bytes that are only a part of a character stand as
-    ⟨E7 8C⟩, special tokens as the vocabulary has them, and a row of the embedding that is no token
-    as its number.
-    """
-    tokenizer, special = lens.tokenizer, set(lens.tokenizer.all_special_ids)
-    # After a letter no decoder takes away the space that a token begins with.
-    letter = tokenizer("a", add_special_tokens=False)["input_ids"]
-
-    def decode(of: list[int]) -> str:
-        return str(tokenizer.decode(of, clean_up_tokenization_spaces=False))
-
-    texts = []
-    for token in ids:
-        piece = tokenizer.convert_ids_to_tokens(int(token))
-        text = decode([*letter, int(token)])[len(decode(letter)) :]
-        if piece is None:
-            text = f"⟨{token}⟩"
-        elif int(token) in special or not text:
-            text = str(piece)
-        elif "\ufffd" in text:
-            text = f"⟨{_bytes_of(str(piece))}⟩"
-        texts.append(text)
-    return texts
-
-
-def _bytes_of(piece: str) -> str:
-    """Return the bytes that an entry of the vocabulary stands for, in hexadecimal."""
-    if found := _BYTE_PIECE.fullmatch(piece):
-        return found[1]
-    return " ".join(f"{_BYTE_OF[sign]:02X}" for sign in piece if sign in _BYTE_OF) or piece
-
-
-def label(token: str) -> str:
-    """Return a token ready for an axis of a figure.
-
-    White space is a sign, a mark that combines with the letter before it stands on a dotted circle,
-    and the direction of its script stays within it.
-    """
-    carrier = "\u25cc" if unicodedata.category(token[0]).startswith("M") else ""
-    return _ISOLATE.format(visible(carrier + token))
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,29 +90,13 @@ def attention(
     if layer is not None and whole_number(layer) not in range(lens.n_layers):
         raise InputError(f"layer must be between 0 and {lens.n_layers - 1}, got {layer!r}")
     blocks = range(lens.n_layers) if layer is None else range(layer, layer + 1)
-    token_ids = tokenize(lens, wrap([text], template), MAX_TOKENS)
-    ids, mask = pad(lens, token_ids)
-    seen: dict[str, Tensor] = {}
-
-    def reader(name: str) -> Callable[..., None]:
-        def keep(tensor: Tensor, hook: object) -> None:
-            vectors = tensor[0].float()
-            seen[name] = (vectors.norm(dim=-1).T if name.endswith("v") else vectors).cpu()
-
-        return keep
-
-    names = {
+    points = {
         kind: [f"blocks.{block}.attn.hook_{kind}" for block in blocks] for kind in ("pattern", "v")
     }
-    hooks: list[Hook] = [(name, reader(name)) for points in names.values() for name in points]
-    silent = [name for name, _ in hooks if name not in lens.bridge.hook_dict]
-    if not silent:
-        run(lens, ids, mask, hooks, n_blocks=blocks.stop)
-        silent = [name for name, _ in hooks if name not in seen]
-    if silent:
-        raise ModelError(f"{lens.name} does not show {silent[0]}, so its attention cannot be read")
-    pattern = torch.stack([seen[name] for name in names["pattern"]])
-    norms = torch.stack([seen[name] for name in names["v"]])
+    everything = [point for of_kind in points.values() for point in of_kind]
+    seen, ids, _ = activations(lens, wrap([text], template), everything, n_blocks=blocks.stop)
+    pattern = torch.stack([seen[point][0].float().cpu() for point in points["pattern"]])
+    norms = torch.stack([seen[point][0].float().norm(dim=-1).T.cpu() for point in points["v"]])
     if not (torch.isfinite(pattern).all() and torch.isfinite(norms).all()):
         raise ModelError(
             f"{lens.name}: the attention is not finite in {lens.dtype}; load the model with "
@@ -171,7 +104,7 @@ def attention(
         )
     return Attention(
         lens.label,
-        tuple(token_texts(lens, token_ids[0])),
+        tuple(token_texts(lens, ids[0].tolist())),
         blocks.start,
         pattern,
         norms.repeat_interleave(lens.n_heads // norms.shape[1], 1),

@@ -1,6 +1,5 @@
 """Contrastive Prompting while its settings move: what comes next, and what is similar to what."""
 
-import copy
 import html
 import itertools
 import warnings
@@ -11,25 +10,23 @@ from typing import Any, NamedTuple
 import pandas as pd
 import plotly.graph_objects as go
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from plotly.subplots import make_subplots
 from torch import Tensor
-from transformers import Cache
 
 from dysem_lab.analyses.predictions import FUNCTION_WORDS
-from dysem_lab.encoders.base import output_vector
 from dysem_lab.encoders.contrastive import check_output
-from dysem_lab.errors import InputError, ModelError, choices
-from dysem_lab.explorers.attention_explorer import label, token_texts
+from dysem_lab.errors import InputError, choices
 from dysem_lab.explorers.panel import Panel, Progress, State, View, menu, silent, slider, text_box
 from dysem_lab.figures.prediction_figures import FUNCTION_WORD, OTHER_TOKEN, ROW
 from dysem_lab.figures.style import PALETTE, layout
 from dysem_lab.inputs import checked
 from dysem_lab.joint import cosine
-from dysem_lab.models.activations import Edit, Reader, Wanted
+from dysem_lab.models.last_token import Prefix, prefixes, record_edits
 from dysem_lab.models.lens import LensModel
-from dysem_lab.models.passes import MAX_TOKENS, keys_and_values, pad, tokenize
-from dysem_lab.models.split_passes import whole_pass
+from dysem_lab.models.places import Place, output_place
+from dysem_lab.models.readout import label, token_texts
+from dysem_lab.models.record import Edit, finite
 from dysem_lab.models.steering import (
     NORMS,
     POSITIONS,
@@ -39,7 +36,7 @@ from dysem_lab.models.steering import (
     check_contrast,
     warn_if_alpha_is_undone,
 )
-from dysem_lab.prompts import TEMPLATE_NAMES, TEMPLATES, Prompt, auxiliaries, wrap
+from dysem_lab.prompts import TEMPLATE_NAMES, TEMPLATES, auxiliaries, wrap
 
 PLAIN = "plain"
 PROBES = (
@@ -49,15 +46,6 @@ PROBES = (
     "The bank raised its interest rates.",
 )
 MARGINS, LINE = 290, 46  # px around the rows; characters of a probe in a line
-
-
-class _Group(NamedTuple):
-    """Prompts with equally many tokens, and the keys and values of all but their last one."""
-
-    rows: list[int]
-    prompts: list[Prompt]
-    ids: Int[Tensor, "n pos"]
-    before: Cache | None
 
 
 class Steered(NamedTuple):
@@ -103,18 +91,11 @@ class SteeredTexts:
         self.lens, self.texts, self.template = lens, checked(texts), template
         self._prompts = wrap(self.texts, template)
         self._auxiliary: dict[str, AuxiliaryVectors] = {}
-        self._plain: dict[Wanted, Steered] = {}
-        token_ids = tokenize(lens, self._prompts, MAX_TOKENS)
-        order = sorted(range(len(self.texts)), key=lambda row: len(token_ids[row]))
-        self._groups: list[_Group] = []
-        for _, group in itertools.groupby(order, key=lambda row: len(token_ids[row])):
-            rows = list(group)
-            progress(len(self._groups), len(self._groups) + 1, "Reading")
-            ids, _ = pad(lens, [token_ids[row] for row in rows])
-            splits = lens.shares_prefix and ids.shape[1] > 1
-            before = keys_and_values(lens, ids[:, :-1]) if splits else None
-            prompts = [self._prompts[row] for row in rows]
-            self._groups.append(_Group(rows, prompts, ids, before))
+        self._plain: dict[Place, Steered] = {}
+        self._prefixes: list[Prefix] = []
+        for prefix in prefixes(lens, self._prompts):
+            progress(len(self._prefixes), len(self._prefixes) + 1, "Reading")
+            self._prefixes.append(prefix)
 
     def read(
         self, contrast: Contrast | None = None, output_layer: int | str = "penultimate"
@@ -131,52 +112,31 @@ class SteeredTexts:
             ModelError: A vector or the prediction is not finite.
         """
         n_layers = self.lens.n_layers
+        edit = Edit(self.lens)
         if contrast is None:
-            kind, edit = output_vector(output_layer, n_layers), Edit(self.lens)
-            if kind in self._plain:
-                return self._plain[kind]
+            place = output_place(output_layer, n_layers)
+            if place in self._plain:
+                return self._plain[place]
         else:
             edit = Intervention(self.lens, contrast, self._auxiliary_of(contrast))
-            kind = check_output(output_layer, contrast, n_layers)
+            place = check_output(output_layer, contrast, n_layers)
         vectors = torch.empty(len(self.texts), self.lens.d_model)
-        for group in self._groups:
-            logits, vectors[group.rows] = self._pass(group, edit, kind, whole_pass(contrast))
-            if 0 in group.rows:
-                prediction = logits[group.rows.index(0)]
-        if not torch.isfinite(prediction).all():
-            raise ModelError(
-                f"{self.lens.name}: the prediction is not finite in {self.lens.dtype}; take an "
-                "alpha nearer to 1, or load the model with dtype='float32' or 'bfloat16'"
-            )
+        for prefix in self._prefixes:
+            (read,) = record_edits(self.lens, prefix, {"": edit}, [place], logits=True).values()
+            vectors[prefix.rows] = read.vectors[place]
+            if read.logits is not None and 0 in prefix.rows:
+                prediction = read.logits[prefix.rows.index(0)]
+        finite(self.lens, "the prediction", prediction)
         result = Steered(prediction.softmax(-1), vectors)
         if contrast is None:
-            self._plain[kind] = result
+            self._plain[place] = result
         return result
-
-    def _pass(
-        self, group: _Group, edit: Edit, kind: Wanted, whole: bool
-    ) -> tuple[Float[Tensor, "n n_tokens"], Float[Tensor, "n d"]]:
-        """Return the logits and the vectors of a group, from the tokens that have to run."""
-        before = None if whole else group.before
-        ids = group.ids if before is None else group.ids[:, -1:]
-        mask = torch.ones_like(ids)
-        reader = Reader(*kind, self.lens.n_layers, mask)
-        hooks = [*edit.hooks(group.prompts, mask), *reader.hooks()]
-        with torch.inference_mode(), self.lens.lock, self.lens.bridge.hooks(fwd_hooks=hooks):
-            logits = self.lens.bridge(
-                ids,
-                attention_mask=torch.ones_like(group.ids),
-                past_key_values=copy.deepcopy(before),
-                use_cache=before is not None,
-                logits_to_keep=1,
-            )
-        return logits[:, -1].float().cpu(), reader.read(self.lens, len(ids))
 
     def _auxiliary_of(self, contrast: Contrast) -> AuxiliaryVectors | None:
         """Return the vectors of an auxiliary prompt, read at all blocks and positions at once."""
         check_contrast(contrast, self.lens)
         name = contrast.auxiliary
-        if whole_pass(contrast):
+        if contrast.every_token:
             return None
         if name not in self._auxiliary:
             places = itertools.product(range(self.lens.n_layers), POSITIONS)

@@ -23,18 +23,14 @@ from dysem_lab.consensus import consensus_set, resolve_k
 from dysem_lab.data.languages import language as language_named
 from dysem_lab.encoders.dysem import DySem, language_vectors
 from dysem_lab.errors import InputError, MissingTranslationError, choices
-from dysem_lab.explorers.attention_explorer import label, token_texts
 from dysem_lab.explorers.panel import Panel, Progress, State, View, menu, silent, slider
 from dysem_lab.figures.style import PALETTE, layout, superscript
 from dysem_lab.inputs import by_language, checked, whole_number
-from dysem_lab.models.activations import wanted_vectors
 from dysem_lab.models.lens import LensModel
+from dysem_lab.models.places import places
+from dysem_lab.models.readout import DEMOTED, PROMOTED, READ, dimension_index, dimension_lens, label
 from dysem_lab.prompts import SETTINGS, TEMPLATES
 
-# Vectors of the residual stream's own basis, and the one after the final norm: those whose
-# dimensions the unembedding reads.
-COMPONENTS = ("attn", "ffn", "resid", "final")
-PROMOTED, DEMOTED = "promoted", "demoted"
 LOGIT_LENS = {
     "stream": "what one more RMS of the stream in dimension j adds to a token's logit, compared "
     "with the mean token: γ_j W_U[t, j] minus its mean over all tokens t, with γ the weight of the "
@@ -121,7 +117,7 @@ def read_corpus(
         progress: Called between batches.
 
     Raises:
-        InputError: No texts, or a study that has none of `COMPONENTS`.
+        InputError: No texts, or a study that has none of `READ`.
         MissingTranslationError: A rendering is neither given nor to be had.
     """
     if isinstance(source, Study):
@@ -159,14 +155,14 @@ def read_corpus(
                 language_vectors(
                     source.lens,
                     {code: in_it},
-                    COMPONENTS,
+                    READ,
                     source.template,
                     setting,
                     source.contrast,
                     progress=False,
                 )
             )
-        for name in COMPONENTS:
+        for name in READ:
             vectors[setting, name] = torch.cat([part[name] for part in parts], dim=1)
     measured_on = f"{source.lens.label}, {len(unique):,} texts"
     return Corpus(source.lens, unique, source.languages, vectors, measured_on)
@@ -176,9 +172,9 @@ def _of_study(study: Study, task: Sequence[str] | str | None, progress: Progress
     task = next(iter(study.data)) if task is None else task
     if not isinstance(task, str) or task not in study.data:
         raise choices("task of this study", task, study.data)
-    components = [name for name in COMPONENTS if set(wanted_vectors(name)) <= set(study.wanted)]
+    components = [name for name in READ if set(places(name)) <= set(study.wanted)]
     if not components:
-        raise InputError(f"this study reads none of {COMPONENTS}; give it components='attn'")
+        raise InputError(f"this study reads none of {READ}; give it components='attn'")
     plan = study.plan()
     done, total = 0, int(plan["passes"].sum())
     progress(done, total, "Capture")
@@ -210,7 +206,7 @@ class DimensionFacts(NamedTuple):
             languages in which s_j > 0, joined by "/").
         languages: One row per ``language``: ``positive`` (share of the texts with s_j > 0),
             ``value`` (mean of s_j over the texts).
-        tokens: From `logit_lens`.
+        tokens: From `dimension_lens`.
         settings: component, setting, m and k.
         measured_on: Model, data, languages and settings.
     """
@@ -240,7 +236,7 @@ def dimension_facts(
     Args:
         corpus: From `read_corpus`.
         dimension: j, from 0; None is the one that the most sets have.
-        component: Vector, one of `COMPONENTS` that the corpus has.
+        component: Vector, one of `READ` that the corpus has.
         setting: Prompt setting.
         m: The first so many languages; None is all.
         k: Dimensions per text, or fraction of d.
@@ -256,7 +252,7 @@ def dimension_facts(
     vectors = corpus.read(component, setting, m)
     sets = corpus.sets(component, setting, m, k)
     frequency = sets.float().mean(0)
-    j = _dimension(int(frequency.argmax()) if dimension is None else dimension, len(frequency))
+    j = dimension_index(int(frequency.argmax()) if dimension is None else dimension, len(frequency))
     values, codes = vectors[:, :, j], corpus.languages[:m]
     mean = values.mean(1)
     best = mean.sort(descending=True, stable=True).indices[:top].tolist()
@@ -286,73 +282,10 @@ def dimension_facts(
         frequency,
         sentences,
         languages,
-        logit_lens(corpus.lens, j, component, top),
+        dimension_lens(corpus.lens, j, component, top),
         settings,
         f"{corpus.measured_on}, {'/'.join(codes)}, {setting}, k = {k:g}",
     )
-
-
-def _dimension(dimension: int, d_model: int) -> int:
-    number = whole_number(dimension)
-    if number is None or not 0 <= number < d_model:
-        raise InputError(f"dimension must be between 0 and {d_model - 1}, got {dimension!r}")
-    return number
-
-
-def logit_lens(
-    lens: LensModel, dimension: int, component: str = "resid", top: int = 10
-) -> pd.DataFrame:
-    """Return the tokens whose logits a dimension raises and lowers most.
-
-    For a vector of the residual stream's basis (attn, ffn, resid) the effect on token t is
-    γ_j W_U[t, j] minus its mean over all tokens, which no softmax sees: γ is the weight of the
-    final norm, so it is what one more RMS of the stream adds, with the norm's divisor held fixed.
-    For "final" it is without γ. A soft cap of the logits (Gemma 2) is left out.
-
-    Args:
-        lens: The model.
-        dimension: j, from 0.
-        component: One of `COMPONENTS`.
-        top: Tokens of each direction.
-
-    Returns:
-        One row per ``direction`` ("promoted", "demoted") and ``rank`` from 1: ``token``, ``id``,
-        ``effect`` (in logits).
-
-    Raises:
-        InputError: Another component, whose dimensions the unembedding does not read, or a
-            dimension that the model does not have.
-
-    Source: the logit lens of one basis vector (nostalgebraist, "interpreting GPT: the logit lens",
-        2020).
-    """
-    if component not in COMPONENTS:
-        raise choices("component with a logit lens", component, COMPONENTS)
-    j = _dimension(dimension, lens.d_model)
-    effect = lens.bridge.original_model.get_output_embeddings().weight[:, j].detach().float().cpu()
-    if component != "final":
-        effect = effect * norm_weight(lens)[j]
-    effect = effect - effect.mean()
-    rows = []
-    for direction, sign in ((PROMOTED, 1), (DEMOTED, -1)):
-        ids = (sign * effect).topk(min(top, len(effect))).indices.tolist()
-        for rank, (token, text) in enumerate(zip(ids, token_texts(lens, ids), strict=True), 1):
-            labels = {"direction": direction, "rank": rank, "token": text, "id": token}
-            rows.append({**labels, "effect": float(effect[token])})
-    return pd.DataFrame(rows)
-
-
-def norm_weight(lens: LensModel) -> Float[Tensor, " d"]:
-    """Return γ, what the final norm multiplies each dimension by after dividing by the RMS.
-
-    Asked of the norm itself, since architectures store it in different ways (Gemma's is 1 plus its
-    parameter): a vector of 1 and -1 has the RMS 1.
-    """
-    signs = torch.ones(lens.d_model, dtype=lens.dtype, device=lens.device)
-    signs[1::2] = -1
-    with torch.inference_mode(), lens.lock:
-        up, down = (lens.bridge.ln_final(x[None, None])[0, 0].float() for x in (signs, -signs))
-    return ((up - down) / 2 * signs.float()).cpu()
 
 
 def dimension_figure(facts: DimensionFacts) -> go.Figure:

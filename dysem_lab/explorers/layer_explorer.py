@@ -24,8 +24,9 @@ from dysem_lab.evaluate import score
 from dysem_lab.explorers.panel import Panel, Progress, State, View, menu, slider, text_box
 from dysem_lab.figures.style import PALETTE, SCORE, band, facts, layout
 from dysem_lab.inputs import by_language, checked, names_of
-from dysem_lab.models.activations import capture, wanted_vectors
+from dysem_lab.models.capture import capture
 from dysem_lab.models.lens import LensModel
+from dysem_lab.models.places import places
 from dysem_lab.models.store import ModelFacts, VectorStore
 from dysem_lab.prompts import SETTINGS, TEMPLATES, wrap
 from dysem_lab.translation.translate import Translator
@@ -243,7 +244,7 @@ def data_layers(
     setting = study.settings[0] if setting is None else setting
     if setting not in study.settings:
         raise choices("prompt setting of this study", setting, study.settings)
-    if missing := set(wanted_vectors(COMPONENTS, "each")) - set(study.wanted):
+    if missing := set(places(COMPONENTS, "each")) - set(study.wanted):
         names = ", ".join(sorted(kind.component for kind in missing))
         raise InputError(
             f"this study does not read {names} at every layer; give it each={COMPONENTS}"

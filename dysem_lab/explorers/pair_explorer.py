@@ -28,7 +28,7 @@ from dysem_lab.explorers.panel import Panel, Progress, State, View, menu, silent
 from dysem_lab.figures.style import PALETTE, layout
 from dysem_lab.inputs import by_language, checked, has_words, names_of
 from dysem_lab.joint import joint_set, unit_peak
-from dysem_lab.models.activations import CUMULATIVE, capture, unique_prompts
+from dysem_lab.models.capture import CUMULATIVE, capture, unique_prompts
 from dysem_lab.models.lens import LensModel
 from dysem_lab.prompts import SETTINGS, TEMPLATE_NAMES, TEMPLATES, wrap
 from dysem_lab.translation.translate import Translator

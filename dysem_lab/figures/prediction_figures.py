@@ -10,10 +10,10 @@ from plotly.subplots import make_subplots
 
 from dysem_lab.figures.contrast_figures import METHOD_COLOURS
 from dysem_lab.figures.style import PALETTE, layout
+from dysem_lab.models.readout import visible
 
 FUNCTION_WORD, OTHER_TOKEN = "#D55E00", "#0072B2"
 CHANGE = [[0, "#F1F3F7"], [0.5, "#F0A35E"], [1, "#A63C00"]]
-VISIBLE = {" ": "\u2423", "\n": "\u23ce", "\t": "\u21e5"}
 ROW, TITLE, TOP, BOTTOM = 19, 64, 70, 70  # heights in px: a token, a sentence, the margins
 LINE = 105  # characters of a sentence in a line
 SAME = 0.005  # difference of probabilities that a figure does not show
@@ -103,17 +103,6 @@ def _above(figure: go.Figure, row: int, column: int, text: str, shift: int, size
         row=row,
         col=column,
     )
-
-
-def visible(token: str) -> str:
-    """Return a token with its white space and control characters as signs, ready for a figure."""
-    return html.escape("".join(map(_visible, token)), quote=False)
-
-
-def _visible(sign: str) -> str:
-    if sign in VISIBLE or sign.isprintable():
-        return VISIBLE.get(sign, sign)
-    return sign.encode("unicode_escape").decode()
 
 
 def predictions_caption(table: pd.DataFrame) -> str:

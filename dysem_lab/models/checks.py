@@ -13,9 +13,11 @@ from torch import Tensor
 
 from dysem_lab import paths
 from dysem_lab.errors import DysemLabError, InputError, ModelError
-from dysem_lab.models.activations import COMPONENTS, MEANS, capture
+from dysem_lab.models.capture import capture
 from dysem_lab.models.lens import LensModel
-from dysem_lab.models.passes import pad, run
+from dysem_lab.models.passes import pad
+from dysem_lab.models.places import COMPONENTS, MEANS
+from dysem_lab.models.record import forward
 from dysem_lab.prompts import template_parts
 
 # Relative errors allowed. In fp32 both checks differ in the last bits only (measured: below 2e-6 on
@@ -133,7 +135,7 @@ def _activations(lens: LensModel, names: list[str], ids: Tensor, mask: Tensor) -
         return lambda tensor, hook: seen.__setitem__(name, tensor.detach().clone())
 
     try:
-        run(lens, ids, mask, [(name, reader(name)) for name in names])
+        forward(lens, ids, mask, [(name, reader(name)) for name in names])
     except KeyError as error:
         raise _failed(lens, "hooks fire", str(error)) from error
     silent = [name for name in names if name not in seen]

@@ -1,15 +1,11 @@
-"""Prompts through the model: token ids, length-sorted batches, hooked forward passes."""
+"""Prompts made ready for a forward pass: token ids, what fits, length-sorted padded batches."""
 
-import contextlib
-import copy
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from transformers import Cache, DynamicCache
 
 from dysem_lab.errors import InputError
 from dysem_lab.models.lens import LensModel
@@ -21,8 +17,6 @@ MAX_TOKENS = 512  # per prompt: DySem's released encoder truncates there
 TOKENS_PER_BATCH = {"cpu": 1024, "cuda": 16384}
 # Repeated tokens below which a pass for a common beginning costs more than it saves.
 SHARED_FROM = 48
-
-Hook = tuple[str, Callable[..., Tensor | None]]  # hook point, function(tensor, hook)
 
 
 def plan_batches(lengths: Sequence[int], tokens_per_batch: int) -> list[list[int]]:
@@ -134,96 +128,6 @@ def pad(
         )
     mask = torch.tensor([padded([1] * len(row), 0) for row in token_ids])
     return ids.to(lens.device), mask.to(lens.device)
-
-
-class _StoppedError(Exception):
-    """Ends a pass whose hooks have read what they wanted."""
-
-
-def _stop_here(tensor: Tensor, hook: object) -> NoReturn:
-    raise _StoppedError
-
-
-def run(
-    lens: LensModel,
-    ids: Int[Tensor, "batch pos"],
-    mask: Int[Tensor, "batch all_pos"],
-    fwd_hooks: Sequence[Hook],
-    before: Cache | None = None,
-    n_blocks: int | None = None,
-) -> None:
-    """Run one batch through the blocks with the given hooks.
-
-    The unembedding, in small batches a large part of a pass, runs only where a hook is in it, and
-    for the last position. The hooks are removed whatever happens, and the model's lock is held.
-
-    Args:
-        lens: The model.
-        ids: Token ids after those of ``before``.
-        mask: Attention mask of all tokens together.
-        fwd_hooks: (hook point, hook function) pairs.
-        before: Keys and values of earlier tokens, from `keys_and_values`, which is not changed. One
-            row of it serves as many successive rows of ``ids`` as there are for each.
-        n_blocks: Stop before the next block, without unembedding; None runs them all.
-    """
-    stop = n_blocks if n_blocks is not None and n_blocks < lens.n_layers else None
-    cache = _copied(before, len(ids))
-    hooks = list(fwd_hooks)
-    if stop is None and not any(name.startswith("unembed.") for name, _ in hooks):
-        hooks.append(("unembed.hook_in", _stop_here))
-    with (
-        torch.inference_mode(),
-        lens.lock,
-        lens.bridge.hooks(fwd_hooks=hooks),
-        contextlib.suppress(_StoppedError),
-    ):
-        lens.bridge(
-            ids,
-            attention_mask=mask,
-            past_key_values=cache,
-            use_cache=cache is not None,
-            logits_to_keep=1,
-            stop_at_layer=stop,
-        )
-
-
-def keys_and_values(
-    lens: LensModel,
-    ids: Int[Tensor, "batch pos"],
-    before: Cache | None = None,
-    n_blocks: int | None = None,
-) -> Cache:
-    """Return the keys and values of tokens that prompts begin with, for passes over the rest.
-
-    Args:
-        lens: The model.
-        ids: Rows of the same length, without padding, after the tokens of ``before``.
-        before: As for `run`.
-        n_blocks: The first blocks only; None is all of them.
-    """
-    cache = _copied(before, len(ids))
-    n_before = cache.get_seq_length() if cache is not None else 0
-    mask = ids.new_ones(len(ids), n_before + ids.shape[1])
-    options = {"attention_mask": mask, "use_cache": True, "logits_to_keep": 1}
-    with torch.inference_mode(), lens.lock:
-        if n_blocks is not None and n_blocks < lens.n_layers:
-            # A pass that stops returns no cache, but fills the one that it is given.
-            if cache is None:
-                cache = DynamicCache(config=lens.bridge.original_model.config.get_text_config())
-            lens.bridge(ids, past_key_values=cache, stop_at_layer=n_blocks, **options)
-        else:
-            _, cache = lens.bridge(
-                ids, past_key_values=cache, return_type="logits_and_cache", **options
-            )
-    return cache
-
-
-def _copied(before: Cache | None, n_rows: int) -> Any:
-    """Return a copy that a pass may fill, each row repeated to give as many as the batch has."""
-    cache: Any = copy.deepcopy(before)
-    if cache is not None and (repeats := n_rows // cache.layers[0].keys.shape[0]) > 1:
-        cache.batch_repeat_interleave(repeats)
-    return cache
 
 
 def common_prefix(token_ids: list[list[int]]) -> int:

@@ -18,9 +18,9 @@ from torch import Tensor
 from dysem_lab.display import card
 from dysem_lab.errors import InputError, choices
 from dysem_lab.inputs import one_of, require_characters, whole_number
-from dysem_lab.models.activations import Edit, Wanted, batches
 from dysem_lab.models.lens import LensModel
-from dysem_lab.models.passes import Hook
+from dysem_lab.models.places import Place
+from dysem_lab.models.record import Edit, Hook, record
 from dysem_lab.models.store import ModelFacts
 from dysem_lab.prompts import SLOT, Prompt, auxiliaries
 
@@ -112,9 +112,14 @@ class Contrast:
             object.__setattr__(self, "heads", _indices(self.heads))
 
     @property
-    def subtracted(self) -> Wanted:
+    def subtracted(self) -> Place:
         """The vector of the auxiliary pass that is subtracted."""
-        return Wanted(POSITIONS[self.position].auxiliary, self.layer)
+        return Place(POSITIONS[self.position].auxiliary, self.layer)
+
+    @property
+    def every_token(self) -> bool:
+        """Whether it changes every token, so that it needs a pass of its own."""
+        return self.norm == "self_scaling"
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -247,20 +252,19 @@ class AuxiliaryVectors:
     def __init__(self, lens: LensModel, contrasts: Iterable[Contrast]) -> None:
         """Note which vectors each auxiliary prompt has to give; nothing is run yet."""
         self._lens = lens
-        self._wanted: dict[str, list[Wanted]] = {}
+        self._wanted: dict[str, list[Place]] = {}
         for contrast in contrasts:
             kinds = self._wanted.setdefault(contrast.auxiliary, [])
             if contrast.subtracted not in kinds:
                 kinds.append(contrast.subtracted)
-        self._rows: dict[tuple[str, Wanted], Tensor] = {}
+        self._rows: dict[tuple[str, Place], Tensor] = {}
 
     def __call__(self, prompts: Sequence[str], contrast: Contrast) -> Float[Tensor, "batch ..."]:
         """Return v⁻ of the texts of normal prompts: float32, on the CPU."""
         wrapped = auxiliary_prompts(prompts, contrast.auxiliary)
         kinds = self._wanted[contrast.auxiliary]
         lacking = [p for p in dict.fromkeys(wrapped) if (p, contrast.subtracted) not in self._rows]
-        everything = list(range(len(lacking)))
-        for batch, read in batches(self._lens, lacking, kinds, everything):
+        for batch, read in record(self._lens, lacking, kinds):
             for kind, rows in read.items():
                 for index, row in zip(batch, rows, strict=True):
                     self._rows[lacking[index], kind] = row
@@ -292,7 +296,7 @@ class Intervention(Edit):
         super().__init__(lens)
         check_contrast(contrast, lens)
         self.contrast = contrast
-        self.every_token = contrast.norm == "self_scaling"
+        self.every_token = contrast.every_token
         self._auxiliary = auxiliary or AuxiliaryVectors(lens, [contrast])
 
     @property
@@ -333,6 +337,11 @@ class Intervention(Edit):
             return edited
 
         return [(POSITIONS[contrast.position].hook.format(layer=contrast.layer), replace_vectors)]
+
+
+def edit_of(lens: LensModel, contrast: Contrast | None) -> Edit:
+    """Return a contrast on a model as an edit of the forward pass; None is the plain pass."""
+    return Edit(lens) if contrast is None else Intervention(lens, contrast)
 
 
 def auxiliary_prompts(prompts: Sequence[str], auxiliary: str) -> list[str]:

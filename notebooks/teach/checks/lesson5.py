@@ -14,7 +14,7 @@ from checks.tools import every_block, tokens_of
 from dysem_lab import ContrastivePrompting, LensModel, capture, wrap
 from dysem_lab.errors import InputError
 from dysem_lab.figures.style import layout
-from dysem_lab.models.passes import Hook
+from dysem_lab.models.record import Hook
 
 LESSON = Lesson(5, "Contrastive prompting and activation patching")
 check, hint, progress = LESSON.check, LESSON.hint, LESSON.progress

@@ -15,7 +15,8 @@ from checks.lesson5 import HookFunction, forward, head_outputs
 from checks.tools import record
 from dysem_lab import LensModel, spearman
 from dysem_lab.figures.style import PALETTE, layout
-from dysem_lab.models.passes import MAX_TOKENS, Hook, tokenize
+from dysem_lab.models.passes import MAX_TOKENS, tokenize
+from dysem_lab.models.record import Hook
 
 LESSON = Lesson(6, "Logit lens and causal tests")
 check, hint, progress = LESSON.check, LESSON.hint, LESSON.progress

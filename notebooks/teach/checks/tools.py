@@ -9,7 +9,8 @@ from torch import Tensor
 
 from dysem_lab import LensModel
 from dysem_lab.figures.style import PALETTE, layout
-from dysem_lab.models.passes import MAX_TOKENS, Hook, pad, run, tokenize
+from dysem_lab.models.passes import MAX_TOKENS, tokenize
+from dysem_lab.models.record import Hook, activations
 
 
 def record(
@@ -33,15 +34,8 @@ def record(
     Returns:
         Hook point → activation, and the attention mask (1 for real tokens, 0 for padding).
     """
-    seen: dict[str, Tensor] = {}
-
-    def keep(name: str) -> Hook:
-        # A hook's own name is the canonical one, which may differ from the alias asked for.
-        return name, lambda tensor, hook: seen.__setitem__(name, tensor.detach().clone())
-
-    ids, mask = pad(lens, tokenize(lens, prompts, MAX_TOKENS), side)
-    run(lens, ids, mask, [*hooks, *map(keep, names)])
-    return seen, mask
+    read = activations(lens, prompts, names, hooks=hooks, side=side)
+    return read.seen, read.mask
 
 
 def every_block(

@@ -1,0 +1,214 @@
+"""What a model would say: tokens as text, next tokens, and the logit lens."""
+
+import html
+import re
+import unicodedata
+from collections.abc import Sequence
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+from dysem_lab.errors import InputError, choices
+from dysem_lab.inputs import at_least, whole_number
+from dysem_lab.models.capture import capture, unique_prompts
+from dysem_lab.models.lens import LensModel
+from dysem_lab.models.record import Edit, final_norm, next_token_logits, unembed
+
+VISIBLE = {" ": "\u2423", "\n": "\u23ce", "\t": "\u21e5"}
+_ISOLATE = "\u2068{}\u2069"  # a right-to-left token turns nothing around that stands beside it
+_BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
+_BYTE_OF = {sign: byte for byte, sign in bytes_to_unicode().items()}
+# Vectors of the residual stream's own basis, and the one after the final norm: those whose
+# dimensions the unembedding reads.
+READ = ("attn", "ffn", "resid", "final")
+PROMOTED, DEMOTED = "promoted", "demoted"
+
+
+def token_texts(lens: LensModel, ids: Sequence[int]) -> list[str]:
+    """Return the text of each token as a reader knows it.
+
+    The space that a token begins with is kept. Bytes that are only a part of a character stand as
+    ⟨E7 8C⟩, special tokens as the vocabulary has them, and a row of the embedding that is no token
+    as its number.
+    """
+    tokenizer, special = lens.tokenizer, set(lens.tokenizer.all_special_ids)
+    # After a letter no decoder takes away the space that a token begins with.
+    letter = tokenizer("a", add_special_tokens=False)["input_ids"]
+
+    def decode(of: list[int]) -> str:
+        return str(tokenizer.decode(of, clean_up_tokenization_spaces=False))
+
+    texts = []
+    for token in ids:
+        piece = tokenizer.convert_ids_to_tokens(int(token))
+        text = decode([*letter, int(token)])[len(decode(letter)) :]
+        if piece is None:
+            text = f"⟨{token}⟩"
+        elif int(token) in special or not text:
+            text = str(piece)
+        elif "\ufffd" in text:
+            text = f"⟨{_bytes_of(str(piece))}⟩"
+        texts.append(text)
+    return texts
+
+
+def _bytes_of(piece: str) -> str:
+    """Return the bytes that an entry of the vocabulary stands for, in hexadecimal."""
+    if found := _BYTE_PIECE.fullmatch(piece):
+        return found[1]
+    return " ".join(f"{_BYTE_OF[sign]:02X}" for sign in piece if sign in _BYTE_OF) or piece
+
+
+def label(token: str) -> str:
+    """Return a token ready for an axis of a figure.
+
+    White space is a sign, a mark that combines with the letter before it stands on a dotted circle,
+    and the direction of its script stays within it.
+    """
+    carrier = "\u25cc" if unicodedata.category(token[0]).startswith("M") else ""
+    return _ISOLATE.format(visible(carrier + token))
+
+
+def visible(token: str) -> str:
+    """Return a token with its white space and control characters as signs, ready for a figure."""
+    return html.escape("".join(map(_visible, token)), quote=False)
+
+
+def _visible(sign: str) -> str:
+    if sign in VISIBLE or sign.isprintable():
+        return VISIBLE.get(sign, sign)
+    return sign.encode("unicode_escape").decode()
+
+
+def next_token_probabilities(
+    lens: LensModel, prompts: Sequence[str], edit: Edit | None = None
+) -> Float[Tensor, "n n_tokens"]:
+    """Return the model's own distribution of the token after each prompt.
+
+    Each prompt is a pass of its own, so nothing is padded; only its last position is unembedded.
+
+    Args:
+        lens: The model.
+        prompts: n prompts.
+        edit: A change of the forward pass, such as from `dysem_lab.contrast`; None is the plain
+            pass.
+
+    Returns:
+        Float32 on the CPU; each row sums to 1.
+
+    Raises:
+        InputError: No prompt or an empty one.
+        ModelError: The prediction is not finite.
+    """
+    if not unique_prompts(prompts):
+        raise InputError("there are no prompts; give one or more")
+    return next_token_logits(lens, prompts, edit).softmax(-1)
+
+
+def logit_lens(
+    lens: LensModel, prompts: Sequence[str], top: int = 5, *, edit: Edit | None = None
+) -> pd.DataFrame:
+    """Return the tokens that the residual stream of the last token would predict after each block.
+
+    The stream h^l is put through the final norm and the unembedding, as if no block came after it.
+    After the last block that is the model's own prediction.
+
+    Args:
+        lens: The model.
+        prompts: Prompts; repeated ones count once.
+        top: Tokens per block.
+        edit: A change of the forward pass, such as from `dysem_lab.ablate`; None is the plain pass.
+
+    Returns:
+        One row per prompt, block and rank: ``prompt`` (its position among the different prompts),
+        ``layer`` (0-based block), ``rank`` from 1, ``token`` (its text), ``id``, ``probability``.
+
+    Raises:
+        InputError: No prompt, an empty one, or `top` below 1 or above the number of tokens.
+        ModelError: A stream is not finite.
+
+    Source: nostalgebraist, "interpreting GPT: the logit lens" (2020).
+    """
+    unique = unique_prompts(prompts)
+    if not unique:
+        raise InputError("there are no prompts; give one or more")
+    stream = capture(lens, unique, "resid", "each", edit=edit, progress=False)["resid"]
+    rows = []
+    for i, of_prompt in enumerate(stream):
+        probabilities = unembed(lens, of_prompt).softmax(-1)  # [L, n_tokens]
+        if at_least(top, 1, "top") > (n_tokens := probabilities.shape[1]):
+            raise InputError(f"top must be between 1 and {n_tokens}, got {top!r}")
+        best = probabilities.topk(top)
+        for layer, (values, ids) in enumerate(zip(best.values, best.indices, strict=True)):
+            for rank, (probability, token) in enumerate(zip(values, ids, strict=True), 1):
+                labels = {"prompt": i, "layer": layer, "rank": rank}
+                rows.append({**labels, "id": int(token), "probability": float(probability)})
+    table = pd.DataFrame(rows)
+    table.insert(3, "token", token_texts(lens, table["id"]))
+    return table
+
+
+def dimension_index(dimension: int, d_model: int) -> int:
+    """Return a dimension as a Python integer, once the model is known to have it."""
+    number = whole_number(dimension)
+    if number is None or not 0 <= number < d_model:
+        raise InputError(f"dimension must be between 0 and {d_model - 1}, got {dimension!r}")
+    return number
+
+
+def dimension_lens(
+    lens: LensModel, dimension: int, component: str = "resid", top: int = 10
+) -> pd.DataFrame:
+    """Return the tokens whose logits a dimension raises and lowers most.
+
+    For a vector of the residual stream's basis (attn, ffn, resid) the effect on token t is
+    γ_j W_U[t, j] minus its mean over all tokens, which no softmax sees: γ is the weight of the
+    final norm, so it is what one more RMS of the stream adds, with the norm's divisor held fixed.
+    For "final" it is without γ. A soft cap of the logits (Gemma 2) is left out.
+
+    Args:
+        lens: The model.
+        dimension: j, from 0.
+        component: One of `READ`.
+        top: Tokens of each direction.
+
+    Returns:
+        One row per ``direction`` ("promoted", "demoted") and ``rank`` from 1: ``token``, ``id``,
+        ``effect`` (in logits).
+
+    Raises:
+        InputError: Another component, whose dimensions the unembedding does not read, or a
+            dimension that the model does not have.
+
+    Source: the logit lens of one basis vector (nostalgebraist, "interpreting GPT: the logit lens",
+        2020).
+    """
+    if component not in READ:
+        raise choices("component with a logit lens", component, READ)
+    j = dimension_index(dimension, lens.d_model)
+    effect = lens.bridge.original_model.get_output_embeddings().weight[:, j].detach().float().cpu()
+    if component != "final":
+        effect = effect * norm_weight(lens)[j]
+    effect = effect - effect.mean()
+    rows = []
+    for direction, sign in ((PROMOTED, 1), (DEMOTED, -1)):
+        ids = (sign * effect).topk(min(top, len(effect))).indices.tolist()
+        for rank, (token, text) in enumerate(zip(ids, token_texts(lens, ids), strict=True), 1):
+            labels = {"direction": direction, "rank": rank, "token": text, "id": token}
+            rows.append({**labels, "effect": float(effect[token])})
+    return pd.DataFrame(rows)
+
+
+def norm_weight(lens: LensModel) -> Float[Tensor, " d"]:
+    """Return γ, what the final norm multiplies each dimension by after dividing by the RMS.
+
+    Asked of the norm itself, since architectures store it in different ways (Gemma's is 1 plus its
+    parameter): a vector of 1 and -1 has the RMS 1.
+    """
+    signs = torch.ones(lens.d_model, dtype=lens.dtype, device=lens.device)
+    signs[1::2] = -1
+    up, down = final_norm(lens, torch.stack([signs, -signs]))
+    return (up - down) / 2 * signs.float().cpu()
