@@ -45,6 +45,7 @@ ORDER = [
     "models.record",
     "models.last_token",
     "models.steering",
+    "models.edits",
     "models.capture",
     "models.readout",
     "models.checks",
