@@ -46,9 +46,14 @@ from .joint import joint_cosine as joint_cosine
 from .joint import joint_set as joint_set
 from .joint import pairwise_similarity as pairwise_similarity
 from .models.capture import capture as capture
+from .models.edits import ablate as ablate
+from .models.edits import contrast as contrast
+from .models.edits import patch as patch
 from .models.lens import LensModel as LensModel
 from .models.loading import load_model as load_model
 from .models.loading import presets as presets
+from .models.readout import logit_lens as logit_lens
+from .models.readout import next_token_probabilities as next_token_probabilities
 from .models.steering import Contrast as Contrast
 from .models.store import VectorStore as VectorStore
 from .prompts import wrap as wrap
