@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from dysem_lab.models.activations import capture, wanted_vectors
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -21,7 +22,6 @@ from dysem_lab.encoders.llm2vec import LLM2Vec
 from dysem_lab.encoders.trained import PromptBERT, SentenceBERT, SimCSE
 from dysem_lab.errors import DysemLabError, InputError, ModelError
 from dysem_lab.models import embedded as embedded_models
-from dysem_lab.models.activations import capture, wanted_vectors
 from dysem_lab.models.embedded import EMBEDDED, MANIFEST, conversion_faults, ensure_gguf
 from dysem_lab.models.loading import load_model, resolve_device, size_of, source_digest
 from dysem_lab.models.names import check_name
