@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from dysem_lab.models.activations import capture, wanted_vectors
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -22,9 +21,11 @@ from dysem_lab.encoders.llm2vec import LLM2Vec
 from dysem_lab.encoders.trained import PromptBERT, SentenceBERT, SimCSE
 from dysem_lab.errors import DysemLabError, InputError, ModelError
 from dysem_lab.models import embedded as embedded_models
+from dysem_lab.models.capture import capture
 from dysem_lab.models.embedded import EMBEDDED, MANIFEST, conversion_faults, ensure_gguf
 from dysem_lab.models.loading import load_model, resolve_device, size_of, source_digest
 from dysem_lab.models.names import check_name
+from dysem_lab.models.places import places
 from dysem_lab.prompts import wrap
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
@@ -561,7 +562,7 @@ def test_a_trained_encoder_needs_a_pad_token_with_an_embedding(bert, tmp_path):
 )
 def test_layers_that_are_none_are_refused(tiny_lens, layers):
     for use in (
-        lambda: wanted_vectors("attn", layers),
+        lambda: places("attn", layers),
         lambda: capture(tiny_lens, wrap(["It rains."]), "attn", layers),
         lambda: capture(tiny_lens, wrap(["It rains."]), "final", layers),
     ):
@@ -572,8 +573,8 @@ def test_layers_that_are_none_are_refused(tiny_lens, layers):
 @pytest.mark.parametrize("layer", [np.int64(1), np.uint8(1), torch.tensor(1), np.array(1)])
 def test_a_block_index_of_another_library_is_one(tiny_lens, layer):
     prompts = wrap(["It rains."])
-    assert wanted_vectors("attn", layer) == wanted_vectors("attn", 1)
-    assert str(wanted_vectors("attn", layer)[0].layers) == "1"
+    assert places("attn", layer) == places("attn", 1)
+    assert str(places("attn", layer)[0].blocks) == "1"
     found = capture(tiny_lens, prompts, "attn", layer)["attn"]
     assert torch.equal(found, capture(tiny_lens, prompts, "attn", 1)["attn"])
 
@@ -581,7 +582,7 @@ def test_a_block_index_of_another_library_is_one(tiny_lens, layer):
 @pytest.mark.parametrize("components", [[], (), {}, [None], [["attn"]], 3, None, {"attn"}])
 def test_components_that_are_none_are_refused(tiny_lens, components):
     for use in (
-        lambda: wanted_vectors(components),
+        lambda: places(components),
         lambda: capture(tiny_lens, wrap(["It rains."]), components),
     ):
         with pytest.raises(InputError, match="component"):
