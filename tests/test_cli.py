@@ -12,7 +12,9 @@ from dysem_lab import paths
 from dysem_lab.cli import cli, main
 from dysem_lab.errors import DysemLabError, InputError
 from dysem_lab.models.embedded import EMBEDDED
+from dysem_lab.models.loading import resolve_device
 
+SAID = EMBEDDED["gemma-3-270m"].weights(resolve_device()[1])  # of both, which are 4-bit
 COMMANDS = ("figures", "similarity", "evaluate", "models", "store", "doctor", "notebooks", "lab")
 
 
@@ -34,10 +36,13 @@ def test_every_command_has_help_with_an_example(command):
 def test_models_and_doctor_speak_json():
     listed = json.loads(run("models", "--json").stdout)
     assert [model["name"] for model in listed["embedded"]] == list(EMBEDDED)
+    assert {model["weights"] for model in listed["embedded"]} == {SAID}
     assert len(listed["presets"]) == 20
     seen = json.loads(run("doctor", "--json").stdout)
     facts = {"torch", "transformer-lens", "browser for PNG", "apertium", "GPU", "cache"}
     assert facts < set(seen)
+    for model in EMBEDDED.values():
+        assert seen[f"embedded {model.name}"] in (SAID, f"missing: {model.install}")
 
 
 def test_models_and_doctor_are_readable(monkeypatch):
@@ -60,6 +65,7 @@ def test_similarity_takes_renderings_from_a_table(tiny_folder, tmp_path):
     )
     result = json.loads(run("similarity", "A dog sleeps.", "It rains.", *arguments).stdout)
     assert -1 <= result["similarity"] <= 1
+    assert result["weights"].startswith("float32 weights")
     assert 0 < result["n_dims"] <= result["d_model"] == 32
     assert result["languages"] == ["en", "ja"]
     same = json.loads(run("similarity", "It rains.", "It rains.", *arguments).stdout)
@@ -118,6 +124,8 @@ def test_evaluate_prints_scores_with_intervals(tiny_folder):
     )
     result = json.loads(run("evaluate", *arguments, "--json").stdout)
     assert result["data"] == "demo"
+    assert "assigned by its writers" in result["source"]
+    assert result["weights"].startswith("float32 weights")
     assert result["k"] == 0.5
     for row in result["scores"]:
         assert row["low"] <= row["spearman"] <= row["high"]
