@@ -137,7 +137,7 @@ def _hashed(file: Path, algorithm: str) -> str:
 
 def _record(key: str) -> dict[str, Any] | None:
     """Return a remembered digest; None where there is none, or none that is whole."""
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, RecursionError):
         record = json.loads((paths.digests_dir() / f"{key}.json").read_text(encoding="utf-8"))
         if isinstance(record, dict) and record.keys() >= {"path", "algorithm", "state", "digest"}:
             return record

@@ -25,6 +25,7 @@ KNOWN_EXTRAS = (
     "mtp.*",
 )
 SHOWN = 3
+OBJECTS = ("config.json", "tokenizer.json", "tokenizer_config.json")
 LFS_POINTER = b"version https://git-lfs"
 
 
@@ -129,7 +130,9 @@ def _fault(file: Path) -> str:
             if stream.read(len(LFS_POINTER)) == LFS_POINTER:
                 return "is a pointer of git LFS and not the file; run `git lfs pull`"
         if file.suffix == ".json":
-            json.loads(file.read_text(encoding="utf-8"))
+            content = json.loads(file.read_text(encoding="utf-8"))
+            if file.name in OBJECTS and not isinstance(content, dict):
+                return "is no JSON object; fetch it again"
         if file.suffix == ".safetensors":
             with safe_open(file, "np"):
                 pass

@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+import gguf
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -109,6 +111,90 @@ def test_a_gguf_file_gives_the_embedded_models_vectors(embedded, tmp_path):
     assert torch.equal(one, other)
     assert lens.fingerprint == known.fingerprint
     assert lens.source == known.source == f"{EMBEDDED[SMALL].sha256} {folder_digest(folder)}"
+
+
+@pytest.fixture
+def tiny_gguf(own_cache, tmp_path):
+    """Return a function: changes of tensors and settings → a GGUF file of a random Llama."""
+    shapes = {"token_embd": (48, 32), "output_norm": (32,)}
+    for block in ("blk.0.", "blk.1."):
+        shapes |= {block + name: (32,) for name in ("attn_norm", "ffn_norm")}
+        shapes |= {block + name: (32, 32) for name in ("attn_q", "attn_output")}
+        shapes |= {block + name: (16, 32) for name in ("attn_k", "attn_v")}
+        shapes |= {block + name: (40, 32) for name in ("ffn_gate", "ffn_up")}
+        shapes |= {block + "ffn_down": (32, 40)}
+
+    def write(change=lambda tensors: None, settings=()) -> Path:
+        values = np.random.default_rng(0)
+        tensors = {
+            f"{name}.weight": values.normal(0, 0.2, shape).astype(np.float32)
+            for name, shape in shapes.items()
+        }
+        change(tensors)
+        writer = gguf.GGUFWriter(tmp_path / "tiny.gguf", "llama")
+        writer.add_block_count(2)
+        writer.add_context_length(64)
+        writer.add_embedding_length(32)
+        writer.add_feed_forward_length(40)
+        writer.add_head_count(4)
+        writer.add_head_count_kv(2)
+        writer.add_layer_norm_rms_eps(1e-5)
+        writer.add_rope_freq_base(10000.0)
+        writer.add_vocab_size(48)
+        for name, value in settings:
+            add = writer.add_string if isinstance(value, str) else writer.add_float32
+            add(f"llama.{name}", value)
+        letters = [chr(code) for code in range(ord("!"), ord("!") + 46)]
+        writer.add_tokenizer_model("gpt2")
+        writer.add_token_list([*letters, "</s>", "!!"])
+        writer.add_token_types([1] * 48)
+        writer.add_token_merges(["! !"])
+        writer.add_eos_token_id(46)
+        for name, tensor in tensors.items():
+            writer.add_tensor(name, tensor)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        return tmp_path / "tiny.gguf"
+
+    return write
+
+
+UP = "blk.1.ffn_up.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "settings", "message"),
+    [
+        (lambda t: t.update({UP + "s": t.pop(UP)}), (), r"no weights for .*mlp\.up_proj"),
+        (lambda t: t.pop("output_norm.weight"), (), r"no weights for model\.norm\.weight"),
+        (lambda t: t.update({"blk.0.attn_q.bias": t["output_norm.weight"]}), (), "no place for"),
+        (lambda t: t.update({UP: t[UP].T.copy()}), (), r"another shape .*up_proj"),
+        (None, [("rope.scaling.factor", 8.0)], r"has rope\.scaling\.factor = 8.0, .*safetensors"),
+        (None, [("rope.scaling.type", "yarn"), ("rope.scaling.factor", 4.0)], r"factor = 4\.0"),
+        (None, [("rope.scale_linear", 2.0)], r"rope\.scale_linear = 2\.0"),
+    ],
+)
+def test_a_gguf_of_which_something_would_not_be_read_is_refused(
+    tiny_gguf, change, settings, message
+):
+    file = tiny_gguf(change or (lambda tensors: None), settings)
+    with pytest.raises(ModelError, match=message):
+        ensure_gguf(file)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        (),
+        [("rope.scaling.factor", 1.0)],
+        [("rope.scaling.type", "none"), ("rope.scaling.factor", 8.0)],
+        [("attention.sliding_window", 16.0)],  # which no Llama has
+    ],
+)
+def test_a_gguf_of_which_all_is_read_is_converted(tiny_gguf, settings):
+    assert (ensure_gguf(tiny_gguf(settings=settings)) / "model.safetensors").is_file()
 
 
 def test_a_file_that_is_no_gguf_is_refused(own_cache, tmp_path):
@@ -356,6 +442,34 @@ def test_a_cache_that_cannot_be_written_has_the_check_made_each_time(
     assert len(counted_checks) == 2
 
 
+@pytest.mark.parametrize("shape", [(16,), (1,), ()])
+def test_weights_of_another_shape_are_refused_by_name(tiny_folder, tmp_path, shape):
+    folder = Path(shutil.copytree(tiny_folder("Llama"), tmp_path / "model"))
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"] = torch.ones(shape)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=r"another shape .*: model\.norm\.weight \("):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("device", [None, "cpu0", -1, "meta", 1.5])
+def test_what_is_no_device_here_is_refused(tiny_folder, device):
+    with pytest.raises(ModelError, match=r"device .* cannot be used here"):
+        load_model(tiny_folder("Llama"), device=device)
+
+
+def test_vectors_are_float32_whatever_the_default_is(tiny_folder):
+    lens = load_model(tiny_folder("Llama"))
+    expected = capture(lens, ["A dog sleeps."], "attn")["attn"]
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = capture(lens, ["A dog sleeps."], "attn")["attn"]
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found.dtype == torch.float32
+    assert torch.allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
 def test_an_architecture_without_attention_is_refused(tmp_path, tiny_tokenizer):
     config = MambaConfig(
         vocab_size=len(tiny_tokenizer), hidden_size=32, num_hidden_layers=2, state_size=4
@@ -378,3 +492,4 @@ def test_the_size_of_an_embedded_model_is_known_before_it_is_converted(
 
 def test_the_size_of_a_model_that_cannot_be_asked_is_unknown(tmp_path):
     assert size_of(tmp_path / "absent") is None
+    assert size_of("\ud800") is size_of(None) is None

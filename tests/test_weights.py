@@ -58,6 +58,7 @@ def test_what_nothing_reads_may_be_absent_or_in_excess(faults, optional):
         (RuntimeError("[enforce fail] can't allocate memory: you tried 9 bytes"), "not enough mem"),
         (torch.OutOfMemoryError("CUDA out of memory"), "not enough memory"),
         (AssertionError(), "cannot load m: AssertionError"),
+        (KeyError("gelu_newer"), "cannot load m: KeyError: 'gelu_newer'"),
         (RecursionError("maximum recursion depth exceeded"), "maximum recursion"),
         (UnicodeDecodeError("utf-8", b"x", 0, 1, "invalid start byte"), "invalid start byte"),
     ],
@@ -90,6 +91,8 @@ def test_our_own_errors_and_interrupts_pass(error):
         ("config.json", lambda whole: b'{"a": 1,', r"config.json is no JSON \(JSONDecodeError"),
         ("config.json", lambda whole: b"\xff\xfe", r"config.json is no JSON \(UnicodeDecodeError"),
         ("config.json", lambda whole: b"[" * 10**5, r"config.json is no JSON \(RecursionError"),
+        ("config.json", lambda whole: b"[1]", "config.json is no JSON object"),
+        ("tokenizer.json", lambda whole: b"null", "tokenizer.json is no JSON object"),
         ("tokenizer.json", lambda whole: b"version https://git-lfs.github.com/", "git lfs pull"),
     ],
 )

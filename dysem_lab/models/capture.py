@@ -93,7 +93,10 @@ def capture(
                 bar.update(n_texts)
             rows = read_rows(facts, store, keys, wanted)
         else:
-            rows = {place: torch.empty(len(unique), *row_shape(lens, place)) for place in wanted}
+            rows = {
+                place: torch.empty(len(unique), *row_shape(lens, place), dtype=torch.float32)
+                for place in wanted
+            }
             for batch, read in record(lens, unique, list(rows), edit=edit, **limits):
                 for place, vectors in read.items():
                     rows[place][batch] = vectors

@@ -47,7 +47,8 @@ def check_once(lens: LensModel) -> None:
         ModelError: As `check_model`.
     """
     key = _surroundings(lens)
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # no record, or a damaged
+    # No record, or a damaged one.
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         passed = json.loads(paths.passed_check_path(key).read_text(encoding="utf-8"))
         lens.shares_prefix = bool(passed["shares_prefix"])
         return

@@ -22,7 +22,7 @@ from dysem_lab import paths
 from dysem_lab.digests import MANIFEST, file_digest, model_files
 from dysem_lab.display import say
 from dysem_lab.errors import ModelError
-from dysem_lab.models.gguf_tensors import unread_tensors
+from dysem_lab.models.gguf_tensors import unread_settings, unread_tensors
 from dysem_lab.models.storage import described, gguf_storage
 from dysem_lab.weights import loading, require_whole
 
@@ -153,7 +153,7 @@ def conversion_faults(folder: Path, sha256: str, *, remembered: bool = True) -> 
         if "files" not in kept:
             return [f"{MANIFEST} has no checksums: it is of an earlier version"]
         recorded = dict(kept["files"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return [f"{MANIFEST} is damaged"]
     files = model_files(folder)
     faults = [f"{name} was put in later" for name in files.keys() - recorded.keys()]
@@ -243,10 +243,17 @@ def _convert(name: str, gguf: Path, work: Path, remedy: str) -> None:
             dtype=torch.float32,
             quantization_config=GgufConfig(dequantize=True),
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # `require_whole` names them
         )
         model, info = loaded
         unread = set(unread_tensors(gguf, model))
         require_whole(name, {**info, "unexpected_keys": info["unexpected_keys"] | unread})
+        if settings := unread_settings(gguf, model):
+            raise ModelError(
+                f"{name} has {', '.join(settings)}, which transformers does not read from a GGUF "
+                "file, so its vectors would be those of another model; give a folder with the "
+                "model's safetensors and configuration"
+            )
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **where)
     model.save_pretrained(work)
     tokenizer.save_pretrained(work)

@@ -1,4 +1,4 @@
-"""Tensors of a GGUF file that transformers passes over in silence."""
+"""Tensors and settings of a GGUF file that transformers passes over in silence."""
 
 from pathlib import Path
 from typing import Any
@@ -6,6 +6,13 @@ from typing import Any
 # Factors of the rotary frequencies, which transformers does not read: without them, those of a
 # model that was trained with another scaling would be wrong.
 ROPE_FACTORS = ("rope_freqs", "rope_factors_long", "rope_factors_short")
+# The same for a scaling by one factor: its present name and the one of old files.
+ROPE_SCALINGS = ("rope.scaling.factor", "rope.scale_linear")
+# Settings that have a default in transformers, which may be another than the file's.
+DEFAULTED = {
+    "attention.sliding_window": "sliding_window",
+    "attn_logit_softcapping": "attn_logit_softcapping",
+}
 
 
 def unread_tensors(gguf: Path, model: Any) -> list[str]:
@@ -44,3 +51,30 @@ def unread_tensors(gguf: Path, model: Any) -> list[str]:
         if not is_read:
             unread.append(tensor.name)
     return unread
+
+
+def unread_settings(gguf: Path, model: Any) -> list[str]:
+    """Return the settings of attention that the file has and the model has not, with their values.
+
+    Args:
+        gguf: The file.
+        model: What transformers made of it.
+    """
+    from gguf import GGUFReader
+
+    fields = GGUFReader(gguf).fields
+    prefix = f"{fields['general.architecture'].contents()}."
+    settings = {
+        name: fields[prefix + name].contents()
+        for name in ("rope.scaling.type", *ROPE_SCALINGS, *DEFAULTED)
+        if prefix + name in fields
+    }
+    unread = []
+    if settings.get("rope.scaling.type") != "none":
+        unread = [name for name in ROPE_SCALINGS if settings.get(name, 0) not in (0, 1)]
+    config = model.config.get_text_config()
+    for name, own in DEFAULTED.items():
+        value = getattr(config, own, None)
+        if name in settings and value is not None and settings[name] != value:
+            unread.append(name)
+    return [f"{name} = {settings[name]}" for name in unread]

@@ -144,6 +144,7 @@ def whole_model(
         use_safetensors=True,
         trust_remote_code=False,
         output_loading_info=True,
+        ignore_mismatched_sizes=True,  # `require_whole` names them
     )
     if base is not None:
         require_whole(where, {**info, "unexpected_keys": own_keys(model, info["unexpected_keys"])})
@@ -177,14 +178,15 @@ def resolve_device(device: str = "auto", dtype: str = "auto") -> tuple[str, str]
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        if torch.empty(0, device=device).is_meta:
+        place = torch.device(device)
+        if torch.empty(0, device=place).is_meta:
             raise ValueError("meta tensors hold no numbers")
     except Exception as error:  # of several kinds, by device and build
         raise ModelError(
             f"device {device!r} cannot be used here ({str(error).splitlines()[0]:.150}); give "
             "'auto', 'cpu' or, with a GPU and a build of torch for it, 'cuda'"
         ) from error
-    device = str(device)
+    device = str(place)
     if dtype == "auto":
         dtype = "bfloat16" if device.startswith("cuda") else "float32"
     if not isinstance(dtype, str) or dtype not in DTYPES:
