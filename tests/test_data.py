@@ -752,6 +752,8 @@ def test_texts_are_all_first_sentences_then_all_second_ones():
     assert small().texts("fr") == ["le a", "le b", "le c", "la d", "la e", "la f"]
     with pytest.raises(InputError, match=r"unknown language 'de'.*en, fr"):
         small().texts("de")
+    with pytest.raises(InputError, match=r"unknown language \['en'\]"):
+        small().texts(["en"])
 
 
 @settings(deadline=None)
@@ -835,6 +837,8 @@ def test_numbers_of_numpy_count_as_whole():
         ({"gold": np.array([1.0, np.nan, 2.0])}, "gold 1 is no number"),
         ({"rows": np.array([0.5, 1, 2])}, "rows must be n numbers, got float64"),
         ({"subset": ["x"]}, "3 ratings need as many"),
+        ({"subset": "xyz"}, "subsets must be a list of strings"),
+        ({"sentences": {"en": 3}}, "'en' must be two lists"),
     ],
 )
 def test_pairs_that_do_not_fit_together_are_refused(change, words):

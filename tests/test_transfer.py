@@ -719,7 +719,7 @@ def test_what_is_no_task_is_refused(task):
     [
         ({"texts": {"all": ("ab",)}}, "give one as"),
         ({"texts": {"all": (["a", ""],)}}, "all text 1 is empty"),
-        ({"texts": {"all": (["a"],)}}, r"one label per item; there are \[1, 2\]"),
+        ({"texts": {"all": (["a"],)}}, r"one label per item; there are labels \(2,\) for 1 texts"),
         ({"texts": {"all": (["a", "b"],) * 3}}, "one list of texts, or two"),
         ({"texts": {"train": (["a", "b"],)}}, "mappings from the same splits"),
         ({"texts": [["a", "b"]]}, "mappings from the same splits"),

@@ -217,6 +217,12 @@ def test_an_entry_that_is_no_text_is_named(entry, words):
         ParallelTable({"en": ["a", "b"], "fr": ["un", entry]}, "mine")
 
 
+@pytest.mark.parametrize("data", [None, TABLE, [["a"], ["b"]], pd.DataFrame(TABLE)], ids=type)
+def test_what_is_no_data_set_makes_no_table(data):
+    with pytest.raises(InputError, match="data must be pairs of load_data"):
+        ParallelTable.from_data(data)
+
+
 def test_a_table_of_pandas_has_columns_too():
     frame = pd.DataFrame({"en": ["a", "b"], "fr": ["un", None]})
     assert ParallelTable(frame).columns == {"en": ["a", "b"], "fr": ["un", ""]}

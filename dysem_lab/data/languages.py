@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from dysem_lab.errors import choices
+from dysem_lab.inputs import one_of
 
 
 class Language(NamedTuple):
@@ -46,6 +46,4 @@ def language(code: str) -> Language:
     Raises:
         InputError: The code is not one of the twelve.
     """
-    if code not in LANGUAGES:
-        raise choices("language", code, LANGUAGES)
-    return LANGUAGES[code]
+    return LANGUAGES[one_of(code, LANGUAGES, "language")]

@@ -27,11 +27,11 @@ from dysem_lab.data.tables import (
     the_file,
 )
 from dysem_lab.display import card
-from dysem_lab.errors import DataError, InputError, choices
-from dysem_lab.inputs import at_least, checked, names_of, path_of
+from dysem_lab.errors import DataError, InputError
+from dysem_lab.inputs import at_least, checked, listed, names_of, one_of, path_of
 
 MAX_SCORE = 5.0
-NAME = re.compile(r"[\w-]+")  # of a split or a language, as it stands in the name of a file
+NAME = re.compile(r"[\w-]{1,40}")  # of a split or a language, as it stands in the name of a file
 DEMO_SCORES = "scores assigned by its writers"
 
 
@@ -142,19 +142,21 @@ class STSData:
             raise InputError("sentences must be a mapping from languages to two lists of texts")
         sentences = {}
         for code, sides in self.sentences.items():
-            if isinstance(sides, str) or len(sides) != 2:
+            if not isinstance(sides, tuple | list) or len(sides) != 2:
                 raise InputError(f"the sentences in {code!r} must be two lists of texts")
             first, second = (checked(side, f"{code} sentence") for side in sides)
             sentences[code] = (first, second)
+        subset = listed(self.subset, "subset")
         lengths = {len(side) for sides in sentences.values() for side in sides}
-        if lengths | {len(rows), len(self.subset)} != {len(gold)}:
+        if lengths | {len(rows), len(subset)} != {len(gold)}:
             raise InputError(
                 f"{len(gold)} ratings need as many rows, subsets and sentences; there are "
-                f"{len(rows)}, {len(self.subset)} and {sorted(lengths)}"
+                f"{len(rows)}, {len(subset)} and {sorted(lengths)}"
             )
         object.__setattr__(self, "gold", gold.astype(np.float64, copy=False))
         object.__setattr__(self, "rows", rows.astype(np.int64, copy=False))
         object.__setattr__(self, "sentences", sentences)
+        object.__setattr__(self, "subset", subset)
 
     def __len__(self) -> int:
         return len(self.gold)
@@ -186,9 +188,7 @@ class STSData:
 
     def texts(self, language: str = "en") -> list[str]:
         """Return the n first sentences, then the n second ones, in one language."""
-        if language not in self.sentences:
-            raise choices("language", language, self.sentences)
-        first, second = self.sentences[language]
+        first, second = self.sentences[one_of(language, self.sentences, "language")]
         return [*first, *second]
 
     @property
@@ -339,8 +339,8 @@ def _place(
     """Return source and task without the abbreviation "stsb", once all names can be such."""
     if not isinstance(source, str | Path):
         raise InputError(f"give 'demo', 'stsb', 'hub' or a folder of STS files, not {source!r:.99}")
-    if task is not None and (not isinstance(task, str) or task not in TASKS):
-        raise choices("task", task, TASKS)
+    if task is not None:
+        one_of(task, TASKS, "task")
     for what, name in (("split", split), *(("language", code) for code in codes)):
         if not isinstance(name, str) or not NAME.fullmatch(name):
             raise InputError(f"{what} must be a name such as 'test' or 'en', got {name!r:.200}")

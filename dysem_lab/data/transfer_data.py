@@ -17,8 +17,8 @@ from jaxtyping import Int
 
 from dysem_lab import paths
 from dysem_lab.data.tables import SUFFIXES, is_missing, read_table, texts_of, the_file
-from dysem_lab.errors import DataError, InputError, choices
-from dysem_lab.inputs import at_least, checked, path_of
+from dysem_lab.errors import DataError, InputError
+from dysem_lab.inputs import at_least, checked, one_of, path_of
 
 
 class TransferTask(NamedTuple):
@@ -126,22 +126,25 @@ class TransferData:
 
     def __post_init__(self) -> None:
         """Refuse texts and labels that do not make n items."""
-        if not isinstance(self.texts, Mapping) or set(self.texts) != set(self.labels):
+        given = (self.texts, self.labels)
+        if not all(isinstance(of, Mapping) for of in given) or set(self.texts) != set(self.labels):
             raise InputError("texts and labels must be mappings from the same splits")
         texts, labels, n_classes = {}, {}, len(self.classes)
         for split, columns in self.texts.items():
-            if isinstance(columns, str) or len(columns) not in (1, 2):
+            if not isinstance(columns, tuple | list) or len(columns) not in (1, 2):
                 raise InputError(f"the texts of {split!r} must be one list of texts, or two")
             texts[split] = tuple(checked(column, f"{split} text") for column in columns)
-            labels[split] = np.asarray(self.labels[split])
-            n_items = [*map(len, texts[split]), len(labels[split])]
-            if labels[split].ndim != 1 or len(set(n_items)) > 1:
-                raise InputError(f"{split!r} needs one label per item; there are {n_items}")
-            of = labels[split]
-            if len(of) and (of.dtype.kind not in "iu" or not 0 <= of.min() <= of.max() < n_classes):
+            of = labels[split] = np.asarray(self.labels[split])
+            if of.ndim != 1 or any(len(column) != len(of) for column in texts[split]):
+                raise InputError(
+                    f"{split!r} needs one label per item; there are labels {of.shape} for "
+                    f"{' and '.join(str(len(column)) for column in texts[split])} texts"
+                )
+            whole = of.dtype.kind in "iu" and 0 <= of.min(initial=0) <= of.max(initial=0)
+            if len(of) and not (whole and of.max() < n_classes):
                 raise InputError(
                     f"labels of {split!r} must be whole numbers from 0 to {n_classes - 1}, the "
-                    f"positions of the classes, got {of.dtype} from {of.min()} to {of.max()}"
+                    f"positions of the classes, got {of!r:.200}"
                 )
         object.__setattr__(self, "texts", texts)
         object.__setattr__(self, "labels", labels)
@@ -274,8 +277,7 @@ def load_transfer(source: str | Path, task: str) -> TransferData:
     """
     place = _place(source)
     known = DEMO_TASKS if place == "demo" else TRANSFER_TASKS
-    if not isinstance(task, str) or task not in known:
-        raise choices("transfer task", task, known)
+    one_of(task, known, "transfer task")
     if place == "demo":
         return _checked(task, known[task], "the demo set of dysem-lab", _demo(task))
     if place == "hub":

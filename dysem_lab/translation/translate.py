@@ -115,6 +115,8 @@ class ParallelTable:
     @classmethod
     def from_data(cls, data: STSData) -> "ParallelTable":
         """Return the table of a data set that was loaded in several languages."""
+        if not isinstance(data, STSData):
+            raise InputError(f"data must be pairs of load_data, got {data!r:.200}")
         columns = {code: data.texts(code) for code in data.languages}
         return cls(columns, f"{data.name} {data.digest}")
 
