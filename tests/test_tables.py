@@ -168,8 +168,11 @@ def test_a_row_of_too_many_values_is_named(tmp_path):
             read(tmp_path, name, text)
 
 
-def test_values_that_lack_at_the_end_of_a_row_are_empty(tmp_path):
-    assert read(tmp_path, "t.csv", "a,b,c\nx\n")[1] == ["x", "", ""]
+@pytest.mark.parametrize("name", ["t.csv", "t.tsv"])
+def test_values_that_lack_at_the_end_of_a_row_are_empty_and_said(tmp_path, name):
+    text = "a,b,c\nx,y,z\nx\n".replace(",", "," if name == "t.csv" else "\t")
+    with pytest.warns(UserWarning, match=rf"{name}: fewer values than its header in row 1; .*line"):
+        assert read(tmp_path, name, text)[2] == ["x", "", ""]
 
 
 @pytest.mark.parametrize(

@@ -160,10 +160,9 @@ def _read_csv(path: Path) -> tuple[list[str], list[Sequence[object]]]:
     if reader.line_num > len(rows):
         over_lines = [i for i, row in enumerate(rows, -1) if any(map(_swallows, row))]
     if over_lines:
-        shown = ", ".join(map(str, over_lines[:SHOWN])) + ", …" * (len(over_lines) > SHOWN)
         warnings.warn(
-            f"{path}: a field goes over line ends and commas in row {shown}; if that is no text of "
-            "several lines, a quote at its beginning should not be there",
+            f"{path}: a field goes over line ends and commas in row {_shown(over_lines)}; if that "
+            "is no text of several lines, a quote at its beginning should not be there",
             stacklevel=4,
         )
     remedy = "put texts and numbers that contain a comma in double quotes"
@@ -278,6 +277,7 @@ def _rectangle(
 ) -> tuple[list[str], list[Sequence[object]]]:
     """Return the header and the columns; values that lack at the end of a row are empty."""
     names = [name.strip() for name in rows.pop(0)]
+    short = []
     if set(map(len, rows)) - {len(names)}:
         for index, row in enumerate(rows):
             if len(row) > len(names):
@@ -285,8 +285,20 @@ def _rectangle(
                     f"{path}, row {index}: it has {len(row)} values, more values than its header "
                     f"({len(names)}); {remedy}"
                 )
-            row += [""] * (len(names) - len(row))
+            if len(row) < len(names):
+                short.append(index)
+                row += [""] * (len(names) - len(row))
+    if short:
+        warnings.warn(
+            f"{path}: fewer values than its header in row {_shown(short)}; those that lack at the "
+            "end are taken as empty, but a line end in a text would look the same",
+            stacklevel=5,
+        )
     return names, list(zip(*rows, strict=True)) if rows else [()] * len(names)
+
+
+def _shown(rows: Sequence[int]) -> str:
+    return ", ".join(map(str, rows[:SHOWN])) + ", …" * (len(rows) > SHOWN)
 
 
 def _read_jsonl(path: Path) -> tuple[list[str], list[Sequence[object]]]:
