@@ -1,5 +1,6 @@
 """What a model's key covers: a change of its files or in memory gives another, or is refused."""
 
+import copy
 import json
 import os
 import shutil
@@ -16,6 +17,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, models, normalizers, pre_tokenizers, processors
 from torch import nn
+from transformer_lens.conversion_utils.conversion_steps.base_tensor_conversion import (
+    BaseTensorConversion,
+)
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dysem_lab.analyses.study import Study
@@ -634,10 +638,23 @@ def training_one(lens):
     return "training mode"
 
 
+class Doubling(BaseTensorConversion):
+    def handle_conversion(self, tensor, *context):
+        return tensor * 2
+
+    def revert(self, tensor, *context):
+        return tensor
+
+
+def conversion_of_a_hook_point(lens):
+    lens.bridge.hook_dict["blocks.2.hook_out"].hook_conversion = Doubling()
+    return r"functions were put in: .*hook_conversion"
+
+
 INTRUSIONS = (
     *(hook_point, permanent_hook, hook_on_the_point, reading_hook, torch_hook, torch_pre_hook),
     *(hook_on_the_model, hook_inside, other_forward, other_module, adapter_in_memory),
-    *(training, training_one),
+    *(training, training_one, conversion_of_a_hook_point),
 )
 
 
@@ -730,11 +747,38 @@ def test_global_hooks_and_lower_precision_are_refused(tiny_folder, store):
         vectors(lens, store)
     torch.set_float32_matmul_precision("medium")
     try:
-        with pytest.raises(ModelError, match="precision is 'medium'"):
+        with pytest.raises(ModelError, match="products of float32 are in bf16 on cpu"):
             vectors(lens, store)
     finally:
         torch.set_float32_matmul_precision("highest")
     vectors(lens, store)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "tf32"])
+def test_a_lower_precision_of_one_backend_is_refused(tiny_folder, store, precision):
+    lens, products = load_model(tiny_folder("Llama")), torch.backends.mkldnn.matmul
+    before = products.fp32_precision
+    products.fp32_precision = precision
+    try:
+        with pytest.raises(ModelError, match=f"products of float32 are in {precision} on cpu"):
+            vectors(lens, store)
+    finally:
+        products.fp32_precision = before
+
+
+@pytest.mark.parametrize("load", [load_model, in_memory])
+def test_a_hook_that_was_on_before_a_model_was_loaded_is_no_part_of_it(tiny_folder, store, load):
+    whole = vectors(load(tiny_folder("Llama")), store)["resid"]
+    handle = nn.modules.module.register_module_forward_hook(
+        lambda module, inputs, output: output * 2 if isinstance(module, nn.Linear) else None
+    )
+    try:
+        lens = load(tiny_folder("Llama"))
+        with pytest.raises(ModelError, match="global hooks"):
+            vectors(lens, store)
+    finally:
+        handle.remove()
+    assert torch.equal(vectors(lens, store)["resid"], whole)
 
 
 def test_a_capture_in_another_thread_is_no_intrusion(tiny_folder, store):
@@ -811,6 +855,30 @@ def test_a_trained_encoder_that_is_changed_in_memory_is_another(bert_folder, sto
     encoder = SimCSE(bert_folder, supervised=True)
     encoder.model.train()
     with pytest.raises(ModelError, match="training mode"):
+        encoder.encode(TEXTS, store=store)
+
+
+@pytest.mark.parametrize("supervised", [True, False])
+def test_pads_count_nowhere_whatever_the_tokenizer_says_of_their_side(
+    bert_folder, tmp_path, store, supervised
+):
+    expected = SimCSE(bert_folder, supervised=supervised).encode(TEXTS)
+    path = Path(shutil.copytree(bert_folder, tmp_path / "bert"))
+    edited(path / "tokenizer_config.json", lambda c: c.update(padding_side="left"))
+    encoder = SimCSE(path, supervised=supervised)
+    assert torch.equal(encoder.encode(TEXTS), expected)
+    encoder = SimCSE(bert_folder, supervised=supervised)
+    encoder.tokenizer.padding_side = "left"
+    assert torch.equal(encoder.encode(TEXTS, store=store), expected)
+
+
+def test_another_network_in_a_trained_encoder_is_refused_by_a_store(bert_folder, store):
+    encoder = SimCSE(bert_folder, supervised=False)
+    encoder.encode(TEXTS, store=store)
+    encoder.model = copy.deepcopy(encoder.model)
+    with torch.no_grad():
+        encoder.model.encoder.layer[1].output.dense.weight[0, 0] += 1
+    with pytest.raises(ModelError, match="modules were put in"):
         encoder.encode(TEXTS, store=store)
 
 

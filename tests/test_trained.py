@@ -4,6 +4,7 @@ import json
 import math
 import socket
 import warnings
+from functools import partial
 
 import pytest
 import torch
@@ -239,6 +240,15 @@ def test_a_template_vector_depends_on_the_length_of_the_sentence(bert, mlm):
         assert not torch.allclose(encoder.template_vector(3), encoder.template_vector(4), atol=1e-3)
 
 
+def test_the_template_is_subtracted_as_the_weights_are_now(bert, mlm):
+    edited, fresh = (PromptBERT(bert, supervised=True, transform=mlm) for _ in range(2))
+    edited.encode(["Two words."])
+    for encoder in (edited, fresh):
+        with torch.no_grad():
+            encoder.model.encoder.layer[0].output.dense.weight.mul_(2)
+    assert torch.equal(edited.encode(["Two words."]), fresh.encode(["Two words."]))
+
+
 def test_promptbert_shortens_the_sentence_and_keeps_the_template(bert):
     encoder = PromptBERT(bert, supervised=False)
     words = ["dog"] * 200
@@ -299,6 +309,9 @@ def test_names_that_lead_nowhere(bert):
         PromptBERT("./nothing", supervised=False)
     with pytest.raises(InputError, match=r"revision='v1' is for hub models"):
         SimCSE(bert, supervised=False, revision="v1")
+    for make in (SentenceBERT, partial(SimCSE, supervised=True), LLM2Vec):
+        with pytest.raises(InputError, match=r"named by a string or a path, got 3"):
+            make(3)
 
 
 def encoders(bert, roberta, mlm, tiny_folder):
@@ -590,6 +603,23 @@ def test_all_minilm_equals_sentence_transformers_and_plain_transformers(minilm, 
         with torch.no_grad():
             states = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0]
         close(row, torch.nn.functional.normalize(states.mean(0), dim=0), 1e-5)
+
+
+def test_all_minilm_is_keyed_by_its_longest_input_and_keeps_its_width_and_pads(tmp_path):
+    encoder, store = SentenceBERT("all-minilm-l6-v2"), VectorStore(tmp_path / "v.sqlite")
+    texts = ["A dog sleeps in the shade of the old tree.", "It rains."]
+    whole = encoder.encode(texts, store=store)
+    encoder.tokenizer.padding_side = "left"
+    assert torch.equal(encoder.encode(texts), whole)
+    encoder.model.max_seq_length = 5
+    with pytest.warns(UserWarning, match="1 texts were shortened to fit 5 tokens"):
+        short = encoder.encode(texts, store=store)
+    assert not torch.equal(short[0], whole[0])
+    encoder.model.max_seq_length = 256
+    assert torch.equal(encoder.encode(texts, store=store), whole)
+    encoder.model.truncate_dim = 10
+    with pytest.raises(ModelError, match="vectors of 10 numbers where it had 384"):
+        encoder.encode(texts)
 
 
 def test_all_minilm_ranks_the_demo_pairs_as_their_scores_do(minilm, demo):

@@ -40,6 +40,8 @@ def located(model: str | Path, revision: str | None = None) -> tuple[str, dict[s
         InputError: A name that is neither, or a revision of a model on this machine.
         ModelError: A package or a folder is missing, or the hub cannot be asked.
     """
+    if not isinstance(model, str | Path):
+        raise InputError(f"a model is named by a string or a path, got {model!r:.100}")
     path = local_path(model)
     if str(model) in PACKAGED:
         module, package = PACKAGED[str(model)]

@@ -99,12 +99,11 @@ class LLM2Vec(TrainedEncoder):
         self.model, self.tokenizer = load_checkpoint(whole, None, device, tokenizer=source)
         for one in adapters:
             self.model = merged(self.model, one)
-        self.tokenizer.padding_side = "left"
         self.tokenizer.pad_token = self.tokenizer.eos_token
         self.max_tokens = LLM2VEC_TOKENS
         self.width = self.model.config.hidden_size
         self._check_both_ways()
-        self._know(" + ".join(dict.fromkeys(map(str, (base, *adapters)))), self.model)
+        self._know(" + ".join(dict.fromkeys(map(str, (base, *adapters)))))
 
     @property
     def config(self) -> dict[str, Any]:
@@ -145,7 +144,7 @@ class LLM2Vec(TrainedEncoder):
 
     def states(self, token_ids: Sequence[list[int]]) -> Float[Tensor, "batch pos d"]:
         """Return the last hidden states of left-padded rows; pads are seen by no token."""
-        ids, mask = padded(token_ids, self.tokenizer, self.model.device)
+        ids, mask = padded(token_ids, self.tokenizer, self.model.device, side="left")
         # A mask of four axes is taken as it is, so nothing makes it causal.
         hidden = (1 - mask.float())[:, None, None] * torch.finfo(torch.float32).min
         both_ways = hidden.expand(-1, 1, ids.shape[1], -1)

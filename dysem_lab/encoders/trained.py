@@ -67,31 +67,42 @@ class TrainedEncoder(DenseEncoder):
 
     Attributes:
         trained: True; what tells these from the training-free systems.
+        model: What an embedding passes, in evaluation mode.
         tokenizer: The model's own.
         component: What is read, so that a store keeps two poolings of the same weights apart.
         max_tokens: Longer inputs are shortened, with a warning.
     """
 
     trained = True
+    model: Any
     tokenizer: PreTrainedTokenizerBase
     component: str
     max_tokens: int
 
-    def _know(self, name: str, network: PreTrainedModel, others: Sequence[nn.Module] = ()) -> None:
+    @property
+    def _network(self) -> PreTrainedModel:
+        """The transformer."""
+        return self.model
+
+    @property
+    def _networks(self) -> list[nn.Module]:
+        """All that an embedding passes: the transformer first."""
+        return [self._network]
+
+    def _know(self, name: str) -> None:
         """Note what the encoder consists of, once it is whole.
 
         Args:
             name: Of the model.
-            network: The transformer.
-            others: Further modules that an embedding passes.
 
         Raises:
             ModelError: The tokenizer pads with nothing, or with a token that has no embedding.
         """
-        self._name, self._network = name, network
-        self._networks = [network, *others]
-        self._stored_as = stored_as(str(network.name_or_path), getattr(self, "revision", None))
-        self._n_embeddings = embedded_tokens(network)
+        self._name = name
+        self._stored_as = stored_as(
+            str(self._network.name_or_path), getattr(self, "revision", None)
+        )
+        self._n_embeddings = embedded_tokens(self._network)
         pad = self.tokenizer.pad_token_id
         if pad is None or pad >= self._n_embeddings:
             raise ModelError(
@@ -183,8 +194,8 @@ def encoded(
 
     Raises:
         InputError: A text has a token that has no embedding.
-        ModelError: An embedding is not finite; or there is a store, and the forward pass is not the
-            model's own.
+        ModelError: An embedding is not finite, or of another width; or there is a store, and the
+            forward pass is not the model's own.
 
     Warns:
         UserWarning: How many texts were shortened.
@@ -195,7 +206,7 @@ def encoded(
     wanted = Place(encoder.component)
     keys = [prompt_key(prompt, encoder.max_tokens) for prompt in unique]
     only = list(range(len(unique)))
-    rows = torch.empty(len(unique), encoder.width)
+    rows = torch.empty(len(unique), encoder.width, dtype=torch.float32)
     if store is not None:
         encoder.check_own_pass()
         facts = encoder.facts
@@ -215,6 +226,11 @@ def encoded(
                 vectors = encoder.embed([unique[index] for index in batch]).float().cpu()
             if not torch.isfinite(vectors).all():
                 raise ModelError(f"{encoder.name} gave an embedding that is not finite")
+            if vectors.shape != (len(batch), encoder.width):
+                raise ModelError(
+                    f"{encoder.name} gave vectors of {vectors.shape[-1]} numbers where it had "
+                    f"{encoder.width} when it was made; make it anew"
+                )
             if store is None:
                 rows[batch] = vectors
             else:
@@ -258,8 +274,8 @@ class SentenceBERT(TrainedEncoder):
         library = optional_package("sentence_transformers", "eval", "SentenceBERT")
         self.revision = revision
         self.model_name = str(model)
-        self.name = "Sentence-BERT" if self.model_name == SENTENCE_BERT else Path(model).name
         source, at = located(model, revision)
+        self.name = "Sentence-BERT" if self.model_name == SENTENCE_BERT else Path(model).name
         device = resolve_device(device, "float32")[0]
         with loading(model, source, REMEDY), torch.inference_mode(False):
             self.model = library.SentenceTransformer(
@@ -273,12 +289,24 @@ class SentenceBERT(TrainedEncoder):
             self.tokenizer = self.model.tokenizer
             if not isinstance(self.tokenizer, PreTrainedTokenizerBase):
                 raise ModelError(f"{model} has no transformer; give a model that is one")
-            network = self.model[0].auto_model
-            _require_trained_transformer(model, source, at, network)
-        self.max_tokens = self.model.max_seq_length or max_positions(network.config, self.tokenizer)
-        self._know(str(model), network, [self.model])
+            _require_trained_transformer(model, source, at, self._network)
+        self._padding_side = self.tokenizer.padding_side
+        self._know(str(model))
         with torch.inference_mode():
             self.width = self.embed(["width"]).shape[1]
+
+    @property
+    def _network(self) -> PreTrainedModel:
+        return self.model[0].auto_model
+
+    @property
+    def _networks(self) -> list[nn.Module]:
+        return [self._network, self.model]
+
+    @property
+    def max_tokens(self) -> int:  # type: ignore[override]
+        """Longer inputs are shortened by sentence-transformers."""
+        return self.model.max_seq_length or max_positions(self._network.config, self.tokenizer)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -287,6 +315,9 @@ class SentenceBERT(TrainedEncoder):
 
     def embed(self, prompts: Sequence[str]) -> Float[Tensor, "batch width"]:
         """Return what sentence-transformers makes of each text."""
+        self.tokenizer.padding_side = (
+            self._padding_side
+        )  # where others changed it, pads would count
         # An empty prompt keeps out the one that a model may have as its default.
         return self.model.encode(
             [str(text) for text in prompts],
@@ -334,7 +365,7 @@ class SimCSE(TrainedEncoder):
         self.model, self.tokenizer = load_checkpoint(model, revision, device, pooler=supervised)
         self.max_tokens = max_positions(self.model.config, self.tokenizer)
         self.width = self.model.config.hidden_size
-        self._know(str(model), self.model)
+        self._know(str(model))
 
     @property
     def config(self) -> dict[str, Any]:
@@ -412,14 +443,14 @@ class PromptBERT(TrainedEncoder):
             model, revision, device, pooler=supervised and architecture == "roberta"
         )
         self.before_difference: nn.Module = nn.Identity().eval()
-        self.after_difference: nn.Module = nn.Identity()
+        self.after_difference: nn.Module = nn.Identity().eval()
         self.transform_name = None
         if supervised and architecture == "bert":
             self.transform_name = str(transform)
             self.before_difference = mlm_transform(transform).to(self.model.device)
         elif supervised:
             pooler = self.model.pooler
-            self.after_difference = nn.Sequential(pooler.dense, pooler.activation)
+            self.after_difference = nn.Sequential(pooler.dense, pooler.activation).eval()
         prefix, suffix = PROMPT_BERT_TEMPLATES[architecture]
         self.prefix, self.suffix = prefix, suffix.format(mask=self.tokenizer.mask_token)
         self._template = token_ids_of(self.tokenizer, [f"{prefix.strip()} {self.suffix.strip()}"])[
@@ -427,10 +458,13 @@ class PromptBERT(TrainedEncoder):
         ]
         # Less the token that the tokenizer adds at the end.
         self._n_before = len(token_ids_of(self.tokenizer, [prefix.strip()])[0]) - 1
-        self._template_vectors: dict[int, Tensor] = {}
         self.max_tokens = max_positions(self.model.config, self.tokenizer)
         self.width = self.model.config.hidden_size
-        self._know(str(model), self.model, [self.before_difference])
+        self._know(str(model))
+
+    @property
+    def _networks(self) -> list[nn.Module]:
+        return [self._network, self.before_difference, self.after_difference]
 
     @property
     def config(self) -> dict[str, Any]:
@@ -469,33 +503,37 @@ class PromptBERT(TrainedEncoder):
         vectors = states[ids == self.tokenizer.mask_token_id]
         if not self.supervised:
             return vectors
-        bare = torch.stack([self.template_vector(len(row) - len(self._template)) for row in rows])
+        n_tokens = [len(row) - len(self._template) for row in rows]
+        # Not kept from batch to batch: weights may change in between.
+        of_length = {n: self.template_vector(n) for n in dict.fromkeys(n_tokens)}
+        bare = torch.stack([of_length[n] for n in n_tokens])
         return self.after_difference(self.before_difference(vectors) - self.before_difference(bare))
 
     def template_vector(self, n_tokens: int) -> Float[Tensor, " d"]:
         """Return the mask's state without a sentence, as if one of so many tokens stood there."""
-        if n_tokens not in self._template_vectors:
-            ids = torch.tensor([self._template], device=self.model.device)
-            positions = torch.arange(ids.shape[1], device=ids.device)
-            positions[self._n_before :] += n_tokens
-            output = self.model(
-                input_ids=ids, attention_mask=torch.ones_like(ids), position_ids=positions[None]
-            )
-            at_mask = output.last_hidden_state[ids == self.tokenizer.mask_token_id]
-            self._template_vectors[n_tokens] = at_mask[0]
-        return self._template_vectors[n_tokens]
+        ids = torch.tensor([self._template], device=self.model.device)
+        positions = torch.arange(ids.shape[1], device=ids.device)
+        positions[self._n_before :] += n_tokens
+        output = self.model(
+            input_ids=ids, attention_mask=torch.ones_like(ids), position_ids=positions[None]
+        )
+        return output.last_hidden_state[ids == self.tokenizer.mask_token_id][0]
 
 
 def padded(
-    token_ids: Sequence[list[int]], tokenizer: PreTrainedTokenizerBase, device: torch.device
+    token_ids: Sequence[list[int]],
+    tokenizer: PreTrainedTokenizerBase,
+    device: torch.device,
+    side: str = "right",
 ) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:
-    """Return token ids padded on the tokenizer's side, and their attention mask."""
+    """Return padded token ids, and their attention mask.
+
+    On the right, whatever the tokenizer says, [CLS] is first and positions are those of the tokens.
+    """
     rows = [torch.tensor(row) for row in token_ids]
     fills = ((rows, tokenizer.pad_token_id), ([torch.ones_like(row) for row in rows], 0))
     ids, mask = (
-        pad_sequence(
-            part, batch_first=True, padding_value=fill, padding_side=tokenizer.padding_side
-        )
+        pad_sequence(part, batch_first=True, padding_value=fill, padding_side=side)
         for part, fill in fills
     )
     return ids.to(device), mask.to(device)

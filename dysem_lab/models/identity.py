@@ -31,6 +31,7 @@ from dysem_lab.errors import ModelError
 N_SAMPLED = 16  # elements of each tensor, looked at each time
 WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of an element
 SHOWN = 3
+FULL_PRECISION = ("highest", "ieee", "none")
 PLAIN = (bool, int, float, str, type(None))
 LIBRARIES = ("torch", "transformers", "transformer_lens", "peft", "accelerate")
 GLOBAL_HOOKS = ("_global_forward_hooks", "_global_forward_pre_hooks")
@@ -206,13 +207,20 @@ class Identity:
             for what, names in faults.items()
             if names
         ]
-        tensors = [tensor for network in networks for tensor in network.parameters()]
-        for device in {tensor.device.type for tensor in tensors}:
+        places = {
+            (tensor.device.type, tensor.dtype)
+            for network in networks
+            for tensor in network.parameters()
+        }
+        for device in sorted({device for device, _ in places}):
             if torch.is_autocast_enabled(device):
                 objections.append(f"autocast is on for {device}")
-        precision = torch.get_float32_matmul_precision()
-        if precision != "highest" and any(tensor.dtype == torch.float32 for tensor in tensors):
-            objections.append(f"torch.set_float32_matmul_precision is {precision!r}")
+            precision = _product_precision(device)
+            if (device, torch.float32) in places and precision not in FULL_PRECISION:
+                objections.append(
+                    f"products of float32 are in {precision} on {device} "
+                    "(torch.set_float32_matmul_precision, torch.backends)"
+                )
         return objections
 
 
@@ -392,9 +400,22 @@ def _is_of_library(code: Any) -> bool:
     return home is None or home.partition(".")[0] in LIBRARIES  # None: built in
 
 
+def _product_precision(device: str) -> str:
+    """Return in what torch multiplies matrices of float32 on a kind of device."""
+    backend = {"cpu": torch.backends.mkldnn, "cuda": torch.backends.cuda}.get(device)
+    # The older `torch.get_float32_matmul_precision` raises where only one backend was set.
+    precision = getattr(getattr(backend, "matmul", None), "fp32_precision", None)
+    if precision is None:  # torch before 2.9, and other devices
+        precision = torch.get_float32_matmul_precision()
+    return precision
+
+
 def _functions_of(module: nn.Module) -> Iterator[tuple[str, Any]]:
     """Yield (name, function) of the functions that an object carries beside its class."""
-    for key, value in () if _is_hook_point(module) else vars(module).items():
+    if _is_hook_point(module):  # only what changes the vectors that its hooks see
+        yield "hook_conversion", vars(module).get("hook_conversion")
+        return
+    for key, value in vars(module).items():
         public = not key.startswith("_") or key in ("_call_impl", "_wrapped_call_impl")
         if public and callable(value) and not isinstance(value, nn.Module | type):
             yield key, value
