@@ -25,6 +25,7 @@ KNOWN_EXTRAS = (
     "mtp.*",
 )
 SHOWN = 3
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 OBJECTS = ("config.json", "tokenizer.json", "tokenizer_config.json")
 LFS_POINTER = b"version https://git-lfs"
 
@@ -101,8 +102,8 @@ def _cause(error: Exception) -> str:
     """Return what went wrong in words."""
     if isinstance(error, MemoryError) or "allocate" in str(error) or "OutOfMemory" in repr(error):
         return f"there is not enough memory for it ({error!s:.200})"
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return f"the disk is full ({error}); free some of it"
+    if isinstance(error, OSError) and error.errno in FULL_DISK:
+        return f"the disk, or your share of it, is full ({error}); free some of it"
     text = f"{str(error).strip():.800}"
     if isinstance(error, KeyError | IndexError | AttributeError | TypeError) or not text:
         return f"{type(error).__name__} {text}".strip()  # what went wrong inside a library

@@ -273,7 +273,14 @@ def test_the_base_of_an_adapter_must_be_whole_and_no_adapter(adapted, tmp_path):
     edited(settings, lambda content: content.update(base_model_name_or_path=str(adapter)))
     with pytest.raises(ModelError, match="comes back to itself"):
         load_model(adapter)
+    edited(settings, lambda content: content.update(base_model_name_or_path=None))
+    with pytest.raises(ModelError, match=r"adapter_config\.json names no base"):
+        load_model(adapter)
     edited(settings, lambda content: content.update(base_model_name_or_path=str(base)))
+    edited(settings, lambda content: content.update(r=content["r"] + 1))
+    with pytest.raises(ModelError, match=r"another shape .*lora_A"):
+        load_model(adapter)
+    edited(settings, lambda content: content.update(r=content["r"] - 1))
     nested = tmp_path / "nested"
     shutil.copytree(adapter, nested)
     edited(

@@ -53,7 +53,10 @@ def test_what_nothing_reads_may_be_absent_or_in_excess(faults, optional):
     ("error", "message"),
     [
         (RuntimeError("size mismatch for a.weight"), "cannot load m: size mismatch for a.weight"),
-        (OSError(errno.ENOSPC, "No space left on device"), "the disk is full .*free some"),
+        *(
+            (OSError(code, "No space left on device"), "the disk, or .*, is full .*free some")
+            for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        ),
         (MemoryError(), "not enough memory"),
         (RuntimeError("[enforce fail] can't allocate memory: you tried 9 bytes"), "not enough mem"),
         (torch.OutOfMemoryError("CUDA out of memory"), "not enough memory"),

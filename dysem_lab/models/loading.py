@@ -148,7 +148,9 @@ def whole_model(
     )
     if base is not None:
         require_whole(where, {**info, "unexpected_keys": own_keys(model, info["unexpected_keys"])})
-        info = model.load_adapter(source, adapter_kwargs=dict(at)).to_dict()
+        info = model.load_adapter(
+            source, adapter_kwargs=dict(at), ignore_mismatched_sizes=True
+        ).to_dict()
         model.eval()
     return model, info
 
@@ -161,11 +163,19 @@ def own_keys(model: Any, keys: Iterable[str]) -> set[str]:
 
 
 def base_of(source: str, at: Mapping[str, Any]) -> str | None:
-    """Return the model that an adapter was trained on; None for a whole model."""
+    """Return the model that an adapter was trained on; None for a whole model.
+
+    Raises:
+        ModelError: An adapter that names none.
+    """
     settings = find_adapter_config_file(source, **at)
     if settings is None:
         return None
-    return json.loads(Path(settings).read_text(encoding="utf-8"))["base_model_name_or_path"]
+    content = json.loads(Path(settings).read_text(encoding="utf-8"))
+    base = content.get("base_model_name_or_path") if isinstance(content, dict) else None
+    if not isinstance(base, str) or not base:
+        raise ModelError(f"{settings} names no base; write it there as base_model_name_or_path")
+    return base
 
 
 def resolve_device(device: str = "auto", dtype: str = "auto") -> tuple[str, str]:
