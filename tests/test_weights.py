@@ -61,7 +61,7 @@ def test_what_nothing_reads_may_be_absent_or_in_excess(faults, optional):
         (RuntimeError("[enforce fail] can't allocate memory: you tried 9 bytes"), "not enough mem"),
         (torch.OutOfMemoryError("CUDA out of memory"), "not enough memory"),
         (AssertionError(), "cannot load m: AssertionError"),
-        (KeyError("gelu_newer"), "cannot load m: KeyError: 'gelu_newer'"),
+        (KeyError("gelu_newer"), "cannot load m: KeyError 'gelu_newer'"),
         (RecursionError("maximum recursion depth exceeded"), "maximum recursion"),
         (UnicodeDecodeError("utf-8", b"x", 0, 1, "invalid start byte"), "invalid start byte"),
     ],
