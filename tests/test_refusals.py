@@ -2,6 +2,7 @@
 
 import errno
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -64,6 +65,14 @@ def prefixed(prefix):
 
 
 # Weights that are not there
+
+
+def test_weights_as_whole_numbers_without_their_scales_are_refused(folder):
+    def quantised(weights):
+        weights[UP] = (weights[UP] / weights[UP].abs().max() * 127).round().to(torch.int8)
+
+    with pytest.raises(ModelError, match=rf"has {re.escape(UP)} as whole numbers, and its config"):
+        load_model(with_weights(folder, quantised))
 
 
 @pytest.mark.parametrize(

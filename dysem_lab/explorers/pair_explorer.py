@@ -55,7 +55,7 @@ class Captures:
     def __init__(self, lens: LensModel) -> None:
         """Begin without any vector."""
         self.lens = lens
-        self._known: dict[tuple[str, str], Float[Tensor, " d"]] = {}
+        self._known: dict[tuple[str, str, str], Float[Tensor, " d"]] = {}
 
     def read(
         self, prompts: Sequence[str], component: str, progress: Progress = silent
@@ -67,14 +67,16 @@ class Captures:
             component: One of `dysem_lab.encoders.dysem.VECTOR_COMPONENTS`.
             progress: Called before each chunk of prompts; what was read before it stops stays.
         """
-        new = [p for p in unique_prompts(prompts) if (p, component) not in self._known]
+        model = self.lens.fingerprint  # another one after its weights were edited
+        new = [p for p in unique_prompts(prompts) if (model, p, component) not in self._known]
         together = tuple(dict.fromkeys([component, *(kind.component for kind in CUMULATIVE)]))
         for start in range(0, len(new), CHUNK):
             progress(start, len(new), "Reading")
             chunk = new[start : start + CHUNK]
             for name, rows in capture(self.lens, chunk, together, progress=False).items():
-                self._known.update({(p, name): row for p, row in zip(chunk, rows, strict=True)})
-        return torch.stack([self._known[prompt, component] for prompt in prompts])
+                read = {(model, p, name): row for p, row in zip(chunk, rows, strict=True)}
+                self._known.update(read)
+        return torch.stack([self._known[model, prompt, component] for prompt in prompts])
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,7 +27,7 @@ from dysem_lab.models.embedded import (
 )
 from dysem_lab.models.lens import LensModel, boot
 from dysem_lab.models.names import check_name, local_path, preset_ids, similar_hub_id
-from dysem_lab.models.storage import safetensors_storage
+from dysem_lab.models.storage import safetensors_storage, whole_number_weights
 from dysem_lab.startup import garbage_collection_paused
 from dysem_lab.weights import loading, require_whole
 
@@ -146,6 +146,17 @@ def whole_model(
         output_loading_info=True,
         ignore_mismatched_sizes=True,  # `require_whole` names them
     )
+    folder = (
+        Path(where) if Path(where).is_dir() else cached_snapshot(where, at_where.get("revision"))
+    )
+    if folder is not None and getattr(model.config, "quantization_config", None) is None:
+        parameters = {name for name, _ in model.named_parameters()}
+        if odd := whole_number_weights(folder, parameters):
+            raise ModelError(
+                f"{where} has {', '.join(odd[:3])} as whole numbers, and its configuration "
+                "declares no quantisation that says what they stand for; give a checkpoint in float32, "
+                "bfloat16 or float16, or one that declares it"
+            )
     if base is not None:
         require_whole(where, {**info, "unexpected_keys": own_keys(model, info["unexpected_keys"])})
         info = model.load_adapter(

@@ -6,6 +6,7 @@ This is the one place that puts it into words: displays, figures and provenance 
 import json
 import math
 from collections import Counter
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from safetensors import safe_open
@@ -58,17 +59,35 @@ def safetensors_storage(folder: Path) -> str:
     Args:
         folder: With ``model.safetensors``, or with its parts and their index.
     """
+    sizes: Counter[str] = Counter()
+    for _, kind, shape in _tensors(folder):
+        sizes[kind] += math.prod(shape)
+    return _most(sizes) if sizes else ""
+
+
+def whole_number_weights(folder: Path, names: Collection[str]) -> list[str]:
+    """Return those of a model's weights that its files have as whole numbers.
+
+    Without the scales of a quantisation that the configuration declares they mean nothing.
+
+    Args:
+        folder: As for `safetensors_storage`.
+        names: Of the model's parameters.
+    """
+    return [name for name, kind, _ in _tensors(folder) if name in names and kind not in FLOATS]
+
+
+def _tensors(folder: Path) -> Iterator[tuple[str, str, list[int]]]:
+    """Yield the name, the data type and the shape of each tensor of a checkpoint."""
     files = {"model.safetensors"}
     index = folder / "model.safetensors.index.json"
     if index.is_file() and not (folder / "model.safetensors").is_file():
         files = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    sizes: Counter[str] = Counter()
     for path in filter(Path.is_file, (folder / name for name in files)):
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 - it is no mapping
                 tensor = file.get_slice(name)
-                sizes[tensor.get_dtype()] += math.prod(tensor.get_shape())
-    return _most(sizes) if sizes else ""
+                yield name, tensor.get_dtype(), tensor.get_shape()
 
 
 def _most(sizes: "Counter[str]") -> str:
