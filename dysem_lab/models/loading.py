@@ -154,8 +154,8 @@ def whole_model(
         if odd := whole_number_weights(folder, parameters):
             raise ModelError(
                 f"{where} has {', '.join(odd[:3])} as whole numbers, and its configuration "
-                "declares no quantisation that says what they stand for; give a checkpoint in float32, "
-                "bfloat16 or float16, or one that declares it"
+                "declares no quantisation that says what they stand for; give a checkpoint in "
+                "float32, bfloat16 or float16, or one that declares it"
             )
     if base is not None:
         require_whole(where, {**info, "unexpected_keys": own_keys(model, info["unexpected_keys"])})
