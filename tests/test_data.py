@@ -672,10 +672,9 @@ def test_an_unknown_task_lists_every_form_of_each():
     assert str(raised.value).endswith("SICKR-test, SICKR-senteval")
 
 
-@pytest.mark.parametrize("name", ["nowhere", "a\0b"])
-def test_an_unknown_source_lists_what_may_be_given(tmp_path, name):
-    with pytest.raises(DataError, match=rf"no folder .*{name}.*'demo', 'stsb', 'hub' or a folder"):
-        load_data(tmp_path / name)
+def test_an_unknown_source_lists_what_may_be_given(tmp_path):
+    with pytest.raises(DataError, match=r"no folder .*nowhere.*'demo', 'stsb', 'hub' or a folder"):
+        load_data(tmp_path / "nowhere")
 
 
 def test_an_unknown_split_says_which_files_were_looked_for(standin):
