@@ -92,10 +92,12 @@ def loading(name: str | Path, where: str | Path | None = None, remedy: str = "")
     except DysemLabError:
         raise
     except Exception as error:
-        place = f" ({where})" if where is not None and str(where) != str(name) else ""
+        what = f"{name!s:.200}"
+        if where is not None and str(where) != str(name):
+            what += f" ({where!s:.200})"
         faults = damaged_files(where if where is not None else name)
         cause = "; ".join(faults) or _cause(error)
-        raise ModelError(f"cannot load {name!s:.200}{place:.200}: {cause}\n{remedy}") from error
+        raise ModelError(f"cannot load {what}: {cause}\n{remedy}") from error
 
 
 def _cause(error: Exception) -> str:

@@ -16,8 +16,10 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from typer.testing import CliRunner
 
 from dysem_lab import digests, paths
+from dysem_lab.cli import cli
 from dysem_lab.encoders.llm2vec import LLM2Vec
 from dysem_lab.encoders.trained import PromptBERT, SentenceBERT, SimCSE
 from dysem_lab.errors import DysemLabError, InputError, ModelError
@@ -388,7 +390,7 @@ def test_a_full_disk_is_named_and_leaves_nothing(tiny_gguf, tmp_path, monkeypatc
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(embedded_models.shutil, "copyfileobj", full)
-    with pytest.raises(ModelError, match="the disk is full") as caught:
+    with pytest.raises(ModelError, match=r"the disk, .*is full .*; free some") as caught:
         load_model(tiny_gguf())
     assert isinstance(caught.value.__cause__, OSError)
     assert not [path for path in (tmp_path / "models").iterdir() if path.is_dir()]
@@ -667,3 +669,42 @@ def test_without_a_network_a_model_that_is_not_there_is_known_in_seconds(tmp_pat
 def test_every_embedded_model_has_a_name_that_is_known():
     for name in EMBEDDED:
         check_name(name)
+
+
+# The doctor
+
+
+def test_the_doctor_hashes_everything_anew(converted, tmp_path, monkeypatch):
+    monkeypatch.setattr(embedded_models, "installed_files", lambda model: None)
+    file, folder = converted
+
+    def verified() -> tuple[int, dict[str, str]]:
+        result = CliRunner().invoke(cli, ["doctor", "--verify", "--json"])
+        rows = json.loads(result.stdout)["files"]
+        return result.exit_code, {row["path"]: row["state"] for row in rows}
+
+    code, states = verified()
+    assert code == 0
+    assert states[str(folder)] == "as converted"
+    assert states[str(folder / "model.safetensors")] == "as remembered"
+    assert states[str(file)] == "as remembered"
+    weights, whole = folder / "model.safetensors", digests._state
+    before = whole(weights)
+    flip(weights, 5000)
+    monkeypatch.setattr(digests, "_state", lambda file: before if file == weights else whole(file))
+    assert conversion_faults(folder, sha_of(file)) == [], "its times and its size are the same"
+    code, states = verified()
+    assert code == 1
+    assert "DAMAGED: model.safetensors has other bytes than were written" in states[str(folder)]
+    ensure_gguf(file)
+    assert verified()[0] == 0, "loading made it again"
+
+
+def test_the_doctor_names_a_damaged_package(tmp_path, monkeypatch):
+    monkeypatch.setenv(paths.CACHE_VARIABLE, str(tmp_path))
+    damaged = tmp_path / "part.gguf"
+    damaged.write_bytes(b"another")
+    monkeypatch.setattr(embedded_models, "installed_files", lambda model: [damaged])
+    result = CliRunner().invoke(cli, ["doctor", "--verify"])
+    assert result.exit_code == 1
+    assert "DAMAGED: not the published file" in " ".join(result.stdout.split())
