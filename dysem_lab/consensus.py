@@ -48,7 +48,7 @@ def vectors_of(values: object, name: str) -> Tensor:
     if not isinstance(values, Tensor):
         values = _tensor(values, name)
     kind = values.dtype
-    if kind == torch.bool or kind.is_complex or values.layout != torch.strided:
+    if kind == torch.bool or kind.is_complex or not _is_dense(values):
         raise InputError(f"{name} must be real numbers in a dense tensor, got {_said(values)}")
     if values.ndim == 0 or values.shape[-1] == 0:
         raise InputError(f"{name} must be [..., d] with d >= 1, got shape {tuple(values.shape)}")
@@ -69,7 +69,7 @@ def sets_of(values: object, name: str) -> Bool[Tensor, "*n d"]:
     """
     if not isinstance(values, Tensor):
         values = _tensor(values, name)
-    if values.dtype != torch.bool or values.layout != torch.strided:
+    if values.dtype != torch.bool or not _is_dense(values):
         raise InputError(f"{name} must be a mask of booleans, got {_said(values)}")
     return values
 
@@ -103,8 +103,14 @@ def _tensor(values: object, name: str) -> Tensor:
         ) from error
 
 
+def _is_dense(tensor: Tensor) -> bool:
+    """Return whether every value of a tensor is there, as a number of its own."""
+    elsewhere = tensor.is_meta or tensor.is_quantized or tensor.is_nested
+    return tensor.layout == torch.strided and not elsewhere
+
+
 def _said(tensor: Tensor) -> str:
-    return f"{tensor.dtype}{'' if tensor.layout == torch.strided else f', {tensor.layout}'}"
+    return f"{tensor.dtype} ({tensor.layout}, {tensor.device})"
 
 
 def top_k(

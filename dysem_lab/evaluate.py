@@ -20,6 +20,7 @@ from dysem_lab.inputs import at_least, names_of, one_of, real_number
 N_RESAMPLES = 1000
 LEVEL = 0.95
 AGGREGATIONS = ("all", "mean", "weighted")
+MOST_DRAWS = 2**28  # pairs in all resamples together, which are 2 GB
 Scores = Float[np.ndarray, " pair"] | Float[Tensor, " pair"]
 
 
@@ -260,9 +261,9 @@ def parts_of_task(
     """
     one_of(aggregation, AGGREGATIONS, "aggregation")
     subset = names_of(subset, "subset")
+    _defined(similarity, gold)  # its errors count the pairs of the task, not those of a subset
     if len(subset) != len(gold):
         raise InputError(f"{len(subset)} subsets for {len(gold)} pairs; give one per pair")
-    _defined(similarity, gold)  # its errors count the pairs of the task, not those of a subset
     if aggregation == "all" or len(gold) == 0:  # without any pair each of them is undefined
         return [Part("", similarity, gold, 1.0)]
     if "" in subset:
@@ -357,17 +358,18 @@ def average_difference(
     """
     n_resamples, seed = _bootstrap(n_resamples, seed)
     _check_tasks(tasks, ("similarities of a", "similarities of b", "gold ratings"))
-    differences, resampled = [], np.zeros(n_resamples)
+    differences: list[float] = []
+    resampled: np.ndarray | float = 0.0
     for i, (a, b, gold) in enumerate(tasks):
         x, y, kept_gold = _defined_under_both(a, b, gold)
         differences.append(spearman(x, kept_gold) - spearman(y, kept_gold))
         if not len(kept_gold):
-            resampled += np.nan
+            resampled = np.nan
             continue
         counts = _resamples(len(kept_gold), n_resamples, seed)
         gap = _correlations(x, kept_gold, counts) - _correlations(y, kept_gold, counts)
         order = np.random.default_rng([seed, i]).permutation(n_resamples)
-        resampled += gap[order] / len(tasks)
+        resampled = resampled + gap[order] / len(tasks)
     low, high = _interval(resampled) if tasks else (np.nan, np.nan)
     mean = float(np.mean(differences)) if tasks else np.nan
     return {"difference": mean, "low": low, "high": high}
@@ -452,6 +454,11 @@ def _defined_under_both(
 @lru_cache(maxsize=4)
 def _resamples(n_pairs: int, n_resamples: int, seed: int) -> np.ndarray:
     """Return how often each pair is drawn ``[resample, pair]``, with replacement."""
+    if n_pairs * n_resamples > MOST_DRAWS:
+        raise InputError(
+            f"n_resamples={n_resamples} of {n_pairs} pairs do not fit into memory; use "
+            f"{MOST_DRAWS // n_pairs} at most"
+        )
     rows = np.random.default_rng(seed).integers(0, n_pairs, size=(n_resamples, n_pairs))
     return np.stack([np.bincount(row, minlength=n_pairs) for row in rows]).astype(np.float64)
 
@@ -491,7 +498,7 @@ def _ranks(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return ranks[:, group]
 
 
-def _interval(resampled: np.ndarray) -> tuple[float, float]:
+def _interval(resampled: np.ndarray | float) -> tuple[float, float]:
     """Return the percentile interval at `LEVEL`; NaN where no resample has a value."""
     if np.isnan(resampled).all():
         return np.nan, np.nan

@@ -219,6 +219,18 @@ def test_a_number_of_resamples_is_a_whole_number_from_1(bad):
             call()
 
 
+@pytest.mark.parametrize("many", [10**9, 10**30])
+def test_more_resamples_than_fit_into_memory_are_refused(many):
+    for call in (
+        lambda: score(FOUR, FOUR, n_resamples=many),
+        lambda: paired_difference(FOUR, FOUR, FOUR, n_resamples=many),
+        lambda: average_score([(FOUR, FOUR)], n_resamples=many),
+        lambda: average_difference([(FOUR, FOUR, FOUR)], n_resamples=many),
+    ):
+        with pytest.raises(InputError, match=f"n_resamples={many} of 4 pairs .* use 67108864 at"):
+            call()
+
+
 @pytest.mark.parametrize("bad", [-1, None, 0.0, True, "0", [0]])
 def test_a_seed_is_a_whole_number_from_0(bad):
     for call in (

@@ -115,7 +115,7 @@ def _positions(index: Any, n: int) -> Int[np.ndarray, " rows"]:
     """Return which of n texts an index chooses; see `SemanticVectors.__getitem__`."""
     try:
         if isinstance(index, slice):
-            return np.arange(n)[index]
+            return np.arange(n)[index].copy()  # torch takes no negative strides
         chosen = np.asarray(index.cpu() if isinstance(index, Tensor) else index)
     except (TypeError, ValueError) as error:
         raise InputError(f"{index!r:.80} chooses no texts: {error}") from error

@@ -226,6 +226,9 @@ class SentenceEncoder:
         """
         if (inputs is None) == (sentences is None):
             raise InputError("encode needs texts, once: encode(['A text.'])")
+        for flag in (show_progress_bar, convert_to_numpy, convert_to_tensor, normalize_embeddings):
+            if not isinstance(flag, bool | int | np.bool_ | None):
+                raise InputError(f"an option that is True or False cannot be {flag!r:.80}")
         self._refuse(
             prompt_name, prompt, batch_size, output_value, precision, device, truncate_dim, kwargs
         )
@@ -262,22 +265,22 @@ class SentenceEncoder:
     ) -> None:
         """Raise for an option of sentence-transformers that this encoder cannot honour."""
         for name, value in (("prompt_name", prompt_name), ("prompt", prompt)):
-            if value:
+            if value is not None and not (isinstance(value, str) and value == ""):
                 raise InputError(
-                    f"{name}={value!r}: the prompt is a setting of the encoder, here "
+                    f"{name}={value!r:.80}: the prompt is a setting of the encoder, here "
                     f"{self.encoder.name!r}; choose it there (template=…)"
                 )
         if (whole_number(batch_size) or 0) <= 0:
             raise InputError(f"batch_size must be positive, got {batch_size!r:.80}")
-        if output_value != "sentence_embedding":
+        if not isinstance(output_value, str) or output_value != "sentence_embedding":
             raise InputError(
-                f"output_value={output_value!r} is not to be had, only 'sentence_embedding'; "
+                f"output_value={output_value!r:.80} is not to be had, only 'sentence_embedding'; "
                 "dysem_lab.capture reads single tokens"
             )
-        if precision not in (None, "float32"):
+        if precision is not None and not (isinstance(precision, str) and precision == "float32"):
             raise InputError(
-                f"precision={precision!r} is not to be had, only 'float32'; for vectors of a dense "
-                "encoder use sentence_transformers.quantize_embeddings"
+                f"precision={precision!r:.80} is not to be had, only 'float32'; for vectors of a "
+                "dense encoder use sentence_transformers.quantize_embeddings"
             )
         if device is not None and str(device) not in (str(self.device), self.device.type):
             raise InputError(
