@@ -259,6 +259,78 @@ def test_lab_without_jupyterlab_says_what_to_install_and_copies_nothing(tmp_path
     assert not (tmp_path / "new").exists()
 
 
+WRONG = {
+    "similarity A. B. --component atn": "unknown component 'atn'; did you mean 'attn'?",
+    "similarity A. B. --vector men": "unknown vector 'men'; did you mean 'mean'?",
+    "similarity A. B. --template prompteo": "did you mean 'prompteol'?",
+    "similarity A. B. --setting englsh": "unknown prompt setting 'englsh'; did you mean 'english'?",
+    "similarity A. B. --languages en,xx": "unknown language 'xx'",
+    "similarity A. B. --languages en,en": "one or more different codes",
+    "similarity A. B. --languages en,ja": "--languages en,ja needs --translator or --table",
+    "similarity A. B. --k 1.5": "a fraction in (0, 1], got '1.5'",
+    "similarity A. B. --k 0": "an integer >= 1",
+    "similarity A. B. --k nan": "--k must be an integer or a fraction",
+    "similarity A. B. --model gemma3-270m": "did you mean 'gemma-3-270m'?",
+    "similarity A. B. --translator apertum": "did you mean 'apertium'?",
+    "evaluate --template prompteo": "did you mean 'prompteol'?",
+    "evaluate --split tset": "unknown split 'tset'; did you mean 'test'?",
+    "evaluate --task stsb": "unknown task 'stsb'; did you mean 'STSB'?",
+    "evaluate --tasks STSB,SICR": "unknown task 'SICR'; did you mean 'SICKR'?",
+    "evaluate --model gema-3-270m": "did you mean 'gemma-3-270m'?",
+    "evaluate --languages en,xx": "unknown language 'xx'",
+    "evaluate --k -1": "an integer >= 1",
+    "evaluate --compare --preset llama2": "unknown preset 'llama2'; did you mean 'llama2-7b'?",
+    "evaluate --methods mean --translator apertum": "did you mean 'apertium'?",
+}
+REFUSED = """
+import contextlib, json, sys
+from dysem_lab.cli import main
+for command in json.loads(sys.argv[1]):
+    sys.argv = ["dysem-lab", *command.split()]
+    with contextlib.suppress(SystemExit):
+        main()
+    sys.stderr.write("\\n<end>\\n")
+loaded = {"torch", "transformers"} & set(sys.modules)
+assert not loaded, loaded
+"""
+
+
+def test_a_wrong_name_is_said_before_torch_is_imported():
+    commands = list(WRONG)
+    run = subprocess.run(
+        [sys.executable, "-c", REFUSED, json.dumps(commands)], capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    said = run.stderr.split("\n<end>\n")
+    for command, shown in zip(commands, said, strict=False):
+        assert WRONG[command] in " ".join(shown.split()), command
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("evaluate", "--methods", "promteol"),
+            "unknown method 'promteol'; did you mean 'prompteol'",
+        ),
+        (("evaluate", "--methods", "mean", "--format", "markdwn"), "did you mean 'markdown'"),
+        (("evaluate", "--methods", "mean", "--aggregation", "man"), "did you mean 'mean'"),
+        (("similarity", "A.", "It snows.", "--table", "{table}"), "'It snows.'"),
+        (("similarity", "A.", "", "--table", "{table}"), "text 1 is empty"),
+        (("similarity", "A.", "B.", "--table", "{table}", "--languages", "en,ko"), "'ko'"),
+    ],
+)
+def test_what_else_is_wrong_is_said_before_a_model_is_loaded(
+    tmp_path, monkeypatch, arguments, message
+):
+    table = tmp_path / "table.csv"
+    table.write_text("en,ja\nA.,ア。\nB.,ベ。\n", encoding="utf-8")
+    for module in ("dysem_lab.models.loading", "dysem_lab.analyses.study"):
+        monkeypatch.setattr(f"{module}.load_model", lambda *_, **__: pytest.fail("it was loaded"))
+    with pytest.raises(DysemLabError, match=message):
+        run(*(argument.format(table=table) for argument in arguments))
+
+
 def test_a_dry_run_says_what_would_run(tmp_path):
     result = run("figures", "--dry-run", "--json", "--out", tmp_path, "--only", "01")
     (row,) = json.loads(result.stdout)

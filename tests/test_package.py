@@ -64,6 +64,7 @@ ORDER = [
     "encoders.checkpoints",
     "encoders.trained",
     "encoders.llm2vec",
+    "encoders.settings",
     "encoders.dysem",
     "encoders.systems",
     "harnesses.sentence_api",

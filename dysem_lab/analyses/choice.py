@@ -12,7 +12,7 @@ from dysem_lab.analyses.dysem_analyses import rank_languages
 from dysem_lab.analyses.grid import Cell, CellResult, sweep
 from dysem_lab.analyses.study import Study
 from dysem_lab.data.sts import TASKS, STSData, available_languages, load_data
-from dysem_lab.encoders.dysem import VECTORS
+from dysem_lab.encoders.settings import VECTORS
 from dysem_lab.errors import InputError, choices
 from dysem_lab.evaluate import mean_difference, score, spearman
 from dysem_lab.inputs import names_of

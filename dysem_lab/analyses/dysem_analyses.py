@@ -15,7 +15,8 @@ from torch import Tensor
 from dysem_lab.analyses.grid import PAIRS_PER_CHUNK, check_ms, sweep
 from dysem_lab.analyses.study import Study
 from dysem_lab.consensus import consensus_set
-from dysem_lab.encoders.dysem import VECTORS, SemanticVectors, n_dims, semantic_vectors
+from dysem_lab.encoders.dysem import SemanticVectors, n_dims, semantic_vectors
+from dysem_lab.encoders.settings import VECTORS
 from dysem_lab.errors import choices
 from dysem_lab.evaluate import paired_difference, score
 from dysem_lab.inputs import names_of

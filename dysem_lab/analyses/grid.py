@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dysem_lab.consensus import require_finite, resolve_k
-from dysem_lab.encoders.dysem import VECTORS
+from dysem_lab.encoders.settings import VECTORS
 from dysem_lab.errors import InputError, choices
 from dysem_lab.joint import LEAST_NORM2, joint_set, ratio, restricted_cosine, unit_peak
 

@@ -19,7 +19,7 @@ from dysem_lab.analyses.grid import sweep
 from dysem_lab.analyses.study import Study
 from dysem_lab.consensus import resolve_k
 from dysem_lab.data.sts import TASKS, STSData
-from dysem_lab.encoders.dysem import VECTORS
+from dysem_lab.encoders.settings import VECTORS
 from dysem_lab.errors import InputError, choices
 from dysem_lab.evaluate import Scores, average_score, score
 from dysem_lab.inputs import names_of

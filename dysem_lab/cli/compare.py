@@ -18,7 +18,8 @@ from dysem_lab.cli.terminal import (
     print_table,
     settings_of,
 )
-from dysem_lab.errors import InputError
+from dysem_lab.errors import InputError, choices
+from dysem_lab.inputs import checked, path_of
 
 if TYPE_CHECKING:
     from dysem_lab.translation.translate import Translator
@@ -59,17 +60,32 @@ def similarity(
     Renderings in other languages come from a table or a translator; without either, only English
     is used.
     """
+    from dysem_lab.encoders.settings import check_settings
+    from dysem_lab.models.names import check_name
+
+    # Whatever can be wrong is said before a model is loaded; names, before torch is imported.
+    checked([a, b])
+    kept = number(k)
+    check_name(model)
+    setting = setting or settings_of(template)[-1]
+    codes = codes_of(languages)
+    check_settings(codes or ["en"], component, template, setting, vector)
+    check_translator(translator)
+    if set(codes) - {"en"} and not translator and table is None:
+        raise InputError(f"--languages {','.join(codes)} needs --translator or --table")
+    made_by, usual = translator_named(table, translator)
+    codes = list(check_settings(codes or usual, component, template, setting, vector))
+    for code in codes:
+        if made_by is not None and code != "en":
+            made_by.translate([a, b], "en", code)  # the renderings are kept
+
     from dysem_lab.analyses.dysem_analyses import pair_cosine, pair_similarity
     from dysem_lab.encoders.dysem import DySem
     from dysem_lab.models.capture import capture
     from dysem_lab.models.loading import load_model
     from dysem_lab.prompts import wrap
 
-    kept = number(k)
-    made_by, usual = translator_named(table, translator)
-    codes = codes_of(languages) or usual
     lens = load_model(model)
-    setting = setting or settings_of(template)[-1]
     dysem = DySem(lens, codes, made_by, kept, component, template, setting, vector)
     value, dims = pair_similarity(dysem.encode([a, b]))
     prompts = wrap([a, b], template)
@@ -98,14 +114,22 @@ def similarity(
         err.print("English only: give --translator or --table for a consensus over languages.")
 
 
+def check_translator(name: str) -> None:
+    """Raise an error unless a name can be one of a translator; "" is none."""
+    known = ("apertium", "nllb")
+    if name and name not in known and "/" not in name and not path_of(name).is_dir():
+        raise choices("translator", name, (*known, "a folder", "owner/name on the hub"))
+
+
 def translator_named(table: Path | None, name: str) -> "tuple[Translator | None, list[str]]":
     """Return the translator, and the languages to take when none are named."""
+    if table is not None and name:
+        raise InputError("give either --table or --translator, not both")
+    check_translator(name)
     from dysem_lab.translation.apertium import ApertiumTranslator
     from dysem_lab.translation.translate import NLLB, ParallelTable, Seq2SeqTranslator
     from dysem_lab.translation.translation_cache import CachedTranslator
 
-    if table is not None and name:
-        raise InputError("give either --table or --translator, not both")
     if name == "apertium":
         apertium = ApertiumTranslator()
         reached = apertium.targets("en")

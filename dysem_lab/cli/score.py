@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dysem_lab.cli.compare import translator_named
+from dysem_lab.cli.compare import check_translator, translator_named
 from dysem_lab.cli.terminal import (
     Data,
     Json,
@@ -19,7 +19,10 @@ from dysem_lab.cli.terminal import (
     print_table,
     settings_of,
 )
-from dysem_lab.errors import InputError, choices
+from dysem_lab.errors import InputError
+from dysem_lab.inputs import one_of
+
+SPLITS = ("test", "dev")
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -93,7 +96,9 @@ def evaluate(
     output: Annotated[
         str, typer.Option("--format", help="With --methods: markdown, latex, csv or json.")
     ] = "",
-    seed: Annotated[int, typer.Option(help="Of the sample and the bootstrap intervals.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Of the sample and the bootstrap intervals.")
+    ] = 0,
     as_json: Json = False,
 ) -> None:
     """Score mean pooling, PromptEOL, h^L, A^L, F^L and DySem on sentence pairs.
@@ -104,14 +109,12 @@ def evaluate(
     of the paper's models has the settings of its Table 4 (and of the released script, where it has
     others), with languages ranked by their scores on the same pairs, as the paper does.
     """
-    from dysem_lab.analyses.published import N_PAIRS, paper_settings, preset_of
-    from dysem_lab.analyses.study import Study
-    from dysem_lab.consensus import resolve_k
     from dysem_lab.data.languages import LANGUAGES
-    from dysem_lab.data.sts import available_languages
-    from dysem_lab.models.loading import DEFAULT_MODEL
-    from dysem_lab.prompts import parts_of
+    from dysem_lab.data.sts import TASKS, available_languages
+    from dysem_lab.models.names import check_name, preset_ids
+    from dysem_lab.prompts import parts_of, template_parts
 
+    # Whatever can be wrong is said before a model is loaded; names, before torch is imported.
     if preset and not compare:
         raise InputError("--preset goes with --compare; to evaluate it by itself, use --model")
     if methods and compare:
@@ -128,18 +131,33 @@ def evaluate(
             f"{template}"
         )
     kept = number(k or ("0.25" if methods else "1024"))
-    resolve_k(kept, sys.maxsize)  # refuses a wrong one before anything is run
-    if tasks:
-        task = [*(task or []), *(N_PAIRS if tasks == "all" else codes_of(tasks))]
+    one_of(split, SPLITS, "split")
+    named = [*(task or []), *(codes_of(tasks) if tasks != "all" else ())]
+    for each in named:
+        one_of(each, TASKS, "task")
+    if model:
+        check_name(model)
+    if preset:
+        one_of(preset, preset_ids(), "preset")
+    check_translator(translator)
+    codes = codes_of(languages)
+    for setting in settings_of(template):
+        for code in codes or ["en"]:
+            template_parts(template, setting, code)
+
+    from dysem_lab.analyses.published import N_PAIRS, paper_settings, preset_of
+    from dysem_lab.analyses.study import Study
+    from dysem_lab.models.loading import DEFAULT_MODEL
+
+    task = [*named, *(N_PAIRS if tasks == "all" else ())] or None
     name = model or preset or DEFAULT_MODEL
     if methods:
         drawn = {"split": split, "pairs": pairs, "sample": sample, "seed": seed}
-        board = (codes_of(methods), codes_of(languages), translator, kept, aggregation)
+        board = (codes_of(methods), codes, translator, kept, aggregation)
         _leaderboard(name, data, task, drawn, board, "json" if as_json else output)
         return
     known = (preset or preset_of(name)) if compare else ""
     rows = paper_settings(known) if known else None
-    codes = codes_of(languages)
     if not codes:
         sources: list[str | None] = [*task] if task else [None]
         there = {code for each in sources for code in available_languages(data, each, split)}
@@ -148,7 +166,7 @@ def evaluate(
     study = Study(
         name,
         data,
-        task or None,
+        task,
         codes,
         templates=list(dict.fromkeys([template, "none"])),
         settings=settings_of(template),
@@ -194,11 +212,14 @@ def _leaderboard(
     from dysem_lab.analyses.leaderboard import published_leaderboard as papers
     from dysem_lab.analyses.study import Study
     from dysem_lab.data.sts import available_languages
-    from dysem_lab.encoders.systems import named_systems, needs_lens
+    from dysem_lab.encoders.systems import chosen_names, named_systems, needs_lens
+    from dysem_lab.evaluate import AGGREGATIONS
 
     names, languages, translator, k, aggregation = settings
-    if output and output not in FORMATS:
-        raise choices("format", output, FORMATS)
+    if output:
+        one_of(output, FORMATS, "format")
+    one_of(aggregation, AGGREGATIONS, "aggregation")
+    chosen_names(names, languages or ["en"])  # refuses those that do not exist
     made_by, usual = translator_named(None, translator)
     if made_by is None and not languages:
         sources: list[str | None] = [*tasks] if tasks else [None]

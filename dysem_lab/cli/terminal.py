@@ -40,14 +40,18 @@ def number(text: str) -> int | float:
     """Return the value of --k.
 
     Raises:
-        InputError: It is no number.
+        InputError: It is no number, or none that k can be.
     """
     try:
-        return float(text) if "." in text or "e" in text.lower() else int(text)
+        value = float(text) if "." in text or "e" in text.lower() else int(text)
     except ValueError:
         raise InputError(
-            f"--k must be an integer or a fraction such as 0.25, got {text!r}"
+            f"--k must be an integer or a fraction such as 0.25, got {text!r:.100}"
         ) from None
+    # As `dysem_lab.consensus.resolve_k` has it, but before torch is imported.
+    if not (value >= 1 if isinstance(value, int) else 0 < value <= 1):
+        raise InputError(f"--k must be an integer >= 1 or a fraction in (0, 1], got {text!r:.100}")
+    return value
 
 
 def settings_of(template: str) -> list[str]:

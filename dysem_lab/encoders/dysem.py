@@ -23,12 +23,12 @@ from dysem_lab.consensus import (
 from dysem_lab.data.languages import LANGUAGES
 from dysem_lab.display import card
 from dysem_lab.encoders.base import load_settings, require_model, save_settings, settings_for
+from dysem_lab.encoders.settings import RANKINGS, VECTORS, check_settings
 from dysem_lab.errors import InputError, MissingTranslationError, choices
-from dysem_lab.inputs import by_language, checked, names_of, one_of
+from dysem_lab.inputs import by_language, checked, one_of
 from dysem_lab.joint import all_pairs_similarity, joint_set, pairwise_similarity
 from dysem_lab.models.capture import capture
 from dysem_lab.models.lens import LensModel
-from dysem_lab.models.places import VECTOR_COMPONENTS
 from dysem_lab.models.steering import (
     Contrast,
     Intervention,
@@ -36,11 +36,8 @@ from dysem_lab.models.steering import (
     warn_if_alpha_is_undone,
 )
 from dysem_lab.models.store import VectorStore
-from dysem_lab.prompts import TEMPLATE_NAMES, template_parts, wrap
+from dysem_lab.prompts import TEMPLATE_NAMES, wrap
 from dysem_lab.translation.translate import Translator, required_renderings
-
-VECTORS = ("source", "mean")
-RANKINGS = ("mean", "vector")
 
 
 @dataclass(frozen=True, eq=False)
@@ -280,17 +277,7 @@ class DySem:
     ) -> None:
         """Check the settings; no text is read yet."""
         require_model(lens)
-        languages = tuple(names_of(languages, "language"))
-        if not languages or len(set(languages)) != len(languages):
-            raise InputError(f"languages must be one or more different codes, got {languages}")
-        for kind, value, valid in (
-            ("component", component, VECTOR_COMPONENTS),
-            ("vector", vector, VECTORS),
-            ("rank_by", rank_by, RANKINGS),
-        ):
-            one_of(value, valid, kind)
-        for code in languages:
-            template_parts(template, setting, code)
+        languages = check_settings(languages, component, template, setting, vector, rank_by)
         resolve_k(k, lens.d_model)
         if translator is not None and not hasattr(translator, "name"):  # as strings have none
             raise InputError(

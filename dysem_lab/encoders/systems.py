@@ -119,6 +119,24 @@ def needs_lens(names: str | Sequence[str]) -> bool:
     return any(name not in (*TRAINED, "trained") for name in names_of(names))
 
 
+def chosen_names(names: str | Sequence[str], languages: str | Sequence[str]) -> list[str]:
+    """Return the names that `named_systems` makes systems of; no model is needed for that.
+
+    Raises:
+        InputError: A name that does not exist.
+    """
+    several = len(names_of(languages, "language")) > 1
+    groups = {
+        "all": [*TRAINING_FREE, *(DYSEM if several else ())],
+        "trained": list(TRAINED),
+    }
+    chosen = [name for each in names_of(names, "method") for name in groups.get(each, [each])]
+    for name in chosen:
+        if name not in NAMES:
+            raise choices("method", name, (*NAMES, *groups))
+    return chosen
+
+
 def named_systems(
     lens: LensModel | None,
     names: str | Sequence[str] = "all",
@@ -149,13 +167,7 @@ def named_systems(
     if lens is None and needs_lens(names):
         raise InputError(f"{names!r} needs a model; give one of load_model")
     languages = names_of(languages, "language")
-    free = [*TRAINING_FREE, *(DYSEM if len(languages) > 1 else ())]
-    groups = {"all": free, "trained": list(TRAINED)}
-    given = names_of(names, "method")
-    chosen = [name for each in given for name in groups.get(each, [each])]
-    for name in chosen:
-        if name not in NAMES:
-            raise choices("method", name, (*NAMES, *groups))
+    chosen = chosen_names(names, languages)
     made: dict[str, Encoder] = {}
     failed: dict[str, ModelError] = {}
     for name in chosen:

@@ -18,7 +18,7 @@ from dysem_lab.analyses.grid import PAIRS_PER_CHUNK, check_ms, sweep
 from dysem_lab.analyses.published import paper_task, preset_of, published
 from dysem_lab.analyses.study import Study
 from dysem_lab.consensus import resolve_k
-from dysem_lab.encoders.dysem import VECTORS
+from dysem_lab.encoders.settings import VECTORS
 from dysem_lab.errors import InputError, MissingTranslationError, choices
 from dysem_lab.evaluate import score
 from dysem_lab.explorers.panel import Panel, Progress, State, View, menu, slider, text_box

@@ -16,13 +16,8 @@ from torch import Tensor
 from dysem_lab.analyses.dysem_analyses import SYMBOLS, pair_cosine, pair_similarity
 from dysem_lab.consensus import resolve_k
 from dysem_lab.data.languages import language as language_named
-from dysem_lab.encoders.dysem import (
-    VECTOR_COMPONENTS,
-    VECTORS,
-    DySem,
-    SemanticVectors,
-    semantic_vectors,
-)
+from dysem_lab.encoders.dysem import DySem, SemanticVectors, semantic_vectors
+from dysem_lab.encoders.settings import VECTORS
 from dysem_lab.errors import InputError, MissingTranslationError
 from dysem_lab.explorers.panel import Panel, Progress, State, View, menu, silent, slider, text_box
 from dysem_lab.figures.style import PALETTE, layout
@@ -30,6 +25,7 @@ from dysem_lab.inputs import by_language, checked, has_words, names_of
 from dysem_lab.joint import joint_set, unit_peak
 from dysem_lab.models.capture import CUMULATIVE, capture, unique_prompts
 from dysem_lab.models.lens import LensModel
+from dysem_lab.models.places import VECTOR_COMPONENTS
 from dysem_lab.prompts import SETTINGS, TEMPLATE_NAMES, TEMPLATES, wrap
 from dysem_lab.translation.translate import Translator
 
@@ -64,7 +60,7 @@ class Captures:
 
         Args:
             prompts: n prompts, as `dysem_lab.wrap` makes them.
-            component: One of `dysem_lab.encoders.dysem.VECTOR_COMPONENTS`.
+            component: One of `dysem_lab.models.places.VECTOR_COMPONENTS`.
             progress: Called before each chunk of prompts; what was read before it stops stays.
         """
         model = self.lens.fingerprint  # another one after its weights were edited
