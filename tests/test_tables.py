@@ -254,7 +254,7 @@ TEXT = "sentence1,sentence2,score\nun café,b,1\n"
         (TEXT.encode("utf-16"), "begins as UTF-16 does; save it as UTF-8"),
         (b"\xfe\xff" + TEXT.encode("utf-16-be"), "begins as UTF-16 does"),
         ("s,t\nabc".encode("utf-16-le"), "line 1 holds a null character, as UTF-16 does"),
-        (gzip.compress(TEXT.encode()), "packed by gzip; end its name in .gz"),
+        (gzip.compress(TEXT.encode(), mtime=0), "packed by gzip; end its name in .gz"),
         (b"PK\x03\x04\xff\xfe", "a zip or a spreadsheet; save the table as CSV"),
         (b"PAR1\xff\xfe", "it is parquet; end its name in .parquet"),
     ],
