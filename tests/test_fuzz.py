@@ -49,7 +49,8 @@ from dysem_lab.joint import (
     joint_set,
     pairwise_similarity,
 )
-from dysem_lab.models.activations import COMPONENTS, capture
+from dysem_lab.models.capture import capture
+from dysem_lab.models.places import COMPONENTS
 from dysem_lab.models.steering import NORMS, POSITIONS, Contrast
 from dysem_lab.prompts import SETTINGS, TEMPLATES, Prompt, auxiliaries, wrap
 from dysem_lab.translation.translate import ParallelTable
