@@ -10,6 +10,7 @@ import pytest
 
 from dysem_lab import hub
 from dysem_lab.hub import cached_snapshot, find_on_hub
+from dysem_lab.models.loading import load_model, size_of, source_digest
 
 FIRST, SECOND = "1" * 40, "2" * 40
 
@@ -24,8 +25,8 @@ class Hub:
 
     def answer(self, path: str) -> tuple[int, dict[str, str], bytes]:
         self.asked.append(path)
-        if path.count("/") < 5:
-            return 404, {}, b""
+        if "/resolve/" not in path:  # a listing of a folder that no repository has
+            return 404, {"X-Error-Code": "EntryNotFound"}, b""
         owner, name, _, revision, file = path.strip("/").split("/", 4)
         files = self.files.get(f"{owner}/{name}")
         if files is None:
@@ -69,6 +70,7 @@ def our_hub(tmp_path, monkeypatch):
 
 def pointed(monkeypatch, endpoint: str, folder) -> None:
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", endpoint)
+    monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", endpoint)
     monkeypatch.setattr(
         "huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE",
         endpoint + "/{repo_id}/resolve/{revision}/{filename}",
@@ -141,3 +143,41 @@ def test_what_cannot_be_a_name_is_refused_without_asking(our_hub, hub_id):
     with pytest.raises(ValueError, match=r"(?i)repo.id"):
         find_on_hub(hub_id)
     assert our_hub.asked == []
+
+
+def test_a_model_of_the_hub_is_loaded_at_one_commit_and_again_without_a_network(
+    our_hub, tiny_folder, tmp_path, monkeypatch
+):
+    folder = tiny_folder("Llama")
+    our_hub.files["a/model"] = {file.name: file.read_bytes() for file in folder.iterdir()}
+    lens = load_model("a/model")
+    assert lens.source.endswith(f" a/model@{FIRST}")
+    assert lens.fingerprint == load_model(folder).fingerprint, "the same files"
+    assert source_digest("a/model") == lens.source
+    assert size_of("a/model") == (lens.n_layers, lens.d_model)
+
+    config = json.loads(our_hub.files["a/model"]["config.json"])
+    our_hub.files["a/model"]["config.json"] = json.dumps({**config, "rms_norm_eps": 0.5}).encode()
+    our_hub.refs["main"] = SECOND
+    moved = load_model("a/model")
+    assert moved.source.endswith(f" a/model@{SECOND}")
+    assert moved.fingerprint != lens.fingerprint
+    assert load_model("a/model", revision=FIRST).fingerprint == lens.fingerprint
+
+    pointed(monkeypatch, "http://127.0.0.1:9", tmp_path)
+    start = time.monotonic()
+    again = load_model("a/model")
+    assert (again.source, again.fingerprint) == (moved.source, moved.fingerprint)
+    assert time.monotonic() - start < 10
+    assert load_model("a/model", revision=FIRST).fingerprint == lens.fingerprint
+
+
+def test_what_was_changed_in_the_hubs_cache_is_another_model(our_hub, tiny_folder):
+    folder = tiny_folder("Llama")
+    our_hub.files["a/model"] = {file.name: file.read_bytes() for file in folder.iterdir()}
+    lens = load_model("a/model")
+    config = cached_snapshot("a/model") / "config.json"
+    changed = {**json.loads(config.read_text()), "rms_norm_eps": 0.5}
+    config.unlink()
+    config.write_text(json.dumps(changed))
+    assert source_digest("a/model") != lens.source
