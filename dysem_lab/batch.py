@@ -9,6 +9,7 @@ finished figures whole, and the same command again makes the rest.
 """
 
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -30,7 +31,7 @@ from dysem_lab.analyses.study import Study
 from dysem_lab.errors import ModelError
 from dysem_lab.figures import saving
 from dysem_lab.figures.gallery import read_cells, write_gallery
-from dysem_lab.jobs import Job, Need, needs, notebooks
+from dysem_lab.jobs import EXECUTED, Job, Need, needs, notebooks
 from dysem_lab.models.embedded import file_sha256
 from dysem_lab.startup import import_nbformat
 
@@ -96,6 +97,8 @@ def run_batch(
             end(job, "failed", 0.0)
         else:
             todo.append(job)
+    for out in {job.out for job in todo}:
+        _check_folder(out)
     needed = needs(todo)
     done, total = 0, sum(need.passes for need in needed)
 
@@ -122,10 +125,19 @@ def run_batch(
     return outcomes
 
 
+def _check_folder(out: Path) -> None:
+    """Make the output folder, or raise an error before hours of capture would end in it."""
+    try:
+        (out / EXECUTED).mkdir(parents=True, exist_ok=True)
+        if not os.access(out / EXECUTED, os.W_OK) or not os.access(out, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise saving.unwritable(out, error) from error
+
+
 def _execute(job: Job, n_parallel: int, running: set[subprocess.Popen[bytes]]) -> str:
     """Run one notebook in a papermill process of its own and take over its figures."""
     try:
-        job.stamp.parent.mkdir(parents=True, exist_ok=True)
         # Two batches may share a folder; the second to come finds the figures made.
         with FileLock(job.stamp.with_suffix(".lock")):
             return _make(job, n_parallel, running) if job.why() else "up to date"

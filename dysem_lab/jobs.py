@@ -26,6 +26,7 @@ from dysem_lab.figures.gallery import read_cells
 from dysem_lab.inputs import path_of
 from dysem_lab.models.embedded import EMBEDDED, file_sha256
 from dysem_lab.models.loading import source_digest
+from dysem_lab.models.names import check_name
 from dysem_lab.models.store import Space
 
 EXECUTED = "executed"  # folder of executed notebooks, logs and stamps inside the output folder
@@ -208,9 +209,10 @@ def plan(
             it is a list, a single value stands for a list of one.
 
     Raises:
-        InputError: An unknown notebook, a parameter that none of them has or whose value is of
-            another kind than the notebook's own, a notebook without a parameters cell, or two
+        InputError: An unknown model or notebook, a parameter that no notebook has or whose value is
+            of another kind than the notebook's own, a notebook without a parameters cell, or two
             models whose files would have the same names.
+        ModelError: As for `dysem_lab.models.names.check_name`.
     """
     for name in ("data", "out"):
         if name in (parameters or {}):
@@ -219,6 +221,8 @@ def plan(
         if models:
             raise InputError("the model is given both by --model and by -p model; leave one out")
         models = [parameters["model"]]  # type: ignore[index,list-item]
+    for model in models:
+        check_name(model)
     available = notebooks()
     for name in only:
         if not any(stem.startswith(name) for stem in available):

@@ -1,6 +1,7 @@
 """Shared fixtures: where real data is, the embedded models, and tiny random models."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,14 @@ def _own_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(paths.CACHE_VARIABLE, str(cache))
         yield
+
+
+@pytest.fixture
+def open_folder():
+    """Return a temporary folder that everybody may enter, unlike one of pytest."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
 
 
 @pytest.fixture(scope="module")

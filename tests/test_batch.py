@@ -19,11 +19,12 @@ from dysem_lab import batch, paths
 from dysem_lab.analyses.dysem_analyses import decomposition
 from dysem_lab.analyses.study import Study
 from dysem_lab.data.sts import load_data
-from dysem_lab.errors import DataError, InputError
+from dysem_lab.errors import DataError, DysemLabError, InputError
 from dysem_lab.figures import dysem_figures, saving, style
 from dysem_lab.jobs import needs, plan
 from dysem_lab.models.loading import load_model
 from dysem_lab.models.store import VectorStore
+from tests.unwritable import read_only
 
 PARAMETERS = {"pairs": 24, "languages": ["en", "ja"]}
 TWO = ["01", "02"]
@@ -344,7 +345,7 @@ def test_a_name_that_is_too_long_for_a_file_is_cut(tmp_path, of_model):
 @pytest.mark.parametrize("what", ["model", "data"])
 def test_what_no_path_can_be_is_refused(tmp_path, what):
     given = {"model": "gemma-3-270m", "data": "demo"} | {what: "x" * 300}
-    with pytest.raises(InputError, match=f"{what} 'xxx.* is no path"):
+    with pytest.raises(InputError, match=rf"{what} 'xxx"):
         plan([given["model"]], given["data"], tmp_path, only=["01"])
 
 
@@ -372,6 +373,25 @@ def test_a_place_that_cannot_be_written_is_named(tiny_folder, tmp_path, place):
     jobs = plan([str(tiny_folder())], "demo", out, only=["01"], parameters=PARAMETERS)
     with pytest.raises(DataError, match=rf"{tmp_path / 'file'}.* cannot be written.*give a folder"):
         batch.run_batch(jobs)
+
+
+def test_a_folder_that_is_read_only_is_named_before_anything_is_captured(
+    tiny_folder, open_folder, monkeypatch
+):
+    monkeypatch.setattr(batch, "capture", lambda *_: pytest.fail("it was captured"))
+    jobs = plan([str(tiny_folder())], "demo", open_folder, only=["01"], parameters=PARAMETERS)
+    assert not jobs[0].problem
+    with (
+        read_only(open_folder),
+        pytest.raises(DataError, match=rf"{open_folder} cannot be written \(Permission denied\)"),
+    ):
+        batch.run_batch(jobs)
+
+
+@pytest.mark.parametrize("model", ["gemma3-270m", "./nowhere", "no.gguf", ""])
+def test_a_name_that_no_model_has_is_refused(tmp_path, model):
+    with pytest.raises(DysemLabError, match=r"gemma-3-270m|no folder|no file|named by"):
+        plan([model], "demo", tmp_path, only=["01"])
 
 
 def test_a_copy_that_is_cut_leaves_the_log_to_say_what_failed(tmp_path):

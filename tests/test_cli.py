@@ -176,6 +176,13 @@ def test_all_tasks_are_the_papers_seven(tiny_folder, tmp_path, monkeypatch):
         (("similarity", "A.", "B.", "--k", "many"), "--k must be an integer or a fraction"),
         (("similarity", "A.", "B.", "--table", "x", "--translator", "nllb"), "not both"),
         (("figures", "-p", "k"), "-p 'k' is not name=value"),
+        (("figures", "-p", "k=1", "-p", "k=2"), "'k' is given twice; leave one out"),
+        (("figures", "--pairs", "3", "-p", "pairs=4"), "'pairs' is given twice"),
+        (("figures", "-p", "seed=one"), "'seed' must be a number, such as 0, got 'one'"),
+        (("figures", "-p", f"seed={'(' * 300}"), "'seed' must be a number"),
+        (("figures", "-p", "languages={'en', 'ja'}"), "'languages' must be a list of strings"),
+        (("figures", "--only", "01_decompositon"), "did you mean '01_decomposition'?"),
+        (("figures", "--model", "gemma3-270m"), "did you mean 'gemma-3-270m'?"),
     ],
 )
 def test_errors_are_sentences_without_a_traceback(arguments, message, monkeypatch, capsys):
@@ -329,6 +336,14 @@ def test_what_else_is_wrong_is_said_before_a_model_is_loaded(
         monkeypatch.setattr(f"{module}.load_model", lambda *_, **__: pytest.fail("it was loaded"))
     with pytest.raises(DysemLabError, match=message):
         run(*(argument.format(table=table) for argument in arguments))
+
+
+def test_names_with_brackets_are_shown_as_they_are(tmp_path):
+    folder = tmp_path / "[bold]a[" / "] [red]b"
+    folder.mkdir(parents=True)
+    arguments = ("--dry-run", "--out", tmp_path / "[red]out[", "--only", "01", "--data", folder)
+    shown = run("figures", *arguments).output
+    assert "01_decomposition_gemma-3-270m_] [red]b" in " ".join(shown.split())
 
 
 def test_a_dry_run_says_what_would_run(tmp_path):

@@ -1,14 +1,10 @@
 """The vector store: rows, precision, damage, processes; capture through it; its command."""
 
-import contextlib
 import json
-import os
 import re
-import resource
 import sqlite3
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from dataclasses import asdict, replace
@@ -32,6 +28,7 @@ from dysem_lab.models.loading import load_model
 from dysem_lab.models.places import COMPONENTS
 from dysem_lab.models.store import APPLICATION_ID, ModelFacts, Space, VectorStore, prompt_key
 from dysem_lab.prompts import Prompt, wrap
+from tests.unwritable import full_disk, read_only
 
 SUM = Space("0123456789abcdef", "float32", "attn", "sum")
 EACH = SUM._replace(layers="each")
@@ -372,50 +369,14 @@ def test_a_place_where_no_file_can_be_is_named(tmp_path):
 # Places that cannot be written
 
 
-@contextlib.contextmanager
-def full_disk(folder: Path):
-    """Let no file grow, as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-@contextlib.contextmanager
-def read_only(folder: Path):
-    """Take away the right to write to a folder and its files, from root as well."""
-    for path in folder.iterdir():
-        path.chmod(0o444)
-    folder.chmod(0o555)
-    is_root = os.geteuid() == 0
-    if is_root:
-        os.seteuid(65534)  # nobody
-    try:
-        yield
-    finally:
-        if is_root:
-            os.seteuid(0)
-        folder.chmod(0o755)
-
-
-@pytest.fixture
-def shelf():
-    """Return a folder that everybody may enter, unlike a temporary one of pytest."""
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
-        yield Path(folder)
-
-
 @pytest.mark.parametrize("unwritable", [full_disk, read_only])
-def test_reading_needs_no_writing(tiny_lens, shelf, passes, unwritable):
-    rows, prompts = filled(shelf / "v.sqlite"), wrap(SENTENCES)
-    made = capture(tiny_lens, prompts, store=VectorStore(shelf / "v.sqlite"))
+def test_reading_needs_no_writing(tiny_lens, open_folder, passes, unwritable):
+    rows, prompts = filled(open_folder / "v.sqlite"), wrap(SENTENCES)
+    made = capture(tiny_lens, prompts, store=VectorStore(open_folder / "v.sqlite"))
     passes.clear()
     elsewhere = replace(tiny_lens.facts, device="elsewhere")
-    with unwritable(shelf):
-        store = VectorStore(shelf / "v.sqlite")
+    with unwritable(open_folder):
+        store = VectorStore(open_folder / "v.sqlite")
         assert same(store, SUM, keys(40), rows)
         assert store.has(SUM, keys(40)).all()
         assert (store.check(), len(store.contents())) == (0, 7)
@@ -432,19 +393,19 @@ def test_reading_needs_no_writing(tiny_lens, shelf, passes, unwritable):
     [(full_disk, "is full"), (read_only, "check that you may write to its folder")],
 )
 def test_what_cannot_be_written_is_an_error_and_nothing_is_lost(
-    tiny_lens, shelf, unwritable, remedy
+    tiny_lens, open_folder, unwritable, remedy
 ):
-    rows = filled(shelf / "v.sqlite")
-    store = VectorStore(shelf / "v.sqlite")
+    rows = filled(open_folder / "v.sqlite")
+    store = VectorStore(open_folder / "v.sqlite")
     uses = (
         lambda: store.write({SUM: vectors(300, 100)}, keys(300, "new")),
         lambda: store.prune(layers="sum"),
         lambda: capture(tiny_lens, wrap(SENTENCES), store=store),
-        lambda: VectorStore(shelf / "other.sqlite"),
+        lambda: VectorStore(open_folder / "other.sqlite"),
     )
-    with unwritable(shelf):
+    with unwritable(open_folder):
         for use in uses:
-            with pytest.raises(DataError, match=rf"{shelf}.*({remedy}|another path)"):
+            with pytest.raises(DataError, match=rf"{open_folder}.*({remedy}|another path)"):
                 use()
     assert same(store, SUM, keys(40), rows)
     assert store.check() == 0
@@ -452,8 +413,8 @@ def test_what_cannot_be_written_is_an_error_and_nothing_is_lost(
     assert same(store, SUM, keys(300, "new"), vectors(300, 100))
 
 
-def test_what_a_killed_writer_left_is_mended_or_said(shelf):
-    path = shelf / "v.sqlite"
+def test_what_a_killed_writer_left_is_mended_or_said(open_folder):
+    path = open_folder / "v.sqlite"
     rows = filled(path, n=300, width=2000)
     killed = """
 import os, sqlite3, sys
@@ -463,10 +424,13 @@ connection.execute("UPDATE chunks SET vectors=zeroblob(10000)")
 os._exit(9)
 """
     assert subprocess.run([sys.executable, "-c", killed, path]).returncode == 9
-    assert (shelf / "v.sqlite-journal").exists()
-    with read_only(shelf), pytest.raises(DataError, match="killed left it half-written; open it"):
+    assert (open_folder / "v.sqlite-journal").exists()
+    with (
+        read_only(open_folder),
+        pytest.raises(DataError, match="killed left it half-written; open it"),
+    ):
         VectorStore(path)
-    for file in shelf.iterdir():
+    for file in open_folder.iterdir():
         file.chmod(0o644)
     assert same(VectorStore(path), SUM, keys(300), rows)
 

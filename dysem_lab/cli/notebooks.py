@@ -90,10 +90,12 @@ def _copied(source: Path, target: Path) -> str:
 
 def _tell(folder: Path, report: dict[str, list[str]]) -> None:
     out.print(
-        f"{len(report['copied'])} files copied to {folder}, {len(report['unchanged'])} were there"
+        f"{len(report['copied'])} files copied to {folder}, {len(report['unchanged'])} were there",
+        markup=False,
     )
     for name in report["kept"]:
         out.print(
             f"left as it is: {folder / name} differs from this version's; to get that, rename or "
-            "delete yours and run `dysem-lab notebooks` again"
+            "delete yours and run `dysem-lab notebooks` again",
+            markup=False,
         )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     Progress,
@@ -50,10 +51,12 @@ def figures(
     from dysem_lab.figures.saving import NO_BROWSER, find_browser
     from dysem_lab.jobs import plan
 
-    parameters = dict(_assignment(text) for text in parameter or [])
-    parameters |= {
-        name: value for name, value in (("pairs", pairs), ("sample", sample)) if value is not None
-    }
+    parameters: dict[str, object] = {}
+    counts = [(name, n) for name, n in (("pairs", pairs), ("sample", sample)) if n is not None]
+    for name, value in [*map(_assignment, parameter or []), *counts]:
+        if name in parameters:
+            raise InputError(f"{name!r} is given twice; leave one out")
+        parameters[name] = value
     planned = plan(model or [], data, folder, only=only or [], parameters=parameters)
     if dry_run:
         _dry_run(planned, as_json)
@@ -83,7 +86,8 @@ def figures(
     def report(job: "Job", outcome: str, seconds: float) -> None:
         bar.advance(task)
         colour = {"made": "green", "failed": "red"}.get(outcome, "cyan")
-        err.print(f"[{colour}]{outcome:>10}[/]  {job.name}  {seconds:.0f} s", highlight=False)
+        said = f"[{colour}]{outcome:>10}[/]  {escape(job.name)}  {seconds:.0f} s"
+        err.print(said, highlight=False)
         if outcome == "failed":
             err.print(batch.failure(job), markup=False, highlight=False)
 
@@ -100,7 +104,8 @@ def figures(
         print_json(outcomes)
     else:
         out.print(
-            f"{len(outcomes) - len(failed)} of {len(outcomes)} notebooks are up to date in {folder}"
+            f"{len(outcomes) - len(failed)} of {len(outcomes)} notebooks are up to date in "
+            f"{escape(str(folder))}"
         )
     if failed:
         raise typer.Exit(1)
@@ -144,7 +149,8 @@ def _dry_run(planned: list["Job"], as_json: bool) -> None:
         f"{passes:,} forward passes, {'unknown' if size is None else f'{size:,.1f}'} MB in "
         f"{paths.vectors_path()} "
         "(a text that several notebooks need is counted once; what a notebook runs of its own, "
-        "such as a time that it measures, is not counted)"
+        "such as a time that it measures, is not counted)",
+        markup=False,
     )
 
 
@@ -165,5 +171,5 @@ def _assignment(text: str) -> tuple[str, object]:
         raise InputError(f"-p {text!r} is not name=value")
     try:
         return name, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return name, value  # a plain word, such as english

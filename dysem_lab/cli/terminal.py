@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from dysem_lab.errors import InputError
@@ -75,14 +76,14 @@ def print_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[obje
     """Print a table; columns without names are facts with their values."""
     columns = list(columns)
     table = Table(
-        title=title,
+        title=escape(title),
         title_justify="left",
         header_style="bold",
         box=box.SIMPLE_HEAD,
         show_header=any(columns),
     )
     for index, column in enumerate(columns):
-        table.add_column(column, no_wrap=index == 0, overflow="fold")
+        table.add_column(escape(column), no_wrap=index == 0, overflow="fold")
     for row in rows:
-        table.add_row(*map(str, row))
+        table.add_row(*(escape(str(cell)) for cell in row))
     out.print(table)
