@@ -8,6 +8,8 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dysem_lab.errors import InputError, choices
 
 # Letters and symbols by their category in Unicode that nobody sees: fillers of Hangul and Braille.
@@ -87,11 +89,14 @@ def names_of(given: str | Iterable[str], what: str = "name") -> list[str]:
         InputError: Something that is no string and holds none, or holds anything else.
     """
     if isinstance(given, str):
+        require_characters(given, f"{what} {given!a:.200}")
         return [given]
     ordered = isinstance(given, Mapping) or _has_order(given)  # `LANGUAGES` is a mapping of names
     names = list(given) if ordered else None
     if names is None or not all(isinstance(name, str) for name in names):
         raise InputError(f"{what}s must be one or more strings in a list, got {given!r:.200}")
+    for name in names:
+        require_characters(name, f"{what} {name!a:.200}")
     return names
 
 
@@ -218,11 +223,30 @@ def half_of_a_pair(text: str) -> str:
 def _has_order(given: object) -> bool:
     """Return whether iterating gives items one by one, in the order that the caller meant."""
     no_list = isinstance(given, str | bytes | bytearray | Mapping | set | frozenset)
+    no_list = no_list or hasattr(given, "columns")  # tables that do not say how many axes they have
     return isinstance(given, Iterable) and not no_list and getattr(given, "ndim", 1) == 1
 
 
 def _is_table(given: object) -> bool:
     return getattr(given, "ndim", 1) == 2 and hasattr(given, "columns")
+
+
+def array_of(given: object, what: str) -> np.ndarray:
+    """Return numbers as an array, whatever holds them.
+
+    Args:
+        given: A list, an array, a tensor, a column of a table.
+        what: What an error calls it.
+
+    Raises:
+        InputError: No array can be made of it, or it is masked: the mask would be lost.
+    """
+    if isinstance(given, np.ma.MaskedArray):
+        raise InputError(f"{what} is a masked array; leave out what is masked")
+    try:
+        return np.asarray(given)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise InputError(f"{what} must be numbers in a list or an array: {error}") from error
 
 
 def _remedy(given: Any) -> str:

@@ -28,7 +28,7 @@ from dysem_lab.data.tables import (
 )
 from dysem_lab.display import card
 from dysem_lab.errors import DataError, InputError
-from dysem_lab.inputs import at_least, checked, listed, names_of, one_of, path_of
+from dysem_lab.inputs import array_of, at_least, checked, listed, names_of, one_of, path_of
 
 MAX_SCORE = 5.0
 NAME = re.compile(r"[\w-]{1,40}")  # of a split or a language, as it stands in the name of a file
@@ -132,14 +132,17 @@ class STSData:
 
     def __post_init__(self) -> None:
         """Refuse ratings, rows and sentences that do not make n pairs."""
-        gold, rows = np.asarray(self.gold), np.asarray(self.rows)
+        gold, rows = array_of(self.gold, "gold"), array_of(self.rows, "rows")
         for name, values, kinds in (("gold", gold, "fiu"), ("rows", rows, "iu")):
             if values.ndim != 1 or (values.size and values.dtype.kind not in kinds):
                 raise InputError(f"{name} must be n numbers, got {values.dtype} {values.shape}")
         if not np.isfinite(gold).all():
             raise InputError(f"gold {int(np.isfinite(gold).argmin())} is no number")
+        if rows.size and rows.max() > np.iinfo(np.int64).max:
+            raise InputError(f"row {int(rows.argmax())} is beyond int64: {rows.max()}")
         if not isinstance(self.sentences, Mapping):
             raise InputError("sentences must be a mapping from languages to two lists of texts")
+        names_of(list(self.sentences), "language")
         sentences = {}
         for code, sides in self.sentences.items():
             if not isinstance(sides, tuple | list) or len(sides) != 2:
@@ -205,7 +208,9 @@ class STSData:
         Raises:
             InputError: Neither whole numbers below n nor a mask; names what came.
         """
-        index = np.asarray(index)
+        if isinstance(index, list) and len({isinstance(i, bool) for i in index}) > 1:
+            raise InputError("select takes positions or a mask, got some of both")
+        index = array_of(index, "index")
         if index.ndim != 1 or (index.size and index.dtype.kind not in "iub"):
             raise InputError(
                 f"select takes positions, which are whole numbers, or a mask, got {index!r:.200}"

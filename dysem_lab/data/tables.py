@@ -82,6 +82,9 @@ def read_table(path: Path) -> pd.DataFrame:
     )
     with garbage_collection_paused():
         names, columns = _guarded(read, path, kind or "a table")
+    for name in names:
+        if half_of_a_pair(name):
+            raise DataError(f"{path}: {name!a:.200} is no name of a column; give another")
     repeated = [name for name in dict.fromkeys(names) if name and names.count(name) > 1]
     if repeated:
         raise DataError(
