@@ -19,6 +19,7 @@ from dysem_lab.inputs import at_least, names_of, one_of, real_number
 
 N_RESAMPLES = 1000
 LEVEL = 0.95
+EXACT = 2**53  # up to here float64 has every whole number
 AGGREGATIONS = ("all", "mean", "weighted")
 MOST_DRAWS = 2**28  # pairs in all resamples together, which are 2 GB
 Scores = Float[np.ndarray, " pair"] | Float[Tensor, " pair"]
@@ -396,6 +397,10 @@ def _weights(weights: Sequence[float], n_tasks: int) -> Float[np.ndarray, " task
         raise InputError(
             f"weights must be {n_tasks}, one per task, at least 0 and not all 0, got {weights!r}"
         )
+    with np.errstate(over="ignore"):
+        total = found.sum()
+    if not 1e-100 < total < 1e100:  # products with scores would leave the range of float64
+        raise InputError(f"weights must add up to between 1e-100 and 1e100, got {weights!r}")
     return found
 
 
@@ -421,6 +426,15 @@ def _numbers(values: object, what: str = "similarity") -> Float[np.ndarray, " n"
         raise InputError(
             f"{what} must be real numbers, one per pair, got {'masked ' * masked}{array.dtype}; "
             "use .astype(float), and NaN where there is none"
+        )
+    if (
+        array.dtype.kind in "iu"
+        and array.size
+        and not -EXACT <= array.min() <= array.max() <= EXACT
+    ):
+        raise InputError(
+            f"{what} has whole numbers beyond 2**53, which float64 does not tell apart; "
+            "use .astype(float) if that does not matter"
         )
     array = array.astype(np.float64)
     if np.isinf(array).any():
