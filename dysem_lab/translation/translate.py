@@ -37,6 +37,7 @@ from dysem_lab.inputs import (
     listed,
     names_of,
     path_of,
+    require_characters,
 )
 from dysem_lab.weights import loading, require_whole
 
@@ -170,6 +171,7 @@ def asked(texts: Sequence[str], source: str, target: str) -> list[str]:
     for what, code in (("source", source), ("target", target)):
         if not isinstance(code, str):
             raise InputError(f"the {what} must be the code of a language, got {code!r:.200}")
+        require_characters(code, f"the {what}")
     return checked(texts)
 
 

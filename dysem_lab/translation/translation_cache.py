@@ -12,7 +12,7 @@ from dysem_lab import paths
 from dysem_lab.database import Database
 from dysem_lab.display import say
 from dysem_lab.errors import InputError
-from dysem_lab.inputs import at_least, path_of
+from dysem_lab.inputs import at_least, path_of, require_characters
 from dysem_lab.translation.translate import Translator, asked, required_renderings
 
 TABLE = (
@@ -53,6 +53,7 @@ class CachedTranslator:
                 "a translator has a name and a method translate(texts, source, target); "
                 f"{translator!r:.200} is none"
             )
+        require_characters(translator.name, "the translator's name")
         self.translator = translator
         self.path = paths.translations_path() if path is None else path_of(path, "the cache")
         self.batch_size = at_least(batch_size, 1, "batch_size")
@@ -109,7 +110,7 @@ class CachedTranslator:
                     "translator=? AND source=? AND target=? AND text=?",
                     (*key, text),
                 ).fetchone()
-                if row and row[1] == _checksum(key, text, row[0]):
+                if row and row[0] is not None and row[1] == _checksum(key, text, row[0]):
                     known[text] = row[0].decode()
                 elif row:
                     damaged.append(text)
