@@ -253,4 +253,4 @@ def contrast(lens: LensModel, contrast: Contrast | None = None, **settings: Any)
 
     Source: CP (arXiv 2505.12831), Section 3.
     """
-    return Intervention(lens, contrast or Contrast(**settings))
+    return Intervention(lens, Contrast(**settings) if contrast is None else contrast)

@@ -8,7 +8,6 @@ import math
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from numbers import Real
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from dysem_lab.display import card
 from dysem_lab.errors import InputError, choices
-from dysem_lab.inputs import one_of, require_characters, whole_number
+from dysem_lab.inputs import one_of, real_number, require_characters, whole_number
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.places import Place
 from dysem_lab.models.record import Edit, Hook, record
@@ -98,12 +97,11 @@ class Contrast:
         layer = whole_number(self.layer)
         if layer is None or layer < 0:
             raise InputError(f"layer must be a block index from 0, got {self.layer!r}")
-        if isinstance(self.alpha, bool) or not isinstance(self.alpha, Real):
-            raise InputError(f"alpha must be a number, got {self.alpha!r}")
-        if not math.isfinite(self.alpha):
+        alpha = real_number(self.alpha, "alpha")
+        if not math.isfinite(alpha):
             raise InputError(f"alpha must be finite, got {self.alpha}")
         object.__setattr__(self, "layer", layer)
-        object.__setattr__(self, "alpha", float(self.alpha))
+        object.__setattr__(self, "alpha", alpha)
         auxiliary_template(self.auxiliary)
         if self.position != "heads" and (self.heads is not None or self.norm == "head_recovering"):
             what = "heads" if self.heads is not None else "norm='head_recovering'"
@@ -205,6 +203,8 @@ def check_contrast(contrast: Contrast, lens: LensModel) -> None:
         InputError: A block or a head that the model does not have, or a released position where
             ``n_heads * d_head`` is not d.
     """
+    if not isinstance(contrast, Contrast):
+        raise InputError(f"contrast must be a Contrast, got {contrast!r:.80}")
     if contrast.layer >= lens.n_layers:
         raise InputError(
             f"layer must be between 0 and {lens.n_layers - 1} for {lens.name}, got {contrast.layer}"
