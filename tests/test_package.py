@@ -345,3 +345,19 @@ def test_the_readme_says_of_the_gain_what_the_committed_ladders_say():
         bounds = sorted(sign * row[["total_low", "total_high"]])
         found += [f"{value:.1f}" for value in (sign * row["total"], *bounds)]
     assert list(said.groups()) == found
+
+
+def test_only_the_record_runs_a_model():
+    """Walk the calls: of the bridge itself, of its modules, and of what puts hooks on it."""
+    reads = re.compile(r"\.bridge\.(parameters|named_\w+|original_model\.\w+|eval)(\(|$)")
+    callers = set()
+    for module in ORDER:
+        path = PACKAGE.joinpath(*module.split(".")).with_suffix(".py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+            if re.search(r"\.bridge(\.|$)", called) and not reads.search(called):
+                callers.add(module)
+            if called.rpartition(".")[2] in ("run_with_hooks", "run_with_cache", "generate"):
+                callers.add(module)
+    # A translator generates with a model of its own.
+    assert callers == {"models.record", "translation.translate"}
