@@ -71,6 +71,7 @@ def our_hub(tmp_path, monkeypatch):
 def pointed(monkeypatch, endpoint: str, folder) -> None:
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", endpoint)
     monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", endpoint)
+    monkeypatch.setattr("transformers.utils.hub._hf_api", None)  # which remembers its endpoint
     monkeypatch.setattr(
         "huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE",
         endpoint + "/{repo_id}/resolve/{revision}/{filename}",
