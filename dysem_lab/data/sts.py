@@ -211,10 +211,9 @@ class STSData:
         if isinstance(index, list) and len({isinstance(i, bool) for i in index}) > 1:
             raise InputError("select takes positions or a mask, got some of both")
         index = array_of(index, "index")
+        wrong = "select takes positions, which are whole numbers, or a mask, got"
         if index.ndim != 1 or (index.size and index.dtype.kind not in "iub"):
-            raise InputError(
-                f"select takes positions, which are whole numbers, or a mask, got {index!r:.200}"
-            )
+            raise InputError(f"{wrong} {index!r:.200}")
         if index.dtype == bool:
             if len(index) != len(self):
                 raise InputError(f"a mask of {len(self)} pairs must be as long, got {len(index)}")

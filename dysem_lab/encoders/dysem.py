@@ -114,7 +114,7 @@ def _positions(index: Any, n: int) -> Int[np.ndarray, " rows"]:
         if isinstance(index, slice):
             return np.arange(n)[index].copy()  # torch takes no negative strides
         chosen = np.asarray(index.cpu() if isinstance(index, Tensor) else index)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{index!r:.80} chooses no texts: {error}") from error
     kinds = ("iu", "biu")  # one position; a list of them, or a mask
     if chosen.ndim > 1 or (chosen.size and chosen.dtype.kind not in kinds[chosen.ndim]):
