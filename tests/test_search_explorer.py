@@ -58,6 +58,13 @@ def test_the_nearest_by_hand():
     assert table["top_share"].tolist() == pytest.approx([1, 1 / math.sqrt(2), 0])
 
 
+def test_a_text_without_a_vector_is_counted_and_comes_nowhere():
+    vectors = {"q": (1, 0, 1), "a": (1, 0, 0), "zero": (0, 0, 0)}
+    view = explorer.search_view(explorer.Corpus(Known(vectors), ["zero", "a"]), "q")
+    assert view.table["text"].tolist() == ["a"]
+    assert view.n_undefined == 1
+
+
 class KnownSets(dl.DySem):
     """A DySem whose vectors and sets are given."""
 

@@ -144,7 +144,8 @@ class SearchView:
         table: As `search` returns it.
         shares: What each dimension adds to the similarity of each row; NaN outside the joint set.
         n_texts: Of the corpus.
-        n_undefined: Texts that have no similarity to the query (empty joint set).
+        n_undefined: Texts that have no similarity to the query (empty joint set, or a vector that
+            is zero on it).
         measured_on: Model, encoder and size of the corpus.
     """
 
@@ -192,7 +193,9 @@ def search_view(
     n = at_least(n, 1, "n")
     asked = corpus.encode_query(query, renderings or {})
     encoded = corpus.encode(progress)
-    defined = (joint_set(asked.sets, encoded.sets)).any(1).nonzero()[:, 0]
+    U = joint_set(asked.sets, encoded.sets)
+    on_both = ((asked.vectors != 0) & U).any(1) & ((encoded.vectors != 0) & U).any(1)
+    defined = on_both.nonzero()[:, 0]
     some = encoded[defined]
     similarity = all_pairs_similarity(asked.vectors, some.vectors, asked.sets, some.sets)[0]
     best = similarity.sort(descending=True, stable=True).indices[:n]
