@@ -17,7 +17,7 @@ from dysem_lab.analyses.study import Study
 from dysem_lab.consensus import consensus_set
 from dysem_lab.encoders.dysem import SemanticVectors, n_dims, semantic_vectors
 from dysem_lab.encoders.settings import VECTORS
-from dysem_lab.errors import choices
+from dysem_lab.errors import InputError, choices
 from dysem_lab.evaluate import paired_difference, score
 from dysem_lab.inputs import names_of
 from dysem_lab.joint import cosine, joint_cosine, joint_set, pairwise_similarity
@@ -280,8 +280,13 @@ def language_overlap(
         The mean Jaccard index over texts, languages on both axes (a text for which both sets are
         empty does not count); and the Jaccard index of two
         random sets of the mean size, |S|² / d over 2|S| − |S|² / d.
+
+    Raises:
+        InputError: The task is in one language only.
     """
     codes = study.task_languages(task)
+    if len(codes) < 2:
+        raise InputError(f"{task} is in {codes[0]!r} alone; an overlap is of two languages or more")
     sets = torch.stack(
         [
             consensus_set(study.vectors(task, component, setting=setting, languages=[code]), k)
