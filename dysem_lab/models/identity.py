@@ -17,8 +17,8 @@ import copy
 import functools
 import itertools
 import json
+import threading
 from collections.abc import Iterator, Sequence
-from string import ascii_lowercase
 from typing import Any, NamedTuple
 
 import torch
@@ -34,6 +34,7 @@ SHOWN = 3
 FULL_PRECISION = ("highest", "ieee", "none")
 PLAIN = (bool, int, float, str, type(None))
 LIBRARIES = ("torch", "transformers", "transformer_lens", "peft", "accelerate")
+CALLS = ("_call_impl", "_wrapped_call_impl")
 GLOBAL_HOOKS = ("_global_forward_hooks", "_global_forward_pre_hooks")
 # Attributes and settings that no number depends on.
 IDLE = {
@@ -58,7 +59,7 @@ PROBES = (
     "Hello  WÖRLD, it's naïve Ünïcode\n\n\tAt 12:30 we paid $1,234.50; don't re-enter ﬁ ＡＢ½…",
     " Это предложение. 日本語の文です。 العربية हिन्दी 한국어",
     "ß İ ı \u00a0\u2009 e\u0301 😀 \U0001f9ff",
-    " ".join(map("".join, itertools.product(ascii_lowercase, repeat=2))),  # every first merge
+    " ".join(map("".join, itertools.product("etaoinshrdlu", repeat=2))),  # the usual merges
 )
 SAMPLED_TOKENS = 64
 
@@ -85,6 +86,7 @@ class Identity:
         self._is_ours = is_ours
         self._first = self._last = _Snapshot(networks, tokenizer)
         self._known: tuple[str, bool] | None = None
+        self._lock = threading.Lock()
         self._checksums: dict[str, tuple[_Mark, str]] = {}
         self._vocabulary = ("", "")
 
@@ -97,12 +99,14 @@ class Identity:
             networks: The modules now.
             tokenizer: The tokenizer now.
         """
-        if self._known is None or not self._last.still(networks, tokenizer):
-            now = _Snapshot(networks, tokenizer)
-            self._last.forget_tensors()
-            self._last = now
-            self._known = self._described()
-        return self._known
+        with self._lock:
+            if not self._last.still(networks, tokenizer):
+                now = _Snapshot(networks, tokenizer)
+                self._last.forget_tensors()
+                self._last, self._known = now, None
+            if self._known is None:
+                self._known = self._described()
+            return self._known
 
     def _described(self) -> tuple[str, bool]:
         first, now = self._first, self._last
@@ -179,7 +183,7 @@ class Identity:
         ]
         if any(getattr(nn.modules.module, hooks) for hooks in GLOBAL_HOOKS):
             hooked.append("all modules (torch's global hooks)")
-        there = set(map(id, first.modules.values()))
+        there = first.numbers
         faults = {
             "hooks are on": hooked,
             "modules were put in:": [
@@ -207,11 +211,13 @@ class Identity:
             for what, names in faults.items()
             if names
         ]
-        places = {
-            (tensor.device.type, tensor.dtype)
-            for network in networks
-            for tensor in network.parameters()
-        }
+        tensors = [
+            tensor
+            for module in modules.values()
+            for tensor in module._parameters.values()
+            if tensor is not None
+        ]
+        places = {(tensor.device.type, tensor.dtype) for tensor in tensors}
         for device in sorted({device for device, _ in places}):
             if torch.is_autocast_enabled(device):
                 objections.append(f"autocast is on for {device}")
@@ -239,6 +245,7 @@ class _Snapshot:
 
     Attributes:
         modules: Name → module.
+        numbers: Of the modules, as objects.
         tensors: Module/key → parameter or buffer.
         marks: The same → its mark.
         kinds: Module → its class.
@@ -249,6 +256,7 @@ class _Snapshot:
     def __init__(self, networks: Sequence[nn.Module], tokenizer: PreTrainedTokenizerBase) -> None:
         self.networks, self.tokenizer = list(networks), tokenizer
         self.modules = dict(_named_modules(networks))
+        self.numbers = set(map(id, self.modules.values()))
         self.tokenizer_state = _tokenizer_state(tokenizer)
         self.kinds = {name: type(module).__qualname__ for name, module in self.modules.items()}
         self.functions = {
@@ -416,8 +424,8 @@ def _functions_of(module: nn.Module) -> Iterator[tuple[str, Any]]:
         yield "hook_conversion", vars(module).get("hook_conversion")
         return
     for key, value in vars(module).items():
-        public = not key.startswith("_") or key in ("_call_impl", "_wrapped_call_impl")
-        if public and callable(value) and not isinstance(value, nn.Module | type):
+        is_function = callable(value) and not isinstance(value, nn.Module | type)
+        if is_function and (key in CALLS or not key.startswith("_")):
             yield key, value
 
 
