@@ -142,7 +142,8 @@ def _execute(job: Job, n_parallel: int, running: set[subprocess.Popen[bytes]]) -
         with FileLock(job.stamp.with_suffix(".lock")):
             return _make(job, n_parallel, running) if job.why() else "up to date"
     except OSError as error:
-        raise saving.unwritable(job.out, error) from error
+        where = error.filename2 or error.filename or job.out
+        raise saving.unwritable(Path(where), error) from error
 
 
 def _make(job: Job, n_parallel: int, running: set[subprocess.Popen[bytes]]) -> str:

@@ -157,6 +157,72 @@ def test_rows_that_cannot_be_right_are_refused(tmp_path):
         VectorStore(tmp_path / "w.sqlite", each="int8")
 
 
+@pytest.mark.parametrize(
+    "rows",
+    [
+        torch.ones(3, 0),
+        torch.ones(3, 2, 0),
+        torch.tensor(1.0),
+        torch.ones(3, 4, dtype=torch.float64),  # rounded without a word
+        torch.ones(3, 4, dtype=torch.int64),
+        torch.ones(3, 4, dtype=torch.bool),
+        torch.ones(3, 4, dtype=torch.complex64),
+        torch.full((3, 4), float("nan")),
+        torch.tensor([[1.0, 2, float("inf"), 4]] * 3),
+        np.ones((3, 4), np.float32),
+        [[1.0] * 4] * 3,
+        None,
+    ],
+)
+def test_what_are_no_rows_is_refused_and_the_file_stays_whole(tmp_path, rows):
+    store = VectorStore(tmp_path / "v.sqlite")
+    store.write({SUM: vectors(3, 4)}, keys(3))
+    with pytest.raises(InputError, match=r"rows of attn (must be|have a NaN)"):
+        store.write({SUM._replace(layers="0"): vectors(3, 4), SUM: rows}, keys(3, "other"))
+    assert same(store, SUM, keys(3), vectors(3, 4))
+    assert store.check() == 0
+    assert len(store.contents()) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_and_rows_with_a_gradient_are_kept_exactly(tmp_path, dtype):
+    store, rows = VectorStore(tmp_path / "v.sqlite"), vectors(3, 4).to(dtype)
+    store.write({SUM: rows.clone().requires_grad_()}, keys(3))
+    assert same(store, SUM, keys(3), rows.float())
+
+
+@pytest.mark.parametrize(
+    "prompts", ["ab" * 16, ["ab"], ["zz" * 16], [3], [None], [b"ab" * 16], 3, None, ["a dog"]]
+)
+def test_what_are_no_keys_is_refused(tmp_path, prompts):
+    store = VectorStore(tmp_path / "v.sqlite")
+    for use in (
+        lambda: store.read(SUM, prompts),
+        lambda: store.has(SUM, prompts),
+        lambda: store.write({SUM: vectors(1, 4)}, prompts),
+    ):
+        with pytest.raises(InputError, match="keys of prompts are a list of what `prompt_key`"):
+            use()
+
+
+@pytest.mark.parametrize("space", [tuple(SUM), SUM._replace(layers=3), None, "attn"])
+def test_what_is_no_space_is_refused(tmp_path, space):
+    store = VectorStore(tmp_path / "v.sqlite")
+    for use in (
+        lambda: store.read(space, keys(1)),
+        lambda: store.has(space, keys(1)),
+        lambda: store.write({space: vectors(1, 4)}, keys(1)),
+    ):
+        with pytest.raises(InputError, match="a space is a Space of four strings"):
+            use()
+
+
+@pytest.mark.parametrize("path", ["\0", "x" * 300, 3, b"v.sqlite"])
+def test_a_path_that_no_file_can_have_is_refused(path):
+    with pytest.raises(InputError, match=r"the store .*path"):
+        VectorStore(path)
+
+
 def test_a_new_file_is_as_it_should_be_and_opening_it_is_cheap(tmp_path):
     store = VectorStore(tmp_path / "folder" / "v.sqlite")
     connection = sqlite3.connect(store.path)

@@ -20,6 +20,7 @@ INDEX = "index.html"
 # A notebook names its figures where it saves them: figure_name("components", study).
 KIND = re.compile(r'_name\(\s*f?"([a-z_]+?)_?["{]')
 ELSEWHERE = "Other figures"
+LARGEST_RECORD = 2**24  # bytes
 # What Markdown, in any of its kinds, may take for more than a character of a text: markup, a
 # formula, a link that it makes of a bare address, or the beginning of a list or a heading. An
 # interval such as [40.2, 68.7] is none of these, unless what follows makes it a link.
@@ -72,6 +73,8 @@ def _record(file: Path) -> dict[str, Any] | None:
     try:
         if not file.is_file():  # a folder, or a pipe that would be waited for
             raise ValueError("it is no file")
+        if file.stat().st_size > LARGEST_RECORD:
+            raise ValueError("it is too large")
         record = json.loads(file.read_text(encoding="utf-8"))
         texts = [record["name"], record["caption"], measured_on(record)]
         texts += [record["model"]["name"], record["model"]["dtype"]]

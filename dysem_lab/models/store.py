@@ -29,10 +29,12 @@ from torch import Tensor
 
 from dysem_lab import paths
 from dysem_lab.database import Database
-from dysem_lab.errors import DataError, InputError, choices
+from dysem_lab.errors import DataError, InputError
+from dysem_lab.inputs import one_of, path_of
 
 APPLICATION_ID = 0x64796C32  # "dyl2": a vector store of the second format
 PRECISIONS: dict[str, np.dtype] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
+EXACT = (torch.float32, torch.float16, torch.bfloat16)  # what float32 holds exactly
 KEY_BYTES = 16
 # The largest that SQLite has, so that chunks are written and read in few pieces.
 PAGE_BYTES = 65536
@@ -165,9 +167,8 @@ class VectorStore:
     ) -> None:
         """Create the file if it is absent, and check that it is a vector store."""
         for precision in (sums, each):
-            if precision not in PRECISIONS:
-                raise choices("precision", precision, PRECISIONS)
-        self.path = Path(path) if path is not None else paths.vectors_path()
+            one_of(precision, PRECISIONS, "precision")
+        self.path = paths.vectors_path() if path is None else path_of(path, "the store")
         self.precision = {"sum": sums, "each": each}
         self._database = Database(
             self.path,
@@ -203,12 +204,13 @@ class VectorStore:
             prompts: Keys of the prompts, from `prompt_key`.
 
         Raises:
-            InputError: Counts differ, or a value is too large for float16.
+            InputError: Counts differ, a value is not finite or too large for float16, or rows are
+                no numbers that float32 holds exactly.
         """
-        keys = [bytes.fromhex(prompt) for prompt in prompts]
-        for tensor in vectors.values():
-            if len(tensor) != len(keys):
-                raise InputError(f"{len(tensor)} rows for {len(keys)} prompts")
+        keys = _keys(prompts)
+        for space, tensor in vectors.items():
+            _check(space)
+            _check_rows(tensor, len(keys), space)
         with self._database.connection() as connection:
             connection.execute("BEGIN IMMEDIATE")
             for space, tensor in vectors.items():
@@ -246,7 +248,7 @@ class VectorStore:
             keys, vectors = list(new), vectors[list(new.values())]
             enter("REPLACE", keys)
         exact = precision == "float16" and vectors.dtype == torch.float16
-        rows = (vectors if exact else vectors.float()).cpu().numpy()
+        rows = (vectors if exact else vectors.float()).detach().cpu().numpy()
         errors = [0.0]
         for chunk, start in enumerate(range(0, len(keys), n_rows), first):
             block, error = _block(rows[start : start + n_rows], precision, space)
@@ -260,7 +262,8 @@ class VectorStore:
 
     def has(self, space: Space, prompts: Sequence[str]) -> Bool[np.ndarray, " n"]:
         """Return which prompt keys have their row, at least as exact as the store's precision."""
-        keys = [bytes.fromhex(prompt) for prompt in prompts]
+        _check(space)
+        keys = _keys(prompts)
         there: set[bytes] = set()
         with self._snapshot() as connection:
             for shelf in self._accepted(connection, space):
@@ -278,7 +281,8 @@ class VectorStore:
         Raises:
             DataError: A row does not match its checksum.
         """
-        keys = [bytes.fromhex(prompt) for prompt in prompts]
+        _check(space)
+        keys = _keys(prompts)
         positions = {key: position for position, key in enumerate(dict.fromkeys(keys))}
         found = np.zeros(len(positions), dtype=bool)
         rows: Tensor | None = None
@@ -558,6 +562,44 @@ def prompt_key(prompt: str, max_tokens: int) -> str:
     start, stop = getattr(prompt, "start", 0), getattr(prompt, "stop", len(prompt))
     text = f"{max_tokens} {start} {stop} {prompt}"
     return hashlib.blake2b(text.encode(), digest_size=KEY_BYTES).hexdigest()
+
+
+def _keys(prompts: Sequence[str]) -> list[bytes]:
+    """Return the keys of prompts as the file has them."""
+    try:
+        keys = [bytes.fromhex(prompt) for prompt in prompts]
+        if all(len(key) == KEY_BYTES for key in keys):
+            return keys
+    except (TypeError, ValueError):
+        pass
+    raise InputError(
+        f"the keys of prompts are a list of what `prompt_key` returns, got {prompts!r:.100}"
+    )
+
+
+def _check(space: Space) -> None:
+    """Raise an error unless a space is one of names."""
+    if not isinstance(space, Space) or not all(isinstance(name, str) for name in space):
+        raise InputError(f"a space is a Space of four strings, got {space!r:.100}")
+
+
+def _check_rows(rows: object, n: int, space: Space) -> None:
+    """Raise an error unless these are n rows that can be stored and read again."""
+    if (
+        not isinstance(rows, Tensor)
+        or rows.dtype not in EXACT
+        or not rows.ndim
+        or 0 in rows.shape[1:]
+    ):
+        raise InputError(
+            f"rows of {space.component} must be a tensor [n, ...] of float32 or half precision, "
+            f"got {getattr(rows, 'dtype', type(rows).__name__)} of shape "
+            f"{list(getattr(rows, 'shape', []))}"
+        )
+    if len(rows) != n:
+        raise InputError(f"{len(rows)} rows for {n} prompts")
+    if not torch.isfinite(rows).all():
+        raise InputError(f"rows of {space.component} have a NaN or infinite value")
 
 
 def _known(connection: sqlite3.Connection) -> list[ModelFacts]:
