@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from dysem_lab.errors import InputError
+from dysem_lab.inputs import array_of
 
 WIDE = (torch.float32, torch.float64)  # what is computed in; everything narrower becomes float32
 
@@ -93,13 +94,13 @@ def require_finite(name: str, tensor: Tensor) -> None:
 
 def _tensor(values: object, name: str) -> Tensor:
     """Return an array, or numbers in lists, as a tensor."""
-    if isinstance(values, np.ma.MaskedArray):
-        raise InputError(f"{name} is a masked array; fill it, or leave the masked rows out")
+    array = np.array(array_of(values, name), order="C")  # torch takes no negative strides
     try:
-        return torch.tensor(np.array(values, order="C"))
-    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        return torch.tensor(array)
+    except (TypeError, ValueError) as error:  # strings, objects, dates, longer floats
         raise InputError(
-            f"{name} must be a tensor or an array of numbers, got {type(values).__name__}: {error}"
+            f"{name} must be a tensor or an array of numbers, got {type(values).__name__} of "
+            f"{array.dtype}"
         ) from error
 
 

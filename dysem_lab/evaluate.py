@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dysem_lab.errors import InputError
-from dysem_lab.inputs import at_least, names_of, one_of, real_number
+from dysem_lab.inputs import array_of, at_least, names_of, one_of, real_number
 
 N_RESAMPLES = 1000
 LEVEL = 0.95
@@ -414,18 +414,14 @@ def _numbers(values: object, what: str = "similarity") -> Float[np.ndarray, " n"
     Raises:
         InputError: Booleans, strings, objects, complex or masked numbers, or an infinite one.
     """
-    try:
-        if isinstance(values, Tensor):
-            values = values.detach().cpu()
-            values = (values.double() if values.is_floating_point() else values).numpy()
-        array = np.asarray(values)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{what} must be real numbers, one per pair: {error}") from error
-    masked = isinstance(values, np.ma.MaskedArray)
-    if array.dtype.kind not in "fiu" or masked:
+    if isinstance(values, Tensor) and not values.is_meta:
+        values = values.detach().cpu()
+        values = values.double() if values.is_floating_point() else values
+    array = array_of(values, what)
+    if array.dtype.kind not in "fiu":
         raise InputError(
-            f"{what} must be real numbers, one per pair, got {'masked ' * masked}{array.dtype}; "
-            "use .astype(float), and NaN where there is none"
+            f"{what} must be real numbers, one per pair, got {array.dtype}; use .astype(float), "
+            "and NaN where there is none"
         )
     if (
         array.dtype.kind in "iu"

@@ -226,7 +226,7 @@ def test_a_bare_name_is_one_name(tiny_lens):
     assert list(named_systems(tiny_lens, "mean")) == ["mean"]
     assert not set(named_systems(tiny_lens, ["mean", "echo"], "en")) & set(DYSEM)
     for bad in (None, 3, ["mean", 3], {"mean"}):
-        with pytest.raises(InputError, match="names must be one or more strings"):
+        with pytest.raises(InputError, match="methods must be one or more strings"):
             named_systems(tiny_lens, bad)
         with pytest.raises(InputError, match="names must be one or more strings"):
             needs_lens(bad)
@@ -322,9 +322,11 @@ def test_vectors_of_another_encoder_are_refused(tiny_lens):
             with pytest.raises(InputError, match="give SemanticVectors, as DySem's encode"):
                 function(semantic, bad)
     for function in (dense.similarity, dense.similarity_pairwise):
-        for bad in (semantic, None, "ab", TEXTS, {}):
+        for bad in (None, "ab", TEXTS, {}):
             with pytest.raises(InputError, match="vy must be a tensor or an array of numbers"):
                 function(vectors, bad)
+        with pytest.raises(InputError, match=r"SemanticVectors are no array; give their \.vectors"):
+            function(vectors, semantic)
 
 
 @pytest.mark.parametrize("index", [0.9, "a", None, [0.5], ["a"], 1j, {}])

@@ -491,7 +491,7 @@ VECTORS, MASK = torch.ones(2, 3), torch.ones(2, 3, dtype=torch.bool)
         (VECTORS.to("meta"), r"got torch.float32 \(torch.strided, meta\)"),
         (VECTORS.to_sparse(), r"got torch.float32 \(torch.sparse_coo, cpu\)"),
         ([["a", "b", "c"]] * 2, "must be a tensor or an array of numbers, got list"),
-        ([[1.0, 2.0, 3.0], [1.0]], "must be a tensor or an array of numbers, got list"),
+        ([[1.0, 2.0, 3.0], [1.0]], "must be numbers in a list or an array"),
         (None, "must be a tensor or an array of numbers, got NoneType"),
         (np.ma.masked_equal(np.ones((2, 3)), 2), "is a masked array"),
         (VECTORS * NAN, "has a NaN or infinite value, first at index 0"),

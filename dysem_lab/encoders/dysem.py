@@ -25,7 +25,7 @@ from dysem_lab.display import card
 from dysem_lab.encoders.base import load_settings, require_model, save_settings, settings_for
 from dysem_lab.encoders.settings import RANKINGS, VECTORS, check_settings
 from dysem_lab.errors import InputError, MissingTranslationError, choices
-from dysem_lab.inputs import by_language, checked, one_of
+from dysem_lab.inputs import array_of, by_language, checked, one_of
 from dysem_lab.joint import all_pairs_similarity, joint_set, pairwise_similarity
 from dysem_lab.models.capture import capture
 from dysem_lab.models.lens import LensModel
@@ -79,6 +79,13 @@ class SemanticVectors:
         rows = _positions(index, len(self))
         return SemanticVectors(self.vectors[rows], self.sets[rows])
 
+    def __array__(self, *options: object, **more: object) -> np.ndarray:
+        """Refuse: numpy would take the texts for rows, one within the other."""
+        raise InputError(
+            "SemanticVectors are no array; give their .vectors or .masked(), or compare them by "
+            "DySem's similarity"
+        )
+
     def masked(self) -> Float[Tensor, "n d"]:
         """Return the vectors with the dimensions outside each text's own set S(x) set to zero.
 
@@ -110,12 +117,12 @@ class SemanticVectors:
 
 def _positions(index: Any, n: int) -> Int[np.ndarray, " rows"]:
     """Return which of n texts an index chooses; see `SemanticVectors.__getitem__`."""
-    try:
-        if isinstance(index, slice):
+    if isinstance(index, slice):
+        try:
             return np.arange(n)[index].copy()  # torch takes no negative strides
-        chosen = np.asarray(index.cpu() if isinstance(index, Tensor) else index)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{index!r:.80} chooses no texts: {error}") from error
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{index!r:.80} chooses no texts: {error}") from error
+    chosen = array_of(index, "an index of texts")
     kinds = ("iu", "biu")  # one position; a list of them, or a mask
     if chosen.ndim > 1 or (chosen.size and chosen.dtype.kind not in kinds[chosen.ndim]):
         raise InputError(
