@@ -664,11 +664,14 @@ def counted(lens):
             lambda module, arguments, output: unembedded.append(len(arguments[0]))
         )
     )
-    try:
-        yield ran, unembedded
-    finally:
-        for handle in handles:
-            handle.remove()
+    with pytest.MonkeyPatch.context() as patch:
+        # These hooks only count; a store would refuse them as those of others.
+        patch.setattr(type(lens), "check_own_pass", lambda lens: None)
+        try:
+            yield ran, unembedded
+        finally:
+            for handle in handles:
+                handle.remove()
 
 
 @pytest.mark.parametrize(("layer", "output_layer"), [(0, 1), (0, 2), (1, 2), (0, 3), (1, 3)])

@@ -696,11 +696,14 @@ def rows_of_blocks(lens):
         )
         for layer in range(lens.n_layers)
     ]
-    try:
-        yield ran
-    finally:
-        for handle in handles:
-            handle.remove()
+    with pytest.MonkeyPatch.context() as patch:
+        # These hooks only count; a store would refuse them as those of others.
+        patch.setattr(type(lens), "check_own_pass", lambda lens: None)
+        try:
+            yield ran
+        finally:
+            for handle in handles:
+                handle.remove()
 
 
 # Passes and blocks of each, from the definition of the encoder.
