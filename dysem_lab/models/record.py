@@ -9,6 +9,7 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float, Int
@@ -76,6 +77,53 @@ class Edit:
         return mask
 
 
+@dataclass
+class Work:
+    """What went through the blocks of a model.
+
+    Attributes:
+        rows: Rows of a batch, summed over blocks.
+        tokens: Tokens, padding included, summed over blocks.
+    """
+
+    rows: int = 0
+    tokens: int = 0
+
+
+_counting: WeakKeyDictionary[LensModel, Work] = WeakKeyDictionary()
+
+
+@contextlib.contextmanager
+def counted(lens: LensModel) -> Iterator[Work]:
+    """Count what goes through the model's blocks until the block of code ends, by hooks.
+
+    They are on during the passes only, so a store may be read and written in between.
+    """
+    work = Work()
+    with lens.lock:
+        before = _counting.get(lens)
+        _counting[lens] = work
+        try:
+            yield work
+        finally:
+            del _counting[lens]
+            if before is not None:
+                _counting[lens] = before
+
+
+def _counters(lens: LensModel) -> list[Hook]:
+    """Return the hooks that count, where somebody does."""
+    work = _counting.get(lens)
+    if work is None:
+        return []
+
+    def count(tensor: Tensor, hook: object) -> None:
+        work.rows += tensor.shape[0]
+        work.tokens += tensor.shape[0] * tensor.shape[1]
+
+    return [(f"blocks.{layer}.hook_out", count) for layer in range(lens.n_layers)]
+
+
 class _StoppedError(Exception):
     """Ends a pass whose hooks have read what they wanted."""
 
@@ -113,7 +161,7 @@ def forward(
     """
     stop = n_blocks if n_blocks is not None and n_blocks < lens.n_layers else None
     cache = _copied(before, len(ids))
-    hooks = list(hooks)
+    hooks = [*_counters(lens), *hooks]
     unembeds = logits or any(name.startswith("unembed.") for name, _ in hooks)
     if stop is None and not unembeds:
         hooks.append(("unembed.hook_in", _stop_here))
@@ -153,7 +201,7 @@ def keys_and_values(
     n_before = cache.get_seq_length() if cache is not None else 0
     mask = ids.new_ones(len(ids), n_before + ids.shape[1])
     options = {"attention_mask": mask, "use_cache": True, "logits_to_keep": 1}
-    with torch.inference_mode(), lens.lock:
+    with torch.inference_mode(), lens.lock, lens.bridge.hooks(fwd_hooks=_counters(lens)):
         if n_blocks is not None and n_blocks < lens.n_layers:
             # A pass that stops returns no cache, but fills the one that it is given.
             if cache is None:
@@ -414,30 +462,3 @@ def final_norm(lens: LensModel, stream: Float[Tensor, "n d"]) -> Float[Tensor, "
     """Return residual streams after the model's final norm, float32 on the CPU."""
     with torch.inference_mode(), lens.lock:
         return lens.bridge.ln_final(stream.to(lens.device, lens.dtype)[:, None])[:, 0].float().cpu()
-
-
-@dataclass
-class Work:
-    """What went through the blocks of a model.
-
-    Attributes:
-        rows: Rows of a batch, summed over blocks.
-        tokens: Tokens, padding included, summed over blocks.
-    """
-
-    rows: int = 0
-    tokens: int = 0
-
-
-@contextlib.contextmanager
-def counted(lens: LensModel) -> Iterator[Work]:
-    """Count what goes through the model's blocks until the block of code ends, by hooks."""
-    work = Work()
-
-    def count(tensor: Tensor, hook: object) -> None:
-        work.rows += tensor.shape[0]
-        work.tokens += tensor.shape[0] * tensor.shape[1]
-
-    hooks = [(f"blocks.{layer}.hook_out", count) for layer in range(lens.n_layers)]
-    with lens.lock, lens.bridge.hooks(fwd_hooks=hooks):
-        yield work
