@@ -355,7 +355,7 @@ def test_equal_scores_go_to_fewer_languages_and_the_k_named_first():
         choice.best_cell(nan, "mean", [8, 4])
 
 
-def test_both_studies_need_the_same_languages_task_and_model(choice_case, tmp_path):
+def test_both_studies_need_the_same_languages_task_and_model(choice_case, tmp_path, monkeypatch):
     dev, test, _ = choice_case
     data = {"T": made_up([1.0, 2, 3], ["en", "ja"])}
     other = planted(tmp_path, data, {"T": {c: normal((6, 2)) for c in ("en", "ja")}})
@@ -364,7 +364,9 @@ def test_both_studies_need_the_same_languages_task_and_model(choice_case, tmp_pa
     with pytest.raises(InputError, match="unknown task 'X'; choose one of: T"):
         choice.honest_choice(dev, test, "X")
     half = planted(tmp_path, data, {"T": {"en": normal((6, 2))}})
-    half.model = replace(half.model, dtype="bfloat16")
+    facts, own = replace(half.model, dtype="bfloat16"), type(half).model.fget
+    of_study = property(lambda study: facts if study is half else own(study))
+    monkeypatch.setattr(type(half), "model", of_study)
     with pytest.raises(InputError, match="one model in one dtype"):
         choice.honest_choice(half, test, "T")
     with pytest.raises(InputError, match="m must be between 1 and 3"):
