@@ -27,6 +27,7 @@ from typing import Any
 import pandas as pd
 from filelock import FileLock
 
+from dysem_lab import paths
 from dysem_lab.analyses.study import Study
 from dysem_lab.errors import ModelError
 from dysem_lab.figures import saving
@@ -161,7 +162,10 @@ def _make(job: Job, n_parallel: int, running: set[subprocess.Popen[bytes]]) -> s
         threads = max(1, (os.cpu_count() or 1) // n_parallel)
         with job.log.open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "dysem_lab.batch", str(os.getpid()), json.dumps(call)],
+                [
+                    *(sys.executable, "-m", "dysem_lab.batch"),
+                    *(str(os.getpid()), str(paths.package_file("")), json.dumps(call)),
+                ],
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # an interrupt is for the batch, which ends its notebooks
@@ -230,11 +234,21 @@ def failure(job: Job) -> str:
     return f"{cause or 'no error was recorded'}" + (f"\n  see {where}" if where else "")
 
 
-def _run_notebook(parent: int, call: Mapping[str, Any]) -> None:
+def _run_notebook(parent: int, package: Path, call: Mapping[str, Any]) -> None:
     """Run one notebook in this process, and end with the batch that started it.
 
     The kernel, a child of this process, does the same, so a killed batch leaves nothing running.
+
+    Args:
+        parent: Process of the batch.
+        package: Where the batch has this package from; its figures are stamped with that code.
+        call: Arguments of papermill.
     """
+    if (here := paths.package_file("")) != package:
+        sys.exit(
+            f"the notebook would run the code in {here}, not the batch's in {package}, which only "
+            f"the current folder leads to; install that, or set PYTHONPATH={package.parent}"
+        )
     import_nbformat()
     import papermill
 
@@ -252,4 +266,4 @@ def _run_notebook(parent: int, call: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    _run_notebook(int(sys.argv[1]), json.loads(sys.argv[2]))
+    _run_notebook(int(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3]))

@@ -226,6 +226,14 @@ def test_a_batch_takes_its_surroundings_as_they_are(tiny_folder, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["here", out.name]
 
 
+def test_a_notebook_that_would_run_other_code_than_its_batch_does_not_run(tmp_path):
+    command = [sys.executable, "-m", "dysem_lab.batch", str(os.getpid()), str(tmp_path), "{}"]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 1
+    assert f"not the batch's in {tmp_path}" in run.stderr
+    assert f"set PYTHONPATH={tmp_path.parent}" in run.stderr
+
+
 STAMPS = (
     *("", "{", "[]", "3", "null", '"text"', "[" * 10**5, "\0"),
     *('{"inputs": 3, "files": {}}', '{"inputs": {}, "files": 3}', '{"inputs": null}'),

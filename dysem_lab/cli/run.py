@@ -51,12 +51,10 @@ def figures(
     from dysem_lab.figures.saving import NO_BROWSER, find_browser
     from dysem_lab.jobs import plan
 
-    parameters: dict[str, object] = {}
-    counts = [(name, n) for name, n in (("pairs", pairs), ("sample", sample)) if n is not None]
-    for name, value in [*map(_assignment, parameter or []), *counts]:
-        if name in parameters:
-            raise InputError(f"{name!r} is given twice; leave one out")
-        parameters[name] = value
+    parameters = dict(map(_assignment, parameter or []))
+    for name, value in (("pairs", pairs), ("sample", sample)):
+        if value is not None and parameters.setdefault(name, value) != value:
+            raise InputError(f"--{name} and -p {name} differ; leave one out")
     planned = plan(model or [], data, folder, only=only or [], parameters=parameters)
     if dry_run:
         _dry_run(planned, as_json)
