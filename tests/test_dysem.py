@@ -160,6 +160,8 @@ def test_bad_texts_are_refused_before_they_are_translated(tiny_lens, texts, rend
 @pytest.mark.parametrize("made", [["あ"], ["あ", None], ["あ", " "], ["あ", "い", "う"]])
 def test_what_a_translator_gives_must_be_a_rendering_of_each_text(tiny_lens, made):
     class Wrong:
+        name = "translator"
+
         def translate(self, texts, source, target):
             return made
 
