@@ -367,7 +367,7 @@ def test_real_tokens_are_what_the_prompt_goes_on_with(embedded):
     [
         (([], None, 3), "there are no prompts"),
         ((["Fine.", "  "], None, 3), "prompt 1 is empty"),
-        (("One text", None, 3), r"pass \['One text'\]"),
+        (("One text", None, 3), r"give one as \['One text'\]"),
         ((["Fine."], None, 0), "top must be between 1 and 259, got 0"),
         ((["Fine."], None, 260), "top must be between 1 and 259, got 260"),
         ((["Fine."], None, True), "got True"),

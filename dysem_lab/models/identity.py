@@ -40,7 +40,7 @@ GLOBAL_HOOKS = ("_global_forward_hooks", "_global_forward_pre_hooks")
 IDLE = {
     *("training", "name_or_path", "_name_or_path", "_commit_hash", "transformers_version"),
     *("model_name", "tokenizer_name", "tokenizer", "device", "n_devices"),
-    *("gradient_checkpointing", "architectures"),
+    *("gradient_checkpointing", "architectures", "context_level"),  # the last of hooks that are on
 }
 # What dynamic rotary embeddings keep of the longest input so far.
 MOVING = ("max_seq_len_cached", "inv_freq")
@@ -512,12 +512,14 @@ def _part(part: Any) -> str:
 
 def _vocabulary(tokenizer: PreTrainedTokenizerBase) -> str:
     """Return a digest of all that a tokenizer knows: vocabulary, merges, added tokens."""
-    digest = xxhash.xxh3_128()
-    if backend := getattr(tokenizer, "backend_tokenizer", None):
-        digest.update(_part(backend.model).encode())
-    elif pieces := getattr(tokenizer, "sp_model", None):
-        digest.update(pieces.serialized_model_proto())
-    digest.update(repr(sorted(tokenizer.get_vocab().items())).encode(errors="surrogatepass"))
+    digest, model = xxhash.xxh3_128(), b""
+    with contextlib.suppress(Exception):  # written in Python, or no model of Rust at all
+        model = tokenizer.backend_tokenizer.model.__getstate__()  # JSON with the vocabulary
+    if pieces := getattr(tokenizer, "sp_model", None):
+        model = pieces.serialized_model_proto()
+    if not model:
+        model = repr(sorted(tokenizer.get_vocab().items())).encode(errors="surrogatepass")
+    digest.update(model)
     digest.update(repr(sorted(tokenizer.added_tokens_decoder.items())).encode())
     return digest.hexdigest()
 
