@@ -753,7 +753,7 @@ def test_evaluate_compare_errors_are_sentences(own_cache, fake_hub, monkeypatch,
     assert "--preset goes with --compare" in shown
     # A preset whose weights are not on this machine keeps the loader's own words.
     shown = fails(("--preset", "qwen3-8b", "--compare", "--pairs", 5), monkeypatch, capsys)
-    assert "cannot load 'qwen3-8b'" in shown
+    assert "cannot load qwen3-8b (Qwen/Qwen3-8B-Base)" in shown
 
 
 def test_evaluate_takes_a_random_sample(own_cache, tiny_folder, tiny_lens):
