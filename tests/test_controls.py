@@ -20,9 +20,10 @@ from dysem_lab.data.sts import STSData, load_data
 from dysem_lab.errors import DataError, InputError
 from dysem_lab.evaluate import score
 from dysem_lab.figures import control_figures as cf
+from dysem_lab.models.facts import ModelFacts
 from dysem_lab.models.loading import source_digest
 from dysem_lab.models.passes import MAX_TOKENS
-from dysem_lab.models.store import ModelFacts, Space, VectorStore, prompt_key
+from dysem_lab.models.store import Space, VectorStore, prompt_key
 from dysem_lab.prompts import wrap
 from tests.conftest import REPOSITORY
 

@@ -426,7 +426,7 @@ def test_what_makes_no_name_gets_one_of_its_own(text):
 
 
 def test_a_long_name_of_a_model_gives_files(tmp_path, fake_browser):
-    from dysem_lab.models.store import ModelFacts
+    from dysem_lab.models.facts import ModelFacts
 
     facts = ModelFacts("語" * 200, "s", "f", "float32", "cpu", 1, 1, "")
     name = saving.file_name("selection_frequency", facts, "x" * 300, 24)

@@ -248,7 +248,8 @@ from dysem_lab.data.languages import LANGUAGES
 from dysem_lab.models.loading import source_digest
 from dysem_lab.models.passes import MAX_TOKENS
 from dysem_lab.prompts import wrap
-from dysem_lab.models.store import ModelFacts, Space, VectorStore, prompt_key
+from dysem_lab.models.facts import ModelFacts
+from dysem_lab.models.store import Space, VectorStore, prompt_key
 from dysem_lab.analyses.study import Study
 import torch
 

@@ -36,6 +36,7 @@ ORDER = [
     "translation.translation_cache",
     "translation.apertium",
     "prompts",
+    "models.facts",
     "models.store",
     "models.storage",
     "models.identity",

@@ -24,9 +24,10 @@ from dysem_lab.cli import cli, main
 from dysem_lab.errors import DataError, InputError
 from dysem_lab.models import record
 from dysem_lab.models.capture import capture
+from dysem_lab.models.facts import ModelFacts
 from dysem_lab.models.loading import load_model
 from dysem_lab.models.places import COMPONENTS
-from dysem_lab.models.store import APPLICATION_ID, ModelFacts, Space, VectorStore, prompt_key
+from dysem_lab.models.store import APPLICATION_ID, Space, VectorStore, prompt_key
 from dysem_lab.prompts import Prompt, wrap
 from tests.unwritable import full_disk, read_only
 

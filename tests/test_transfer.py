@@ -28,7 +28,7 @@ from dysem_lab.data.transfer_data import TransferData, available_tasks, load_tra
 from dysem_lab.encoders.dysem import SemanticVectors
 from dysem_lab.errors import DataError, InputError
 from dysem_lab.figures import transfer_figures as tf
-from dysem_lab.models.store import ModelFacts
+from dysem_lab.models.facts import ModelFacts
 from tests.conftest import REPOSITORY
 
 FACTS = ModelFacts("made/up-1b", "s", "f", "float32", "cpu", 3, 4, "Q8_0")

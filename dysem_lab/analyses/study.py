@@ -33,6 +33,7 @@ from dysem_lab.models.capture import (
     unique_prompts,
 )
 from dysem_lab.models.embedded import EMBEDDED
+from dysem_lab.models.facts import ModelFacts
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.loading import (
     DEFAULT_MODEL,
@@ -44,7 +45,7 @@ from dysem_lab.models.loading import (
 from dysem_lab.models.passes import MAX_TOKENS
 from dysem_lab.models.places import Blocks, Place, output_place, places
 from dysem_lab.models.steering import Contrast, contrast_facts, warn_if_alpha_is_undone
-from dysem_lab.models.store import ModelFacts, Space, VectorStore, prompt_key
+from dysem_lab.models.store import Space, VectorStore, prompt_key
 from dysem_lab.prompts import SETTINGS, parts_of, template_parts, wrap
 
 # Studies of one model share it for as long as one of them holds it.

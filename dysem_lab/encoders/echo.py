@@ -10,11 +10,12 @@ from torch import Tensor
 from dysem_lab.encoders.base import LensEncoder, mean_vectors, require_model
 from dysem_lab.errors import InputError
 from dysem_lab.inputs import require_characters
+from dysem_lab.models.facts import ModelFacts
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.passes import fit
 from dysem_lab.models.places import Place
 from dysem_lab.models.record import Edit
-from dysem_lab.models.store import ModelFacts, VectorStore
+from dysem_lab.models.store import VectorStore
 from dysem_lab.prompts import SLOT, Prompt, wrap
 
 TEMPLATE = f"Rewrite the following paragraph: {SLOT}. The rewritten paragraph: {SLOT}"

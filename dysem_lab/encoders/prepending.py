@@ -15,10 +15,10 @@ from transformers import PreTrainedTokenizerBase
 from dysem_lab.encoders.base import PromptEncoder
 from dysem_lab.errors import InputError
 from dysem_lab.inputs import at_least, require_characters, whole_number
+from dysem_lab.models.facts import ModelFacts
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.passes import tokenize
 from dysem_lab.models.record import Edit, Hook
-from dysem_lab.models.store import ModelFacts
 from dysem_lab.prompts import Prompt, template_parts, wrap
 
 # A character of private use: no text holds it, as one may hold the papers' "<PST>".

@@ -34,13 +34,14 @@ from dysem_lab.encoders.checkpoints import (
 from dysem_lab.errors import InputError, ModelError, choices
 from dysem_lab.hub import cached_snapshot
 from dysem_lab.models.capture import MIN_TEXTS_FOR_BAR, missing_rows, read_rows, space_of
+from dysem_lab.models.facts import ModelFacts
 from dysem_lab.models.identity import Identity
 from dysem_lab.models.lens import embedded_tokens
 from dysem_lab.models.loading import resolve_device, stored_as, whole_model
 from dysem_lab.models.passes import TOKENS_PER_BATCH, plan_batches
 from dysem_lab.models.places import Place
 from dysem_lab.models.storage import described
-from dysem_lab.models.store import ModelFacts, VectorStore, prompt_key
+from dysem_lab.models.store import VectorStore, prompt_key
 from dysem_lab.prompts import wrap
 from dysem_lab.weights import loading
 

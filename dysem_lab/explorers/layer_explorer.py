@@ -25,9 +25,10 @@ from dysem_lab.explorers.panel import Panel, Progress, State, View, menu, slider
 from dysem_lab.figures.style import PALETTE, SCORE, band, facts, layout
 from dysem_lab.inputs import by_language, checked, names_of
 from dysem_lab.models.capture import capture
+from dysem_lab.models.facts import ModelFacts
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.places import places
-from dysem_lab.models.store import ModelFacts, VectorStore
+from dysem_lab.models.store import VectorStore
 from dysem_lab.prompts import SETTINGS, TEMPLATES, wrap
 from dysem_lab.translation.translate import Translator
 

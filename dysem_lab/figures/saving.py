@@ -26,7 +26,7 @@ from plotly.offline import get_plotlyjs
 from dysem_lab import paths
 from dysem_lab.analyses.study import Study
 from dysem_lab.errors import DataError, InputError
-from dysem_lab.models.store import ModelFacts
+from dysem_lab.models.facts import ModelFacts
 from dysem_lab.startup import import_nbformat
 
 import_nbformat()  # before plotly does, to save a figure

@@ -11,7 +11,7 @@ from dysem_lab.analyses.transfer import AVERAGE
 from dysem_lab.data.transfer_data import TransferData
 from dysem_lab.figures.saving import file_name, record
 from dysem_lab.figures.style import PALETTE, error_bar, layout
-from dysem_lab.models.store import ModelFacts
+from dysem_lab.models.facts import ModelFacts
 
 ACCURACY = "accuracy × 100"
 MAJORITY = "#333333"

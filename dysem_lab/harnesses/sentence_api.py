@@ -37,10 +37,11 @@ from dysem_lab.encoders.trained import PromptBERT, SentenceBERT, SimCSE
 from dysem_lab.errors import InputError, ModelError, choices
 from dysem_lab.inputs import checked, real_number, whole_number
 from dysem_lab.joint import all_pairs_cosine, cosine
+from dysem_lab.models.facts import ModelFacts
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.loading import load_model
 from dysem_lab.models.passes import MAX_TOKENS
-from dysem_lab.models.store import ModelFacts, VectorStore
+from dysem_lab.models.store import VectorStore
 from dysem_lab.translation.translate import Translator
 
 # What says that a dimension is in a text's set, and its negative that it is not. Its square is far

@@ -11,13 +11,14 @@ from tqdm.auto import tqdm
 
 from dysem_lab.errors import DataError
 from dysem_lab.inputs import at_least, checked
+from dysem_lab.models.facts import ModelFacts
 from dysem_lab.models.last_token import prefixes, record_edits
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.passes import MAX_TOKENS
 from dysem_lab.models.places import Blocks, Place, places
 from dysem_lab.models.record import Edit, record, row_shape
 from dysem_lab.models.steering import AuxiliaryVectors, Contrast, Intervention, contrast_facts
-from dysem_lab.models.store import ModelFacts, Space, VectorStore, prompt_key
+from dysem_lab.models.store import Space, VectorStore, prompt_key
 
 MIN_TEXTS_FOR_BAR = 50
 # What a pass that writes to the store reads besides what was asked for: small, and then there for

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from dysem_lab.errors import InputError
 from dysem_lab.inputs import whole_number
+from dysem_lab.models.facts import ModelFacts
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.places import COMPONENTS, Place, place
 from dysem_lab.models.record import Edit, Hook, activations, row_shape
 from dysem_lab.models.steering import Contrast, Intervention
-from dysem_lab.models.store import ModelFacts
 
 Tokens = str | int  # "last", "all", or the position of a token
 Source = Callable[[Sequence[str], Int[Tensor, "batch pos"]], Tensor]

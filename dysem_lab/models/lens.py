@@ -9,9 +9,9 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dysem_lab.display import card
+from dysem_lab.models.facts import ModelFacts
 from dysem_lab.models.identity import Identity
 from dysem_lab.models.storage import described
-from dysem_lab.models.store import ModelFacts
 
 IN_MEMORY = "in memory"
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import Cache, DynamicCache
 
 from dysem_lab.errors import ModelError
+from dysem_lab.models.facts import ModelFacts
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.passes import (
     MAX_TOKENS,
@@ -28,7 +29,6 @@ from dysem_lab.models.passes import (
     worth_sharing,
 )
 from dysem_lab.models.places import COMPONENTS, Place
-from dysem_lab.models.store import ModelFacts
 
 Hook = tuple[str, Callable[..., Tensor | None]]  # hook point, function(tensor, hook)
 

@@ -17,10 +17,10 @@ from torch import Tensor
 from dysem_lab.display import card
 from dysem_lab.errors import InputError, choices
 from dysem_lab.inputs import one_of, real_number, require_characters, whole_number
+from dysem_lab.models.facts import ModelFacts
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.places import Place
 from dysem_lab.models.record import Edit, Hook, record
-from dysem_lab.models.store import ModelFacts
 from dysem_lab.prompts import SLOT, Prompt, auxiliaries
 
 NORMS = ("scaling", "recovering", "scaled_recovering", "head_recovering", "self_scaling")

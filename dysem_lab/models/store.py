@@ -16,7 +16,7 @@ import json
 import math
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +31,7 @@ from dysem_lab import paths
 from dysem_lab.database import Database
 from dysem_lab.errors import DataError, InputError
 from dysem_lab.inputs import one_of, path_of
+from dysem_lab.models.facts import ModelFacts
 
 APPLICATION_ID = 0x64796C32  # "dyl2": a vector store of the second format
 PRECISIONS: dict[str, np.dtype] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
@@ -80,52 +81,6 @@ class Space(NamedTuple):
     dtype: str
     component: str
     layers: str
-
-
-@dataclass(frozen=True)
-class ModelFacts:
-    """What analyses and figures say of a model; kept in the store, so that they need not load it.
-
-    Attributes:
-        name: The name that it was loaded by.
-        source: Digest of where the weights came from.
-        fingerprint: Of weights and tokenizer.
-        dtype: In which it is computed.
-        device: Where it ran.
-        n_layers: Number of blocks, L.
-        d_model: Width of the residual stream, d.
-        weights: What is said of them, from `dysem_lab.models.storage.described`.
-    """
-
-    name: str
-    source: str
-    fingerprint: str
-    dtype: str
-    device: str
-    n_layers: int
-    d_model: int
-    weights: str
-
-    @property
-    def label(self) -> str:
-        """The name with what is said of the weights."""
-        return f"{self.name} ({self.weights})"
-
-    def edited(self, label: str, settings: Mapping[str, Any]) -> "ModelFacts":
-        """Return the facts of this model with a change of its forward pass.
-
-        Args:
-            label: What the change is called.
-            settings: What it consists of, as JSON values: they make the fingerprint.
-        """
-        text = json.dumps(settings, sort_keys=True).encode()
-        digest = hashlib.sha256(text).hexdigest()[:16]
-        return replace(
-            self,
-            name=f"{self.name} + {label}",
-            source=f"{self.source} + {digest}",
-            fingerprint=f"{self.fingerprint}+{digest}",
-        )
 
 
 class _Shelf(NamedTuple):
