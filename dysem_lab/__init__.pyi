@@ -2,7 +2,6 @@
 
 from .analyses.leaderboard import published_leaderboard as published_leaderboard
 from .analyses.leaderboard import score_systems as score_systems
-from .analyses.study import Study as Study
 from .analyses.transfer import compare_encoders as compare_encoders
 from .analyses.transfer import transfer_scores as transfer_scores
 from .consensus import consensus_set as consensus_set
@@ -37,7 +36,6 @@ from .explorers.layer_explorer import explore_data_layers as explore_data_layers
 from .explorers.layer_explorer import explore_layers as explore_layers
 from .explorers.pair_explorer import explore_pair as explore_pair
 from .explorers.search_explorer import explore_search as explore_search
-from .figures.saving import save_figure as save_figure
 from .harnesses.mteb_api import mteb_model as mteb_model
 from .harnesses.mteb_api import mteb_scores as mteb_scores
 from .harnesses.sentence_api import sentence_encoder as sentence_encoder
@@ -57,6 +55,8 @@ from .models.readout import next_token_probabilities as next_token_probabilities
 from .models.steering import Contrast as Contrast
 from .models.store import VectorStore as VectorStore
 from .prompts import wrap as wrap
+from .questions.saving import save_figure as save_figure
+from .questions.study import Study as Study
 from .translation.apertium import ApertiumTranslator as ApertiumTranslator
 from .translation.translate import ParallelTable as ParallelTable
 from .translation.translate import Seq2SeqTranslator as Seq2SeqTranslator

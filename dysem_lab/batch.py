@@ -28,12 +28,12 @@ import pandas as pd
 from filelock import FileLock
 
 from dysem_lab import paths
-from dysem_lab.analyses.study import Study
 from dysem_lab.errors import ModelError
-from dysem_lab.figures import saving
 from dysem_lab.figures.gallery import read_cells, write_gallery
 from dysem_lab.jobs import EXECUTED, Job, Need, needs, notebooks
 from dysem_lab.models.embedded import file_sha256
+from dysem_lab.questions import saving
+from dysem_lab.questions.study import Study
 from dysem_lab.startup import import_nbformat
 
 

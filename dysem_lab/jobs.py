@@ -19,15 +19,15 @@ from typing import Any
 import pandas as pd
 
 from dysem_lab import paths
-from dysem_lab.analyses.study import Study
 from dysem_lab.errors import InputError, choices
-from dysem_lab.figures import saving
 from dysem_lab.figures.gallery import read_cells
 from dysem_lab.inputs import path_of
 from dysem_lab.models.embedded import EMBEDDED, file_sha256
 from dysem_lab.models.loading import source_digest
 from dysem_lab.models.names import check_name
 from dysem_lab.models.store import Space
+from dysem_lab.questions import saving
+from dysem_lab.questions.study import Study
 
 EXECUTED = "executed"  # folder of executed notebooks, logs and stamps inside the output folder
 LISTS_OR_NONE = ("tasks", "transfer_tasks")  # parameters of notebooks

@@ -11,7 +11,6 @@ from scipy.stats import spearmanr
 
 from dysem_lab.analyses import dysem_analyses
 from dysem_lab.analyses.dysem_analyses import SYMBOLS, pair_cosine, random_sets
-from dysem_lab.analyses.study import Study
 from dysem_lab.data.sts import load_data
 from dysem_lab.encoders.dysem import VECTORS
 from dysem_lab.errors import InputError
@@ -21,6 +20,7 @@ from dysem_lab.models.capture import capture
 from dysem_lab.models.loading import load_model
 from dysem_lab.models.store import VectorStore
 from dysem_lab.prompts import SETTINGS, wrap
+from dysem_lab.questions.study import Study
 from tests.reference import dysem_pair
 
 pytestmark = pytest.mark.usefixtures("_one_thread")

@@ -17,13 +17,14 @@ import pytest
 
 from dysem_lab import batch, paths
 from dysem_lab.analyses.dysem_analyses import decomposition
-from dysem_lab.analyses.study import Study
 from dysem_lab.data.sts import load_data
 from dysem_lab.errors import DataError, DysemLabError, InputError
-from dysem_lab.figures import dysem_figures, saving, style
+from dysem_lab.figures import dysem_figures
 from dysem_lab.jobs import needs, plan
 from dysem_lab.models.loading import load_model
 from dysem_lab.models.store import VectorStore
+from dysem_lab.questions import saving, style
+from dysem_lab.questions.study import Study
 from tests.unwritable import read_only
 
 PARAMETERS = {"pairs": 24, "languages": ["en", "ja"]}

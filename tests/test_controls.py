@@ -14,8 +14,6 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
 from dysem_lab.analyses import choice, ladder, stability, translators
-from dysem_lab.analyses.grid import Cell
-from dysem_lab.analyses.study import Study
 from dysem_lab.data.sts import STSData, load_data
 from dysem_lab.errors import DataError, InputError
 from dysem_lab.evaluate import score
@@ -25,6 +23,8 @@ from dysem_lab.models.loading import source_digest
 from dysem_lab.models.passes import MAX_TOKENS
 from dysem_lab.models.store import Space, VectorStore, prompt_key
 from dysem_lab.prompts import wrap
+from dysem_lab.questions.grid import Cell
+from dysem_lab.questions.study import Study
 from tests.conftest import REPOSITORY
 
 MODEL = "planted/model"
@@ -851,7 +851,8 @@ def test_translators_figure_and_caption_name_every_source(translator_case):
 @pytest.mark.filterwarnings("ignore:no PNG was written")
 def test_notebook_runs_with_a_tiny_model(name, tiny_folder, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("dysem_lab.figures.saving.find_browser", lambda: None)  # PNG costs seconds
+    # PNG costs seconds
+    monkeypatch.setattr("dysem_lab.questions.saving.find_browser", lambda: None)
     notebook = nbformat.read(REPOSITORY / "notebooks" / f"{name}.ipynb", as_version=4)
     small = {
         "model": str(tiny_folder("Llama")),

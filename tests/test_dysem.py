@@ -11,7 +11,6 @@ from dysem_lab.analyses.dysem_analyses import (
     pair_similarity,
     random_vs_semantic,
 )
-from dysem_lab.analyses.study import Study
 from dysem_lab.data.sts import load_data
 from dysem_lab.encoders.dysem import DySem, language_vectors, n_dims, semantic_vectors
 from dysem_lab.errors import InputError, MissingTranslationError
@@ -19,6 +18,7 @@ from dysem_lab.evaluate import spearman
 from dysem_lab.models.capture import capture
 from dysem_lab.models.store import VectorStore
 from dysem_lab.prompts import wrap
+from dysem_lab.questions.study import Study
 from dysem_lab.translation.translate import ParallelTable
 
 

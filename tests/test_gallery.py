@@ -17,11 +17,11 @@ from markdown_it import MarkdownIt
 
 from dysem_lab.data.sts import load_data
 from dysem_lab.errors import DataError, InputError
-from dysem_lab.figures import saving
 from dysem_lab.figures.gallery import ELSEWHERE, measured_on, plain, sections, write_gallery
-from dysem_lab.figures.style import layout
 from dysem_lab.jobs import notebooks
 from dysem_lab.models.embedded import EMBEDDED
+from dysem_lab.questions import saving
+from dysem_lab.questions.style import layout
 
 WEIGHTS = "bfloat16 weights, computed in float32"
 

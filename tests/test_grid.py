@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from dysem_lab.analyses.grid import PAIRS_PER_CHUNK, Cell, check_ms, sweep
 from dysem_lab.encoders.dysem import VECTORS, semantic_vectors
 from dysem_lab.errors import InputError
 from dysem_lab.joint import joint_set, pairwise_similarity
+from dysem_lab.questions.grid import PAIRS_PER_CHUNK, Cell, check_ms, sweep
 from tests.reference import dysem_pair
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
@@ -250,7 +250,7 @@ from dysem_lab.models.passes import MAX_TOKENS
 from dysem_lab.prompts import wrap
 from dysem_lab.models.facts import ModelFacts
 from dysem_lab.models.store import Space, VectorStore, prompt_key
-from dysem_lab.analyses.study import Study
+from dysem_lab.questions.study import Study
 import torch
 
 folder, N, D, codes = sys.argv[1], 1379, 640, list(LANGUAGES)

@@ -22,7 +22,6 @@ from transformer_lens.conversion_utils.conversion_steps.base_tensor_conversion i
 )
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from dysem_lab.analyses.study import Study
 from dysem_lab.encoders.contrastive import ContrastivePrompting
 from dysem_lab.encoders.echo import Echo
 from dysem_lab.encoders.prepending import TokenPrepending
@@ -33,6 +32,7 @@ from dysem_lab.models.lens import boot
 from dysem_lab.models.loading import load_model, source_digest
 from dysem_lab.models.store import VectorStore
 from dysem_lab.prompts import wrap
+from dysem_lab.questions.study import Study
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
 
@@ -220,7 +220,9 @@ def test_a_store_is_read_without_loading_only_while_the_files_are_the_same(
     first.capture(progress=False)
     before = first.vectors("demo", "mean")
     with monkeypatch.context() as patch:
-        patch.setattr("dysem_lab.analyses.study.load_model", lambda *_, **__: pytest.fail("loaded"))
+        patch.setattr(
+            "dysem_lab.questions.study.load_model", lambda *_, **__: pytest.fail("loaded")
+        )
         assert torch.equal(study().vectors("demo", "mean"), before)
     edited(path / "config.json", lambda config: config.update(rms_norm_eps=0.5))
     again = study()

@@ -9,7 +9,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dysem_lab.analyses.cost import counted
 from dysem_lab.analyses.dysem_analyses import layer_scores, pair_cosine
-from dysem_lab.analyses.study import Study
 from dysem_lab.data.sts import load_data
 from dysem_lab.errors import InputError, MissingTranslationError
 from dysem_lab.explorers import layer_explorer
@@ -29,6 +28,7 @@ from dysem_lab.models.capture import capture
 from dysem_lab.models.loading import load_model
 from dysem_lab.models.store import VectorStore
 from dysem_lab.prompts import templates, wrap
+from dysem_lab.questions.study import Study
 from dysem_lab.translation.translate import ParallelTable
 from tests.reference import dysem_pair, read
 from tests.test_attention_explorer import passes

@@ -772,7 +772,7 @@ def test_evaluate_takes_a_random_sample(own_cache, tiny_folder, tiny_lens):
 
 
 def test_the_notebook_runs_on_a_small_model(own_cache, tiny_folder, tmp_path, monkeypatch):
-    from dysem_lab.figures import saving
+    from dysem_lab.questions import saving
 
     monkeypatch.setattr(saving, "find_browser", lambda: None)  # a PNG is made in test_batch
     notebook = nbformat.read(REPOSITORY / "notebooks" / "10_main_results.ipynb", as_version=4)

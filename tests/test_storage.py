@@ -11,15 +11,15 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import dysem_lab as dl
-from dysem_lab.analyses.study import Study
-from dysem_lab.figures.saving import provenance
-from dysem_lab.figures.style import facts
 from dysem_lab.models import embedded as conversion
 from dysem_lab.models.embedded import EMBEDDED
 from dysem_lab.models.lens import boot
 from dysem_lab.models.loading import load_model, stored_as
 from dysem_lab.models.storage import described, gguf_storage, safetensors_storage
 from dysem_lab.models.store import VectorStore
+from dysem_lab.questions.saving import provenance
+from dysem_lab.questions.study import Study
+from dysem_lab.questions.style import facts
 from tests.conftest import REPOSITORY
 
 FOUR_BIT = "4-bit weights, dequantised, computed in float32"

@@ -14,16 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dysem_lab import paths
-from dysem_lab.analyses import dysem_analyses, study
-from dysem_lab.analyses.grid import Cell, sweep
-from dysem_lab.analyses.study import Study
+from dysem_lab.analyses import dysem_analyses
 from dysem_lab.data.languages import LANGUAGES
 from dysem_lab.data.sts import STSData, available_languages, load_data
 from dysem_lab.encoders.dysem import VECTORS, DySem
 from dysem_lab.errors import DataError, InputError, ModelError
 from dysem_lab.evaluate import spearman
-from dysem_lab.figures import saving
-from dysem_lab.figures.style import facts
 from dysem_lab.models import passes as forward_passes
 from dysem_lab.models import record
 from dysem_lab.models.capture import capture
@@ -31,6 +27,10 @@ from dysem_lab.models.loading import load_model
 from dysem_lab.models.steering import Contrast
 from dysem_lab.models.store import ENTRY_BYTES, VectorStore
 from dysem_lab.prompts import SETTINGS, wrap
+from dysem_lab.questions import saving, study
+from dysem_lab.questions.grid import Cell, sweep
+from dysem_lab.questions.study import Study
+from dysem_lab.questions.style import facts
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
 

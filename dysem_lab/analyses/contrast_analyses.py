@@ -11,12 +11,12 @@ from torch import Tensor
 
 from dysem_lab.analyses.dysem_analyses import pair_cosine, pair_similarity
 from dysem_lab.analyses.published import AVERAGE
-from dysem_lab.analyses.study import Study
 from dysem_lab.encoders.dysem import semantic_vectors
 from dysem_lab.encoders.settings import VECTORS
 from dysem_lab.errors import InputError
 from dysem_lab.evaluate import average_difference, average_score, paired_difference, score
 from dysem_lab.models.steering import Contrast
+from dysem_lab.questions.study import Study
 
 PLAIN = "plain"
 # The fields of a contrast that a table names, with their values for the plain prompt.

@@ -11,7 +11,6 @@ import pandas as pd
 import torch
 
 from dysem_lab.analyses.contrast_analyses import Method
-from dysem_lab.analyses.study import Study
 from dysem_lab.encoders.base import PromptEncoder
 from dysem_lab.encoders.contrastive import ContrastivePrompting
 from dysem_lab.errors import InputError
@@ -20,6 +19,7 @@ from dysem_lab.models.passes import MAX_TOKENS, tokenize
 from dysem_lab.models.record import counted
 from dysem_lab.models.steering import auxiliary_prompts
 from dysem_lab.prompts import parts_of, wrap
+from dysem_lab.questions.study import Study
 
 Name = TypeVar("Name")
 

@@ -12,8 +12,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dysem_lab.analyses.grid import PAIRS_PER_CHUNK, check_ms, sweep
-from dysem_lab.analyses.study import Study
 from dysem_lab.consensus import consensus_set
 from dysem_lab.encoders.dysem import SemanticVectors, n_dims, semantic_vectors
 from dysem_lab.encoders.settings import VECTORS
@@ -22,6 +20,8 @@ from dysem_lab.evaluate import paired_difference, score
 from dysem_lab.inputs import names_of
 from dysem_lab.joint import cosine, joint_cosine, joint_set, pairwise_similarity
 from dysem_lab.prompts import TEMPLATE_NAMES
+from dysem_lab.questions.grid import PAIRS_PER_CHUNK, check_ms, sweep
+from dysem_lab.questions.study import Study
 
 SYMBOLS = {
     "attn": "A^L",

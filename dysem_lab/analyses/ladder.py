@@ -9,11 +9,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from dysem_lab.analyses.dysem_analyses import random_sets
-from dysem_lab.analyses.study import Study
 from dysem_lab.consensus import consensus_set, resolve_k, top_k
 from dysem_lab.errors import InputError
 from dysem_lab.evaluate import mean_difference, score
 from dysem_lab.joint import joint_cosine, joint_set
+from dysem_lab.questions.study import Study
 
 STEPS = ("source, all d", "mean, all d", "positive mean", "consensus", "top k")
 CONTROLS = ("random, per pair", "random, shared", "bottom k", "intersection")

@@ -15,8 +15,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dysem_lab import paths
-from dysem_lab.analyses.grid import sweep
-from dysem_lab.analyses.study import Study
 from dysem_lab.consensus import resolve_k
 from dysem_lab.data.sts import TASKS, STSData
 from dysem_lab.encoders.settings import VECTORS
@@ -25,6 +23,8 @@ from dysem_lab.evaluate import Scores, average_score, score
 from dysem_lab.inputs import names_of
 from dysem_lab.joint import joint_cosine
 from dysem_lab.models.loading import presets
+from dysem_lab.questions.grid import sweep
+from dysem_lab.questions.study import Study
 
 AVERAGE = "Avg."
 # Pairs of each task as MTEB has them, which DySem's own runs use.

@@ -11,11 +11,11 @@ from scipy.special import gammaln
 from torch import Tensor
 
 from dysem_lab.analyses.dysem_analyses import random_sets
-from dysem_lab.analyses.study import Study
 from dysem_lab.consensus import consensus_set
 from dysem_lab.errors import InputError
 from dysem_lab.evaluate import LEVEL, N_RESAMPLES
 from dysem_lab.inputs import names_of
+from dysem_lab.questions.study import Study
 
 PARAPHRASE = 4.5  # gold ratings from here on count as the same meaning
 VALUES_PER_CHUNK = 2_000_000  # of the chance level; bounds the memory to about 100 MB

@@ -154,9 +154,9 @@ def doctor(
 
     from dysem_lab import __version__
     from dysem_lab.digests import verify_digests
-    from dysem_lab.figures.saving import NO_BROWSER, find_browser, library_versions
     from dysem_lab.models.embedded import EMBEDDED, installed_files, verify_models
     from dysem_lab.models.loading import resolve_device
+    from dysem_lab.questions.saving import NO_BROWSER, find_browser, library_versions
     from dysem_lab.translation.apertium import seen_directions
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None

@@ -48,8 +48,8 @@ def figures(
 ) -> None:
     """Run the figure notebooks and write PNG, HTML, CSV and JSON; skip what is up to date."""
     from dysem_lab import batch
-    from dysem_lab.figures.saving import NO_BROWSER, find_browser
     from dysem_lab.jobs import plan
+    from dysem_lab.questions.saving import NO_BROWSER, find_browser
 
     parameters = dict(map(_assignment, parameter or []))
     for name, value in (("pairs", pairs), ("sample", sample)):

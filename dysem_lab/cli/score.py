@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from dysem_lab.analyses.published import DySemRow
-    from dysem_lab.analyses.study import Study
+    from dysem_lab.questions.study import Study
 
 
 def evaluate(
@@ -146,8 +146,8 @@ def evaluate(
             template_parts(template, setting, code)
 
     from dysem_lab.analyses.published import N_PAIRS, paper_settings, preset_of
-    from dysem_lab.analyses.study import Study
     from dysem_lab.models.loading import DEFAULT_MODEL
+    from dysem_lab.questions.study import Study
 
     task = [*named, *(N_PAIRS if tasks == "all" else ())] or None
     name = model or preset or DEFAULT_MODEL
@@ -210,10 +210,10 @@ def _leaderboard(
         wide,
     )
     from dysem_lab.analyses.leaderboard import published_leaderboard as papers
-    from dysem_lab.analyses.study import Study
     from dysem_lab.data.sts import available_languages
     from dysem_lab.encoders.systems import chosen_names, named_systems, needs_lens
     from dysem_lab.evaluate import AGGREGATIONS
+    from dysem_lab.questions.study import Study
 
     names, languages, translator, k, aggregation = settings
     if output:
@@ -267,7 +267,7 @@ def _evaluate(
 ) -> None:
     """Print the decomposition of a study."""
     from dysem_lab.analyses.dysem_analyses import decomposition
-    from dysem_lab.figures.style import facts
+    from dysem_lab.questions.style import facts
 
     study.capture(progress=not as_json)
     table = decomposition(study, languages, k=k, seed=seed)
@@ -305,7 +305,7 @@ def _compare(
     """Print the main results of a study beside the published ones."""
     from dysem_lab.analyses.dysem_analyses import single_languages
     from dysem_lab.analyses.published import check_preset, comparison, main_results, remarks
-    from dysem_lab.figures.style import facts
+    from dysem_lab.questions.style import facts
 
     if preset:
         check_preset(study, preset)

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from dysem_lab.errors import InputError, ModelError
 from dysem_lab.explorers.panel import Panel, Progress, State, View, menu, slider, text_box
-from dysem_lab.figures.style import PALETTE, layout, with_gaps
 from dysem_lab.inputs import checked, whole_number
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.passes import MAX_TOKENS, tokenize
 from dysem_lab.models.readout import label, token_texts
 from dysem_lab.models.record import activations
 from dysem_lab.prompts import TEMPLATE_NAMES, TEMPLATES, wrap
+from dysem_lab.questions.style import PALETTE, layout, with_gaps
 
 KEPT = 2**24  # values of a pattern that an explorer keeps of all blocks at once: 64 MB
 SCALE = [[0, "#F1F3F7"], [1, PALETTE[1]]]

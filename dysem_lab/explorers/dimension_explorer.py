@@ -17,19 +17,19 @@ from plotly.subplots import make_subplots
 from torch import Tensor
 
 from dysem_lab.analyses.dysem_analyses import SYMBOLS
-from dysem_lab.analyses.grid import check_ms
-from dysem_lab.analyses.study import Study
 from dysem_lab.consensus import consensus_set, resolve_k
 from dysem_lab.data.languages import language as language_named
 from dysem_lab.encoders.dysem import DySem, language_vectors
 from dysem_lab.errors import InputError, MissingTranslationError, choices
 from dysem_lab.explorers.panel import Panel, Progress, State, View, menu, silent, slider
-from dysem_lab.figures.style import PALETTE, layout, superscript
 from dysem_lab.inputs import by_language, checked, whole_number
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.places import places
 from dysem_lab.models.readout import DEMOTED, PROMOTED, READ, dimension_index, dimension_lens, label
 from dysem_lab.prompts import SETTINGS, TEMPLATES
+from dysem_lab.questions.grid import check_ms
+from dysem_lab.questions.study import Study
+from dysem_lab.questions.style import PALETTE, layout, superscript
 
 LOGIT_LENS = {
     "stream": "what one more RMS of the stream in dimension j adds to a token's logit, compared "

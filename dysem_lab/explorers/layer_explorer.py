@@ -14,15 +14,12 @@ from plotly.subplots import make_subplots
 from torch import Tensor
 
 from dysem_lab.analyses.dysem_analyses import layer_scores, pair_cosine
-from dysem_lab.analyses.grid import PAIRS_PER_CHUNK, check_ms, sweep
 from dysem_lab.analyses.published import paper_task, preset_of, published
-from dysem_lab.analyses.study import Study
 from dysem_lab.consensus import resolve_k
 from dysem_lab.encoders.settings import VECTORS
 from dysem_lab.errors import InputError, MissingTranslationError, choices
 from dysem_lab.evaluate import score
 from dysem_lab.explorers.panel import Panel, Progress, State, View, menu, slider, text_box
-from dysem_lab.figures.style import PALETTE, SCORE, band, facts, layout
 from dysem_lab.inputs import by_language, checked, names_of
 from dysem_lab.models.capture import capture
 from dysem_lab.models.facts import ModelFacts
@@ -30,6 +27,9 @@ from dysem_lab.models.lens import LensModel
 from dysem_lab.models.places import places
 from dysem_lab.models.store import VectorStore
 from dysem_lab.prompts import SETTINGS, TEMPLATES, wrap
+from dysem_lab.questions.grid import PAIRS_PER_CHUNK, check_ms, sweep
+from dysem_lab.questions.study import Study
+from dysem_lab.questions.style import PALETTE, SCORE, band, facts, layout
 from dysem_lab.translation.translate import Translator
 
 COMPONENTS = ("attn", "ffn", "resid")
@@ -202,7 +202,7 @@ def _at_layers(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return similarities, sizes of the joint sets and plain cosines of n pairs, ``[n, L]`` each.
 
-    To `dysem_lab.analyses.grid.sweep` the layers of a pair are pairs of their own.
+    To `dysem_lab.questions.grid.sweep` the layers of a pair are pairs of their own.
     """
     n_layers, m = x.shape[2], x.shape[1]
     flat, flat_source = x.transpose(1, 2).flatten(0, 1), source.flatten(0, 1)

@@ -20,13 +20,13 @@ from dysem_lab.encoders.dysem import DySem, SemanticVectors, semantic_vectors
 from dysem_lab.encoders.settings import VECTORS
 from dysem_lab.errors import InputError, MissingTranslationError
 from dysem_lab.explorers.panel import Panel, Progress, State, View, menu, silent, slider, text_box
-from dysem_lab.figures.style import PALETTE, layout
 from dysem_lab.inputs import by_language, checked, has_words, names_of
 from dysem_lab.joint import joint_set, unit_peak
 from dysem_lab.models.capture import CUMULATIVE, capture, unique_prompts
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.places import VECTOR_COMPONENTS
 from dysem_lab.prompts import SETTINGS, TEMPLATE_NAMES, TEMPLATES, wrap
+from dysem_lab.questions.style import PALETTE, layout
 from dysem_lab.translation.translate import Translator
 
 CHUNK = 16  # prompts between two reports of progress

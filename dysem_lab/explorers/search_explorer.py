@@ -21,10 +21,10 @@ from dysem_lab.explorers.pair_explorer import (
     parse_renderings,
 )
 from dysem_lab.explorers.panel import Panel, Progress, State, View, silent, slider, text_box
-from dysem_lab.figures.style import PALETTE, layout, with_gaps
 from dysem_lab.inputs import at_least, checked, has_words
 from dysem_lab.joint import all_pairs_similarity, joint_set
 from dysem_lab.models.store import VectorStore
+from dysem_lab.questions.style import PALETTE, layout, with_gaps
 
 CHUNK = 32  # texts between two reports of progress
 N_LETTERS = 44  # of a sentence in a figure; the table beside it has it whole

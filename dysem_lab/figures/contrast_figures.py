@@ -9,8 +9,8 @@ from dysem_lab.analyses.contrast_analyses import PLAIN
 from dysem_lab.analyses.dysem_analyses import SYMBOLS
 from dysem_lab.analyses.published import AVERAGE
 from dysem_lab.errors import InputError
-from dysem_lab.figures.style import PALETTE, SCORE, band, bars, error_bar, layout, superscript
 from dysem_lab.prompts import TEMPLATE_NAMES
+from dysem_lab.questions.style import PALETTE, SCORE, band, bars, error_bar, layout, superscript
 
 METHOD_COLOURS = {
     PLAIN: "#999999",
@@ -30,7 +30,7 @@ def main_figure(table: pd.DataFrame, measured_on: str) -> go.Figure:
 
     Args:
         table: From `dysem_lab.analyses.contrast_analyses.contrast_scores`.
-        measured_on: From `dysem_lab.figures.style.facts`.
+        measured_on: From `dysem_lab.questions.style.facts`.
     """
     rows = table.assign(row=_row_labels(table))
     order = list(dict.fromkeys(rows["row"]))
@@ -116,7 +116,7 @@ def layer_alpha_figure(table: pd.DataFrame, measured_on: str) -> go.Figure:
     Args:
         table: From `dysem_lab.analyses.contrast_analyses.contrast_scores`, of one task and output
             layer.
-        measured_on: From `dysem_lab.figures.style.facts`.
+        measured_on: From `dysem_lab.questions.style.facts`.
     """
     _one(table, "task", "output_layer")
     templates = list(dict.fromkeys(table["template"]))
@@ -191,7 +191,7 @@ def output_layer_figure(table: pd.DataFrame, measured_on: str) -> go.Figure:
     Args:
         table: From `dysem_lab.analyses.contrast_analyses.contrast_scores` of one task, output
             layers as numbers.
-        measured_on: From `dysem_lab.figures.style.facts`.
+        measured_on: From `dysem_lab.questions.style.facts`.
     """
     _one(table, "task")
     templates = list(dict.fromkeys(table["template"]))
@@ -268,7 +268,7 @@ def gains_figure(table: pd.DataFrame, by: str, title: str, measured_on: str) -> 
             layer.
         by: Column that tells the variants apart: "auxiliary" or "position".
         title: Of the figure.
-        measured_on: From `dysem_lab.figures.style.facts`.
+        measured_on: From `dysem_lab.questions.style.facts`.
     """
     _one(table, "task", "output_layer")
     templates = list(dict.fromkeys(table["template"]))
@@ -337,7 +337,7 @@ def combined_figure(table: pd.DataFrame, measured_on: str) -> go.Figure:
 
     Args:
         table: From `dysem_lab.analyses.contrast_analyses.combined_scores`.
-        measured_on: From `dysem_lab.figures.style.facts`.
+        measured_on: From `dysem_lab.questions.style.facts`.
     """
     alphas = ["" if np.isnan(alpha) else f" α={alpha:g}" for alpha in table["alpha"]]
     shown = table.assign(method=table["method"] + alphas, component=table["component"].map(_symbol))

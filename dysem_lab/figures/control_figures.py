@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from dysem_lab.analyses.stability import PARAPHRASE
-from dysem_lab.figures.style import PALETTE, SCORE, error_bar, layout
+from dysem_lab.questions.style import PALETTE, SCORE, error_bar, layout
 
 VECTOR_COLOURS = {"mean": "#D55E00", "source": "#0072B2"}
 CHOICE_COLOURS = {"test": "#D55E00", "dev": "#0072B2"}
@@ -38,7 +38,7 @@ def ladder_figure(table: pd.DataFrame, measured_on: str) -> go.Figure:
 
     Args:
         table: From `dysem_lab.analyses.ladder.ladder`.
-        measured_on: From `dysem_lab.figures.style.facts`.
+        measured_on: From `dysem_lab.questions.style.facts`.
     """
     figure = make_subplots(
         rows=1,
@@ -210,7 +210,7 @@ def honest_choice_figure(table: pd.DataFrame, measured_on: str) -> go.Figure:
 
     Args:
         table: From `dysem_lab.analyses.choice.honest_choice`.
-        measured_on: From `dysem_lab.figures.style.facts`.
+        measured_on: From `dysem_lab.questions.style.facts`.
     """
     panels = list(table.groupby(["setting", "vector"], sort=False))
     titles = [f"{setting}, {vector}: {_verdict(part)}" for (setting, vector), part in panels]
@@ -312,7 +312,7 @@ def stability_figure(table: pd.DataFrame, measured_on: str) -> go.Figure:
 
     Args:
         table: From `dysem_lab.analyses.stability.stability`.
-        measured_on: From `dysem_lab.figures.style.facts`.
+        measured_on: From `dysem_lab.questions.style.facts`.
     """
     kinds = [kind for kind in table["varied"].unique() if kind != "gold"]
     figure = make_subplots(
@@ -452,7 +452,7 @@ def frequency_figure(table: pd.DataFrame, measured_on: str) -> go.Figure:
 
     Args:
         table: From `dysem_lab.analyses.stability.selection_frequency`.
-        measured_on: From `dysem_lab.figures.style.facts`.
+        measured_on: From `dysem_lab.questions.style.facts`.
     """
     figure = go.Figure()
     for column, name, colour in (
@@ -507,7 +507,7 @@ def translators_figure(table: pd.DataFrame, measured_on: str) -> go.Figure:
 
     Args:
         table: From `dysem_lab.analyses.translators.translators`.
-        measured_on: From `dysem_lab.figures.style.facts`.
+        measured_on: From `dysem_lab.questions.style.facts`.
     """
     sources = table["source"].unique().tolist()
     methods = table["method"].unique().tolist()

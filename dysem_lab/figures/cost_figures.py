@@ -6,8 +6,8 @@ from plotly.subplots import make_subplots
 
 from dysem_lab.analyses.contrast_analyses import PLAIN
 from dysem_lab.figures.contrast_figures import METHOD_COLOURS
-from dysem_lab.figures.style import OTHER_COLOUR, error_bar, layout
 from dysem_lab.prompts import TEMPLATE_NAMES
+from dysem_lab.questions.style import OTHER_COLOUR, error_bar, layout
 
 BASE, TIME = "PromptEOL", "time, measured: median and range of rounds"
 MEASURED, TOKENS, BLOCKS, PAPER = "#009E73", "#0072B2", "#333333", "#CC79A7"
@@ -19,7 +19,7 @@ def cost_figure(table: pd.DataFrame, published: pd.DataFrame, measured_on: str) 
     Args:
         table: From `dysem_lab.analyses.cost.costs`, of one output layer and one contrast.
         published: From `dysem_lab.analyses.published.published_cp`, Table 3.
-        measured_on: From `dysem_lab.figures.style.facts`.
+        measured_on: From `dysem_lab.questions.style.facts`.
     """
     names, paper = _names(table), _published_ratios(published)
     rows = table.assign(name=names, place=range(len(table)), paper_ratio=names.map(paper))

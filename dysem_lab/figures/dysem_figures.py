@@ -8,7 +8,8 @@ import plotly.graph_objects as go
 
 from dysem_lab.analyses.dysem_analyses import SYMBOLS
 from dysem_lab.errors import InputError
-from dysem_lab.figures.style import (
+from dysem_lab.prompts import TEMPLATE_NAMES
+from dysem_lab.questions.style import (
     COLOURS,
     OTHER_COLOUR,
     PALETTE,
@@ -20,7 +21,6 @@ from dysem_lab.figures.style import (
     layout,
     superscript,
 )
-from dysem_lab.prompts import TEMPLATE_NAMES
 
 BASELINES = ("#999999", OTHER_COLOUR)  # what is plotted beside a method
 

@@ -10,9 +10,9 @@ from urllib.parse import quote
 
 from dysem_lab.data.sts import DEMO_SCORES
 from dysem_lab.display import say
-from dysem_lab.figures.saving import atomic_write, slug
 from dysem_lab.models.embedded import stored_as_of
 from dysem_lab.models.storage import described
+from dysem_lab.questions.saving import atomic_write, slug
 from dysem_lab.startup import import_nbformat
 
 PAGE = "README.md"

@@ -7,7 +7,7 @@ from plotly.subplots import make_subplots
 
 from dysem_lab.analyses.leaderboard import LEARNED
 from dysem_lab.analyses.published import AVERAGE
-from dysem_lab.figures.style import PALETTE, SCORE, error_bar, layout
+from dysem_lab.questions.style import PALETTE, SCORE, error_bar, layout
 
 # Systems that begin with a name have its colour.
 FAMILIES = {
@@ -64,7 +64,7 @@ def leaderboard_figure(table: pd.DataFrame, measured_on: str) -> go.Figure:
 
     Args:
         table: From `dysem_lab.score_systems`.
-        measured_on: From `dysem_lab.figures.style.facts`.
+        measured_on: From `dysem_lab.questions.style.facts`.
     """
     rows = _overall(table)
     rows["efficient"] = frontier(rows[rows["kind"] != LEARNED]).reindex(

@@ -16,8 +16,8 @@ from dysem_lab.analyses.published import (
     published,
     remarks,
 )
-from dysem_lab.figures.style import SCORE, layout
 from dysem_lab.prompts import TEMPLATE_NAMES
+from dysem_lab.questions.style import SCORE, layout
 
 WIDTH, COLUMN, CHARACTER = 960, 110, 6.9  # in px: the table, a column at most, a letter
 TITLE, HEADER, ROW, TALL_ROW, NOTE = 38, 30, 24, 42, 19  # heights in px
@@ -154,7 +154,7 @@ def main_results_figure(table: pd.DataFrame, measured_on: str) -> go.Figure:
 
     Args:
         table: From `dysem_lab.analyses.published.main_results`.
-        measured_on: From `dysem_lab.figures.style.facts`.
+        measured_on: From `dysem_lab.questions.style.facts`.
 
     Source: DySem Tables 1 and 2.
     """

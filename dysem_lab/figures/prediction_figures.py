@@ -9,8 +9,8 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from dysem_lab.figures.contrast_figures import METHOD_COLOURS
-from dysem_lab.figures.style import PALETTE, layout
 from dysem_lab.models.readout import visible
+from dysem_lab.questions.style import PALETTE, layout
 
 FUNCTION_WORD, OTHER_TOKEN = "#D55E00", "#0072B2"
 CHANGE = [[0, "#F1F3F7"], [0.5, "#F0A35E"], [1, "#A63C00"]]
@@ -24,7 +24,7 @@ def predictions_figure(table: pd.DataFrame, measured_on: str) -> go.Figure:
 
     Args:
         table: From `dysem_lab.analyses.predictions.predictions`.
-        measured_on: From `dysem_lab.figures.style.facts`.
+        measured_on: From `dysem_lab.questions.style.facts`.
     """
     variants = table["variant"].unique().tolist()
     sentences = list(table.groupby("prompt", sort=False))
@@ -155,7 +155,7 @@ def stream_figure(table: pd.DataFrame, measured_on: str) -> go.Figure:
     Args:
         table: From `dysem_lab.analyses.predictions.stream_change`, with the name of the contrast in
             a column ``variant``; the first variant is the heat map's.
-        measured_on: From `dysem_lab.figures.style.facts`.
+        measured_on: From `dysem_lab.questions.style.facts`.
     """
     variants = table["variant"].unique().tolist()
     first = table[table["variant"] == variants[0]]

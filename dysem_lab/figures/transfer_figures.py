@@ -9,9 +9,9 @@ from plotly.subplots import make_subplots
 
 from dysem_lab.analyses.transfer import AVERAGE
 from dysem_lab.data.transfer_data import TransferData
-from dysem_lab.figures.saving import file_name, record
-from dysem_lab.figures.style import PALETTE, error_bar, layout
 from dysem_lab.models.facts import ModelFacts
+from dysem_lab.questions.saving import file_name, record
+from dysem_lab.questions.style import PALETTE, error_bar, layout
 
 ACCURACY = "accuracy × 100"
 MAJORITY = "#333333"

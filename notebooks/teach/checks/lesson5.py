@@ -13,8 +13,8 @@ from checks.frame import Lesson, require, require_close, require_number, require
 from checks.tools import every_block, tokens_of
 from dysem_lab import ContrastivePrompting, LensModel, capture, wrap
 from dysem_lab.errors import InputError
-from dysem_lab.figures.style import layout
 from dysem_lab.models.record import Hook
+from dysem_lab.questions.style import layout
 
 LESSON = Lesson(5, "Contrastive prompting and activation patching")
 check, hint, progress = LESSON.check, LESSON.hint, LESSON.progress

@@ -14,9 +14,9 @@ from checks.frame import Lesson, require, require_close, require_number, require
 from checks.lesson5 import HookFunction, forward, head_outputs
 from checks.tools import record
 from dysem_lab import LensModel, spearman
-from dysem_lab.figures.style import PALETTE, layout
 from dysem_lab.models.passes import MAX_TOKENS, tokenize
 from dysem_lab.models.record import Hook
+from dysem_lab.questions.style import PALETTE, layout
 
 LESSON = Lesson(6, "Logit lens and causal tests")
 check, hint, progress = LESSON.check, LESSON.hint, LESSON.progress

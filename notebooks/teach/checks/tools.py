@@ -8,9 +8,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dysem_lab import LensModel
-from dysem_lab.figures.style import PALETTE, layout
 from dysem_lab.models.passes import MAX_TOKENS, tokenize
 from dysem_lab.models.record import Hook, activations
+from dysem_lab.questions.style import PALETTE, layout
 
 
 def record(

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 from plotly.subplots import make_subplots
 
-from dysem_lab.analyses.study import Study
+from dysem_lab.questions.study import Study
 from dysem_lab.startup import import_nbformat
 
 import_nbformat()  # before plotly does, to show a figure

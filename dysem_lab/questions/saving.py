@@ -24,9 +24,9 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from dysem_lab import paths
-from dysem_lab.analyses.study import Study
 from dysem_lab.errors import DataError, InputError
 from dysem_lab.models.facts import ModelFacts
+from dysem_lab.questions.study import Study
 from dysem_lab.startup import import_nbformat
 
 import_nbformat()  # before plotly does, to save a figure
