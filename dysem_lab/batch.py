@@ -30,14 +30,14 @@ from filelock import FileLock
 from dysem_lab import paths
 from dysem_lab.errors import ModelError
 from dysem_lab.figures.gallery import read_cells, write_gallery
-from dysem_lab.jobs import EXECUTED, Job, Need, needs, notebooks
+from dysem_lab.jobs import EXECUTED, Job, JobNeed, needs, notebooks
 from dysem_lab.models.embedded import file_sha256
 from dysem_lab.questions import saving
-from dysem_lab.questions.study import Study
+from dysem_lab.questions.study import Need
 from dysem_lab.startup import import_nbformat
 
 
-def capture(needed: Sequence[Need], progress: Callable[[int], None]) -> None:
+def capture(needed: Sequence[JobNeed], progress: Callable[[int], None]) -> None:
     """Capture what the jobs need into the store, holding one model at a time.
 
     A model that cannot be loaded is left to its notebooks, which report it.
@@ -46,16 +46,16 @@ def capture(needed: Sequence[Need], progress: Callable[[int], None]) -> None:
         needed: From `dysem_lab.jobs.needs`.
         progress: Called after each batch with the number of texts that it held.
     """
-    models: dict[tuple[str, str], list[tuple[Study, pd.DataFrame]]] = {}
-    for study, plan in (pair for need in needed for pair in need.plans):
-        models.setdefault((study.name, study.dtype), []).append((study, plan))
+    models: dict[tuple[str, str], list[tuple[Need, pd.DataFrame]]] = {}
+    for need, plan in (pair for of_job in needed for pair in of_job.plans):
+        models.setdefault((need.study.name, need.study.dtype), []).append((need, plan))
     for plans in models.values():
         with contextlib.suppress(ModelError):
-            for study, plan in plans:
-                for n_texts in study.fill(plan):
+            for need, plan in plans:
+                for n_texts in need.fill(plan):
                     progress(n_texts)
-        for study, _ in plans:
-            study.release()
+        for need, _ in plans:
+            need.study.release()
 
 
 def run_batch(

@@ -27,7 +27,7 @@ from dysem_lab.models.loading import source_digest
 from dysem_lab.models.names import check_name
 from dysem_lab.models.store import Space
 from dysem_lab.questions import saving
-from dysem_lab.questions.study import Study
+from dysem_lab.questions.study import Need, Planned, planning
 
 EXECUTED = "executed"  # folder of executed notebooks, logs and stamps inside the output folder
 LISTS_OR_NONE = ("tasks", "transfer_tasks")  # parameters of notebooks
@@ -99,23 +99,27 @@ class Job:
 
     @cached_property
     def _made(self) -> dict[str, Any]:
-        """What the notebook's cell with the tag "study" makes of its parameters.
+        """What the notebook's cells make of its parameters, and what its questions ask.
 
-        It is run here on its own. Parameters that it refuses leave only the ``error``: the notebook
-        will fail on them as well.
+        The cells with the tags "study" and "question" are run here on their own; a question ends
+        once it has said what it needs. Parameters that they refuse leave only the ``error``: the
+        notebook will fail on them as well.
         """
         namespace: dict[str, Any] = dict(self.parameters)
         try:
-            with contextlib.redirect_stdout(io.StringIO()):
+            with contextlib.redirect_stdout(io.StringIO()), planning() as asked:
                 for source in self._cells("study"):
                     exec(compile(source, str(self.notebook), "exec"), namespace)
+                for source in self._cells("question"):
+                    with contextlib.suppress(Planned):
+                        exec(compile(source, str(self.notebook), "exec"), namespace)
             found = namespace.get("studies", namespace.get("study", []))
             namespace["studies"] = found if isinstance(found, list) else [found]
             for study in namespace["studies"]:
                 _ = study.wanted  # refuses layers that the model does not have
         except Exception as error:
             return {"error": error}
-        return namespace
+        return {**namespace, "asked": asked}
 
     def _cells(self, tag: str) -> list[str]:
         """Return the source of the notebook's cells with a tag."""
@@ -131,17 +135,22 @@ class Job:
     @property
     def runs_the_model(self) -> bool:
         """Whether cells run the model besides the capture, which no plan counts."""
-        return bool(self._cells("model"))
+        asked = any(ask.runs_the_model for ask in self._made.get("asked", []))
+        return asked or bool(self._cells("model"))
 
     @property
-    def studies(self) -> list[Study]:
-        """The studies of the notebook: its variable ``study``, or ``studies`` where it has more."""
-        return self._made.get("studies", [])
+    def vectors(self) -> list[Need]:
+        """The vectors that the notebook needs."""
+        if asked := self._made.get("asked"):
+            return [need for ask in asked for need in ask.needs]
+        return [study._declared for study in self._made.get("studies", [])]
 
     @property
     def _digests(self) -> list[str]:
         """Digests of all data; other labelled texts than pairs are in the variable ``sets``."""
-        pairs = [data for study in self.studies for data in study.data.values()]
+        if asked := self._made.get("asked"):
+            return list(dict.fromkeys(digest for ask in asked for digest in ask.digests))
+        pairs = [data for study in self._made.get("studies", []) for data in study.data.values()]
         return [data.digest for data in [*pairs, *self._made.get("sets", [])]]
 
     def why(self) -> str:
@@ -331,16 +340,16 @@ def _defaults(notebook: Path) -> dict[str, object]:
 
 
 @dataclass(frozen=True)
-class Need:
+class JobNeed:
     """What a job still has to capture, over what the jobs before it will have captured.
 
     Attributes:
         job: The job.
-        plans: Its studies with their plans.
+        plans: The vectors that it needs, with their plans.
     """
 
     job: Job
-    plans: list[tuple[Study, pd.DataFrame]]
+    plans: list[tuple[Need, pd.DataFrame]]
 
     @property
     def passes(self) -> int:
@@ -353,21 +362,21 @@ class Need:
         return sum(float(plan["megabytes"].sum(skipna=False)) for _, plan in self.plans)
 
 
-def needs(jobs: Sequence[Job]) -> list[Need]:
+def needs(jobs: Sequence[Job]) -> list[JobNeed]:
     """Return what each job has to capture, in the order that makes no text run twice.
 
-    Studies that want every layer come first: their passes give the sums as well.
+    Those who want every layer come first: their passes give the sums as well.
     """
-    studies = [(job, job.studies) for job in jobs]
-    studies.sort(key=lambda pair: not any(study.reads_each for study in pair[1]))
+    asked = [(job, job.vectors) for job in jobs]
+    asked.sort(key=lambda pair: not any(need.reads_each for need in pair[1]))
     planned: dict[tuple[str, str], set[tuple[str, Space]]] = {}
     return [
-        Need(
+        JobNeed(
             job,
             [
-                (study, study.plan(planned.setdefault((study.name, study.dtype), set())))
-                for study in of_job
+                (need, need.plan(planned.setdefault((need.study.name, need.study.dtype), set())))
+                for need in of_job
             ],
         )
-        for job, of_job in studies
+        for job, of_job in asked
     ]

@@ -9,18 +9,18 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from dysem_lab.analyses import dysem_analyses
-from dysem_lab.analyses.dysem_analyses import SYMBOLS, pair_cosine, random_sets
 from dysem_lab.data.sts import load_data
 from dysem_lab.encoders.dysem import VECTORS
 from dysem_lab.errors import InputError
 from dysem_lab.evaluate import score
-from dysem_lab.figures.dysem_figures import decomposition_caption
 from dysem_lab.models.capture import capture
 from dysem_lab.models.loading import load_model
 from dysem_lab.models.store import VectorStore
 from dysem_lab.prompts import SETTINGS, wrap
+from dysem_lab.questions import components, decomposition, languages, layers, random_sets, scores
+from dysem_lab.questions.scores import pair_cosine
 from dysem_lab.questions.study import Study
+from dysem_lab.questions.style import SYMBOLS
 from tests.reference import dysem_pair
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
@@ -137,7 +137,7 @@ def test_random_sets_have_their_sizes_and_every_dimension_is_as_likely():
 def test_component_scores_are_cosines_and_the_positive_dimensions_of_one_language(
     study, read, tasks
 ):
-    table = dysem_analyses.component_scores(study, k=6, seed=3)
+    table = components.table(study, k=6, seed=3)
     labels = table[["task", "component", "method"]].values.tolist()
     assert labels == [
         [task, component, method]
@@ -157,7 +157,7 @@ def test_component_scores_are_cosines_and_the_positive_dimensions_of_one_languag
 def test_attention_before_a_post_norm_is_scored_where_it_differs(tiny_folder, tasks, tmp_path):
     lens = load_model(tiny_folder("Gemma2"))
     study = Study(lens, tasks["few"], store=VectorStore(tmp_path / "v.sqlite"))
-    table = dysem_analyses.component_scores(study, k=0.5)
+    table = components.table(study, k=0.5)
     assert table["component"].unique().tolist() == ["resid", "attn", "attn_raw", "ffn"]
     plain = table[table["method"] == "all dimensions"].set_index("component")
     raw = capture(lens, wrap(tasks["few"].texts("en")), "attn_raw")["attn_raw"].double().numpy()
@@ -165,7 +165,7 @@ def test_attention_before_a_post_norm_is_scored_where_it_differs(tiny_folder, ta
 
 
 def test_attention_before_a_post_norm_is_kept_where_it_is_all_that_was_asked_for(study):
-    table = dysem_analyses.component_scores(study, ["attn_raw"], k=6)
+    table = components.table(study, ["attn_raw"], k=6)
     assert table["component"].tolist() == ["attn_raw"] * 4
 
 
@@ -175,9 +175,7 @@ def test_attention_before_a_post_norm_is_kept_where_it_is_all_that_was_asked_for
 @pytest.mark.parametrize("component", ["attn", "resid"])
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_languages_are_ranked_by_their_plain_cosine(study, read, tasks, setting, component):
-    table = dysem_analyses.rank_languages(
-        study, "many", setting=setting, component=component, seed=2
-    )
+    table = scores.rank_languages(study, "many", setting=setting, component=component, seed=2)
     for row in rows(table):
         vectors = read("many", row["language"], component, setting)
         check(row, cosines(vectors), 32, tasks["many"].gold, seed=2)
@@ -189,7 +187,7 @@ def test_languages_are_ranked_by_their_plain_cosine(study, read, tasks, setting,
 
 
 def test_languages_can_be_ranked_under_another_template(study, read, tasks):
-    table = dysem_analyses.rank_languages(study, "few", template="knowledge").set_index("language")
+    table = scores.rank_languages(study, "few", template="knowledge").set_index("language")
     assert set(table.index) == {"en", "ja"}
     assert set(table["setting"]) == {"english"}  # the study's first
     vectors = read("few", "ja", template="knowledge")
@@ -197,26 +195,24 @@ def test_languages_can_be_ranked_under_another_template(study, read, tasks):
 
 
 def test_single_languages_are_the_rankings_of_every_task_and_setting(study):
-    table = dysem_analyses.single_languages(study, component="ffn", seed=1)
+    table = languages.table(study, component="ffn", seed=1)
     groups = {key: part.reset_index(drop=True) for key, part in table.groupby(["task", "setting"])}
     assert set(groups) == {(task, setting) for task in ("many", "few") for setting in SETTINGS}
     for (task, setting), part in groups.items():
-        expected = dysem_analyses.rank_languages(
-            study, task, setting=setting, component="ffn", seed=1
-        )
+        expected = scores.rank_languages(study, task, setting=setting, component="ffn", seed=1)
         assert part.equals(expected)
 
 
 def test_a_task_that_does_not_exist_is_named(study):
     with pytest.raises(InputError, match="unknown task 'STSB'; choose one of: many, few"):
-        dysem_analyses.rank_languages(study, "STSB")
+        scores.rank_languages(study, "STSB")
     with pytest.raises(InputError, match="unknown task 'STSB'; choose one of: many, few"):
-        dysem_analyses.language_overlap(study, "STSB", setting="english")
+        languages.overlaps(study, "STSB", setting="english")
 
 
 def test_overlap_is_the_mean_jaccard_index_of_the_sets_of_two_languages(study, read):
     setting = "language-specific"
-    overlap, chance = dysem_analyses.language_overlap(study, "many", setting=setting, k=5)
+    overlap, chance = languages.overlaps(study, "many", setting=setting, k=5)
     assert overlap.index.tolist() == overlap.columns.tolist() == list(LANGUAGES)
     sets = {}
     for code in LANGUAGES:
@@ -249,7 +245,7 @@ def naive_order(read, tasks, task, setting, component="attn", template="prompteo
 
 def test_every_row_of_the_grid_is_its_own_definition(study, read, tasks):
     """Order of languages, cells and scores, all from vectors that never saw the store."""
-    table = dysem_analyses.grid(study, [4, 0.5], components=("attn", "resid"), seed=4)
+    table = scores.grid(study, [4, 0.5], components=("attn", "resid"), seed=4)
     labels = ["task", "template", "setting", "component", "m", "k", "vector"]
     assert {tuple(row) for row in table[labels].values.tolist()} == {
         (task, template, setting, component, m, k, vector)
@@ -278,10 +274,10 @@ def test_every_row_of_the_grid_is_its_own_definition(study, read, tasks):
 
 def test_an_order_of_languages_can_be_given(one_task, read, tasks):
     order = ["ru", "en"]
-    table = dysem_analyses.grid(one_task, [6], [2], vectors=["source"], languages=order)
+    table = scores.grid(one_task, [6], [2], vectors=["source"], languages=order)
     assert table["languages"].tolist() == ["ru/en"] * 2
     by_setting = {"english": ["ja"], "language-specific": ["ru", "ja", "en"]}
-    table = dysem_analyses.grid(one_task, [6], vectors=["source"], languages=by_setting)
+    table = scores.grid(one_task, [6], vectors=["source"], languages=by_setting)
     assert table[["setting", "m", "languages"]].values.tolist() == [
         ["english", 1, "ja"],
         ["language-specific", 1, "ru"],
@@ -294,7 +290,7 @@ def test_an_order_of_languages_can_be_given(one_task, read, tasks):
 
 
 def test_a_task_without_so_many_languages_uses_all_that_it_has(study):
-    table = dysem_analyses.grid(study, [6], [3, 2], vectors=["mean"], languages=LANGUAGES)
+    table = scores.grid(study, [6], [3, 2], vectors=["mean"], languages=LANGUAGES)
     found = table[["task", "template", "setting", "m"]].values.tolist()
     assert [row[::3] for row in found if row[1:3] == ["prompteol", "english"]] == [
         ["many", 3],
@@ -322,11 +318,11 @@ def test_a_task_without_so_many_languages_uses_all_that_it_has(study):
 )
 def test_settings_of_the_grid_that_make_no_sense_are_refused(study, arguments, message):
     with pytest.raises(InputError, match=message):
-        dysem_analyses.grid(study, **{"ks": [4], **arguments})
+        scores.grid(study, **{"ks": [4], **arguments})
 
 
 def test_plain_scores_are_the_cosines_of_each_template(study, read, tasks):
-    table = dysem_analyses.plain_scores(study, ["final", "attn"], seed=2)
+    table = scores.plain_scores(study, ["final", "attn"], seed=2)
     assert table[["task", "template", "component"]].values.tolist() == [
         [task, template, component]
         for task in tasks
@@ -344,7 +340,7 @@ def test_plain_scores_are_the_cosines_of_each_template(study, read, tasks):
 @pytest.mark.parametrize("component", ["attn", "ffn"])
 def test_layers_alone_and_summed_are_their_own_definitions(study, read, tasks, component):
     order = {"english": ["ja", "en", "ru"], "language-specific": ["ru", "ja", "en"]}
-    table = dysem_analyses.layer_scores(study, 2, component=component, k=5, languages=order, seed=6)
+    table = layers.table(study, 2, component=component, k=5, languages=order, seed=6)
     labels = ["task", "setting", "vector", "kind", "layer"]
     assert {tuple(row) for row in table[labels].values.tolist()} == {
         (task, setting, vector, kind, layer)
@@ -371,10 +367,10 @@ def test_layers_alone_and_summed_are_their_own_definitions(study, read, tasks, c
 
 
 def test_the_last_sum_over_layers_is_the_cumulative_vector_of_the_grid(study):
-    layers = dysem_analyses.layer_scores(study, 2, k=6)
-    last = layers[(layers["kind"] == "cumulative") & (layers["layer"] == 2)]
+    of_layers = layers.table(study, 2, k=6)
+    last = of_layers[(of_layers["kind"] == "cumulative") & (of_layers["layer"] == 2)]
     columns = ["task", "setting", "vector", "languages"]
-    grid = dysem_analyses.grid(study, [6], [2])
+    grid = scores.grid(study, [6], [2])
     grid = grid[grid["template"] == "prompteol"].set_index(columns)
     assert len(last) == len(grid) == 2 * 2 * 2
     for row in rows(last):
@@ -384,15 +380,15 @@ def test_the_last_sum_over_layers_is_the_cumulative_vector_of_the_grid(study):
 
 def test_layers_of_more_pairs_than_fit_at_once_are_put_together(one_task, monkeypatch):
     arguments = {"k": 6, "languages": ["ja", "ru"]}  # so that English is read apart
-    whole = dysem_analyses.layer_scores(one_task, 2, **arguments)
-    monkeypatch.setattr(dysem_analyses, "PAIRS_PER_CHUNK", 5)
-    chunked = dysem_analyses.layer_scores(one_task, 2, **arguments)
+    whole = layers.table(one_task, 2, **arguments)
+    monkeypatch.setattr(layers, "PAIRS_PER_CHUNK", 5)
+    chunked = layers.table(one_task, 2, **arguments)
     assert chunked.drop(columns=SCORE).equals(whole.drop(columns=SCORE))
     np.testing.assert_allclose(chunked[SCORE], whole[SCORE], atol=1e-9)
 
 
 def test_a_task_with_fewer_languages_uses_all_it_has(study):
-    table = dysem_analyses.layer_scores(study, 3, k=6, vectors=["mean"], languages=LANGUAGES)
+    table = layers.table(study, 3, k=6, vectors=["mean"], languages=LANGUAGES)
     assert set(table.loc[table["task"] == "many", "languages"]) == {"en/ja/ru"}
     assert set(table.loc[table["task"] == "few", "languages"]) == {"en/ja"}
 
@@ -413,7 +409,7 @@ def test_a_task_with_fewer_languages_uses_all_it_has(study):
 )
 def test_settings_of_layers_that_make_no_sense_are_refused(study, arguments, message):
     with pytest.raises(InputError, match=message):
-        dysem_analyses.layer_scores(study, **{"m": 2, **arguments})
+        layers.table(study, **{"m": 2, **arguments})
 
 
 # --- parts of the stream, and random sets
@@ -421,7 +417,7 @@ def test_settings_of_layers_that_make_no_sense_are_refused(study, arguments, mes
 
 def test_every_row_of_the_decomposition_is_its_own_definition(study, read, tasks):
     languages = ["ja", "en"]
-    table = dysem_analyses.decomposition(study, languages, k=6, components=("attn", "ffn"), seed=5)
+    table = decomposition.table(study, languages, k=6, components=("attn", "ffn"), seed=5)
     assert len(table) == 2 * (5 + 2 * 2 * 2)
     for task, part in table.groupby("task", sort=False):
         gold = tasks[task].gold
@@ -465,24 +461,22 @@ def test_the_decomposition_names_the_prompt_that_was_used(tiny_lens, tmp_path):
         store=store,
     )
     study.capture(progress=False)
-    table = dysem_analyses.decomposition(study, ["en", "ja"])
+    table = decomposition.table(study, ["en", "ja"])
     assert "Pretended CoT, N(h^L)" in set(table["method"])
-    assert ", Pretended CoT " in decomposition_caption(table)
+    assert ", Pretended CoT " in decomposition.caption(table)
 
 
 def test_a_language_that_a_task_lacks_is_an_error_and_not_left_out(study):
     with pytest.raises(InputError, match="unknown language 'ru'; choose one of: en, ja"):
-        dysem_analyses.decomposition(study, LANGUAGES, k=6)
+        decomposition.table(study, LANGUAGES, k=6)
     with pytest.raises(InputError, match="unknown language 'ru'; choose one of: en, ja"):
-        dysem_analyses.random_vs_semantic(study, LANGUAGES)
+        random_sets.table(study, LANGUAGES)
 
 
 @pytest.mark.parametrize("vector", VECTORS)
 def test_random_sets_are_compared_at_the_size_of_the_joint_sets(one_task, read, tasks, vector):
     languages, gold = ["ru", "ja"], tasks["many"].gold
-    table = dysem_analyses.random_vs_semantic(
-        one_task, languages, vector=vector, ks=[3, 0.5], n_seeds=2, seed=7
-    )
+    table = random_sets.table(one_task, languages, vector=vector, ks=[3, 0.5], n_seeds=2, seed=7)
     assert len(table) == 2 * (1 + 2 * 2) + 1
     by_language = [read("many", code) for code in languages]
     source = read("many", "en")
@@ -517,10 +511,10 @@ def test_what_an_analysis_reads_was_captured_by_the_study(study, one_task, monke
         raise AssertionError("a forward pass")
 
     monkeypatch.setattr("dysem_lab.models.record.forward", refuse)
-    dysem_analyses.component_scores(study)
-    dysem_analyses.single_languages(study, component="resid")
-    dysem_analyses.grid(study, [0.25], components=("ffn",))
-    dysem_analyses.layer_scores(study, 2, component="ffn")
-    dysem_analyses.decomposition(one_task, LANGUAGES, components=("attn", "ffn"))
-    dysem_analyses.random_vs_semantic(one_task, LANGUAGES, n_seeds=1)
-    dysem_analyses.language_overlap(study, "many", setting="english")
+    components.table(study)
+    languages.table(study, component="resid")
+    scores.grid(study, [0.25], components=("ffn",))
+    layers.table(study, 2, component="ffn")
+    decomposition.table(one_task, LANGUAGES, components=("attn", "ffn"))
+    random_sets.table(one_task, LANGUAGES, n_seeds=1)
+    languages.overlaps(study, "many", setting="english")

@@ -16,14 +16,12 @@ import pandas as pd
 import pytest
 
 from dysem_lab import batch, paths
-from dysem_lab.analyses.dysem_analyses import decomposition
 from dysem_lab.data.sts import load_data
 from dysem_lab.errors import DataError, DysemLabError, InputError
-from dysem_lab.figures import dysem_figures
 from dysem_lab.jobs import needs, plan
 from dysem_lab.models.loading import load_model
 from dysem_lab.models.store import VectorStore
-from dysem_lab.questions import saving, style
+from dysem_lab.questions import decomposition, saving, style
 from dysem_lab.questions.study import Study
 from tests.unwritable import read_only
 
@@ -492,7 +490,7 @@ def test_without_a_browser_everything_but_the_png_is_written(tiny_lens, tmp_path
     monkeypatch.setattr(saving, "find_browser", lambda: None)
     study = Study(tiny_lens, "demo", pairs=20, store=VectorStore(tmp_path / "v.sqlite"))
     table = decomposition(study, ["en"])
-    figure = dysem_figures.decomposition_figure(table, style.facts(study))
+    figure = decomposition.figure(table, style.facts(study))
     record = saving.provenance(study, {"k": 1024})
     out = tmp_path / "out"
     with pytest.warns(UserWarning, match="no PNG was written: .*apt-get install chromium"):

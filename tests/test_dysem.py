@@ -5,12 +5,6 @@ import json
 import pytest
 import torch
 
-from dysem_lab.analyses.dysem_analyses import (
-    decomposition,
-    pair_cosine,
-    pair_similarity,
-    random_vs_semantic,
-)
 from dysem_lab.data.sts import load_data
 from dysem_lab.encoders.dysem import DySem, language_vectors, n_dims, semantic_vectors
 from dysem_lab.errors import InputError, MissingTranslationError
@@ -18,6 +12,8 @@ from dysem_lab.evaluate import spearman
 from dysem_lab.models.capture import capture
 from dysem_lab.models.store import VectorStore
 from dysem_lab.prompts import wrap
+from dysem_lab.questions import decomposition, random_sets
+from dysem_lab.questions.scores import pair_cosine, pair_similarity
 from dysem_lab.questions.study import Study
 from dysem_lab.translation.translate import ParallelTable
 
@@ -178,7 +174,7 @@ def test_no_texts_give_no_vectors(tiny_lens, languages):
 def test_decomposition_rows_equal_their_own_definitions(tiny_lens, demo, tmp_path):
     data = demo.head(30)
     study = Study(tiny_lens, data, languages=["ja"], store=VectorStore(tmp_path / "v.sqlite"))
-    table = decomposition(study, ["en", "ja"], k=6).set_index("method")
+    table = decomposition.table(study, ["en", "ja"], k=6).set_index("method")
     A = capture(tiny_lens, wrap(data.texts("en")), "attn")["attn"]
     cosine = torch.nn.functional.cosine_similarity(A[:30], A[30:])
     assert table.loc["A^L", "spearman"] == pytest.approx(spearman(cosine, data.gold), abs=1e-6)
@@ -194,7 +190,7 @@ def test_decomposition_rows_equal_their_own_definitions(tiny_lens, demo, tmp_pat
 def test_random_sets_have_the_size_of_the_joint_sets(tiny_lens, demo, tmp_path):
     store = VectorStore(tmp_path / "v.sqlite")
     study = Study(tiny_lens, demo.head(20), languages=["ja"], store=store)
-    table = random_vs_semantic(study, ["en", "ja"], ks=[3, 0.5], n_seeds=2)
+    table = random_sets.table(study, ["en", "ja"], ks=[3, 0.5], n_seeds=2)
     for _, part in table[table["kind"] != "all dimensions"].groupby("k"):
         size = part.loc[part["kind"] == "semantic", "n_dims"].item()
         per_pair = part.loc[part["kind"] == "random, per pair", "n_dims"]

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from dysem_lab.errors import InputError
-from dysem_lab.figures import dysem_figures
 from dysem_lab.prompts import SETTINGS
+from dysem_lab.questions import components, decomposition, languages, layers, random_sets, sweeps
 
 FACTS = "tiny (float32 weights), demo, 24 pairs, k 6, seed 0"
 VECTORS = ("source", "mean")
@@ -166,20 +166,16 @@ def overlap_table():
 
 
 ALL = {
-    "decomposition": lambda facts: dysem_figures.decomposition_figure(decomposition_table(), facts),
-    "random": lambda facts: dysem_figures.random_vs_semantic_figure(random_table(), facts),
-    "components": lambda facts: dysem_figures.components_figure(components_table(), facts),
-    "languages": lambda facts: dysem_figures.languages_figure(languages_table(), facts),
-    "overlap": lambda facts: dysem_figures.overlap_figure(overlap_table(), facts),
-    "m sweep": lambda facts: dysem_figures.m_sweep_figure(m_table(), facts),
-    "prompt and vector": lambda facts: dysem_figures.prompt_vector_figure(
-        prompt_vector_table(), facts
-    ),
-    "layers": lambda facts: dysem_figures.layers_figure(layers_table(), facts),
-    "k sweep": lambda facts: dysem_figures.k_sweep_figure(k_table(), facts, 32),
-    "templates": lambda facts: dysem_figures.templates_figure(
-        templates_table(), plain_table(), facts
-    ),
+    "decomposition": lambda facts: decomposition.figure(decomposition_table(), facts),
+    "random": lambda facts: random_sets.figure(random_table(), facts),
+    "components": lambda facts: components.figure(components_table(), facts),
+    "languages": lambda facts: languages.figure(languages_table(), facts),
+    "overlap": lambda facts: languages.overlap_figure(overlap_table(), facts),
+    "m sweep": lambda facts: sweeps.m_sweep_figure(m_table(), facts),
+    "prompt and vector": lambda facts: sweeps.prompt_vector_figure(prompt_vector_table(), facts),
+    "layers": lambda facts: layers.figure(layers_table(), facts),
+    "k sweep": lambda facts: sweeps.k_sweep_figure(k_table(), facts, 32),
+    "templates": lambda facts: sweeps.templates_figure(templates_table(), plain_table(), facts),
 }
 
 
@@ -220,11 +216,11 @@ def test_a_table_stays_as_it_is():
     for table in (decomposition_table(), layers_table(), k_table()):
         before = table.copy(deep=True)
         if "layer" in table:
-            dysem_figures.layers_figure(table, FACTS)
+            layers.figure(table, FACTS)
         elif "m" in table:
-            dysem_figures.k_sweep_figure(table, FACTS, 32)
+            sweeps.k_sweep_figure(table, FACTS, 32)
         else:
-            dysem_figures.decomposition_figure(table, FACTS)
+            decomposition.figure(table, FACTS)
         pd.testing.assert_frame_equal(table, before)
 
 
@@ -233,7 +229,7 @@ def test_a_table_stays_as_it_is():
 
 def test_decomposition_has_a_bar_with_interval_score_and_size_for_each_method():
     table = decomposition_table()
-    figure = dysem_figures.decomposition_figure(table, FACTS)
+    figure = decomposition.figure(table, FACTS)
     (labels,) = [trace for trace in figure.data if trace.type == "scatter"]
     texts = dict(zip(labels.y, labels.text, strict=True))
     found = {}
@@ -257,7 +253,7 @@ def test_decomposition_has_a_bar_with_interval_score_and_size_for_each_method():
 
 def test_the_decomposition_s_caption_by_hand():
     table = with_scores(decomposition_table(), [40, 50, 60.04, 70.5, 30, 75, 81.26, 79])
-    caption = dysem_figures.decomposition_caption(table)
+    caption = decomposition.caption(table)
     assert numbers(caption) == [100, 40, 50, 60, 70.5, 30, 81.3, 80.3, 82.3, 16]
     assert "best is DySem A^L, english, mean with" in caption
 
@@ -266,11 +262,11 @@ def test_decomposition_and_random_sets_are_for_one_task():
     for table, functions in (
         (
             decomposition_table(),
-            (dysem_figures.decomposition_caption, dysem_figures.decomposition_figure),
+            (decomposition.caption, decomposition.figure),
         ),
         (
             random_table(),
-            (dysem_figures.random_vs_semantic_caption, dysem_figures.random_vs_semantic_figure),
+            (random_sets.caption, random_sets.figure),
         ),
     ):
         two = pd.concat([table, table.assign(task="other")], ignore_index=True)
@@ -286,7 +282,7 @@ def test_decomposition_and_random_sets_are_for_one_task():
 
 def test_random_sets_are_shown_as_the_mean_and_the_span_of_their_seeds():
     table = random_table()
-    figure = dysem_figures.random_vs_semantic_figure(table, FACTS)
+    figure = random_sets.figure(table, FACTS)
     lines = {trace.name: trace for trace in figure.data if trace.name}
     areas = [trace for trace in figure.data if trace.fill == "toself"]
     assert list(lines) == ["joint sets (DySem)", "random, shared", "random, per pair"]
@@ -311,7 +307,7 @@ def test_the_caption_of_random_sets_by_hand():
     table = random_table(n_seeds=2)
     # semantic k=3, 8; per pair (3: two seeds; 8: two seeds); shared likewise; all dimensions.
     scores = [50, 60, 1, 2, 30, 40, 3, 4, 51, 54, 77]
-    caption = dysem_figures.random_vs_semantic_caption(with_scores(table, scores))
+    caption = random_sets.caption(with_scores(table, scores))
     assert numbers(caption) == [100, 11, 60, 52.5, 35, 2, 20, 77]
     assert "one random set for all pairs 52.5, a random set for each pair 35.0" in caption
 
@@ -324,7 +320,7 @@ def test_components_show_every_task_component_and_method():
     names = {"resid": "h<sup>L</sup>", "attn": "A<sup>L</sup>", "ffn": "F<sup>L</sup>"}
     names["attn_raw"] = "A<sup>L</sup>, raw"
     check(
-        dysem_figures.components_figure(table, FACTS),
+        components.figure(table, FACTS),
         [(row["task"], row["method"], names[row["component"]], row) for row in rows(table)],
     )
 
@@ -335,20 +331,18 @@ def test_the_caption_of_components_by_hand():
     )
     #                           a: h, h, A, A   b: h, h, A, A
     table = with_scores(table, [60, 70, 50, 72, 40, 60, 55, 64])
-    caption = dysem_figures.components_caption(table)
+    caption = components.caption(table)
     assert caption == (
         "Spearman × 100 in English, mean over 2 tasks. "
         "all dimensions: h^L 50.0, A^L 52.5; best in tasks: h^L 1, A^L 1. "
         "DySem, m = 1: h^L 65.0, A^L 68.0; best in tasks: A^L 2. "
         "As in the paper, A^L has the highest average under DySem."
     )
-    other = dysem_figures.components_caption(
-        table.assign(component=["attn", "attn", "resid", "resid"] * 2)
-    )
+    other = components.caption(table.assign(component=["attn", "attn", "resid", "resid"] * 2))
     assert other.endswith(
         "Unlike the paper's models, h^L and not A^L has the highest average under DySem."
     )
-    alone = dysem_figures.components_caption(table[table["task"] == "a"])
+    alone = components.caption(table[table["task"] == "a"])
     assert alone.startswith("Spearman × 100 in English. all dimensions: h^L 60.0, A^L 50.0;")
 
 
@@ -367,7 +361,7 @@ def test_languages_show_every_task_setting_and_language(tasks):
         )
         for row in rows(table)
     ]
-    figure = dysem_figures.languages_figure(table, FACTS)
+    figure = languages.figure(table, FACTS)
     check(figure, expected)
     assert all(axis.categoryorder == "total descending" for axis in figure.select_xaxes())
 
@@ -375,17 +369,17 @@ def test_languages_show_every_task_setting_and_language(tasks):
 def test_the_caption_of_languages_by_hand():
     table = with_scores(languages_table(), [70, 60, 65, 10, 30, 20])
     table["rank"] = [1, 3, 2, 3, 1, 2]
-    assert dysem_figures.languages_caption(table) == (
+    assert languages.caption(table) == (
         "Spearman × 100 of the plain cosine in a single language. "
         "english prompts: best en 70.0, worst ja 60.0, order en/ru/ja; "
         "language-specific prompts: best ja 30.0, worst en 10.0, order ja/ru/en."
     )
     two = pd.concat([table.assign(task="STSB"), table.assign(task="SICKR")], ignore_index=True)
-    assert "; SICKR, english prompts: best en 70.0" in dysem_figures.languages_caption(two)
+    assert "; SICKR, english prompts: best en 70.0" in languages.caption(two)
 
 
 def test_overlap_leaves_the_diagonal_out():
-    figure = dysem_figures.overlap_figure(overlap_table(), FACTS)
+    figure = languages.overlap_figure(overlap_table(), FACTS)
     (heat,) = figure.data
     np.testing.assert_array_equal(
         np.array(heat.z, dtype=float),
@@ -396,7 +390,7 @@ def test_overlap_leaves_the_diagonal_out():
 
 
 def test_the_caption_of_overlap_by_hand():
-    caption = dysem_figures.overlap_caption(overlap_table(), 0.0625)
+    caption = languages.overlap_caption(overlap_table(), 0.0625)
     assert numbers(caption) == [0.29, 0.06, 0.5, 0.12]  # 0.125 is written with two digits
     assert "closest en and ja 0.50, farthest en and ru 0.12." in caption
 
@@ -407,7 +401,7 @@ def test_the_caption_of_overlap_by_hand():
 @pytest.mark.parametrize("tasks", [["demo"], ["STSB", "SICKR", "a", "b", "c"]])
 def test_the_m_sweep_shows_every_row_with_its_interval(tasks):
     table = m_table(tasks)
-    figure = dysem_figures.m_sweep_figure(table, FACTS)
+    figure = sweeps.m_sweep_figure(table, FACTS)
     title = "" if len(tasks) == 1 else None
     check(
         figure,
@@ -434,14 +428,14 @@ def test_the_m_sweep_shows_every_row_with_its_interval(tasks):
 
 def test_lines_are_drawn_from_left_to_right():
     table = m_table().sample(frac=1, random_state=3)
-    for trace in dysem_figures.m_sweep_figure(table, FACTS).data:
+    for trace in sweeps.m_sweep_figure(table, FACTS).data:
         if "markers" in trace.mode:
             assert list(trace.x) == [1, 2, 3]
 
 
 def test_the_caption_of_the_m_sweep_by_hand():
     table = tidy(task=["demo"], setting=["english"], m=[1, 2, 3], vector=["mean"])
-    caption = dysem_figures.m_sweep_caption(with_scores(table, [60, 72.26, 70]))
+    caption = sweeps.m_sweep_caption(with_scores(table, [60, 72.26, 70]))
     assert caption == (
         "Spearman × 100 against m, languages added best first. english, mean: 60.0 with m = 1, "
         "best 72.3 with m = 2 on 11 dimensions, 70.0 with m = 3."
@@ -452,7 +446,7 @@ def test_the_caption_of_the_m_sweep_compares_the_same_tasks_at_every_m():
     table = tidy(task=["a", "b"], setting=["english"], m=[1, 2, 3], vector=["mean"])
     table = with_scores(table, [60, 70, 80, 40, 50, 30], n_dims=20.0)
     english = table.iloc[[0]].assign(task="c", spearman=99.0)
-    caption = dysem_figures.m_sweep_caption(pd.concat([table, english], ignore_index=True))
+    caption = sweeps.m_sweep_caption(pd.concat([table, english], ignore_index=True))
     assert numbers(caption) == [100, 2, 50, 1, 60, 2, 20, 55, 3]
     assert "against m, mean over 2 tasks, languages added" in caption
 
@@ -461,7 +455,7 @@ def test_the_caption_of_the_m_sweep_compares_the_same_tasks_at_every_m():
 @pytest.mark.parametrize("ms", [(4,), (2, 4)])
 def test_the_k_sweep_shows_every_row_at_its_fraction_of_the_width(ks, ms):
     table = k_table(ks=ks, ms=ms)
-    figure = dysem_figures.k_sweep_figure(table, FACTS, 32)
+    figure = sweeps.k_sweep_figure(table, FACTS, 32)
     fraction = dict(zip(ks, (0.05, 0.25, 1.0) if ks[0] < 1 else (3 / 32, 0.25, 1.0), strict=True))
     more = (lambda row: f", m = {row['m']}") if len(ms) > 1 else (lambda row: "")
     check(
@@ -482,11 +476,11 @@ def test_the_k_sweep_shows_every_row_at_its_fraction_of_the_width(ks, ms):
 def test_the_caption_of_the_k_sweep_by_hand():
     table = tidy(task=["a", "b"], setting=["english"], m=[4], k=[0.5, 0.05], vector=["mean"])
     table = with_scores(table, [70, 50, 60, 46], n_dims=[100, 10, 110, 12.0])
-    assert dysem_figures.k_sweep_caption(table) == (
+    assert sweeps.k_sweep_caption(table) == (
         "Spearman × 100 against k. english, mean, m = 4, mean over 2 tasks: 48.0 on 11 dimensions "
         "(k = 0.05), best 65.0 on 105 (k = 0.5)."
     )
-    alone = dysem_figures.k_sweep_caption(table[table["task"] == "a"].assign(k=[1024, 16]))
+    alone = sweeps.k_sweep_caption(table[table["task"] == "a"].assign(k=[1024, 16]))
     assert alone.endswith(
         "english, mean, m = 4: 50.0 on 10 dimensions (k = 16), best 70.0 on 100 (k = 1024)."
     )
@@ -498,7 +492,7 @@ def test_the_caption_of_the_k_sweep_by_hand():
 def test_prompt_and_vector_show_every_row():
     table = prompt_vector_table()
     check(
-        dysem_figures.prompt_vector_figure(table, FACTS),
+        sweeps.prompt_vector_figure(table, FACTS),
         [("", f"{row['setting']}, {row['vector']}", row["task"], row) for row in rows(table)],
     )
 
@@ -506,7 +500,7 @@ def test_prompt_and_vector_show_every_row():
 def test_the_caption_of_prompt_and_vector_by_hand():
     table = tidy(task=["a", "b"], setting=SETTINGS, vector=["mean"])
     table = with_scores(table, [60, 70, 62, 76], n_dims=[200, 100, 220, 140.0])
-    assert dysem_figures.prompt_vector_caption(table) == (
+    assert sweeps.prompt_vector_caption(table) == (
         "Spearman × 100, mean over 2 tasks, best first: language-specific, mean 73.0 (#Dim. 120), "
         "english, mean 61.0 (#Dim. 210)."
     )
@@ -517,7 +511,7 @@ def test_the_caption_of_prompt_and_vector_by_hand():
 
 def test_layers_are_counted_from_one_and_every_row_is_shown():
     table = layers_table()
-    figure = dysem_figures.layers_figure(table, FACTS)
+    figure = layers.figure(table, FACTS)
     check(
         figure,
         [
@@ -531,15 +525,15 @@ def test_layers_are_counted_from_one_and_every_row_is_shown():
         part = table[
             (table["setting"] == setting) & (table["vector"] == vector) & (table["kind"] == kind)
         ]
-        layers = part["layer"] + 1
-        corners = {*zip(layers, part["low"], strict=True), *zip(layers, part["high"], strict=True)}
+        blocks = part["layer"] + 1
+        corners = {*zip(blocks, part["low"], strict=True), *zip(blocks, part["high"], strict=True)}
         assert points == corners
     assert len(bands(figure)) == 8
 
 
 def test_layers_of_several_tasks_have_their_average_too():
     table = layers_table(tasks=["a", "b"])
-    found = shown(dysem_figures.layers_figure(table, FACTS))
+    found = shown(layers.figure(table, FACTS))
     assert len(found) == 3 * 2 * 2 * 2 * 4
     means = table.groupby(["setting", "vector", "kind", "layer"])["spearman"].mean()
     for row in rows(table):
@@ -553,7 +547,7 @@ def test_layers_of_several_tasks_have_their_average_too():
 def test_layers_of_one_setting_have_a_panel_per_task():
     table = layers_table(tasks=["a", "b"], settings=["english"])
     table = table[table["vector"] == "mean"]
-    found = shown(dysem_figures.layers_figure(table, FACTS))
+    found = shown(layers.figure(table, FACTS))
     assert {where for where, _, _ in found} == {"a", "b", "average"}
 
 
@@ -566,16 +560,14 @@ def test_the_caption_of_layers_by_hand():
         layer=range(3),
     )
     scores = [10, 42, 20, 10, 45.16, 40, 50, 60, 62, 50, 55, 65]
-    assert dysem_figures.layers_caption(with_scores(table, scores)) == (
+    assert layers.caption(with_scores(table, scores)) == (
         "Spearman × 100. english, mean: all layers summed 40.0, best sum 45.2 (to layer 2 of 3), "
         "best single layer 42.0 (layer 2); language-specific, mean: all layers summed 65.0, best "
         "sum 65.0 (to layer 3 of 3), best single layer 62.0 (layer 3); the sum over all layers "
         "beats every single layer in 1 of 2 settings (in the paper it does)."
     )
     two = pd.concat([with_scores(table, scores), with_scores(table, scores).assign(task="b")])
-    assert dysem_figures.layers_caption(two).startswith(
-        "Spearman × 100, mean over 2 tasks. english"
-    )
+    assert layers.caption(two).startswith("Spearman × 100, mean over 2 tasks. english")
 
 
 # --- templates
@@ -597,18 +589,18 @@ def test_templates_show_every_row_of_both_tables(tasks):
 
     expected = [place(row, f"{row['setting']}, {row['vector']}") for row in rows(table)]
     expected += [place(row, f"{symbols[row['component']]}, English, all d") for row in rows(plain)]
-    check(dysem_figures.templates_figure(table, plain, FACTS), expected)
+    check(sweeps.templates_figure(table, plain, FACTS), expected)
 
 
 def test_in_english_alone_templates_show_dysem_once():
     table, plain = templates_table(["STSB", "SICKR"]), plain_table(["STSB", "SICKR"])
     same = table.groupby(["task", "template"])["spearman"].transform("first")
     table = table.assign(m=1, languages="en", spearman=same)
-    figure = dysem_figures.templates_figure(table, plain, FACTS)
+    figure = sweeps.templates_figure(table, plain, FACTS)
     found = {name: value[0] for (_, name, _), value in shown(figure).items() if "DySem" in name}
     assert list(found) == ["DySem, m = 1"]
     best = table[table["template"] == "prompteol"].groupby("task")["spearman"].first().mean()
-    caption = dysem_figures.templates_caption(table, plain)
+    caption = sweeps.templates_caption(table, plain)
     assert f"DySem at best {best:.1f} (m = 1)" in caption
 
 
@@ -622,7 +614,7 @@ def test_the_caption_of_templates_by_hand():
     )
     # Task c has no row under DySem, so it stays out of the means.
     plain = with_scores(plain, [50, 40, 30, 20, 52, 44, 36, 28, 99, 99, 99, 99])
-    assert dysem_figures.templates_caption(table, plain) == (
+    assert sweeps.templates_caption(table, plain) == (
         "Spearman × 100, mean over 2 tasks. PromptEOL: A^L 42.0, N(h^L) 51.0, DySem at best 73.0 "
         "(language-specific, mean); my {text}: A^L 24.0, N(h^L) 33.0, DySem at best 75.0 "
         "(english, mean)."
@@ -635,13 +627,13 @@ def test_the_caption_of_templates_by_hand():
 def test_scores_below_zero_stay_inside_the_axis():
     table = prompt_vector_table()
     table[["spearman", "low", "high"]] -= 40
-    figure = dysem_figures.prompt_vector_figure(table, FACTS)
+    figure = sweeps.prompt_vector_figure(table, FACTS)
     bottom, top = figure.layout.yaxis.range
     assert bottom < table["low"].min()
     assert top > table["high"].max()
     table = decomposition_table()
     table[["spearman", "low", "high"]] -= 40
-    left, right = dysem_figures.decomposition_figure(table, FACTS).layout.xaxis.range
+    left, right = decomposition.figure(table, FACTS).layout.xaxis.range
     assert left <= table["low"].min()
     assert right > table["high"].max()
 
@@ -649,7 +641,7 @@ def test_scores_below_zero_stay_inside_the_axis():
 def test_a_score_that_does_not_exist_leaves_a_gap():
     table = prompt_vector_table()
     table.loc[2, ["spearman", "low", "high"]] = np.nan
-    found = shown(dysem_figures.prompt_vector_figure(table, FACTS))
+    found = shown(sweeps.prompt_vector_figure(table, FACTS))
     missing = [key for key, values in found.items() if np.isnan(values).any()]
     row = table.loc[2]
     assert missing == [("", f"{row['setting']}, {row['vector']}", row["task"])]

@@ -242,7 +242,7 @@ def test_check_ms_takes_every_number_of_languages():
 SPEED = """
 import sys, time
 import numpy as np
-from dysem_lab.analyses.dysem_analyses import grid
+from dysem_lab.questions.scores import grid
 from dysem_lab.data.sts import STSData
 from dysem_lab.data.languages import LANGUAGES
 from dysem_lab.models.loading import source_digest

@@ -220,9 +220,7 @@ def test_a_store_is_read_without_loading_only_while_the_files_are_the_same(
     first.capture(progress=False)
     before = first.vectors("demo", "mean")
     with monkeypatch.context() as patch:
-        patch.setattr(
-            "dysem_lab.questions.study.load_model", lambda *_, **__: pytest.fail("loaded")
-        )
+        patch.setattr("dysem_lab.models.named.load_model", lambda *_, **__: pytest.fail("loaded"))
         assert torch.equal(study().vectors("demo", "mean"), before)
     edited(path / "config.json", lambda config: config.update(rms_norm_eps=0.5))
     again = study()

@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from dysem_lab.analyses.dysem_analyses import pair_cosine, pair_similarity, random_sets
 from dysem_lab.consensus import consensus_set
 from dysem_lab.encoders.dysem import SemanticVectors, n_dims, semantic_vectors
 from dysem_lab.errors import InputError
@@ -26,6 +25,8 @@ from dysem_lab.joint import (
     joint_set,
     pairwise_similarity,
 )
+from dysem_lab.questions.random_sets import draw_sets
+from dysem_lab.questions.scores import pair_cosine, pair_similarity
 
 quick = settings(deadline=None, max_examples=100)
 NAN = float("nan")
@@ -786,34 +787,34 @@ def test_pairs_of_an_odd_number_of_texts_are_refused(n_texts):
 @quick
 @given(st.lists(st.integers(0, 12), min_size=1, max_size=6), st.integers(0, 5))
 def test_random_sets_have_the_sizes_asked_for(sizes, seed):
-    drawn = random_sets(torch.tensor(sizes), 12, seed)
+    drawn = draw_sets(torch.tensor(sizes), 12, seed)
     assert drawn.dtype == torch.bool
     assert drawn.shape == (len(sizes), 12)
     assert drawn.sum(-1).tolist() == sizes
-    assert torch.equal(drawn, random_sets(torch.tensor(sizes), 12, seed))
+    assert torch.equal(drawn, draw_sets(torch.tensor(sizes), 12, seed))
 
 
 def test_random_sets_differ_between_rows_and_seeds():
     sizes = torch.full((20,), 32)
-    drawn = random_sets(sizes, 64, 0)
+    drawn = draw_sets(sizes, 64, 0)
     assert len({tuple(row) for row in drawn.tolist()}) == 20
-    assert not torch.equal(drawn, random_sets(sizes, 64, 1))
+    assert not torch.equal(drawn, draw_sets(sizes, 64, 1))
 
 
 def test_random_sets_leave_the_global_generator_alone():
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
-    random_sets(torch.tensor([2, 3]), 8, 5)
+    draw_sets(torch.tensor([2, 3]), 8, 5)
     assert torch.equal(torch.rand(3), expected)
 
 
 def test_random_sets_choose_every_dimension_equally_often():
     # 4,000 rows of 3 out of 12: each dimension 1,000 times, standard deviation 27.4; 5 of them.
-    counts = random_sets(torch.full((4000,), 3), 12, 0).sum(0)
+    counts = draw_sets(torch.full((4000,), 3), 12, 0).sum(0)
     assert ((counts - 1000).abs() < 137).all()
     # Pairs of dimensions together in 4000 * (3 * 2) / (12 * 11) = 181.8 rows, deviation 13.2.
-    mask = random_sets(torch.full((4000,), 3), 12, 1).double()
+    mask = draw_sets(torch.full((4000,), 3), 12, 1).double()
     together = (mask.T @ mask)[~torch.eye(12, dtype=torch.bool)]
     assert ((together - 181.8).abs() < 66).all()
 

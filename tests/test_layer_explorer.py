@@ -8,7 +8,6 @@ from scipy.stats import spearmanr
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dysem_lab.analyses.cost import counted
-from dysem_lab.analyses.dysem_analyses import layer_scores, pair_cosine
 from dysem_lab.data.sts import load_data
 from dysem_lab.errors import InputError, MissingTranslationError
 from dysem_lab.explorers import layer_explorer
@@ -28,6 +27,8 @@ from dysem_lab.models.capture import capture
 from dysem_lab.models.loading import load_model
 from dysem_lab.models.store import VectorStore
 from dysem_lab.prompts import templates, wrap
+from dysem_lab.questions import layers as layers_question
+from dysem_lab.questions.scores import pair_cosine
 from dysem_lab.questions.study import Study
 from dysem_lab.translation.translate import ParallelTable
 from tests.reference import dysem_pair, read
@@ -125,7 +126,7 @@ def test_data_agree_with_the_analysis_of_the_paper_and_with_spearman(study, monk
     (task,) = study.data
     table = data_layers(study, task, "language-specific", "mean", 2, 8)
     for component in ("attn", "ffn"):
-        paper = layer_scores(study, 2, component=component, k=8, languages=["en", "fr"])
+        paper = layers_question.table(study, 2, component=component, k=8, languages=["en", "fr"])
         paper = paper[(paper["setting"] == "language-specific") & (paper["vector"] == "mean")]
         ours = table[table["component"] == component]
         for kind in ("layer-wise", "cumulative"):

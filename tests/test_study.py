@@ -14,20 +14,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dysem_lab import paths
-from dysem_lab.analyses import dysem_analyses
 from dysem_lab.data.languages import LANGUAGES
 from dysem_lab.data.sts import STSData, available_languages, load_data
 from dysem_lab.encoders.dysem import VECTORS, DySem
 from dysem_lab.errors import DataError, InputError, ModelError
 from dysem_lab.evaluate import spearman
+from dysem_lab.models import named, record
 from dysem_lab.models import passes as forward_passes
-from dysem_lab.models import record
 from dysem_lab.models.capture import capture
 from dysem_lab.models.loading import load_model
 from dysem_lab.models.steering import Contrast
 from dysem_lab.models.store import ENTRY_BYTES, VectorStore
 from dysem_lab.prompts import SETTINGS, wrap
-from dysem_lab.questions import saving, study
+from dysem_lab.questions import languages, layers, saving, scores
 from dysem_lab.questions.grid import Cell, sweep
 from dysem_lab.questions.study import Study
 from dysem_lab.questions.style import facts
@@ -241,7 +240,7 @@ def test_languages_that_were_not_asked_for_are_neither_captured_nor_scored(
     made = Study(tiny_lens, few, languages=["en", "ja"], store=store)
     made.capture(progress=False)
     passes.clear()
-    table = dysem_analyses.single_languages(made)
+    table = languages.table(made)
     assert set(table["language"]) == {"en", "ja"}
     assert passes == []
 
@@ -499,7 +498,7 @@ def test_another_k_m_or_vector_needs_no_pass(tiny_lens, few, store, passes):
         again = Study(tiny_lens, **arguments)
         assert again.plan()["passes"].sum() == 0
         again.capture(progress=False)
-        table = dysem_analyses.grid(again, ks, ms, vectors=vectors)
+        table = scores.grid(again, ks, ms, vectors=vectors)
         assert len(table) == 2 * len(ks) * len(ms) * len(vectors)
     # Components that every pass stores along with the one asked for.
     Study(tiny_lens, **arguments, components=("ffn", "resid", "final")).capture(progress=False)
@@ -653,8 +652,8 @@ def test_a_study_whose_vectors_are_stored_never_loads_the_model(
     def refuse(*_, **__):
         raise AssertionError("the model is loaded")
 
-    monkeypatch.setattr(study, "load_model", refuse)
-    monkeypatch.setattr(study, "_LOADED", {})  # the first study holds the model still
+    monkeypatch.setattr(named, "load_model", refuse)
+    monkeypatch.setattr(named, "_LOADED", {})  # the first study holds the model still
     passes.clear()
     second = Study(tiny_folder("Llama"), **arguments)
     assert second.plan()["passes"].sum() == 0
@@ -663,8 +662,8 @@ def test_a_study_whose_vectors_are_stored_never_loads_the_model(
     assert torch.equal(second.vectors("demo", layers="each"), expected[1])
     assert second.model == first.lens.facts
     assert second.model.d_model == 32
-    assert len(dysem_analyses.grid(second, [5])) == 2 * 2 * 2
-    assert len(dysem_analyses.layer_scores(second, 2, k=5)) == 2 * 2 * 2 * 3
+    assert len(scores.grid(second, [5])) == 2 * 2 * 2
+    assert len(layers.table(second, 2, k=5)) == 2 * 2 * 2 * 3
     assert "Llama" in repr(second) or "llama" in repr(second)
     facts(second)
     assert passes == []
@@ -679,8 +678,8 @@ def test_studies_of_one_model_load_it_once_and_let_it_go(tiny_folder, few, store
         loaded.append(arguments)
         return load_model(*arguments, **settings)
 
-    monkeypatch.setattr(study, "load_model", load)
-    monkeypatch.setattr(study, "_LOADED", WeakValueDictionary())
+    monkeypatch.setattr(named, "load_model", load)
+    monkeypatch.setattr(named, "_LOADED", WeakValueDictionary())
     first, second, third = (
         Study(tiny_folder("Llama"), few.head(n_pairs), store=store) for n_pairs in (1, 2, 3)
     )
@@ -701,7 +700,7 @@ def test_planning_a_model_that_was_never_seen_does_not_load_it(
     def refuse(*_, **__):
         raise AssertionError("the model is loaded")
 
-    monkeypatch.setattr(study, "load_model", refuse)
+    monkeypatch.setattr(named, "load_model", refuse)
     plan = Study(tiny_folder("Llama"), few, languages=["ja"], store=store).plan()
     assert plan["passes"].tolist() == plan["texts"].tolist() == [12, 12, 12]
     assert (plan["megabytes"] > 0).all()
@@ -815,7 +814,7 @@ def test_a_study_of_real_data_gives_the_known_numbers(sts_folder, monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("the model is loaded")
 
-    monkeypatch.setattr(study, "load_model", refuse)
+    monkeypatch.setattr(named, "load_model", refuse)
     made = Study(
         *("gemma-3-270m", sts_folder, ["STSB"], ["en", "ja", "ru"]),
         settings="language-specific",
@@ -826,7 +825,7 @@ def test_a_study_of_real_data_gives_the_known_numbers(sts_folder, monkeypatch):
     )
     if n_passes := made.plan()["passes"].sum():
         pytest.skip(f"the user's store lacks {n_passes} of the vectors of gemma-3-270m on STS-B")
-    table = dysem_analyses.grid(
+    table = scores.grid(
         made, [1024], [3], components=("attn", "attn_raw", "resid"), vectors=["mean"]
     ).set_index("component")
     assert (table["n_pairs"] == 600).all()

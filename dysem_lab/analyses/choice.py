@@ -8,13 +8,13 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from dysem_lab.analyses.dysem_analyses import rank_languages
 from dysem_lab.data.sts import TASKS, STSData, available_languages, load_data
 from dysem_lab.encoders.settings import VECTORS
 from dysem_lab.errors import InputError, choices
 from dysem_lab.evaluate import mean_difference, score, spearman
 from dysem_lab.inputs import names_of
 from dysem_lab.questions.grid import Cell, CellResult, sweep
+from dysem_lab.questions.scores import rank_languages
 from dysem_lab.questions.study import Study
 
 

@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from dysem_lab.analyses.dysem_analyses import random_sets
 from dysem_lab.consensus import consensus_set, resolve_k, top_k
 from dysem_lab.errors import InputError
 from dysem_lab.evaluate import mean_difference, score
 from dysem_lab.joint import joint_cosine, joint_set
+from dysem_lab.questions.random_sets import draw_sets
 from dysem_lab.questions.study import Study
 
 STEPS = ("source, all d", "mean, all d", "positive mean", "consensus", "top k")
@@ -136,10 +136,10 @@ def rung_sets(
     yield "positive mean", [union(mean > 0)]
     yield "consensus", [union(consensus)]
     yield "top k", [joint]
-    yield "random, per pair", [random_sets(sizes, d_model, draw) for draw in draws]
+    yield "random, per pair", [draw_sets(sizes, d_model, draw) for draw in draws]
     yield (
         "random, shared",
-        [random_sets(shared, d_model, draw).expand_as(joint) for draw in draws],
+        [draw_sets(shared, d_model, draw).expand_as(joint) for draw in draws],
     )
     yield "bottom k", [union(top_k(-mean, consensus, k))]
     yield "intersection", [selected[:n_pairs] & selected[n_pairs:]]

@@ -198,7 +198,7 @@ def main_results(
     Args:
         study: Model, tasks and languages.
         languages: The order in which they are added, or an order for each task and setting as
-            `dysem_lab.analyses.dysem_analyses.single_languages` ranks them; None is the study's.
+            `dysem_lab.questions.languages.table` ranks them; None is the study's.
         m: The first so many of them; None is all that a task has.
         rows: DySem's rows, such as from `paper_settings`; None is each prompt setting with each
             semantic vector and this `m`.

@@ -10,11 +10,11 @@ from jaxtyping import Bool, Float, Int
 from scipy.special import gammaln
 from torch import Tensor
 
-from dysem_lab.analyses.dysem_analyses import random_sets
 from dysem_lab.consensus import consensus_set
 from dysem_lab.errors import InputError
 from dysem_lab.evaluate import LEVEL, N_RESAMPLES
 from dysem_lab.inputs import names_of
+from dysem_lab.questions.random_sets import draw_sets
 from dysem_lab.questions.study import Study
 
 PARAPHRASE = 4.5  # gold ratings from here on count as the same meaning
@@ -212,7 +212,7 @@ def selection_frequency(
     """
     x = study.vectors(task, component, setting=setting, template=template, languages=languages)
     sets = consensus_set(x, k)[different_texts(study.texts(task, "en"))]
-    drawn = random_sets(sets.sum(-1), sets.shape[-1], seed)
+    drawn = draw_sets(sets.sum(-1), sets.shape[-1], seed)
     frequency, dimension = sets.double().mean(0).sort(descending=True, stable=True)
     return pd.DataFrame(
         {

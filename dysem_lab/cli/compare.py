@@ -79,11 +79,11 @@ def similarity(
         if made_by is not None and code != "en":
             made_by.translate([a, b], "en", code)  # the renderings are kept
 
-    from dysem_lab.analyses.dysem_analyses import pair_cosine, pair_similarity
     from dysem_lab.encoders.dysem import DySem
     from dysem_lab.models.capture import capture
     from dysem_lab.models.loading import load_model
     from dysem_lab.prompts import wrap
+    from dysem_lab.questions.scores import pair_cosine, pair_similarity
 
     lens = load_model(model)
     dysem = DySem(lens, codes, made_by, kept, component, template, setting, vector)

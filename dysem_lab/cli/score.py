@@ -266,11 +266,11 @@ def _evaluate(
     study: "Study", languages: list[str], k: int | float, seed: int, as_json: bool
 ) -> None:
     """Print the decomposition of a study."""
-    from dysem_lab.analyses.dysem_analyses import decomposition
+    from dysem_lab.questions import decomposition
     from dysem_lab.questions.style import facts
 
     study.capture(progress=not as_json)
-    table = decomposition(study, languages, k=k, seed=seed)
+    table = decomposition.table(study, languages, k=k, seed=seed)
     if as_json:
         print_json({**_described(study, k, seed), "languages": languages, **_scores(table)})
         return
@@ -303,14 +303,14 @@ def _compare(
     as_json: bool,
 ) -> None:
     """Print the main results of a study beside the published ones."""
-    from dysem_lab.analyses.dysem_analyses import single_languages
     from dysem_lab.analyses.published import check_preset, comparison, main_results, remarks
+    from dysem_lab.questions import languages as languages_question
     from dysem_lab.questions.style import facts
 
     if preset:
         check_preset(study, preset)
     study.capture(progress=not as_json)
-    ranking = single_languages(study, seed=seed) if preset else None
+    ranking = languages_question.table(study, seed=seed) if preset else None
     baselines = list(dict.fromkeys(["none", study.templates[0]]))
     table = comparison(
         main_results(

@@ -202,8 +202,8 @@ class STSData:
             digest.update("\x1f".join([language, *self.texts(language)]).encode())
         return digest.hexdigest()[:16]
 
-    def select(self, index: Sequence[int] | np.ndarray) -> "STSData":
-        """Return the pairs at these positions, or where a mask of n is True.
+    def positions(self, index: Sequence[int] | np.ndarray) -> Int[np.ndarray, " rows"]:
+        """Return the positions that are meant: themselves, or where a mask of n is True.
 
         Raises:
             InputError: Neither whole numbers below n nor a mask; names what came.
@@ -223,7 +223,15 @@ class STSData:
                 f"positions of {len(self)} pairs go from 0 to {len(self) - 1}, got "
                 f"{index.min()} to {index.max()}"
             )
-        index = index.astype(np.int64)
+        return index.astype(np.int64) % max(1, len(self))
+
+    def select(self, index: Sequence[int] | np.ndarray) -> "STSData":
+        """Return the pairs at these positions, or where a mask of n is True.
+
+        Raises:
+            InputError: Neither whole numbers below n nor a mask; names what came.
+        """
+        index = self.positions(index)
         return replace(
             self,
             gold=self.gold[index],

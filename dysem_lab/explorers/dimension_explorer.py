@@ -16,7 +16,6 @@ from jaxtyping import Bool, Float
 from plotly.subplots import make_subplots
 from torch import Tensor
 
-from dysem_lab.analyses.dysem_analyses import SYMBOLS
 from dysem_lab.consensus import consensus_set, resolve_k
 from dysem_lab.data.languages import language as language_named
 from dysem_lab.encoders.dysem import DySem, language_vectors
@@ -29,7 +28,7 @@ from dysem_lab.models.readout import DEMOTED, PROMOTED, READ, dimension_index, d
 from dysem_lab.prompts import SETTINGS, TEMPLATES
 from dysem_lab.questions.grid import check_ms
 from dysem_lab.questions.study import Study
-from dysem_lab.questions.style import PALETTE, layout, superscript
+from dysem_lab.questions.style import PALETTE, SYMBOLS, layout, superscript
 
 LOGIT_LENS = {
     "stream": "what one more RMS of the stream in dimension j adds to a token's logit, compared "

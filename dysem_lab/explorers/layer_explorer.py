@@ -13,7 +13,6 @@ from jaxtyping import Float
 from plotly.subplots import make_subplots
 from torch import Tensor
 
-from dysem_lab.analyses.dysem_analyses import layer_scores, pair_cosine
 from dysem_lab.analyses.published import paper_task, preset_of, published
 from dysem_lab.consensus import resolve_k
 from dysem_lab.encoders.settings import VECTORS
@@ -27,7 +26,9 @@ from dysem_lab.models.lens import LensModel
 from dysem_lab.models.places import places
 from dysem_lab.models.store import VectorStore
 from dysem_lab.prompts import SETTINGS, TEMPLATES, wrap
+from dysem_lab.questions import layers as layers_question
 from dysem_lab.questions.grid import PAIRS_PER_CHUNK, check_ms, sweep
+from dysem_lab.questions.scores import pair_cosine
 from dysem_lab.questions.study import Study
 from dysem_lab.questions.style import PALETTE, SCORE, band, facts, layout
 from dysem_lab.translation.translate import Translator
@@ -256,7 +257,7 @@ def data_layers(
     narrow = copy.copy(study)
     narrow.data, narrow.settings = {task: study.data[task]}, [setting]
     tables = [
-        layer_scores(
+        layers_question.table(
             narrow, m, component=name, k=k, vectors=[vector], languages=codes[:m], seed=seed
         ).assign(component=name)
         for name in ("attn", "ffn")

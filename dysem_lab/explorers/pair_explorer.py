@@ -13,7 +13,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from dysem_lab.analyses.dysem_analyses import SYMBOLS, pair_cosine, pair_similarity
 from dysem_lab.consensus import resolve_k
 from dysem_lab.data.languages import language as language_named
 from dysem_lab.encoders.dysem import DySem, SemanticVectors, semantic_vectors
@@ -26,7 +25,8 @@ from dysem_lab.models.capture import CUMULATIVE, capture, unique_prompts
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.places import VECTOR_COMPONENTS
 from dysem_lab.prompts import SETTINGS, TEMPLATE_NAMES, TEMPLATES, wrap
-from dysem_lab.questions.style import PALETTE, layout
+from dysem_lab.questions.scores import pair_cosine, pair_similarity
+from dysem_lab.questions.style import PALETTE, SYMBOLS, layout
 from dysem_lab.translation.translate import Translator
 
 CHUNK = 16  # prompts between two reports of progress

@@ -6,11 +6,19 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from dysem_lab.analyses.contrast_analyses import PLAIN
-from dysem_lab.analyses.dysem_analyses import SYMBOLS
 from dysem_lab.analyses.published import AVERAGE
 from dysem_lab.errors import InputError
 from dysem_lab.prompts import TEMPLATE_NAMES
-from dysem_lab.questions.style import PALETTE, SCORE, band, bars, error_bar, layout, superscript
+from dysem_lab.questions.style import (
+    PALETTE,
+    SCORE,
+    SYMBOLS,
+    band,
+    bars,
+    error_bar,
+    layout,
+    superscript,
+)
 
 METHOD_COLOURS = {
     PLAIN: "#999999",

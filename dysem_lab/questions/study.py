@@ -1,15 +1,17 @@
-"""A study: one model on sentence pairs in several languages, captured once, read from the store.
+"""A study: one model on sentence pairs in several languages, its vectors read from the store.
 
-The analyses ask a study for vectors. It knows which prompts they stand for, runs the model on those
-that the store lacks, and leaves the model unloaded where nothing is missing.
+The questions ask a study for vectors. It knows which prompts they stand for, runs the model on
+those that the store lacks, and leaves the model unloaded where nothing is missing. What a question
+needs it says first (`prepare`), so that one capture makes it all, and a batch can plan it.
 """
 
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from functools import cached_property
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
 from pathlib import Path
-from weakref import WeakValueDictionary
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -30,32 +32,30 @@ from dysem_lab.models.capture import (
     read_rows,
     space_of,
     stored_with,
-    unique_prompts,
 )
-from dysem_lab.models.embedded import EMBEDDED
 from dysem_lab.models.facts import ModelFacts
 from dysem_lab.models.lens import LensModel
-from dysem_lab.models.loading import (
-    DEFAULT_MODEL,
-    load_model,
-    resolve_device,
-    size_of,
-    source_digest,
-)
+from dysem_lab.models.loading import DEFAULT_MODEL
+from dysem_lab.models.named import NamedModel
 from dysem_lab.models.passes import MAX_TOKENS
 from dysem_lab.models.places import Blocks, Place, output_place, places
 from dysem_lab.models.steering import Contrast, contrast_facts, warn_if_alpha_is_undone
 from dysem_lab.models.store import Space, VectorStore, prompt_key
 from dysem_lab.prompts import SETTINGS, parts_of, template_parts, wrap
 
-# Studies of one model share it for as long as one of them holds it.
-_LOADED: WeakValueDictionary[tuple[str, str, str], LensModel] = WeakValueDictionary()
 # Stands for a model that the store has never seen, in plans.
 _UNKNOWN = ModelFacts("", "", "", "", "", 0, 0, "")
 
 
+class _Prompts(NamedTuple):
+    """The prompts of a task's texts, and their keys in the store."""
+
+    prompts: Sequence[str]
+    keys: list[str]
+
+
 class Study:
-    """A model, its data and the vectors that an analysis needs.
+    """A model, its data and the prompts that the texts are put in.
 
     Args:
         model: A name for `dysem_lab.load_model`, or a model that is loaded already.
@@ -65,12 +65,6 @@ class Study:
         languages: Codes wanted; each task uses those that it has, English first.
         templates: Prompt templates; "none" stands for the mean-pooling baseline, in English.
         settings: Prompt settings, "english" and "language-specific".
-        components: Internal vectors that will be asked for, as cumulative vectors.
-        each: Internal vectors that will be asked for at every layer.
-        output_layers: Where embeddings will be asked for, as for `dysem_lab.ContrastivePrompting`;
-            "all" is after every block that comes after the contrasts, and after the final norm.
-        contrasts: Interventions under which all of it will be asked for; None is the plain prompt.
-            They need the English setting, in which the auxiliary prompts are.
         split: "test" or "dev".
         pairs: The first so many pairs of each task.
         sample: A seeded random sample of so many pairs of each task.
@@ -93,10 +87,6 @@ class Study:
         *,
         templates: str | Sequence[str] = "prompteol",
         settings: str | Sequence[str] = SETTINGS,
-        components: str | Sequence[str] = "attn",
-        each: str | Sequence[str] = (),
-        output_layers: Sequence[int | str] | int | str = (),
-        contrasts: Sequence[Contrast | None] | Contrast | None = (None,),
         split: str = "test",
         pairs: int | None = None,
         sample: int | None = None,
@@ -104,8 +94,9 @@ class Study:
         store: VectorStore | None = None,
         device: str = "auto",
         dtype: str = "auto",
+        **declared: Any,
     ) -> None:
-        """Load the pairs and check every name; the model is loaded when a vector is missing."""
+        """Check every name; the model is loaded when a vector is missing."""
         codes = list(dict.fromkeys(["en", *names_of(languages, "language")]))
         self.languages = codes
         given = names_of(templates, "template")
@@ -113,20 +104,6 @@ class Study:
             dict.fromkeys(name for names in map(parts_of, given) for name in names)
         )
         self.settings = names_of(settings, "setting")
-        if contrasts is None or isinstance(contrasts, Contrast):
-            contrasts = [contrasts]
-        self.contrasts = list(dict.fromkeys(contrasts))
-        if any(self.contrasts) and self.settings != ["english"]:
-            raise InputError(
-                "a contrast needs settings='english': the auxiliary prompts are in English only"
-            )
-        self._cumulative_and_each = [
-            *(places(components) if components else ()),
-            *(places(each, "each") if each else ()),
-        ]
-        if isinstance(output_layers, str | int) and output_layers != "all":
-            output_layers = [output_layers]
-        self._output_layers = output_layers
         for template in self.templates:
             for setting in self.settings:
                 for code in codes:
@@ -138,15 +115,52 @@ class Study:
         }
         self.sampling = {"pairs": pairs, "sample": sample, "seed": seed if sample else None}
         self.store = store if store is not None else VectorStore()
-        self._model = model
-        self._device, self._dtype = resolve_device(device, dtype)
+        self._model = NamedModel(model, device, dtype)
+        self._wrapped: dict[tuple[str, str, str, str], _Prompts] = {}
+        self.declared = declared
+        self.needs(**{name: of for name, of in declared.items() if name != "output_layers"})
+
+    # Until all questions declare what they need, a study declares it for them.
+    @property
+    def _declared(self) -> "Need":
+        return self.needs(**self.declared)
+
+    @property
+    def wanted(self) -> list[Place]:
+        """What is declared."""
+        return list(self._declared.places)
+
+    @property
+    def contrasts(self) -> list[Contrast | None]:
+        """What is declared."""
+        return list(self._declared.contrasts)
+
+    @property
+    def output_layers(self) -> list[int | str]:
+        """What is declared."""
+        return named_layers(
+            self.declared.get("output_layers", ()), self._declared.contrasts, self.n_layers
+        )
+
+    @property
+    def reads_each(self) -> bool:
+        """What is declared."""
+        return self._declared.reads_each
+
+    def plan(self, planned: set[tuple[str, Space]] | None = None) -> pd.DataFrame:
+        """Of what is declared."""
+        return self._declared.plan(planned)
+
+    def fill(self, plan: pd.DataFrame) -> Iterator[int]:
+        """Of what is declared."""
+        return self._declared.fill(plan)
 
     def __repr__(self) -> str:
         sizes = ", ".join(
             f"{task} {len(data):,} pairs in {'/'.join(data.languages)}"
             for task, data in self.data.items()
         )
-        weights = f" ({self._weights})" if self._weights else ""
+        weights = f" ({self._model.weights})" if self._model.weights else ""
         return f"Study({self.name}{weights}; {sizes})"
 
     def _repr_html_(self) -> str:
@@ -154,83 +168,28 @@ class Study:
             task: f"{len(data):,} pairs in {'/'.join(data.languages)}"
             for task, data in self.data.items()
         }
-        contrasts = [str(contrast or "plain") for contrast in self.contrasts]
-        settings = {
-            "templates": self.templates,
-            "prompt settings": self.settings,
-            "contrasts": contrasts if any(self.contrasts) else None,
-            "vectors in": str(self.store.path),
-        }
-        return card(f"Study of {self.name}", {"weights": self._weights, **sizes, **settings})
+        prompts = {"templates": self.templates, "prompt settings": self.settings}
+        shown = {"weights": self._model.weights, **sizes, **prompts}
+        return card(f"Study of {self.name}", {**shown, "vectors in": str(self.store.path)})
 
     @property
     def name(self) -> str:
         """The name of the model."""
-        return self._model.name if isinstance(self._model, LensModel) else str(self._model)
+        return self._model.name
 
     @property
     def dtype(self) -> str:
-        """The data type of the model's weights."""
-        return self._model.facts.dtype if isinstance(self._model, LensModel) else self._dtype
-
-    @cached_property
-    def output_layers(self) -> list[int | str]:
-        """Where embeddings will be asked for."""
-        if self._output_layers != "all":
-            return list(self._output_layers)
-        first = max((contrast.layer for contrast in self.contrasts if contrast), default=0) + 1
-        return [*range(first, self.n_layers + 1), "final"]
-
-    @cached_property
-    def wanted(self) -> list[Place]:
-        """What will be read of each prompt.
-
-        Raises:
-            InputError: An output layer that the model does not have, or one before a contrast.
-        """
-        if not self._output_layers:
-            return self._cumulative_and_each
-        outputs = [output_place(name, self.n_layers) for name in self.output_layers]
-        for contrast in filter(None, self.contrasts):
-            for name in self.output_layers:
-                check_output(name, contrast, self.n_layers)
-        return list(dict.fromkeys([*self._cumulative_and_each, *outputs]))
+        """The data type that the model computes in."""
+        return self._model.dtype
 
     @property
-    def n_layers(self) -> int:
-        """Number of blocks, from the configuration where that is enough."""
-        size = size_of(self.name) if not isinstance(self._model, LensModel) else None
-        return size[0] if size else self.model.n_layers
-
-    @property
-    def reads_each(self) -> bool:
-        """Whether vectors of every layer will be asked for."""
-        return any(place.blocks == "each" for place in self.wanted)
-
-    @cached_property
     def lens(self) -> LensModel:
         """The model, loaded on first use."""
-        if isinstance(self._model, LensModel):
-            return self._model
-        key = (source_digest(self._model), self._device, self._dtype)
-        lens = _LOADED.get(key)
-        if lens is None or lens.facts.source != lens.source:  # changed in memory by its user
-            lens = load_model(self._model, device=self._device, dtype=self._dtype)
-            _LOADED[key] = lens
-        return lens
+        return self._model.lens
 
     def release(self) -> None:
         """Let go of the loaded model; it is freed when no other study holds it."""
-        self.__dict__.pop("lens", None)
-
-    @property
-    def _weights(self) -> str | None:
-        """What is said of the model's weights, where that is known already."""
-        if isinstance(self._model, LensModel):
-            return self._model.weights
-        if "_named_model" in self.__dict__:
-            return self._named_model.weights
-        return EMBEDDED[self.name].weights(self._dtype) if self.name in EMBEDDED else None
+        self._model.release()
 
     @property
     def model(self) -> ModelFacts:
@@ -239,20 +198,13 @@ class Study:
         Raises:
             ModelError: As for `dysem_lab.capture` with a store.
         """
-        if isinstance(self._model, LensModel):
-            self._model.check_own_pass()
-            return self._model.facts  # its user may change it
-        return self._named_model
-
-    @cached_property
-    def _named_model(self) -> ModelFacts:
-        return self._known_model or self.lens.facts
+        return self._model.facts(self.store)
 
     @property
-    def _known_model(self) -> ModelFacts | None:
-        if isinstance(self._model, LensModel):
-            return self._model.facts
-        return self.store.recall(source_digest(self._model), self._dtype)
+    def n_layers(self) -> int:
+        """Number of blocks, from the configuration where that is enough."""
+        size = self._model.size()
+        return size[0] if size else self.model.n_layers
 
     def task_languages(self, task: str) -> list[str]:
         """Return the languages of this study that a task has."""
@@ -268,169 +220,77 @@ class Study:
             raise choices("task", task, self.data)
         return self.data[task]
 
-    def _wanted_of(self, template: str) -> list[Place]:
-        return places("mean") if template == "none" else self.wanted
+    def _prompts(self, task: str, template: str, setting: str, code: str) -> _Prompts:
+        """Return the prompts of a task's texts; each text is wrapped and hashed once."""
+        # English prompts are the same in both settings.
+        of = (task, template, setting if code != "en" else SETTINGS[0], code)
+        if of not in self._wrapped:
+            prompts = wrap(self.texts(task, code), template, setting, code)
+            self._wrapped[of] = _Prompts(prompts, [prompt_key(one, MAX_TOKENS) for one in prompts])
+        return self._wrapped[of]
 
-    def _groups(self) -> Iterator[tuple[str, str, str, list[str]]]:
-        """Yield (template, setting, language, prompts) of everything that will be asked for."""
-        for template in self.templates:
-            for code in ["en"] if template == "none" else self.languages:
-                texts = [
-                    text
-                    for task, data in self.data.items()
-                    if code in data.languages
-                    for text in self.texts(task, code)
-                ]
-                if not texts:
-                    continue
-                # English prompts are the same in both settings.
-                for setting in self.settings[:1] if code == "en" else self.settings:
-                    yield (
-                        template,
-                        setting,
-                        code,
-                        unique_prompts(wrap(texts, template, setting, code)),
-                    )
-
-    def plan(self, planned: set[tuple[str, Space]] | None = None) -> pd.DataFrame:
-        """Return how many forward passes and how much disk the study still needs.
+    def needs(
+        self,
+        components: str | Sequence[str] = "attn",
+        *,
+        each: str | Sequence[str] = (),
+        output_layers: Sequence[int | str] | int | str = (),
+        contrasts: Sequence[Contrast | None] | Contrast | None = (None,),
+    ) -> "Need":
+        """Return what a question will ask of this study.
 
         Args:
-            planned: What studies of this model before this one will have captured; what this one
-                adds is added to it.
+            components: Internal vectors that will be asked for, as cumulative vectors.
+            each: Internal vectors that will be asked for at every layer.
+            output_layers: Where embeddings will be asked for, as for
+                `dysem_lab.ContrastivePrompting`; "all" is after every block that comes after the
+                contrasts, and after the final norm.
+            contrasts: Interventions under which all of it will be asked for; None is the plain
+                prompt. They need the English setting, in which the auxiliary prompts are.
 
-        Returns:
-            One row per template, setting and language: ``texts`` (different prompts), ``passes``
-            (those that the store lacks; one pass serves all contrasts of the last token),
-            ``megabytes`` (what they will add; NaN where neither the store nor the model's
-            configuration tells the width).
+        Raises:
+            InputError: A component, layer or block that there is not, an output layer before a
+                contrast, or a contrast of prompts that are not in English.
         """
-        planned = set() if planned is None else planned
-        rows = []
-        for template, setting, code, prompts in self._groups():
-            keys = [prompt_key(prompt, MAX_TOKENS) for prompt in prompts]
-            wanted = self._wanted_of(template)
-            new = {
-                contrast: self._new(keys, wanted, contrast, planned)
-                for contrast in self._contrasts_of(template)
-            }
-            together = [
-                part for contrast, part in new.items() if not (contrast and contrast.every_token)
-            ]
-            alone = [part for contrast, part in new.items() if contrast and contrast.every_token]
-            rows.append(
-                {
-                    "template": template,
-                    "setting": setting,
-                    "language": code,
-                    "texts": len(prompts),
-                    "passes": len(set().union(*together)) + sum(map(len, alone)),
-                    "megabytes": sum(map(len, new.values())) * self._row_bytes(wanted) / 1e6,
-                }
+        if contrasts is None or isinstance(contrasts, Contrast):
+            contrasts = [contrasts]
+        contrasts = list(dict.fromkeys(contrasts))
+        if any(contrasts) and self.settings != ["english"]:
+            raise InputError(
+                "a contrast needs settings='english': the auxiliary prompts are in English only"
             )
-        columns = ["template", "setting", "language", "texts", "passes", "megabytes"]
-        return pd.DataFrame(rows, columns=columns)
+        wanted = [
+            *(places(components) if components else ()),
+            *(places(each, "each") if each else ()),
+        ]
+        for name in named_layers(output_layers, contrasts, self.n_layers) if output_layers else ():
+            for contrast in filter(None, contrasts):
+                check_output(name, contrast, self.n_layers)
+            wanted.append(output_place(name, self.n_layers))
+        return Need(self, tuple(dict.fromkeys(wanted)), tuple(contrasts))
 
-    def _new(
+    def capture(
         self,
-        keys: list[str],
-        wanted: list[Place],
-        contrast: Contrast | None,
-        planned: set[tuple[str, Space]],
-    ) -> set[str]:
-        """Return the prompts that neither the store nor the plan so far has; plan them."""
-        known = self._known_model
-        facts = contrast_facts(known or _UNKNOWN, contrast)
-        lacking = {
-            (keys[i], space_of(facts, place))
-            for place in wanted
-            for i in (missing_rows(facts, self.store, keys, [place]) if known else range(len(keys)))
-        }
-        new = {key for key, _ in lacking - planned}
-        planned.update(
-            (key, space_of(facts, place)) for key in new for place in self._stored(wanted)
-        )
-        return new
-
-    def _contrasts_of(self, template: str) -> list[Contrast | None]:
-        return [None] if template == "none" else self.contrasts
-
-    def _stored(self, wanted: list[Place]) -> list[Place]:
-        return wanted if any(self.contrasts) else stored_with(wanted)
-
-    def _row_bytes(self, wanted: list[Place]) -> float:
-        """Return the bytes that one captured prompt adds to the store."""
-        known = self._known_model
-        size = (known.n_layers, known.d_model) if known else size_of(self.name)
-        if size is None:
-            return float("nan")
-        n_layers, d_model = size
-        return sum(
-            self.store.row_bytes(
-                str(place.blocks), d_model * (n_layers if place.blocks == "each" else 1)
-            )
-            for place in self._stored(wanted)
-        )
-
-    def capture(self, *, progress: bool = True) -> pd.DataFrame:
+        components: str | Sequence[str] = "attn",
+        *,
+        each: str | Sequence[str] = (),
+        output_layers: Sequence[int | str] | int | str = (),
+        contrasts: Sequence[Contrast | None] | Contrast | None = (None,),
+        progress: bool = True,
+    ) -> pd.DataFrame:
         """Run the model on every prompt that the store lacks; return the plan that was followed.
 
         One progress bar covers it all. An interrupted call loses at most the batch in flight; the
-        same call again makes the rest.
+        same call again makes the rest. Arguments are those of `needs`.
 
         Raises:
+            InputError: As for `needs`.
             ModelError: The disk has less room than the vectors will need.
         """
-        plan = self.plan()
-        n_passes = int(plan["passes"].sum())
-        if progress and n_passes:
-            megabytes = plan["megabytes"].sum(skipna=False)
-            size = "" if np.isnan(megabytes) else f", about {megabytes:,.0f} MB"
-            say(
-                f"{n_passes:,} forward passes (of {plan['texts'].sum():,} prompts; the others are "
-                f"stored){size} in {self.store.path}"
-            )
-        hidden = not progress or not n_passes
-        with tqdm(total=n_passes, desc="capture", unit="text", disable=hidden) as bar:
-            for n_texts in self.fill(plan):
-                bar.update(n_texts)
-        return plan
-
-    def fill(self, plan: pd.DataFrame) -> Iterator[int]:
-        """Capture what a plan counts, yielding after each batch how many texts it held.
-
-        Raises:
-            ModelError: The disk has less room than the vectors will need.
-        """
-        if not plan["passes"].sum():
-            return
-        megabytes, free = plan["megabytes"].sum(), shutil.disk_usage(self.store.path.parent).free
-        if megabytes > free / 1e6:
-            raise ModelError(
-                f"the vectors need about {megabytes:,.0f} MB in {self.store.path}, but only "
-                f"{free / 1e6:,.0f} MB are free; take a smaller sample, or prune with "
-                "`dysem-lab store`"
-            )
-        alike: dict[tuple[str, str], list[str]] = {}  # whose beginning is computed once for all
-        for template, setting, code, prompts in self._groups():
-            begins = "english" if setting == "english" else code
-            alike.setdefault((template, begins), []).extend(prompts)
-        for (template, _), repeated in alike.items():
-            prompts = unique_prompts(repeated)
-            wanted, contrasts = self._wanted_of(template), self._contrasts_of(template)
-            yield from self._fill(prompts, wanted, contrasts)
-
-    def _fill(
-        self, prompts: list[str], wanted: list[Place], contrasts: list[Contrast | None]
-    ) -> Iterator[int]:
-        if any(contrasts):
-            for contrast in filter(None, contrasts):
-                warn_if_alpha_is_undone(contrast, self.lens)
-            yield from fill_contrasts(self.lens, prompts, contrasts, wanted, self.store)
-        else:
-            keys = [prompt_key(prompt, MAX_TOKENS) for prompt in prompts]
-            only = missing_rows(self.lens.facts, self.store, keys, wanted)
-            yield from fill(self.lens, prompts, wanted, self.store, only)
+        need = self.needs(components, each=each, output_layers=output_layers, contrasts=contrasts)
+        if self.declared:
+            need = self._declared
+        return capture_needs([need], progress=progress)
 
     def vectors(
         self,
@@ -469,15 +329,16 @@ class Study:
         template = template if template is not None else self.templates[0]
         setting = setting if setting is not None else self.settings[0]
         (place,) = places(component, layers)
-        per_language = [
-            wrap(self.texts(task, code, pairs), template, setting, code) for code in codes
-        ]
+        data = self._pairs_of(task)
+        chosen = np.arange(len(data)) if pairs is None else data.positions(pairs)
+        texts = [*chosen, *(chosen + len(data))]
         columns = []
-        for prompts in per_language:
-            unique = unique_prompts(prompts)
+        for code in codes:
+            prompts, keys = self._prompts(task, template, setting, code)
+            unique = {keys[i]: prompts[i] for i in texts}
+            row_of = {key: row for row, key in enumerate(unique)}
             rows = self._rows(unique, place, contrast)
-            position = {prompt: row for row, prompt in enumerate(unique)}
-            columns.append(rows[[position[prompt] for prompt in prompts]])
+            columns.append(rows[[row_of[keys[i]] for i in texts]])
         return torch.stack(columns, dim=1)
 
     def embeddings(
@@ -515,16 +376,274 @@ class Study:
         return torch.stack(parts).mean(0)
 
     def _rows(
-        self, prompts: list[str], place: Place, contrast: Contrast | None
+        self, unique: Mapping[str, str], place: Place, contrast: Contrast | None
     ) -> Float[Tensor, "n ..."]:
+        """Return the vectors of different prompts, by their keys; those not stored are captured."""
         facts = contrast_facts(self.model, contrast)
-        keys = [prompt_key(prompt, MAX_TOKENS) for prompt in prompts]
-        rows, found = self.store.read(space_of(facts, place), keys)
+        rows, found = self.store.read(space_of(facts, place), list(unique))
         if rows is not None and found.all():
             return rows
-        for _ in self._fill(prompts, [place], [contrast]):
+        for _ in _fill(self, unique, [place], [contrast]):
             pass
-        return read_rows(facts, self.store, keys, [place])[place]
+        return read_rows(facts, self.store, list(unique), [place])[place]
+
+
+def named_layers(
+    named: Sequence[int | str] | int | str,
+    contrasts: Sequence[Contrast | None],
+    n_layers: int,
+) -> list[int | str]:
+    """Return output layers as a list; "all" are those after the contrasts (see `Study.needs`)."""
+    if isinstance(named, str) and named == "all":
+        first = max((contrast.layer for contrast in contrasts if contrast), default=0) + 1
+        return [*range(first, n_layers + 1), "final"]
+    return [named] if isinstance(named, str | int) else list(named)
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a question will ask of a study; from `Study.needs`.
+
+    Attributes:
+        study: The study; its tasks, templates, prompt settings and languages are all meant.
+        places: What will be read of each prompt; "none" is read by mean pooling instead.
+        contrasts: Under which interventions; None is the plain prompt.
+    """
+
+    study: Study
+    places: tuple[Place, ...]
+    contrasts: tuple[Contrast | None, ...] = (None,)
+
+    @property
+    def reads_each(self) -> bool:
+        """Whether vectors of every layer will be asked for."""
+        return any(place.blocks == "each" for place in self.places)
+
+    def places_of(self, template: str) -> tuple[Place, ...]:
+        """Return what will be read of a template's prompts."""
+        return tuple(places("mean")) if template == "none" else self.places
+
+    def contrasts_of(self, template: str) -> tuple[Contrast | None, ...]:
+        """Return the interventions under which a template's prompts will run."""
+        return (None,) if template == "none" else self.contrasts
+
+    def groups(self) -> Iterator[tuple[str, str, str, dict[str, str]]]:
+        """Yield (template, setting, language, key → prompt) of everything that is meant."""
+        study = self.study
+        for template in study.templates:
+            for code in ["en"] if template == "none" else study.languages:
+                # English prompts are the same in both settings.
+                for setting in study.settings[:1] if code == "en" else study.settings:
+                    unique: dict[str, str] = {}
+                    for task, data in study.data.items():
+                        if code in data.languages:
+                            prompts, keys = study._prompts(task, template, setting, code)
+                            unique |= dict(zip(keys, prompts, strict=True))
+                    if unique:
+                        yield template, setting, code, unique
+
+    def plan(self, planned: set[tuple[str, Space]] | None = None) -> pd.DataFrame:
+        """Return how many forward passes and how much disk it still takes.
+
+        Args:
+            planned: What needs of this model before this one will have captured; what this one
+                adds is added to it.
+
+        Returns:
+            One row per template, setting and language: ``texts`` (different prompts), ``passes``
+            (those that the store lacks; one pass serves all contrasts of the last token),
+            ``megabytes`` (what they will add; NaN where neither the store nor the model's
+            configuration tells the width).
+        """
+        planned = set() if planned is None else planned
+        rows = []
+        for template, setting, code, unique in self.groups():
+            wanted = self.places_of(template)
+            new = {
+                contrast: self._new(list(unique), wanted, contrast, planned)
+                for contrast in self.contrasts_of(template)
+            }
+            together = [
+                part for contrast, part in new.items() if not (contrast and contrast.every_token)
+            ]
+            alone = [part for contrast, part in new.items() if contrast and contrast.every_token]
+            rows.append(
+                {
+                    "template": template,
+                    "setting": setting,
+                    "language": code,
+                    "texts": len(unique),
+                    "passes": len(set().union(*together)) + sum(map(len, alone)),
+                    "megabytes": sum(map(len, new.values())) * self._row_bytes(wanted) / 1e6,
+                }
+            )
+        columns = ["template", "setting", "language", "texts", "passes", "megabytes"]
+        return pd.DataFrame(rows, columns=columns)
+
+    def _new(
+        self,
+        keys: list[str],
+        wanted: Sequence[Place],
+        contrast: Contrast | None,
+        planned: set[tuple[str, Space]],
+    ) -> set[str]:
+        """Return the prompts that neither the store nor the plan so far has; plan them."""
+        store, known = self.study.store, self.study._model.known(self.study.store)
+        facts = contrast_facts(known or _UNKNOWN, contrast)
+        lacking = {
+            (keys[i], space_of(facts, place))
+            for place in wanted
+            for i in (missing_rows(facts, store, keys, [place]) if known else range(len(keys)))
+        }
+        new = {key for key, _ in lacking - planned}
+        planned.update(
+            (key, space_of(facts, place)) for key in new for place in self._stored(wanted)
+        )
+        return new
+
+    def _stored(self, wanted: Sequence[Place]) -> Sequence[Place]:
+        return wanted if any(self.contrasts) else stored_with(wanted)
+
+    def _row_bytes(self, wanted: Sequence[Place]) -> float:
+        """Return the bytes that one captured prompt adds to the store."""
+        known = self.study._model.known(self.study.store)
+        size = (known.n_layers, known.d_model) if known else self.study._model.size()
+        if size is None:
+            return float("nan")
+        n_layers, d_model = size
+        return sum(
+            self.study.store.row_bytes(
+                str(place.blocks), d_model * (n_layers if place.blocks == "each" else 1)
+            )
+            for place in self._stored(wanted)
+        )
+
+    def fill(self, plan: pd.DataFrame) -> Iterator[int]:
+        """Capture what a plan counts, yielding after each batch how many texts it held.
+
+        Raises:
+            ModelError: The disk has less room than the vectors will need.
+        """
+        if not plan["passes"].sum():
+            return
+        store = self.study.store
+        megabytes, free = plan["megabytes"].sum(), shutil.disk_usage(store.path.parent).free
+        if megabytes > free / 1e6:
+            raise ModelError(
+                f"the vectors need about {megabytes:,.0f} MB in {store.path}, but only "
+                f"{free / 1e6:,.0f} MB are free; take a smaller sample, or prune with "
+                "`dysem-lab store`"
+            )
+        alike: dict[tuple[str, str], dict[str, str]] = {}  # whose beginning is computed once
+        for template, setting, code, unique in self.groups():
+            begins = "english" if setting == "english" else code
+            alike.setdefault((template, begins), {}).update(unique)
+        for (template, _), unique in alike.items():
+            wanted, contrasts = self.places_of(template), self.contrasts_of(template)
+            yield from _fill(self.study, unique, wanted, contrasts)
+
+
+def _fill(
+    study: Study,
+    unique: Mapping[str, str],
+    wanted: Sequence[Place],
+    contrasts: Sequence[Contrast | None],
+) -> Iterator[int]:
+    """Capture those of different prompts, by their keys, that the store lacks."""
+    prompts = list(unique.values())
+    if any(contrasts):
+        for contrast in filter(None, contrasts):
+            warn_if_alpha_is_undone(contrast, study.lens)
+        yield from fill_contrasts(study.lens, prompts, contrasts, wanted, study.store)
+    else:
+        only = missing_rows(study.lens.facts, study.store, list(unique), wanted)
+        yield from fill(study.lens, prompts, wanted, study.store, only)
+
+
+def capture_needs(needs: Sequence[Need], *, progress: bool = True) -> pd.DataFrame:
+    """Run the models on every prompt that the store lacks; return the plan that was followed.
+
+    Raises:
+        ModelError: The disk has less room than the vectors will need.
+    """
+    planned: dict[tuple[str, str], set[tuple[str, Space]]] = {}
+    plans = [
+        need.plan(planned.setdefault((need.study.name, need.study.dtype), set())) for need in needs
+    ]
+    whole = pd.concat(plans, ignore_index=True)
+    n_passes = int(whole["passes"].sum())
+    if progress and n_passes:
+        megabytes = whole["megabytes"].sum(skipna=False)
+        size = "" if np.isnan(megabytes) else f", about {megabytes:,.0f} MB"
+        stores = " and ".join(dict.fromkeys(str(need.study.store.path) for need in needs))
+        say(
+            f"{n_passes:,} forward passes (of {whole['texts'].sum():,} prompts; the others are "
+            f"stored){size} in {stores}"
+        )
+    hidden = not progress or not n_passes
+    with tqdm(total=n_passes, desc="capture", unit="text", disable=hidden) as bar:
+        for need, plan in zip(needs, plans, strict=True):
+            for n_texts in need.fill(plan):
+                bar.update(n_texts)
+    return whole
+
+
+# --- what a question needs, said before anything runs
+
+
+class Planned(Exception):  # noqa: N818 - nothing is wrong
+    """Ends a question in a plan, once it has said what it needs."""
+
+
+@dataclass
+class Ask:
+    """What a question said that it needs.
+
+    Attributes:
+        needs: Vectors, by study.
+        digests: Of all data that it reads.
+        runs_the_model: Whether it runs the model besides, which no plan counts.
+    """
+
+    needs: list[Need]
+    digests: list[str]
+    runs_the_model: bool
+
+
+_asked: ContextVar[list[Ask] | None] = ContextVar("asked", default=None)
+
+
+@contextmanager
+def planning() -> Iterator[list[Ask]]:
+    """Collect what questions need: inside, each ends in `Planned` instead of computing."""
+    asked: list[Ask] = []
+    token = _asked.set(asked)
+    try:
+        yield asked
+    finally:
+        _asked.reset(token)
+
+
+def prepare(*needs: Need, data: Sequence[STSData] = (), runs_the_model: bool = False) -> None:
+    """Say what a question needs, and capture it: the first thing that a question does.
+
+    Args:
+        needs: Vectors, from `Study.needs`.
+        data: What it reads besides the studies' pairs.
+        runs_the_model: It will run the model besides, which no plan counts.
+
+    Raises:
+        Planned: In a plan, which ends here.
+        ModelError: As for `capture_needs`.
+    """
+    asked = _asked.get()
+    if asked is not None:
+        studies = [pairs for need in needs for pairs in need.study.data.values()]
+        digests = [one.digest for one in (*studies, *data)]
+        asked.append(Ask(list(needs), digests, runs_the_model))
+        raise Planned
+    if needs:
+        capture_needs(needs)
 
 
 def _loaded(

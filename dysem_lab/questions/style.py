@@ -11,6 +11,8 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 from plotly.subplots import make_subplots
 
+from dysem_lab.errors import InputError
+from dysem_lab.questions.finding import Facts
 from dysem_lab.questions.study import Study
 from dysem_lab.startup import import_nbformat
 
@@ -39,15 +41,23 @@ COLOURS = {
     "knowledge": "#009E73",
 }
 OTHER_COLOUR = "#CC79A7"
+BASELINES = ("#999999", OTHER_COLOUR)  # what is plotted beside a method
+SYMBOLS = {
+    "attn": "A^L",
+    "attn_raw": "A^L (before the post-norm)",
+    "ffn": "F^L",
+    "resid": "h^L",
+    "final": "N(h^L)",
+}
 FONTS = "Noto Sans, Noto Sans CJK SC, Noto Naskh Arabic, Noto Sans Devanagari, Arial, sans-serif"
 SCORE = "Spearman × 100"
 LINE = 115  # characters under a title
 
 
-def layout(figure: go.Figure, title: str, facts: str, height: int) -> go.Figure:
+def layout(figure: go.Figure, title: str, facts: Facts | str, height: int) -> go.Figure:
     """Give a figure the common look, with what it was measured on under the title."""
     # The names of a model and of data come from the user.
-    lines = [superscript(html.escape(line, quote=False)) for line in _lines(facts)]
+    lines = [superscript(html.escape(line, quote=False)) for line in _lines(str(facts))]
     return figure.update_layout(
         template="plotly_white",
         font={"family": FONTS, "size": 14},
@@ -248,3 +258,40 @@ def bars(
     low = float(np.nanmin([table["low"].min(), table["spearman"].min()]))
     figure.update_yaxes(range=[min(0.0, 1.05 * low), 1.05 * float(table["high"].max())])
     return figure
+
+
+def named_settings(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with a ``method`` of prompt setting and vector."""
+    return table.assign(method=table["setting"] + ", " + table["vector"])
+
+
+def interval(row: pd.Series) -> str:
+    """Return a score with its interval."""
+    return f"{row['spearman']:.1f} [{row['low']:.1f}, {row['high']:.1f}]"
+
+
+def best(table: pd.DataFrame) -> pd.Series:
+    """Return the row with the highest score."""
+    return table.loc[table["spearman"].idxmax()]
+
+
+def over(table: pd.DataFrame) -> str:
+    """Return how many tasks a mean is over, where it is over several."""
+    n_tasks = table["task"].nunique()
+    return "" if n_tasks == 1 else f", mean over {n_tasks} tasks"
+
+
+def one_task(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table, once it is known to be of one task."""
+    if (n_tasks := table["task"].nunique()) != 1:
+        raise InputError(
+            f"this figure is for one task, but the table has {n_tasks}; choose one: "
+            "table[table['task'] == name]"
+        )
+    return table
+
+
+def average(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Return the mean score over tasks for each combination of columns."""
+    mean = table.groupby(list(by), sort=False, as_index=False)[["spearman", "n_dims"]].mean()
+    return mean.assign(task="average", low=np.nan, high=np.nan)

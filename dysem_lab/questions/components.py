@@ -1,0 +1,113 @@
+"""Attention, FFN or the whole stream? Notebook 03."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+import plotly.graph_objects as go
+from torch import Tensor
+
+from dysem_lab.evaluate import score
+from dysem_lab.questions.finding import Facts, Finding, facts_of
+from dysem_lab.questions.grid import sweep
+from dysem_lab.questions.scores import mean_size, pair_cosine
+from dysem_lab.questions.study import Study, prepare
+from dysem_lab.questions.style import SCORE, SYMBOLS, bars, layout, over
+
+COMPONENTS = ("resid", "attn", "attn_raw", "ffn")
+
+
+def components(
+    study: Study,
+    components: Sequence[str] = COMPONENTS,
+    *,
+    k: int | float = 1024,
+    seed: int = 0,
+) -> Finding:
+    """Score h^L, A^L and F^L in English alone: plain cosine, and DySem with m = 1.
+
+    Args:
+        study: Its first template and first prompt setting are used.
+        components: Internal vectors.
+        k: Dimensions per text, or fraction of d.
+        seed: Of the bootstraps.
+
+    Source: DySem Figures 4 and 11.
+    """
+    prepare(study.needs(components))
+    facts = facts_of(study, components=list(components), k=k, seed=seed)
+    scores = table(study, components, k=k, seed=seed)
+    return Finding("components", scores, figure(scores, facts), caption(scores), facts)
+
+
+def table(
+    study: Study,
+    components: Sequence[str] = COMPONENTS,
+    *,
+    k: int | float = 1024,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Score h^L, A^L and F^L in English alone: plain cosine, and DySem with m = 1.
+
+    "attn_raw", the attention output before a post-norm, is left out where the model has none.
+
+    Returns:
+        One row per task, component and ``method`` ("all dimensions", "DySem, m = 1").
+
+    Source: DySem Figures 4 and 11.
+    """
+    rows = []
+    for task, data in study.data.items():
+        read = {name: study.vectors(task, name, languages=["en"]) for name in components}
+        for name, vectors in read.items():
+            if name == "attn_raw" and "attn" in read and _agree(vectors, read["attn"]):
+                continue
+            plain = pair_cosine(vectors[:, 0])
+            (selected,) = sweep(vectors, vectors[:, 0], [k], [1], ["source"]).values()
+            for method, similarity, dims in (
+                ("all dimensions", plain, study.model.d_model),
+                ("DySem, m = 1", selected.similarity, mean_size(selected.sizes)),
+            ):
+                result = score(similarity, data.gold, dims, seed=seed)
+                rows.append({"task": task, "component": name, "method": method, **result})
+    return pd.DataFrame(rows)
+
+
+def _agree(a: Tensor, b: Tensor) -> bool:
+    """Return whether vectors are the same up to rounding, which differs between batches."""
+    return bool((a - b).norm() <= 1e-3 * b.norm())
+
+
+def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
+    """Return the score of each component per task, on all dimensions and under DySem with m = 1.
+
+    Args:
+        table: From `dysem_lab.questions.components.table`.
+        facts: What it was measured on.
+    """
+    labels = {**SYMBOLS, "attn_raw": "A^L, raw"}
+    figure = bars(table, "component", "method", "task", labels)
+    figure.update_yaxes(title=SCORE, col=1)
+    n_rows = -(-table["task"].nunique() // 4)
+    title = "h<sup>L</sup>, A<sup>L</sup> or F<sup>L</sup>? Each component in English"
+    return layout(figure, title, facts, 260 * n_rows + 240)
+
+
+def caption(table: pd.DataFrame) -> str:
+    """Return one line with each component's average, and how often it is the best of a task."""
+    mean = table.groupby(["method", "component"], sort=False)["spearman"].mean()
+    parts = []
+    for method in dict.fromkeys(table["method"]):
+        scores = ", ".join(f"{SYMBOLS[name]} {value:.1f}" for name, value in mean[method].items())
+        of_method = table[table["method"] == method]
+        winners = of_method.loc[of_method.groupby("task")["spearman"].idxmax(), "component"]
+        counts = winners.value_counts()
+        wins = ", ".join(f"{SYMBOLS[name]} {count}" for name, count in counts.items())
+        parts.append(f"{method}: {scores}; best in tasks: {wins}")
+    best = mean["DySem, m = 1"].idxmax()
+    agrees = (
+        "As in the paper, A^L"
+        if best == "attn"
+        else f"Unlike the paper's models, {SYMBOLS[best]} and not A^L"
+    )
+    said = f"{agrees} has the highest average under DySem"
+    return f"Spearman × 100 in English{over(table)}. {'. '.join(parts)}. {said}."

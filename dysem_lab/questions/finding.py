@@ -1,0 +1,156 @@
+"""A finding: what a question returns. A table, a figure, a line, and what they were measured on."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from dysem_lab.models.facts import ModelFacts
+from dysem_lab.questions.saving import file_name, record, save_figure
+from dysem_lab.questions.study import Study
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a finding was measured on. As a string it is the line under the figure's title.
+
+    Attributes:
+        model: The model.
+        data: What is said of the data: name, how many, how they were drawn; "" is none.
+        label: The data in a file name, and
+        size: how many there are; None is no data.
+        sources: One record per data set, as JSON values; its "label" is what the gallery shows.
+        settings: Of the question, as it was asked: names → JSON values. Blocks are 0-based here
+            ("layer"), and 1-based in words.
+        recorded: What else belongs into the record, but not into the line.
+    """
+
+    model: ModelFacts
+    data: str = ""
+    label: str = ""
+    size: int | None = None
+    sources: Sequence[Mapping[str, object]] = ()
+    settings: Mapping[str, object] = field(default_factory=dict)
+    recorded: Mapping[str, object] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        said = [_said(name, value) for name, value in self.settings.items()]
+        return ", ".join([self.model.label, *filter(None, [self.data]), *said])
+
+    def record(self) -> dict[str, object]:
+        """Return what is needed to make it again: code, model, data, settings, versions."""
+        return record(
+            self.model, self.sources, {**self.recorded, "parameters": dict(self.settings)}
+        )
+
+
+def _said(name: str, value: Any) -> str:
+    """Return a setting in words."""
+    if name in ("layer", "layers"):
+        blocks = value if isinstance(value, list | tuple) else [value]
+        return f"block{name[5:]} {'/'.join(str(int(block) + 1) for block in blocks)}"
+    shown = "/".join(map(str, value)) if isinstance(value, list | tuple) else value
+    return f"{name.replace('_', ' ')} {shown}"
+
+
+def facts_of(study: Study, /, **settings: object) -> Facts:
+    """Return the facts of what was measured on a study.
+
+    Args:
+        study: Its model, pairs, templates and prompt settings are in them.
+        **settings: Of the question.
+    """
+    sizes = [len(data) for data in study.data.values()]
+    names = [data.name for data in study.data.values()]
+    words = ""
+    if len(names) == 1:
+        words = f"{names[0]}, {sizes[0]:,} pairs"
+    elif names:
+        words = f"{len(names)} tasks with {sum(sizes):,} pairs"
+    pairs, sample = study.sampling["pairs"], study.sampling["sample"]
+    if sample is not None and sample <= max(sizes, default=0):
+        at_most = "at most " if sample > min(sizes) else ""
+        first = f" from its first {pairs:,}" if pairs is not None else ""
+        seed = study.sampling["seed"]
+        words += f" (random sample of {at_most}{sample:,} per task{first}, seed {seed})"
+    elif pairs is not None and pairs <= max(sizes, default=0):
+        words += " (the first of each task)" if len(names) > 1 else " (the first)"
+    prompts = {"templates": study.templates, "prompt_settings": study.settings}
+    return Facts(
+        study.model,
+        words,
+        (names[0] if len(names) == 1 else f"{len(names)} tasks") if names else "",
+        sum(sizes) if names else None,
+        sources_of(study),
+        settings,
+        {"sampling": study.sampling, **prompts},
+    )
+
+
+def sources_of(study: Study) -> list[dict[str, object]]:
+    """Return one record per task of a study, as JSON values."""
+    return [
+        {
+            "label": f"{data.name} {len(data):,} pairs ({'/'.join(data.languages)})",
+            "task": task,
+            "name": data.name,
+            "source": data.source,
+            "digest": data.digest,
+            "languages": list(data.languages),
+            "n_pairs": len(data),
+            "n_dropped": data.n_dropped,
+        }
+        for task, data in study.data.items()
+    ]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The answer to a question. Shows itself in a notebook, and prints as its caption.
+
+    Attributes:
+        kind: What is shown; file names begin with it.
+        table: The numbers, tidy.
+        figure: The picture of them.
+        caption: One line with the numbers that matter.
+        facts: What it was measured on.
+    """
+
+    kind: str
+    table: pd.DataFrame
+    figure: go.Figure
+    caption: str
+    facts: Facts
+
+    def __str__(self) -> str:
+        return self.caption
+
+    def __repr__(self) -> str:
+        return f"Finding({self.kind}, {len(self.table)} rows, {self.facts})"
+
+    def _ipython_display_(self) -> None:
+        from IPython.display import display
+
+        print(self.caption)  # noqa: T201 - in a notebook
+        display(self.figure)
+
+    @property
+    def name(self) -> str:
+        """The name of its files, without suffix: kind, model, data and how much of it."""
+        return file_name(self.kind, self.facts.model, self.facts.label, self.facts.size)
+
+    def save(self, out: str | Path) -> dict[str, Path]:
+        """Write ``.png``, ``.html``, ``.csv`` and ``.json`` into a folder; return their paths.
+
+        Raises:
+            DataError: As for `dysem_lab.questions.saving.save_figure`.
+
+        Warns:
+            UserWarning: As there.
+        """
+        return save_figure(
+            self.figure, self.table, self.name, out, self.facts.record(), self.caption
+        )

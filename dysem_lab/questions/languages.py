@@ -1,0 +1,175 @@
+"""How well does the model read each language, and do languages agree? Notebook 04."""
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import torch
+
+from dysem_lab.consensus import consensus_set
+from dysem_lab.errors import InputError
+from dysem_lab.questions.finding import Facts, Finding, facts_of
+from dysem_lab.questions.scores import rank_languages
+from dysem_lab.questions.study import Study, prepare
+from dysem_lab.questions.style import SCORE, bars, layout
+
+
+def languages(study: Study, *, component: str = "attn", seed: int = 0) -> Finding:
+    """Score every language alone by the plain cosine of its vectors.
+
+    Args:
+        study: Its first template is used, in each prompt setting.
+        component: Internal vector.
+        seed: Of the bootstraps.
+
+    Source: DySem Figures 5 and 12.
+    """
+    prepare(study.needs(component))
+    facts = facts_of(study, component=component, seed=seed)
+    scores = table(study, component=component, seed=seed)
+    return Finding("languages", scores, figure(scores, facts), caption(scores), facts)
+
+
+def language_overlap(
+    study: Study,
+    task: str | None = None,
+    *,
+    setting: str = "language-specific",
+    component: str = "attn",
+    k: int | float = 1024,
+) -> Finding:
+    """Say how much the sets overlap that each two languages select for the same text.
+
+    Args:
+        study: Its first template is used.
+        task: Its name; None is the last of those that are in the most languages.
+        setting: Prompt setting.
+        component: Internal vector.
+        k: Dimensions per text, or fraction of d.
+
+    Raises:
+        InputError: The task is in one language only.
+    """
+    prepare(study.needs(component))
+    if task is None:
+        task = max(reversed(study.data), key=lambda name: len(study.task_languages(name)))
+    facts = facts_of(study, task=task, setting=setting, component=component, k=k)
+    overlap, chance = overlaps(study, task, setting=setting, component=component, k=k)
+    tidy = overlap.rename_axis("language").reset_index()
+    said = overlap_caption(overlap, chance)
+    return Finding("language_overlap", tidy, overlap_figure(overlap, facts), said, facts)
+
+
+def table(study: Study, *, component: str = "attn", seed: int = 0) -> pd.DataFrame:
+    """Return `rank_languages` for every task and setting of a study."""
+    return pd.concat(
+        [
+            rank_languages(study, task, setting=setting, component=component, seed=seed)
+            for task in study.data
+            for setting in study.settings
+        ],
+        ignore_index=True,
+    )
+
+
+def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
+    """Return the score in each single language, ranked, one panel per task and setting.
+
+    Args:
+        table: From `dysem_lab.questions.languages.table`.
+        facts: What it was measured on.
+    """
+    many = table["task"].nunique() > 1
+    panel = table["task"] + ", " + table["setting"] if many else table["setting"]
+    figure = bars(table.assign(panel=panel), "language", "setting", "panel")
+    figure.update_xaxes(categoryorder="total descending")
+    figure.update_yaxes(title=SCORE)
+    figure.update_layout(showlegend=False)
+    title = "Plain cosine in one language: how well does the model read each?"
+    return layout(figure, title, facts, 230 * panel.nunique() + 160)
+
+
+def caption(table: pd.DataFrame) -> str:
+    """Return one line with the best and the worst language of each setting."""
+    parts = []
+    for (task, setting), part in table.groupby(["task", "setting"], sort=False):
+        ordered = part.sort_values("rank")
+        best, worst = ordered.iloc[0], ordered.iloc[-1]
+        where = f"{task}, " if table["task"].nunique() > 1 else ""
+        parts.append(
+            f"{where}{setting} prompts: best {best['language']} {best['spearman']:.1f}, worst "
+            f"{worst['language']} {worst['spearman']:.1f}, order {'/'.join(ordered['language'])}"
+        )
+    return f"Spearman × 100 of the plain cosine in a single language. {'; '.join(parts)}."
+
+
+def overlaps(
+    study: Study, task: str, *, setting: str, component: str = "attn", k: int | float = 1024
+) -> tuple[pd.DataFrame, float]:
+    """Return how much the sets overlap that each two languages select for the same text.
+
+    A language's set is its k largest positive dimensions: the consensus set for m = 1.
+
+    Returns:
+        The mean Jaccard index over texts, languages on both axes (a text for which both sets are
+        empty does not count); and the Jaccard index of two
+        random sets of the mean size, |S|² / d over 2|S| − |S|² / d.
+
+    Raises:
+        InputError: The task is in one language only.
+    """
+    codes = study.task_languages(task)
+    if len(codes) < 2:
+        raise InputError(f"{task} is in {codes[0]!r} alone; an overlap is of two languages or more")
+    sets = torch.stack(
+        [
+            consensus_set(study.vectors(task, component, setting=setting, languages=[code]), k)
+            for code in codes
+        ],
+        dim=1,
+    ).float()  # [2n, m, d]
+    common = sets @ sets.mT
+    sizes = sets.sum(-1)
+    union = sizes[:, :, None] + sizes[:, None] - common
+    overlap = (common / union).nanmean(0).numpy()  # 0 / 0 where both sets are empty
+    size = float(sizes.mean())
+    by_chance = size**2 / study.model.d_model
+    return pd.DataFrame(overlap, codes, codes), by_chance / (2 * size - by_chance)
+
+
+def overlap_figure(overlap: pd.DataFrame, facts: Facts | str) -> go.Figure:
+    """Return a heat map of the overlap between the sets of each two languages.
+
+    Args:
+        overlap: Mean Jaccard index, languages on both axes.
+        facts: What it was measured on.
+    """
+    off_diagonal = overlap.where(~np.eye(len(overlap), dtype=bool))
+    figure = go.Figure(
+        go.Heatmap(
+            z=off_diagonal,
+            x=overlap.columns,
+            y=overlap.index,
+            colorscale="Cividis",
+            texttemplate="%{z:.2f}",
+            colorbar_title="Jaccard",
+        )
+    )
+    figure.update_yaxes(autorange="reversed")
+    title = "Do languages select the same dimensions for the same text?"
+    return layout(figure, title, facts, 42 * len(overlap) + 190)
+
+
+def overlap_caption(overlap: pd.DataFrame, chance: float) -> str:
+    """Return one line with the mean, the closest and the farthest two languages.
+
+    Args:
+        overlap: Mean Jaccard index, languages on both axes.
+        chance: Jaccard index of two random sets of the mean size.
+    """
+    upper = overlap.where(np.triu(np.ones(overlap.shape, dtype=bool), 1)).stack()
+    (a, b), (c, d) = upper.idxmax(), upper.idxmin()
+    return (
+        f"Mean Jaccard index of the sets that two languages select for the same text: "
+        f"{upper.mean():.2f} (two random sets of that size: {chance:.2f}); closest {a} and {b} "
+        f"{upper.max():.2f}, farthest {c} and {d} {upper.min():.2f}."
+    )

@@ -1,0 +1,189 @@
+"""One layer's output, or the sum up to it? Notebook 07."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import pandas as pd
+import plotly.graph_objects as go
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from dysem_lab.encoders.settings import VECTORS
+from dysem_lab.errors import choices
+from dysem_lab.evaluate import score
+from dysem_lab.questions.finding import Facts, Finding, facts_of
+from dysem_lab.questions.grid import PAIRS_PER_CHUNK, check_ms, sweep
+from dysem_lab.questions.scores import language_order, mean_size, most_languages
+from dysem_lab.questions.study import Study, prepare
+from dysem_lab.questions.style import PALETTE, SCORE, average, curves, layout, named_settings, over
+
+PER_LAYER = ("attn", "attn_raw", "ffn")  # what a block adds to the stream
+
+
+def layers(
+    study: Study,
+    m: int,
+    *,
+    component: str = "attn",
+    k: int | float = 1024,
+    vectors: Sequence[str] = VECTORS,
+    seed: int = 0,
+) -> Finding:
+    """Score DySem on each layer's output alone and on the sum up to that layer.
+
+    Args:
+        study: Its tasks and prompt settings; its first template is used.
+        m: Number of languages, ranked by the sum over all layers; a task with fewer uses all.
+        component: "attn" (a^l and A^l), "attn_raw" or "ffn" (f^l and F^l).
+        k: Dimensions per text, or fraction of d.
+        vectors: "mean" and "source".
+        seed: Of the bootstraps.
+
+    Source: DySem Figures 8 and 18–21.
+    """
+    if component not in PER_LAYER:  # h^l is a sum over layers already
+        raise choices("component for layers", component, PER_LAYER)
+    prepare(study.needs(component, each=component))
+    facts = facts_of(study, component=component, m=m, k=k, seed=seed)
+    scores = table(study, m, component=component, k=k, vectors=vectors, seed=seed)
+    return Finding("layers", scores, figure(scores, facts), caption(scores), facts)
+
+
+def table(
+    study: Study,
+    m: int,
+    *,
+    component: str = "attn",
+    k: int | float = 1024,
+    vectors: Sequence[str] = VECTORS,
+    languages: Mapping[str, Sequence[str]] | Sequence[str] | None = None,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Score DySem on each layer's output alone and on the sum up to that layer.
+
+    Args:
+        study: Its first template is used.
+        m: Number of languages; a task with fewer uses all that it has.
+        component: "attn" (a^l and A^l), "attn_raw" or "ffn" (f^l and F^l).
+        k: Dimensions per text, or fraction of d.
+        vectors: "mean" and "source".
+        languages: As for `grid`; None ranks them by the sum over all layers.
+        seed: Of the bootstraps.
+
+    Returns:
+        One row per task, setting, vector, ``kind`` ("layer-wise", "cumulative") and ``layer``
+        (0-based block index).
+
+    Raises:
+        InputError: k, m or a name out of range.
+
+    Source: DySem Figures 8 and 18–21.
+    """
+    if component not in PER_LAYER:  # h^l is a sum over layers already
+        raise choices("component for layers", component, PER_LAYER)
+    check_ms([m], most_languages(study, languages))
+    rows = []
+    for task, data in study.data.items():
+        for setting in study.settings:
+            order = language_order(study, task, study.templates[0], setting, component, languages)
+            codes = order[:m]
+            results: dict[tuple[str, str, int], list[Tensor]] = {}
+            for pairs in _chunks(len(data)):
+                for cell, part in _layer_chunk(
+                    study, task, setting, codes, pairs, component, k, vectors
+                ):
+                    results.setdefault(cell, []).append(part)
+            for (kind, vector, layer), parts in results.items():
+                similarity, sizes = torch.cat(parts, dim=1)
+                rows.append(
+                    {
+                        "task": task,
+                        "setting": setting,
+                        "vector": vector,
+                        "kind": kind,
+                        "layer": layer,
+                        "languages": "/".join(codes),
+                        "k": k,
+                        **score(similarity, data.gold, mean_size(sizes), seed=seed),
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def _layer_chunk(
+    study: Study,
+    task: str,
+    setting: str,
+    codes: Sequence[str],
+    pairs: Sequence[int],
+    component: str,
+    k: int | float,
+    vectors: Sequence[str],
+) -> Iterator[tuple[tuple[str, str, int], Float[Tensor, "2 c"]]]:
+    """Yield (kind, vector, layer) with the similarities and set sizes of some pairs."""
+
+    def read(languages: Sequence[str]) -> Float[Tensor, "twice_c m L d"]:
+        return study.vectors(
+            task, component, setting=setting, languages=languages, layers="each", pairs=pairs
+        )
+
+    each = read(codes)
+    source = each[:, [codes.index("en")]] if "en" in codes else read(["en"])
+    m = len(codes)
+    for kind, x, x_source in (
+        ("layer-wise", each, source),
+        ("cumulative", each.cumsum(2), source.cumsum(2)),
+    ):
+        for layer in range(x.shape[2]):
+            cells = sweep(x[:, :, layer], x_source[:, 0, layer], [k], [m], vectors)
+            for cell, result in cells.items():
+                sizes = result.sizes.to(result.similarity.dtype)
+                yield (kind, cell.vector, layer), torch.stack([result.similarity, sizes])
+
+
+def _chunks(n_pairs: int) -> Iterator[range]:
+    for start in range(0, n_pairs, PAIRS_PER_CHUNK):
+        yield range(start, min(start + PAIRS_PER_CHUNK, n_pairs))
+
+
+def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
+    """Return layer-wise and cumulative scores over layers, one panel per setting and vector.
+
+    Layers are 1-based here, as in the paper.
+
+    Args:
+        table: From `dysem_lab.questions.layers.table`.
+        facts: What it was measured on.
+    """
+    many = table["task"].nunique() > 1
+    named = named_settings(table).assign(layer=table["layer"] + 1)
+    if many:
+        named = pd.concat([named, average(named, ["method", "kind", "layer"])])
+    single = named["method"].nunique() == 1
+    panel = named["task"] if single else named["method"]
+    if many and not single:
+        panel = named["task"] + "<br>" + named["method"]
+    colours = {"layer-wise": PALETTE[1], "cumulative": PALETTE[0]}
+    figure = curves(named.assign(panel=panel), "layer", "kind", "panel", colours)
+    figure.update_xaxes(title="layer")
+    figure.update_yaxes(title=SCORE, col=1)
+    figure.update_annotations(font_size=12)
+    height = 270 * -(-panel.nunique() // 4) + 240
+    title = "One layer's output, or the sum up to it?"
+    return layout(figure, title, facts, height)
+
+
+def caption(table: pd.DataFrame) -> str:
+    """Return one line with the last cumulative score and the best layers of both kinds."""
+    parts, wins = [], 0
+    for (setting, vector), part in table.groupby(["setting", "vector"], sort=False):
+        mean = part.groupby(["kind", "layer"])["spearman"].mean()
+        one, total = mean["layer-wise"], mean["cumulative"]
+        wins += total.iloc[-1] > one.max()
+        parts.append(
+            f"{setting}, {vector}: all layers summed {total.iloc[-1]:.1f}, best sum "
+            f"{total.max():.1f} (to layer {total.idxmax() + 1} of {len(total)}), best single layer "
+            f"{one.max():.1f} (layer {one.idxmax() + 1})"
+        )
+    verdict = f"the sum over all layers beats every single layer in {wins} of {len(parts)} settings"
+    return f"Spearman × 100{over(table)}. {'; '.join(parts)}; {verdict} (in the paper it does)."

@@ -1,0 +1,178 @@
+"""Are the chosen dimensions special, or would any do? Notebook 02."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+import plotly.graph_objects as go
+import torch
+from torch import Tensor
+
+from dysem_lab.encoders.dysem import semantic_vectors
+from dysem_lab.evaluate import score
+from dysem_lab.joint import joint_cosine, joint_set
+from dysem_lab.questions.finding import Facts, Finding, facts_of
+from dysem_lab.questions.scores import pair_cosine, pair_similarity
+from dysem_lab.questions.study import Study, prepare
+from dysem_lab.questions.style import COLOURS, band, layout, one_task
+
+
+def random_sets(
+    study: Study,
+    languages: Sequence[str],
+    *,
+    component: str = "attn",
+    vector: str = "mean",
+    ks: Sequence[int | float] = (0.05, 0.1, 0.25, 0.5, 1.0),
+    n_seeds: int = 5,
+    seed: int = 0,
+) -> Finding:
+    """Score DySem's joint sets against random sets of the same size.
+
+    Args:
+        study: Of one task. Its first template and first prompt setting are used.
+        languages: 𝓛.
+        component: Internal vector.
+        vector: "mean" or "source".
+        ks: Dimensions per text, or fractions of d.
+        n_seeds: Random draws per k.
+        seed: The first random draw, and the bootstrap.
+
+    Source: DySem Figures 3 and 10.
+    """
+    prepare(study.needs(component))
+    facts = facts_of(
+        study,
+        languages=list(languages),
+        component=component,
+        vector=vector,
+        ks=list(ks),
+        n_seeds=n_seeds,
+        seed=seed,
+    )
+    scores = table(
+        study, languages, component=component, vector=vector, ks=ks, n_seeds=n_seeds, seed=seed
+    )
+    return Finding("random_vs_semantic", scores, figure(scores, facts), caption(scores), facts)
+
+
+def table(
+    study: Study,
+    languages: Sequence[str],
+    *,
+    component: str = "attn",
+    vector: str = "mean",
+    ks: Sequence[int | float] = (0.05, 0.1, 0.25, 0.5, 1.0),
+    n_seeds: int = 5,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Score DySem's joint sets against random sets of the same size.
+
+    Two kinds of control: for every pair, |U(x, y)| dimensions are drawn from all d without
+    replacement, so that both cosines of that pair see equally many ("random, per pair"); and one
+    set of the mean size is drawn for all pairs ("random, shared"), which keeps the pairs
+    comparable with each other. The last row of a task has all d dimensions of the same vector.
+
+    Args:
+        study: Its first template and first setting are used.
+        languages: 𝓛.
+        component: Internal vector.
+        vector: "mean" or "source".
+        ks: Dimensions per text, or fractions of d.
+        n_seeds: Random draws per k.
+        seed: The first random draw, and the bootstrap.
+
+    Returns:
+        One row per task, k and ``kind`` ("semantic", the two random ones per ``random_seed``, "all
+        dimensions").
+
+    Source: DySem Figures 3 and 10.
+    """
+    rows = []
+    for task, data in study.data.items():
+        vectors = study.vectors(task, component, languages=languages)
+        source = study.vectors(task, component, languages=["en"])[:, 0]
+        n_pairs, d_model = len(data), vectors.shape[-1]
+        for k in ks:
+            encoded = semantic_vectors(vectors, source, k, vector=vector)
+            similarity, size = pair_similarity(encoded)
+            labels = {"task": task, "k": k}
+            result = score(similarity, data.gold, size, seed=seed)
+            rows.append({**labels, "kind": "semantic", **result})
+            first, second = encoded[:n_pairs], encoded[n_pairs:]
+            sizes = joint_set(first.sets, second.sets).sum(-1)
+            shared = torch.full_like(sizes, round(size))
+            for draw in range(seed, seed + n_seeds):
+                per_pair = draw_sets(sizes, d_model, draw)
+                one_set = draw_sets(shared[:1], d_model, draw).expand_as(per_pair)
+                for kind, drawn in (("random, per pair", per_pair), ("random, shared", one_set)):
+                    similarity = joint_cosine(first.vectors, second.vectors, drawn)
+                    mean_size = float(drawn.sum(-1).float().mean())
+                    result = score(similarity, data.gold, mean_size, seed=seed)
+                    rows.append({**labels, "kind": kind, "random_seed": draw, **result})
+        everything = pair_cosine(semantic_vectors(vectors, source, 1.0, vector=vector).vectors)
+        dense = score(everything, data.gold, d_model, seed=seed)
+        rows.append({"task": task, "kind": "all dimensions", "k": d_model, **dense})
+    return pd.DataFrame(rows)
+
+
+def draw_sets(sizes: Tensor, d_model: int, seed: int) -> Tensor:
+    """Return one random subset of the d dimensions per row, of the given sizes, as a mask."""
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.rand(len(sizes), d_model, generator=generator).argsort(dim=-1).argsort(dim=-1)
+    return order < sizes[:, None]
+
+
+def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
+    """Return score against the number of dimensions: joint sets against random sets.
+
+    The band of a random kind spans its seeds; the band of the joint sets is the 95 % bootstrap
+    interval over pairs.
+
+    Args:
+        table: From `dysem_lab.questions.random_sets.table`.
+        facts: What it was measured on.
+    """
+    figure = go.Figure()
+    for kind in ("semantic", "random, shared", "random, per pair"):
+        part = one_task(table)[table["kind"] == kind]
+        seeds = part.groupby("k", sort=False).agg(
+            n_dims=("n_dims", "mean"),
+            spearman=("spearman", "mean"),
+            low=("low" if kind == "semantic" else "spearman", "min"),
+            high=("high" if kind == "semantic" else "spearman", "max"),
+        )
+        colour = COLOURS[kind]
+        band(figure, seeds["n_dims"], seeds["low"], seeds["high"], colour, 0.18)
+        figure.add_scatter(
+            x=seeds["n_dims"],
+            y=seeds["spearman"],
+            mode="lines+markers",
+            line_color=colour,
+            name="joint sets (DySem)" if kind == "semantic" else kind,
+            customdata=seeds.index.to_numpy(),
+            hovertemplate="k = %{customdata}<br>#Dim. %{x:.0f}<br>%{y:.2f}",
+        )
+    dense = table[table["kind"] == "all dimensions"].iloc[0]
+    figure.add_hline(
+        y=dense["spearman"],
+        line={"dash": "dash", "color": COLOURS["all dimensions"]},
+        annotation_text=f"all {dense['n_dims']:.0f} dimensions: {dense['spearman']:.1f}",
+        annotation_position="top left",
+    )
+    figure.update_xaxes(title="#Dim. (mean size of the sets)")
+    figure.update_yaxes(title="Spearman × 100")
+    return layout(figure, "Joint sets against random sets of equal size", facts, 520)
+
+
+def caption(table: pd.DataFrame) -> str:
+    """Return one line with the numbers that matter of a random-against-semantic table."""
+    largest = one_task(table)[table["kind"] == "semantic"].iloc[-1]
+    random = table[table["k"] == largest["k"]].groupby("kind")["spearman"]
+    dense = table[table["kind"] == "all dimensions"].iloc[0]
+    return (
+        f"Spearman × 100 on {largest['n_dims']:.0f} dimensions: joint sets "
+        f"{largest['spearman']:.1f}, one random set for all pairs "
+        f"{random.mean()['random, shared']:.1f}, a random set for each pair "
+        f"{random.mean()['random, per pair']:.1f} (means of {random.size()['random, shared']} "
+        f"seeds); all {dense['n_dims']:.0f} dimensions {dense['spearman']:.1f}."
+    )

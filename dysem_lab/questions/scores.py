@@ -1,0 +1,204 @@
+"""DySem's scores over tasks and settings: what several questions share.
+
+Every table has one row per task and setting, with the columns of `dysem_lab.evaluate.score`:
+``spearman``, ``low``, ``high`` (× 100, 95 % bootstrap interval over pairs), ``n_dims`` (#Dim.),
+``n_pairs``, ``n_undefined``.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+from jaxtyping import Float
+from torch import Tensor
+
+from dysem_lab.encoders.dysem import SemanticVectors, n_dims
+from dysem_lab.encoders.settings import VECTORS
+from dysem_lab.errors import choices
+from dysem_lab.evaluate import score
+from dysem_lab.inputs import names_of
+from dysem_lab.joint import cosine, pairwise_similarity
+from dysem_lab.questions.grid import check_ms, sweep
+from dysem_lab.questions.study import Study
+
+Scored = tuple[Float[Tensor, " n"], float]  # similarities of the pairs, and #Dim.
+
+
+def pair_cosine(vectors: Float[Tensor, "twice_n d"]) -> Float[Tensor, " n"]:
+    """Return the plain cosine of row i with row n + i, in float32; NaN where a row is zero."""
+    n_pairs = len(vectors) // 2
+    return cosine(vectors[:n_pairs], vectors[n_pairs:])
+
+
+def pair_similarity(encoded: SemanticVectors) -> Scored:
+    """Return the DySem similarity of text i with text n + i, and #Dim."""
+    n_pairs = len(encoded) // 2
+    first, second = encoded[:n_pairs], encoded[n_pairs:]
+    similarity = pairwise_similarity(first.vectors, second.vectors, first.sets, second.sets)
+    return similarity, n_dims(first, second)
+
+
+def rank_languages(
+    study: Study,
+    task: str,
+    *,
+    template: str | None = None,
+    setting: str | None = None,
+    component: str = "attn",
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Score every language alone by the plain cosine of its vectors, best first.
+
+    The paper adds languages to the consensus in this order, chosen on the labels that it reports
+    on.
+
+    Returns:
+        One row per language: ``task``, ``setting``, ``language``, ``rank`` (1 is best) and the
+        score.
+
+    Source: DySem Section 4 and Figures 5 and 12.
+    """
+    setting = setting if setting is not None else study.settings[0]
+    rows = []
+    for code in study.task_languages(task):
+        vectors = study.vectors(
+            task, component, template=template, setting=setting, languages=[code]
+        )
+        result = score(
+            pair_cosine(vectors[:, 0]), study.data[task].gold, study.model.d_model, seed=seed
+        )
+        rows.append({"task": task, "setting": setting, "language": code, **result})
+    table = pd.DataFrame(rows).sort_values("spearman", ascending=False, ignore_index=True)
+    table.insert(3, "rank", table.index + 1)
+    return table
+
+
+def grid(
+    study: Study,
+    ks: Sequence[int | float],
+    ms: Sequence[int] | None = None,
+    *,
+    components: Sequence[str] = ("attn",),
+    vectors: Sequence[str] = VECTORS,
+    languages: Mapping[str, Sequence[str]] | Sequence[str] | None = None,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Score DySem for every task, template, setting, component, m, k and vector.
+
+    Args:
+        study: Its tasks, templates and settings span the grid.
+        ks: Dimensions per text, or fractions of d.
+        ms: Numbers of languages; a task with fewer uses all that it has. None is each number.
+        components: Internal vectors.
+        vectors: "mean" and "source".
+        languages: Order in which languages are added, or one order per setting. None ranks them by
+            their single-language score on the same pairs: the paper's protocol, which uses the
+            labels that it reports on.
+        seed: Of the bootstraps.
+
+    Returns:
+        One row per cell with ``task``, ``template``, ``setting``, ``component``, ``m``,
+        ``languages`` (joined by "/"), ``k``, ``vector``.
+
+    Raises:
+        InputError: k, m or a name out of range.
+
+    Source: DySem Figures 6, 7, 9, 13–17, 22–24 and Table 5.
+    """
+    check_ms(ms or [1], most_languages(study, languages))
+    rows = []
+    for task, template, setting, component in (
+        (task, template, setting, component)
+        for task in study.data
+        for template in study.templates
+        for setting in study.settings
+        for component in components
+        if template != "none"
+    ):
+        order = language_order(study, task, template, setting, component, languages)
+        x = study.vectors(task, component, template=template, setting=setting, languages=order)
+        english = study.vectors(task, component, template=template, languages=["en"])
+        available = range(1, len(order) + 1)
+        used = list(dict.fromkeys(min(m, len(order)) for m in ms or available))
+        for cell, result in sweep(x, english[:, 0], ks, used, vectors).items():
+            rows.append(
+                {
+                    "task": task,
+                    "template": template,
+                    "setting": setting,
+                    "component": component,
+                    "m": cell.m,
+                    "languages": "/".join(order[: cell.m]),
+                    "k": cell.k,
+                    "vector": cell.vector,
+                    **score(
+                        result.similarity, study.data[task].gold, mean_size(result.sizes), seed=seed
+                    ),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def language_order(
+    study: Study,
+    task: str,
+    template: str,
+    setting: str,
+    component: str,
+    languages: Mapping[str, Sequence[str]] | Sequence[str] | None,
+) -> list[str]:
+    """Return the languages that a task has in the order in which they join the consensus."""
+    if languages is None:
+        ranked = rank_languages(
+            study, task, template=template, setting=setting, component=component
+        )
+        return ranked["language"].tolist()
+    if isinstance(languages, Mapping) and setting not in languages:
+        raise choices("prompt setting with an order of languages", setting, languages)
+    given = languages[setting] if isinstance(languages, Mapping) else languages
+    order = names_of(given, "language")
+    for code in order:
+        if code not in study.languages:
+            raise choices("language", code, study.languages)
+    return [code for code in order if code in study.task_languages(task)]
+
+
+def most_languages(
+    study: Study, languages: Mapping[str, Sequence[str]] | Sequence[str] | None
+) -> int:
+    """Return how many languages a consensus can have at most."""
+    most = max(len(study.task_languages(task)) for task in study.data)
+    if languages is None:
+        return most
+    orders = languages.values() if isinstance(languages, Mapping) else [languages]
+    return min(most, max(len(names_of(order, "language")) for order in orders))
+
+
+def plain_scores(
+    study: Study, components: Sequence[str] = ("final", "attn"), *, seed: int = 0
+) -> pd.DataFrame:
+    """Score the plain cosine in English, on all d, of each template: what DySem starts from.
+
+    Returns:
+        One row per task, template and component.
+    """
+    return pd.DataFrame(
+        {
+            "task": task,
+            "template": template,
+            "component": name,
+            **score(
+                pair_cosine(study.vectors(task, name, template=template, languages=["en"])[:, 0]),
+                data.gold,
+                study.model.d_model,
+                seed=seed,
+            ),
+        }
+        for task, data in study.data.items()
+        for template in study.templates
+        for name in components
+    )
+
+
+def mean_size(sizes: Tensor) -> float:
+    """Return #Dim., the mean size of the joint sets."""
+    return float(sizes.double().mean())

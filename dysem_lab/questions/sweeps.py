@@ -1,0 +1,264 @@
+"""How many languages, how many dimensions, which prompts? Notebooks 05, 06, 08 and 09.
+
+Each of the four is the same grid of DySem settings (`dysem_lab.questions.scores.grid`) along
+another axis.
+"""
+
+from collections.abc import Sequence
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from dysem_lab.encoders.settings import VECTORS
+from dysem_lab.prompts import TEMPLATE_NAMES
+from dysem_lab.questions.finding import Facts, Finding, facts_of
+from dysem_lab.questions.scores import grid, plain_scores
+from dysem_lab.questions.study import Study, prepare
+from dysem_lab.questions.style import (
+    BASELINES,
+    COLOURS,
+    SCORE,
+    SYMBOLS,
+    average,
+    bars,
+    best,
+    curves,
+    layout,
+    named_settings,
+    over,
+)
+
+
+def m_sweep(
+    study: Study, *, k: int | float = 1024, component: str = "attn", seed: int = 0
+) -> Finding:
+    """How many languages? DySem for each m, languages added best first.
+
+    Args:
+        study: Its tasks and prompt settings; its first template is used.
+        k: Dimensions per text, or fraction of d.
+        component: Internal vector.
+        seed: Of the bootstraps.
+
+    Source: DySem Figures 6 and 13–16.
+    """
+    prepare(study.needs(component))
+    facts = facts_of(study, component=component, k=k, seed=seed)
+    scores = grid(study, [k], components=[component], seed=seed)
+    return Finding("m_sweep", scores, m_sweep_figure(scores, facts), m_sweep_caption(scores), facts)
+
+
+def m_sweep_figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
+    """Return the score against the number of languages, one line per prompt setting and vector.
+
+    Args:
+        table: From `dysem_lab.questions.scores.grid` with one k.
+        facts: What it was measured on.
+    """
+    figure = curves(named_settings(table), "m", "method", "task")
+    figure.update_xaxes(title="m, languages in the consensus", dtick=1)
+    figure.update_yaxes(title=SCORE, col=1)
+    height = 300 * -(-table["task"].nunique() // 4) + 260
+    return layout(figure, "How many languages?", facts, height)
+
+
+def m_sweep_caption(table: pd.DataFrame) -> str:
+    """Return one line with the best m of each prompt setting and vector.
+
+    Means are over the tasks that have the most languages, so that every m is on the same ones.
+    """
+    longest = table.groupby("task")["m"].transform("max")
+    table = table[longest == table["m"].max()]
+    parts = []
+    for (setting, vector), part in table.groupby(["setting", "vector"], sort=False):
+        mean = part.groupby("m")[["spearman", "n_dims"]].mean()
+        m = mean["spearman"].idxmax()
+        parts.append(
+            f"{setting}, {vector}: {mean['spearman'].iloc[0]:.1f} with m = {mean.index[0]}, best "
+            f"{mean.loc[m, 'spearman']:.1f} with m = {m} on {mean.loc[m, 'n_dims']:.0f} "
+            f"dimensions, {mean['spearman'].iloc[-1]:.1f} with m = {mean.index[-1]}"
+        )
+    return f"Spearman × 100 against m{over(table)}, languages added best first. {'; '.join(parts)}."
+
+
+def prompt_vector(
+    study: Study, m: int, *, k: int | float = 1024, component: str = "attn", seed: int = 0
+) -> Finding:
+    """English or language-specific prompts? source or mean? DySem in each combination.
+
+    Args:
+        study: Its tasks and prompt settings; its first template is used.
+        m: Languages in the consensus, best first; a task with fewer uses all that it has.
+        k: Dimensions per text, or fraction of d.
+        component: Internal vector.
+        seed: Of the bootstraps.
+
+    Source: DySem Figures 7 and 17.
+    """
+    prepare(study.needs(component))
+    facts = facts_of(study, component=component, m=m, k=k, seed=seed)
+    scores = grid(study, [k], [m], components=[component], seed=seed)
+    drawn, said = prompt_vector_figure(scores, facts), prompt_vector_caption(scores)
+    return Finding("prompt_vector", scores, drawn, said, facts)
+
+
+def prompt_vector_figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
+    """Return grouped bars: prompt setting × vector for each task.
+
+    Args:
+        table: From `dysem_lab.questions.scores.grid` with one k and one m.
+        facts: What it was measured on.
+    """
+    figure = bars(named_settings(table).assign(panel=""), "task", "method", "panel")
+    figure.update_yaxes(title=SCORE)
+    return layout(figure, "English or language-specific prompts? source or mean?", facts, 480)
+
+
+def prompt_vector_caption(table: pd.DataFrame) -> str:
+    """Return one line with the four combinations, averaged over tasks, and the best one."""
+    mean = average(named_settings(table), ["method"]).sort_values("spearman", ascending=False)
+    scores = ", ".join(
+        f"{row.method} {row.spearman:.1f} (#Dim. {row.n_dims:.0f})" for row in mean.itertuples()
+    )
+    return f"Spearman × 100{over(table)}, best first: {scores}."
+
+
+def k_sweep(
+    study: Study,
+    ks: Sequence[int | float],
+    m: int,
+    *,
+    component: str = "attn",
+    vectors: Sequence[str] = VECTORS,
+    seed: int = 0,
+) -> Finding:
+    """How many dimensions? DySem for each k.
+
+    Args:
+        study: Its tasks and prompt settings; its first template is used.
+        ks: Dimensions per text, or fractions of d.
+        m: Languages in the consensus, best first; a task with fewer uses all that it has.
+        component: Internal vector.
+        vectors: "mean" and "source".
+        seed: Of the bootstraps.
+
+    Source: DySem Figures 9 and 22–24.
+    """
+    prepare(study.needs(component))
+    facts = facts_of(study, component=component, m=m, ks=list(ks), seed=seed)
+    scores = grid(study, ks, [m], components=[component], vectors=vectors, seed=seed)
+    drawn = k_sweep_figure(scores, facts, study.model.d_model)
+    return Finding("k_sweep", scores, drawn, k_sweep_caption(scores), facts)
+
+
+def k_sweep_figure(table: pd.DataFrame, facts: Facts | str, d_model: int) -> go.Figure:
+    """Return the score against k, as a fraction of d below and as a number above.
+
+    Args:
+        table: From `dysem_lab.questions.scores.grid` with several k.
+        facts: What it was measured on.
+        d_model: Width of the residual stream, d.
+    """
+    fraction = [k if isinstance(k, float) and k <= 1 else min(1.0, k / d_model) for k in table["k"]]
+    named = named_settings(table).assign(fraction=fraction)
+    named["line"] = named["method"] + ", m = " + named["m"].astype(str)
+    single = named["m"].nunique() == 1
+    figure = curves(named, "fraction", "method" if single else "line", "task")
+    ticks = sorted(set(fraction))
+    figure.update_xaxes(
+        title="k as a fraction of d (and as a number)",
+        type="log",
+        tickvals=ticks,
+        ticktext=[f"{tick:g}<br>{round(tick * d_model)}" for tick in ticks],
+        tickangle=0,
+        tickfont_size=11,
+    )
+    figure.update_yaxes(title=SCORE, col=1)
+    height = 320 * -(-table["task"].nunique() // 4) + 260
+    return layout(figure, "How many dimensions?", facts, height)
+
+
+def k_sweep_caption(table: pd.DataFrame) -> str:
+    """Return one line with the best and the smallest k of each prompt setting and vector."""
+    parts = []
+    for (setting, vector, m), part in table.groupby(["setting", "vector", "m"], sort=False):
+        mean = part.groupby("k", sort=False)[["spearman", "n_dims"]].mean()
+        best, least = mean["spearman"].idxmax(), mean["n_dims"].idxmin()
+        parts.append(
+            f"{setting}, {vector}, m = {m}{over(part)}: {mean.loc[least, 'spearman']:.1f} on "
+            f"{mean.loc[least, 'n_dims']:.0f} dimensions (k = {least:g}), best "
+            f"{mean.loc[best, 'spearman']:.1f} on {mean.loc[best, 'n_dims']:.0f} (k = {best:g})"
+        )
+    return f"Spearman × 100 against k. {'; '.join(parts)}."
+
+
+def templates(
+    study: Study,
+    m: int,
+    *,
+    k: int | float = 1024,
+    component: str = "attn",
+    vectors: Sequence[str] = VECTORS,
+    seed: int = 0,
+) -> Finding:
+    """Does DySem depend on the prompt? DySem and the plain cosine under each template.
+
+    Args:
+        study: Its tasks, templates and prompt settings.
+        m: Languages in the consensus, best first; a task with fewer uses all that it has.
+        k: Dimensions per text, or fraction of d.
+        component: Internal vector.
+        vectors: "mean" and "source".
+        seed: Of the bootstraps.
+
+    Source: DySem Table 5.
+    """
+    prepare(study.needs(["final", component]))
+    facts = facts_of(study, component=component, m=m, k=k, seed=seed)
+    of_grid = grid(study, [k], [m], components=[component], vectors=vectors, seed=seed)
+    plain = plain_scores(study, ["final", component], seed=seed)
+    both = plain.assign(setting="english", vector="plain cosine", m=1, languages="en")
+    scores = pd.concat([both, of_grid])
+    drawn, said = templates_figure(of_grid, plain, facts), templates_caption(of_grid, plain)
+    return Finding("templates", scores, drawn, said, facts)
+
+
+def templates_figure(table: pd.DataFrame, plain: pd.DataFrame, facts: Facts | str) -> go.Figure:
+    """Return the score of each template under each prompt setting and vector, and without DySem.
+
+    Args:
+        table: From `dysem_lab.questions.scores.grid` over several templates.
+        plain: From `dysem_lab.questions.scores.plain_scores` of the same study.
+        facts: What it was measured on.
+    """
+    baseline = plain.assign(method=plain["component"].map(SYMBOLS) + ", English, all d")
+    colours = dict(zip(baseline["method"].unique(), BASELINES, strict=False)) | COLOURS
+    both = pd.concat([baseline, _methods_of_templates(table)], ignore_index=True)
+    both["template"] = both["template"].map(lambda name: TEMPLATE_NAMES.get(name, name))
+    x, panel = ("template", "task") if both["task"].nunique() == 1 else ("task", "template")
+    figure = bars(both, x, "method", panel, colours=colours)
+    figure.update_yaxes(title=SCORE)
+    title = "Does DySem depend on the prompt?"
+    return layout(figure, title, facts, 300 * both[panel].nunique() + 260)
+
+
+def _methods_of_templates(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the grid with named methods; in English alone, settings and vectors are the same."""
+    named = named_settings(table)
+    named.loc[named["languages"] == "en", "method"] = "DySem, m = 1"
+    return named.drop_duplicates(["task", "template", "method"])
+
+
+def templates_caption(table: pd.DataFrame, plain: pd.DataFrame) -> str:
+    """Return one line with each template's best DySem score beside its plain ones."""
+    plain = plain[plain["task"].isin(table["task"])]
+    parts = []
+    for template, part in table.groupby("template", sort=False):
+        at_best = best(average(_methods_of_templates(part), ["method"]))
+        own = plain[plain["template"] == template].groupby("component")["spearman"].mean()
+        alone = ", ".join(f"{SYMBOLS[name]} {value:.1f}" for name, value in own.items())
+        parts.append(
+            f"{TEMPLATE_NAMES.get(template, template)}: {alone}, DySem at best "
+            f"{at_best['spearman']:.1f} ({at_best['method'].removeprefix('DySem, ')})"
+        )
+    return f"Spearman × 100{over(table)}. {'; '.join(parts)}."
