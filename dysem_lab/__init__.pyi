@@ -61,6 +61,7 @@ from .questions.finding import Finding as Finding
 from .questions.languages import language_overlap as language_overlap
 from .questions.languages import languages as languages
 from .questions.layers import layers as layers
+from .questions.main_results import main_results as main_results
 from .questions.random_sets import random_sets as random_sets
 from .questions.saving import save_figure as save_figure
 from .questions.study import Study as Study

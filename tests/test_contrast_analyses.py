@@ -15,7 +15,6 @@ from dysem_lab.analyses.contrast_analyses import (
     combined_scores,
     contrast_scores,
 )
-from dysem_lab.analyses.published import published_cp
 from dysem_lab.data.sts import load_data
 from dysem_lab.encoders.contrastive import ContrastivePrompting
 from dysem_lab.encoders.dysem import DySem
@@ -25,6 +24,7 @@ from dysem_lab.figures import contrast_figures
 from dysem_lab.models import capture
 from dysem_lab.models.steering import Contrast
 from dysem_lab.models.store import VectorStore
+from dysem_lab.questions.published import published_cp
 from dysem_lab.questions.study import Study
 
 pytestmark = pytest.mark.usefixtures("_one_thread")

@@ -10,12 +10,12 @@ import torch
 
 from dysem_lab.analyses import cost
 from dysem_lab.analyses.contrast_analyses import Method
-from dysem_lab.analyses.published import published_cp
 from dysem_lab.encoders.contrastive import ContrastivePrompting
 from dysem_lab.errors import InputError
 from dysem_lab.figures import cost_figures
 from dysem_lab.models.steering import Contrast
 from dysem_lab.models.store import VectorStore
+from dysem_lab.questions.published import published_cp
 from dysem_lab.questions.study import Study
 
 pytestmark = pytest.mark.usefixtures("_one_thread")

@@ -15,22 +15,21 @@ from scipy.stats import rankdata, spearmanr
 from typer.testing import CliRunner
 
 import dysem_lab as dl
-from dysem_lab.analyses import published
-from dysem_lab.analyses.published import (
-    AVERAGE,
-    N_PAIRS,
-    DySemRow,
-    comparison,
-    main_results,
-    paper_settings,
-    preset_of,
-    remarks,
-)
 from dysem_lab.cli import cli, main
 from dysem_lab.data.sts import load_data
 from dysem_lab.errors import InputError
 from dysem_lab.evaluate import average_score
-from dysem_lab.figures.main_figures import main_results_caption, main_results_figure, marks
+from dysem_lab.questions import main_results, published
+from dysem_lab.questions.main_results import (
+    DySemRow,
+    comparison,
+    marks,
+    paper_settings,
+    remarks,
+)
+from dysem_lab.questions.main_results import caption as main_results_caption
+from dysem_lab.questions.main_results import figure as main_results_figure
+from dysem_lab.questions.published import AVERAGE, N_PAIRS, preset_of
 from tests.conftest import REPOSITORY
 
 SEVEN = ["STS12", "STS13", "STS14", "STS15", "STS16", "STSB", "SICKR"]
@@ -168,7 +167,7 @@ def study(tiny_lens, two_tasks, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def table(study):
-    return main_results(study, k=6)
+    return main_results.table(study, k=6)
 
 
 @pytest.fixture(scope="module")
@@ -276,14 +275,14 @@ def test_languages_are_added_in_the_order_given_and_m_cuts_it(study, naive_vecto
     by_language = [
         naive_vectors("STSB", code, "prompteol", "english", "attn") for code in ("ru", "en")
     ]
-    rows = main_results(study, ["ru", "en", "ja"], 2, k=6, baselines=[])
+    rows = main_results.table(study, ["ru", "en", "ja"], 2, k=6, baselines=[])
     row = rows[(rows["task"] == "STSB") & (rows["vector"] == "mean")].iloc[0]
     similarity, _ = np.transpose(naive_dysem(by_language, "mean", 6))
     assert row["languages"] == "ru/en"
     assert row["spearman"] == pytest.approx(
         100 * spearmanr(similarity, two_tasks["STSB"].gold)[0], abs=1e-6
     )
-    without_english = main_results(study, ["ru", "ja"], k=6, baselines=[])
+    without_english = main_results.table(study, ["ru", "ja"], k=6, baselines=[])
     rows = without_english[without_english["vector"] == "source"].set_index(["task", "setting"])
     row = rows.loc[("STSB", "english")]
     # The source vector is English whether or not English is in the consensus.
@@ -314,7 +313,7 @@ def test_a_ranking_gives_each_task_and_setting_its_own_order(study):
         DySemRow("english", "source", 9, "released script"),
         DySemRow("language-specific", "mean", 1, "Table 4"),
     ]
-    table = main_results(study, ranking, rows=rows, baselines=["none"])
+    table = main_results.table(study, ranking, rows=rows, baselines=["none"])
     stsb = table[(table["task"] == "STSB") & (table["method"] == "DySem")]
     assert stsb["languages"].tolist() == ["ja/en", "ja/en/ru", "ru"]
     assert stsb["m"].tolist() == [2, 3, 1]
@@ -338,7 +337,7 @@ def test_a_ranking_gives_each_task_and_setting_its_own_order(study):
 )
 def test_main_results_refuses_what_does_not_exist(study, arguments, message):
     with pytest.raises(InputError, match=message):
-        main_results(study, **arguments)
+        main_results.table(study, **arguments)
 
 
 def test_a_task_without_a_score_is_left_out_of_every_average(study, tiny_lens, two_tasks):
@@ -346,7 +345,7 @@ def test_a_task_without_a_score_is_left_out_of_every_average(study, tiny_lens, t
     tasks = two_tasks | {"STS12": dataclasses.replace(two_tasks["STS12"], gold=flat)}
     study = dl.Study(tiny_lens, tasks, store=study.store)
     with pytest.warns(UserWarning, match="Spearman is undefined"):
-        table = main_results(study, baselines=["prompteol"])
+        table = main_results.table(study, baselines=["prompteol"])
     scores = table.set_index(["task", "method"])["spearman"]
     assert scores["STS12"].isna().all()
     assert scores[(AVERAGE, "PromptEOL")] == scores[("STSB", "PromptEOL")]
@@ -517,13 +516,15 @@ def test_only_test_sets_are_taken_for_the_paper_s_tasks():
 
 
 def figure_texts(figure):
-    return [text for trace in figure.data for text in trace.text]
+    cells = [text for block in figure.data for texts in block.cells.values for text in texts]
+    return [*cells, *(note.text for note in figure.layout.annotations)]
 
 
 def column(figure, name, block=0):
     """Return the cells under a header, in our table (0) or in the published one (1)."""
-    found = [list(trace.text) for trace in figure.data if trace.text[0] == f"<b>{name}</b>"]
-    return [text.partition("<br>")[0] for text in found[-1 if block else 0][1:]]
+    table = figure.data[block]
+    cells = dict(zip(table.header.values, table.cells.values, strict=True))[f"<b>{name}</b>"]
+    return [text.partition("<br>")[0] for text in cells]
 
 
 @pytest.mark.parametrize(
@@ -584,23 +585,23 @@ def test_the_figure_of_a_preset_has_the_published_rows_below():
     )
 
 
-def test_no_text_of_the_figure_is_outside_it_or_on_another():
+def test_both_tables_of_the_figure_fit_into_it_whole():
     tall = {**dict.fromkeys(SEVEN, 70.0), AVERAGE: 70.0}
     figure = main_results_figure(results(tall, origin="released script"), "llama2-7b")
-    (left, right), (bottom, top) = figure.layout.xaxis.range, figure.layout.yaxis.range
-    places = [(x, y) for trace in figure.data for x, y in zip(trace.x, trace.y, strict=True)]
-    assert len(set(places)) == len(places)
-    assert all(left <= x <= right and top <= y <= bottom for x, y in places)
-    # An axis unit is one px: the drawing area is as high as its range, at 1000 px width.
     margin = figure.layout.margin
-    assert figure.layout.height - margin.t - margin.b == bottom - top
-    assert figure.layout.width - margin.l - margin.r == right - left
-    for name in ("Method", "Method"):
-        labels = [trace for trace in figure.data if trace.text[0] == f"<b>{name}</b>"]
-        for trace in labels:
-            nearest = min(x for x, y in places if y == trace.y[1] and x > trace.x[0])
-            longest = max(len(text.partition("<br>")[0]) for text in trace.text)
-            assert trace.x[0] + 6.5 * longest < nearest - 20
+    high = figure.layout.height - margin.t - margin.b
+    wide = figure.layout.width - margin.l - margin.r
+    ours, paper = figure.data
+    assert 0 <= paper.domain.y[0] < paper.domain.y[1] < ours.domain.y[0] < ours.domain.y[1] < 1
+    for block in (ours, paper):
+        rows = len(block.cells.values[0])
+        needed = block.header.height + rows * block.cells.height
+        assert needed <= high * (block.domain.y[1] - block.domain.y[0]) + 1e-6  # nothing to scroll
+        scale = wide * block.domain.x[1] / sum(block.columnwidth)
+        longest = max(len(text.partition("<br>")[0]) for text in block.cells.values[0])
+        assert 6.5 * longest + 16 < scale * block.columnwidth[0]
+    notes, *_ = [note for note in figure.layout.annotations if note.align == "left"]
+    assert notes.y < paper.domain.y[0]
 
 
 def test_the_caption_says_the_numbers_of_the_table():
@@ -788,6 +789,6 @@ def test_the_notebook_runs_on_a_small_model(own_cache, tiny_folder, tmp_path, mo
     saved = pd.read_csv(numbers)
     assert saved["method"].tolist() == [*published.BASELINES.values(), *["DySem"] * 4]
     assert saved["reproduced"].to_numpy() == pytest.approx(
-        names["table"]["spearman"].to_numpy(), rel=1e-5
+        names["finding"].table["reproduced"].to_numpy(), rel=1e-5
     )
     assert saved["published"].isna().all()

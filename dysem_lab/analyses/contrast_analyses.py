@@ -9,12 +9,12 @@ import pandas as pd
 from jaxtyping import Float
 from torch import Tensor
 
-from dysem_lab.analyses.published import AVERAGE
 from dysem_lab.encoders.dysem import semantic_vectors
 from dysem_lab.encoders.settings import VECTORS
 from dysem_lab.errors import InputError
 from dysem_lab.evaluate import average_difference, average_score, paired_difference, score
 from dysem_lab.models.steering import Contrast
+from dysem_lab.questions.published import AVERAGE
 from dysem_lab.questions.scores import pair_cosine, pair_similarity
 from dysem_lab.questions.study import Study
 

@@ -12,7 +12,6 @@ from tqdm.auto import tqdm
 
 from dysem_lab import paths
 from dysem_lab.analyses.cost import in_turns
-from dysem_lab.analyses.published import AVERAGE, N_PAIRS, SENTEVAL_SICKR, published
 from dysem_lab.data.sts import STSData
 from dysem_lab.encoders.dysem import DySem, SemanticVectors, n_dims
 from dysem_lab.encoders.systems import TRAINED, Encoder
@@ -27,6 +26,7 @@ from dysem_lab.evaluate import (
 )
 from dysem_lab.models.store import VectorStore
 from dysem_lab.prompts import TEMPLATE_NAMES
+from dysem_lab.questions.published import AVERAGE, N_PAIRS, SENTEVAL_SICKR, published
 
 FORMATS = ("markdown", "latex", "csv", "json")
 FREE, LEARNED = "training-free", "trained"

@@ -27,7 +27,7 @@ SPLITS = ("test", "dev")
 if TYPE_CHECKING:
     import pandas as pd
 
-    from dysem_lab.analyses.published import DySemRow
+    from dysem_lab.questions.main_results import DySemRow
     from dysem_lab.questions.study import Study
 
 
@@ -145,8 +145,9 @@ def evaluate(
         for code in codes or ["en"]:
             template_parts(template, setting, code)
 
-    from dysem_lab.analyses.published import N_PAIRS, paper_settings, preset_of
     from dysem_lab.models.loading import DEFAULT_MODEL
+    from dysem_lab.questions.main_results import paper_settings
+    from dysem_lab.questions.published import N_PAIRS, preset_of
     from dysem_lab.questions.study import Study
 
     task = [*named, *(N_PAIRS if tasks == "all" else ())] or None
@@ -303,8 +304,9 @@ def _compare(
     as_json: bool,
 ) -> None:
     """Print the main results of a study beside the published ones."""
-    from dysem_lab.analyses.published import check_preset, comparison, main_results, remarks
     from dysem_lab.questions import languages as languages_question
+    from dysem_lab.questions import main_results
+    from dysem_lab.questions.main_results import check_preset, comparison, remarks
     from dysem_lab.questions.style import facts
 
     if preset:
@@ -313,7 +315,7 @@ def _compare(
     ranking = languages_question.table(study, seed=seed) if preset else None
     baselines = list(dict.fromkeys(["none", study.templates[0]]))
     table = comparison(
-        main_results(
+        main_results.table(
             study,
             languages if ranking is None else ranking,
             rows=rows,

@@ -13,7 +13,6 @@ from jaxtyping import Float
 from plotly.subplots import make_subplots
 from torch import Tensor
 
-from dysem_lab.analyses.published import paper_task, preset_of, published
 from dysem_lab.consensus import resolve_k
 from dysem_lab.encoders.settings import VECTORS
 from dysem_lab.errors import InputError, MissingTranslationError, choices
@@ -28,6 +27,7 @@ from dysem_lab.models.store import VectorStore
 from dysem_lab.prompts import SETTINGS, TEMPLATES, wrap
 from dysem_lab.questions import layers as layers_question
 from dysem_lab.questions.grid import PAIRS_PER_CHUNK, check_ms, sweep
+from dysem_lab.questions.published import paper_task, preset_of, published
 from dysem_lab.questions.scores import pair_cosine
 from dysem_lab.questions.study import Study
 from dysem_lab.questions.style import PALETTE, SCORE, band, facts, layout

@@ -6,9 +6,9 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from dysem_lab.analyses.contrast_analyses import PLAIN
-from dysem_lab.analyses.published import AVERAGE
 from dysem_lab.errors import InputError
 from dysem_lab.prompts import TEMPLATE_NAMES
+from dysem_lab.questions.published import AVERAGE
 from dysem_lab.questions.style import (
     PALETTE,
     SCORE,

@@ -18,7 +18,7 @@ def cost_figure(table: pd.DataFrame, published: pd.DataFrame, measured_on: str) 
 
     Args:
         table: From `dysem_lab.analyses.cost.costs`, of one output layer and one contrast.
-        published: From `dysem_lab.analyses.published.published_cp`, Table 3.
+        published: From `dysem_lab.questions.published.published_cp`, Table 3.
         measured_on: From `dysem_lab.questions.style.facts`.
     """
     names, paper = _names(table), _published_ratios(published)
@@ -143,7 +143,7 @@ def cost_caption(table: pd.DataFrame, published: pd.DataFrame) -> str:
 
     Args:
         table: From `dysem_lab.analyses.cost.costs`, of one output layer and one contrast.
-        published: From `dysem_lab.analyses.published.published_cp`, Table 3.
+        published: From `dysem_lab.questions.published.published_cp`, Table 3.
     """
     rows = table.assign(name=_names(table)).set_index("name")
     paper = _published_ratios(published)

@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from dysem_lab.analyses.leaderboard import LEARNED
-from dysem_lab.analyses.published import AVERAGE
+from dysem_lab.questions.published import AVERAGE
 from dysem_lab.questions.style import PALETTE, SCORE, error_bar, layout
 
 # Systems that begin with a name have its colour.

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -104,10 +105,7 @@ class Study:
             dict.fromkeys(name for names in map(parts_of, given) for name in names)
         )
         self.settings = names_of(settings, "setting")
-        for template in self.templates:
-            for setting in self.settings:
-                for code in codes:
-                    template_parts(template, setting, code)
+        self._check_prompts()
         named = None if tasks is None else names_of(tasks, "task")
         self.data = {
             task: pairs_of.head(pairs).sample(sample, seed)
@@ -205,6 +203,32 @@ class Study:
         """Number of blocks, from the configuration where that is enough."""
         size = self._model.size()
         return size[0] if size else self.model.n_layers
+
+    def _check_prompts(self) -> None:
+        for template in self.templates:
+            for setting in self.settings:
+                for code in self.languages:
+                    template_parts(template, setting, code)
+
+    def prompted(
+        self,
+        templates: str | Sequence[str] | None = None,
+        settings: str | Sequence[str] | None = None,
+    ) -> "Study":
+        """Return a study of the same model and pairs with other prompts; None leaves them.
+
+        Raises:
+            InputError: Unknown names.
+        """
+        other = copy(self)
+        if templates is not None:
+            given = names_of(templates, "template")
+            parts = (name for names in map(parts_of, given) for name in names)
+            other.templates = list(dict.fromkeys(parts))
+        if settings is not None:
+            other.settings = names_of(settings, "setting")
+        other._check_prompts()
+        return other
 
     def task_languages(self, task: str) -> list[str]:
         """Return the languages of this study that a task has."""

@@ -1,66 +1,60 @@
-"""The DySem paper's numbers, and the methods of its main results measured here beside them.
+"""The methods of DySem's main results measured here, beside the paper's numbers. Notebook 10.
 
-The numbers are a copy of Tables 1 and 2 (main results) and 5 (two other prompts) of DySem, arXiv
-2605.29751v1.
+Over 400 lines, as it is one table: what is measured, what is published, and how both are shown.
 """
 
+import textwrap
 from collections.abc import Sequence
-from functools import cache
 from itertools import product
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dysem_lab import paths
 from dysem_lab.consensus import resolve_k
-from dysem_lab.data.sts import TASKS, STSData
 from dysem_lab.encoders.settings import VECTORS
 from dysem_lab.errors import InputError, choices
 from dysem_lab.evaluate import Scores, average_score, score
 from dysem_lab.inputs import names_of
 from dysem_lab.joint import joint_cosine
 from dysem_lab.models.loading import presets
+from dysem_lab.prompts import TEMPLATE_NAMES
+from dysem_lab.questions.finding import Facts, Finding, facts_of
 from dysem_lab.questions.grid import sweep
-from dysem_lab.questions.study import Study
-
-AVERAGE = "Avg."
-# Pairs of each task as MTEB has them, which DySem's own runs use.
-N_PAIRS = {
-    "STS12": 3108,
-    "STS13": 1500,
-    "STS14": 3750,
-    "STS15": 3000,
-    "STS16": 1186,
-    "STSB": 1379,
-    "SICKR": 9927,
-}
-# Rows that the paper took over from papers which evaluate with SentEval, whose SICK-R is the test
-# part alone. (It took over LLM2Vec too, which reports MTEB's.)
-SENTEVAL_SICKR = 4927
-SENTEVAL_METHODS = (
-    "Sentence-BERT",
-    "SimCSE",
-    "PromptBERT",
-    "Token Prepending",
-    "Contrastive Prompting(Scaling)",
-    "Contrastive Prompting(Recovering)",
-    "SemPA",
+from dysem_lab.questions.published import (
+    AVERAGE,
+    BASELINES,
+    N_PAIRS,
+    SENTEVAL_SICKR,
+    UNSTATED,
+    paper_task,
+    preset_of,
+    published,
+    settings_of,
 )
-BASELINES = {  # template → its method in the paper's tables
-    "none": "Mean Pooling",
-    "prompteol": "PromptEOL",
-    "pretended_cot": "Pretended CoT",
-    "knowledge": "Knowledge Enhancement",
-}
-UNSTATED = "unspecified"  # the semantic vector of DySem's rows in Table 5
+from dysem_lab.questions.scores import mean_size
+from dysem_lab.questions.study import Study, prepare
+from dysem_lab.questions.style import SCORE, layout
+
 LABELS = [
     *("model", "preset", "method", "template", "setting", "vector", "origin", "k", "m"),
     "languages",
 ]
 Cell = tuple[dict[str, object], Float[Tensor, " n"], float]  # labels, similarities, #Dim.
+WIDTH, COLUMN, CHARACTER = 960, 110, 6.9  # in px: the table, a column at most, a letter
+TITLE, HEADER, ROW, TALL_ROW, NOTE = 38, 30, 24, 42, 19  # heights in px
+NOTE_WIDTH = 150  # characters of a line of notes
+INK, LINE, SHADE = "#2a3f5f", "#dfe4ea", "#e8eef4"
+SMALL = "<span style='font-size:10px;color:#555555'>{}</span>"
+LEGEND = (
+    f"{SCORE}. Bold is the best of a column, underlined the second best; ties share the mark. "
+    "In small type: 95 % bootstrap interval."
+)
+SENTEVAL_MARK = "†"
 
 
 class DySemRow(NamedTuple):
@@ -79,13 +73,6 @@ class DySemRow(NamedTuple):
     origin: str = ""
 
 
-def preset_of(model: str) -> str:
-    """Return which of the paper's ten models a preset, hub id or name of the paper is, or ""."""
-    names = presets()[["preset", "hf_id", "model"]]
-    found = names[(names == model).any(axis=1)]
-    return found["preset"].iloc[0] if len(found) else ""
-
-
 def paper_settings(preset: str) -> list[DySemRow]:
     """Return the DySem rows of one of the ten models: Table 4's, and where the script differs, its.
 
@@ -93,92 +80,42 @@ def paper_settings(preset: str) -> list[DySemRow]:
         InputError: Unknown preset.
     """
     rows = []
-    for row in _settings(preset).itertuples():
+    for row in settings_of(preset).itertuples():
         rows.append(DySemRow(row.setting, row.vector, row.m, "Table 4"))
         if row.m_in_repo_script != row.m:
             rows.append(DySemRow(row.setting, row.vector, row.m_in_repo_script, "released script"))
     return rows
 
 
-def _settings(preset: str) -> pd.DataFrame:
-    """Return Table 4's rows of a preset."""
-    table = presets()
-    if preset not in set(table["preset"]):
-        raise choices("preset", preset, table["preset"].unique())
-    return table[table["preset"] == preset]
-
-
-def published(model: str | None = None) -> pd.DataFrame:
-    """Return the paper's scores, Tables 1, 2 and 5, one row per score.
-
-    Args:
-        model: A preset, hub id or name of the paper; None is all of its models.
-
-    Returns:
-        ``source``, ``table``, ``model``, ``preset`` (empty where the model is none of the ten),
-        ``method``, ``template`` and ``setting`` (empty where the method has none of ours),
-        ``vector``, ``dims`` (#Dim.), ``task`` (one of the seven, or "Avg.", their mean as printed),
-        ``score`` (Spearman × 100), ``n_pairs``. The pairs of SICKR are 9,927 (MTEB's) or 4,927
-        (SentEval's); averages with the one and with the other are not strictly comparable.
-
-    Raises:
-        InputError: A model that the paper has no numbers for.
-    """
-    table = _published()
-    if model is None:
-        return table.copy()
-    kept = table[table["model"] == model]
-    if preset := preset_of(model):
-        kept = table[table["preset"] == preset]
-    if kept.empty:
-        names = table["preset"].where(table["preset"] != "", table["model"])
-        raise choices("published model", model, names.unique())
-    return kept.reset_index(drop=True)
-
-
-@cache
-def _published() -> pd.DataFrame:
-    table = pd.read_csv(paths.package_file("published_dysem.csv"), dtype={"table": str})
-    table = table.rename(columns={"Avg": AVERAGE}).fillna({"prompt": "", "vector": ""})
-    table.insert(3, "preset", table["model"].map(preset_of))
-    prompt = table.pop("prompt").str.partition(" / ")
-    templates = {"none": "none", **{method: name for name, method in BASELINES.items()}}
-    table.insert(5, "template", prompt[0].map(templates).fillna(""))
-    table.insert(6, "setting", prompt[2])
-    long = table.melt(
-        id_vars=[name for name in table if name not in (*N_PAIRS, AVERAGE)],
-        var_name="task",
-        value_name="score",
-        ignore_index=False,
-    ).sort_index(kind="stable", ignore_index=True)
-    copied = long["method"].isin(SENTEVAL_METHODS) & (long["task"] == "SICKR")
-    n_pairs = long["task"].map(N_PAIRS).mask(copied, SENTEVAL_SICKR)
-    whole = n_pairs.groupby(long.index // (len(N_PAIRS) + 1)).transform("sum")
-    return long.assign(n_pairs=n_pairs.fillna(whole).astype(int))
-
-
-def published_cp(table: str | None = None) -> pd.DataFrame:
-    """Return the numbers of Tables 3 to 6 of CP (arXiv 2505.12831), all of LLaMA2-7B or trained.
-
-    Args:
-        table: "3" (cost), "4" (auxiliary prompts), "5" (positions), "6" (transfer); None is all.
-
-    Returns:
-        ``source``, ``table``, ``method``, ``model``, ``setting``, ``task``, ``metric``, ``value``,
-        ``delta`` (to the row without CP, as printed), ``note``.
-
-    Raises:
-        InputError: A table that the paper does not have.
-    """
-    rows = pd.read_csv(paths.package_file("published_cp.csv"), dtype={"table": str})
-    if table is None:
-        return rows
-    if table not in set(rows["table"]):
-        raise choices("table of CP", table, sorted(set(rows["table"])))
-    return rows[rows["table"] == table].reset_index(drop=True)
-
-
 def main_results(
+    study: Study,
+    languages: Sequence[str] | None = None,
+    m: int | None = None,
+    *,
+    k: int | float = 1024,
+    seed: int = 0,
+) -> Finding:
+    """Score the methods of the paper's main results, with its own numbers where there are any.
+
+    Args:
+        study: Model, tasks and languages.
+        languages: The order in which they are added; None is the study's.
+        m: The first so many of them; None is all that a task has.
+        k: Dimensions per text, or fraction of d.
+        seed: Of the bootstraps.
+
+    Source: DySem Tables 1 and 2.
+    """
+    english = study.prompted(list(BASELINES), "english")
+    prepare(study.needs("attn"), english.needs("final"))
+    named = study.languages if languages is None else list(languages)
+    facts = facts_of(study, languages=named, m=m, k=k, seed=seed)
+    scores = table(study, languages, m, k=k, seed=seed)
+    drawn, said = figure(scores, facts), caption(scores)
+    return Finding("main_results", comparison(scores), drawn, said, facts)
+
+
+def table(
     study: Study,
     languages: Sequence[str] | pd.DataFrame | None = None,
     m: int | None = None,
@@ -242,30 +179,20 @@ def main_results(
         place = {"model": study.model.name, "preset": preset, "task": paper_task(data)}
         for labels, similarity, n_dims in cells:
             results.append({**place, **labels, **score(similarity, data.gold, n_dims, seed=seed)})
-    table = pd.DataFrame(results)
+    scores = pd.DataFrame(results)
     if len(study.data) > 1:
-        table = pd.concat([table, _averages(table, measured, seed)], ignore_index=True)
-    return table.astype({"k": "Int64", "m": "Int64"})
+        scores = pd.concat([scores, _averages(scores, measured, seed)], ignore_index=True)
+    return scores.astype({"k": "Int64", "m": "Int64"})
 
 
 def check_preset(study: Study, preset: str) -> None:
     """Raise `InputError` where a study's model cannot be the preset, by its depth and width."""
-    facts = _settings(preset).iloc[0]
+    facts = settings_of(preset).iloc[0]
     if (study.model.n_layers, study.model.d_model) != (facts["n_layers"], facts["d_model"]):
         raise InputError(
             f"{study.model.name} with L={study.model.n_layers}, d={study.model.d_model} is not "
             f"{preset}, which has L={facts['n_layers']}, d={facts['d_model']}; leave the preset out"
         )
-
-
-def paper_task(data: STSData) -> str:
-    """Return the task that pairs are the test set of, as the paper's tables name it.
-
-    "STSB test" is "STSB"; "STSB dev" and "demo" stay as they are, since no published number is
-    about them.
-    """
-    task, _, split = data.name.partition(" ")
-    return task if task in TASKS and split == "test" else data.name
 
 
 def _baseline(study: Study, task: str, template: str) -> Cell:
@@ -318,7 +245,7 @@ def _dysem(study: Study, task: str, order: list[str], row: DySemRow, k: int | fl
         "languages": "/".join(order[:m]),
         "note": note,
     }
-    return labels, result.similarity, float(result.sizes.double().mean())
+    return labels, result.similarity, mean_size(result.sizes)
 
 
 def _averages(
@@ -360,7 +287,7 @@ def comparison(table: pd.DataFrame) -> pd.DataFrame:
     the printed scores.
 
     Args:
-        table: From `main_results`.
+        table: From `table`.
 
     Returns:
         The table with ``reproduced`` for ``spearman``, and with ``published``, ``difference``
@@ -426,12 +353,12 @@ def remarks(compared: pd.DataFrame) -> list[str]:
     if fewer:
         sentences.append(f"Not all of the paper's pairs are here: {', '.join(fewer)}.")
     ks = compared.dropna(subset=["k", "published"])["k"].unique()
-    paper_k = _settings(preset)["k"].iloc[0] if preset else None
+    paper_k = settings_of(preset)["k"].iloc[0] if preset else None
     sentences += [f"k is {k} here, {paper_k} in the paper." for k in ks if k != paper_k]
     stated = compared.dropna(subset=["published"])
     stated = stated[(stated["method"] == "DySem") & (stated["published_vector"] != UNSTATED)]
     if len(stated):
-        ms = [f"{row.m} ({row.setting}, {row.vector})" for row in _settings(preset).itertuples()]
+        ms = [f"{row.m} ({row.setting}, {row.vector})" for row in settings_of(preset).itertuples()]
         sentences.append(f"In the paper, m is {' and '.join(ms)} in every task.")
     if "SICKR" in set(both["task"]):
         sentences.append(
@@ -446,3 +373,219 @@ def remarks(compared: pd.DataFrame) -> list[str]:
     for note, part in compared[compared["note"] != ""].groupby("note", sort=False):
         sentences.append(f"{', '.join(part['task'].unique())}: {note}.")
     return sentences
+
+
+class Block(NamedTuple):
+    """One table of the figure.
+
+    Attributes:
+        title: Line above it.
+        columns: Header → texts of its cells; the first column has the rows' labels.
+        row_height: In px.
+    """
+
+    title: str
+    columns: dict[str, list[str]]
+    row_height: int
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows under the header."""
+        return len(next(iter(self.columns.values())))
+
+    @property
+    def height(self) -> int:
+        """Height of title, header and rows in px."""
+        return TITLE + HEADER + self.row_height * self.n_rows
+
+    @property
+    def label_width(self) -> float:
+        """Width of the first column in px."""
+        labels = next(iter(self.columns.values()))
+        return 20 + CHARACTER * max(len(text.partition("<br>")[0]) for text in labels)
+
+
+def marks(scores: Sequence[float]) -> list[str]:
+    """Return "best", "second" or "" for each score, as it is seen: at two decimals.
+
+    Equal scores share a mark; NaN has none.
+    """
+    seen = [round(value, 2) for value in scores]
+    best = sorted({value for value in seen if not np.isnan(value)}, reverse=True)[:2]
+    names = dict(zip(best, ("best", "second"), strict=False))
+    return [names.get(value, "") for value in seen]
+
+
+def _marked(scores: Sequence[float]) -> list[str]:
+    tags = {"best": "<b>{}</b>", "second": "<u>{}</u>", "": "{}"}
+    return [
+        "–" if np.isnan(value) else tags[mark].format(f"{value:.2f}")
+        for value, mark in zip(scores, marks(scores), strict=True)
+    ]
+
+
+def _measured(table: pd.DataFrame) -> Block:
+    """Return our rows, each score with its interval."""
+    tasks = {name: part for name, part in table.groupby("task", sort=False)}
+    whole = tasks.get(AVERAGE, next(iter(tasks.values())))
+    columns = {"Method": [_label(row) for row in whole.to_dict("records")]}
+    for task, part in tasks.items():
+        columns[task] = [
+            text + ("" if np.isnan(low) else "<br>" + SMALL.format(f"[{low:.1f}, {high:.1f}]"))
+            for text, low, high in zip(
+                _marked(part["spearman"].tolist()), part["low"], part["high"], strict=True
+            )
+        ]
+    ms = [part["m"].tolist() for part in tasks.values()]
+    columns["m"] = [_span(row) for row in zip(*ms, strict=True)]
+    columns["#Dim."] = [f"{dims:.0f}" for dims in whole["n_dims"]]
+    return Block("Measured here", columns, TALL_ROW)
+
+
+def _label(row: dict[str, str]) -> str:
+    if row["method"] != "DySem":
+        return row["method"]
+    template = row["template"]
+    prompt = "" if template == "prompteol" else TEMPLATE_NAMES.get(template, template)
+    small = ", ".join(part for part in (prompt, row["origin"]) if part)
+    label = f"DySem, {row['setting']}, {row['vector']}"
+    return label + (f"<br>{SMALL.format(small)}" if small else "")
+
+
+def _span(ms: Sequence[object]) -> str:
+    """Return the numbers of languages that a row has in the tasks."""
+    known = sorted({int(m) for m in ms if not pd.isna(m)})  # type: ignore[call-overload]
+    return "" if not known else "–".join(map(str, dict.fromkeys((known[0], known[-1]))))
+
+
+def _published(preset: str) -> Block:
+    """Return the paper's rows of one model."""
+    table = published(preset)
+    rows = table.pivot(
+        index=["table", "method", "template", "setting", "vector", "dims"],
+        columns="task",
+        values=["score", "n_pairs"],
+    ).reset_index()
+    order = ["table", "method", "template", "setting"]
+    first = table.drop_duplicates(order)[order].reset_index(drop=True)
+    rows = first.merge(rows.set_axis(rows.columns.map("".join), axis=1), on=order)
+    columns = {"Method": [_published_label(row) for row in rows.to_dict("records")]}
+    senteval = rows["n_pairsSICKR"] == SENTEVAL_SICKR
+    for task in (*N_PAIRS, AVERAGE):
+        texts = _marked(rows[f"score{task}"].tolist())
+        if task in ("SICKR", AVERAGE):
+            texts = [text + SENTEVAL_MARK * old for text, old in zip(texts, senteval, strict=True)]
+        columns[task] = texts
+    columns["#Dim."] = [f"{dims:.0f}" for dims in rows["dims"]]
+    title = f"Published for {preset}: DySem, arXiv 2605.29751v1, Tables 1, 2 and 5"
+    if senteval.any():
+        title += (
+            f"   ({SENTEVAL_MARK} SICK-R of {SENTEVAL_SICKR:,} pairs, "
+            f"the others of {N_PAIRS['SICKR']:,})"
+        )
+    return Block(title, columns, ROW)
+
+
+def _published_label(row: dict[str, str]) -> str:
+    prompt = TEMPLATE_NAMES.get(row["template"], "") if row["table"] == "5" else ""
+    vector = row["vector"] if row["method"] == "DySem" and not prompt else ""
+    prompt = "" if prompt == row["method"] else prompt
+    return ", ".join(part for part in (row["method"], prompt, row["setting"], vector) if part)
+
+
+def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
+    """Return our rows as a table, with the published rows of this model below where there are any.
+
+    Args:
+        table: From `table`.
+        facts: What it was measured on.
+
+    Source: DySem Tables 1 and 2.
+    """
+    preset = table["preset"].iloc[0]
+    blocks = [_measured(table), *([_published(preset)] if preset else [])]
+    sentences = [LEGEND, *remarks(comparison(table))]
+    notes = [line for text in sentences for line in textwrap.wrap(text, NOTE_WIDTH)]
+    inside = sum(block.height for block in blocks) + 20 + NOTE * len(notes)
+    drawn = go.Figure()
+    top = 0
+    for block in blocks:
+        _draw(drawn, block, top, inside)
+        top += block.height
+    drawn.add_annotation(
+        text="<br>".join(notes),
+        **{"x": 0, "xanchor": "left", "y": 1 - (top + 10) / inside, "yanchor": "top"},
+        **{"xref": "paper", "yref": "paper", "align": "left", "showarrow": False, "font_size": 12},
+    )
+    drawn = layout(drawn, "Main results", facts, 100)
+    height = inside + drawn.layout.margin.t
+    margin = {"l": 20, "r": 20, "b": 0}
+    return drawn.update_layout(height=height, title_y=1 - 32 / height, margin=margin)
+
+
+def _draw(drawn: go.Figure, block: Block, top: int, inside: int) -> None:
+    """Add one table with its upper edge at a height, in px of so many inside the margins."""
+    others = len(block.columns) - 1
+    left = block.label_width
+    width = min((WIDTH - left) / others, COLUMN)
+    end = (left + width * others) / WIDTH
+    font = {"size": 13, "color": INK}
+    drawn.add_annotation(
+        text=f"<b>{block.title}</b>",
+        **{"x": 0, "xanchor": "left", "y": 1 - (top + TITLE / 2) / inside, "yanchor": "middle"},
+        **{
+            "xref": "paper",
+            "yref": "paper",
+            "showarrow": False,
+            "font": {"size": 13, "color": INK},
+        },
+    )
+    align = ["left", *["center"] * others]
+    drawn.add_table(
+        domain={
+            "x": [0, end],
+            "y": [max(0.0, 1 - (top + block.height) / inside), 1 - (top + TITLE) / inside],
+        },
+        columnwidth=[left, *[width] * others],
+        header={
+            "values": [f"<b>{name}</b>" for name in block.columns],
+            **{"height": HEADER, "fill_color": SHADE, "line_color": LINE},
+            **{"align": align, "font": font},
+        },
+        cells={
+            "values": list(block.columns.values()),
+            **{"height": block.row_height, "fill_color": "white", "line_color": LINE},
+            **{"align": align, "font": font},
+        },
+    )
+
+
+def caption(table: pd.DataFrame) -> str:
+    """Return one line with the numbers that matter of a table of main results."""
+    task = AVERAGE if AVERAGE in set(table["task"]) else table["task"].iloc[0]
+    compared = comparison(table)
+    part = compared[compared["task"] == task]
+    n_tasks = table.loc[table["task"] != AVERAGE, "task"].nunique()
+    what = f"mean of {n_tasks} tasks" if task == AVERAGE else task
+    scores = [
+        f"{row.method} {row.reproduced:.1f}" for row in part.itertuples() if row.method != "DySem"
+    ]
+    if len(dysem := part.loc[part["method"] == "DySem", "reproduced"]):
+        scores.append(f"DySem {dysem.min():.1f} to {dysem.max():.1f}")
+    scored = part.dropna(subset=["reproduced"])
+    if scored.empty:
+        return f"{SCORE}, {what}: no method has a score."
+    best = scored.loc[scored["reproduced"].idxmax()]
+    label = _label(best.to_dict()).partition("<br>")[0]
+    languages = "" if pd.isna(best["m"]) else f", m = {best['m']}"
+    line = (
+        f"{SCORE}, {what}: {', '.join(scores)}; best is {label} with {best['reproduced']:.1f} "
+        f"[{best['low']:.1f}, {best['high']:.1f}] on {best['n_dims']:.0f} dimensions{languages}."
+    )
+    gaps = part["difference"].dropna()
+    if gaps.empty:
+        return f"{line} No published number to compare with."
+    return (
+        f"{line} {len(gaps)} rows have a published number; differences to it "
+        f"{gaps.min():+.1f} to {gaps.max():+.1f}."
+    )
