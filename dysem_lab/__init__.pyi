@@ -1,9 +1,5 @@
 """The public names: what type checkers and editors see, and what is loaded on first use."""
 
-from .analyses.leaderboard import published_leaderboard as published_leaderboard
-from .analyses.leaderboard import score_systems as score_systems
-from .analyses.transfer import compare_encoders as compare_encoders
-from .analyses.transfer import transfer_scores as transfer_scores
 from .consensus import consensus_set as consensus_set
 from .data.languages import LANGUAGES as LANGUAGES
 from .data.sts import STSData as STSData
@@ -61,6 +57,9 @@ from .questions.finding import Finding as Finding
 from .questions.languages import language_overlap as language_overlap
 from .questions.languages import languages as languages
 from .questions.layers import layers as layers
+from .questions.leaderboard import leaderboard as leaderboard
+from .questions.leaderboard import published_leaderboard as published_leaderboard
+from .questions.leaderboard import score_systems as score_systems
 from .questions.main_results import main_results as main_results
 from .questions.random_sets import random_sets as random_sets
 from .questions.saving import save_figure as save_figure
@@ -69,6 +68,9 @@ from .questions.sweeps import k_sweep as k_sweep
 from .questions.sweeps import m_sweep as m_sweep
 from .questions.sweeps import prompt_vector as prompt_vector
 from .questions.sweeps import templates as templates
+from .questions.transfer import transfer as transfer
+from .questions.transfer_scores import compare_encoders as compare_encoders
+from .questions.transfer_scores import transfer_scores as transfer_scores
 from .translation.apertium import ApertiumTranslator as ApertiumTranslator
 from .translation.translate import ParallelTable as ParallelTable
 from .translation.translate import Seq2SeqTranslator as Seq2SeqTranslator

@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 import torch
 
-from dysem_lab.analyses.transfer import compare_encoders, transfer_scores
 from dysem_lab.data.transfer_data import load_transfer
 from dysem_lab.encoders.aggregation import ValueAggregation
 from dysem_lab.encoders.base import DenseEncoder, MeanPooling, PromptEncoder
@@ -37,6 +36,7 @@ from dysem_lab.harnesses.sentence_api import ENCODERS, SentenceEncoder, sentence
 from dysem_lab.models.capture import capture
 from dysem_lab.models.steering import Contrast
 from dysem_lab.prompts import wrap
+from dysem_lab.questions.transfer_scores import compare_encoders, transfer_scores
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
 

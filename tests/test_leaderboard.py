@@ -13,12 +13,12 @@ import torch
 from scipy.stats import spearmanr
 
 import dysem_lab as dl
-from dysem_lab.analyses import leaderboard as board
 from dysem_lab.analyses.cost import counted
 from dysem_lab.encoders.systems import DYSEM, NAMES, TRAINED, TRAINING_FREE
 from dysem_lab.errors import InputError
-from dysem_lab.figures import leaderboard_figures as pictures
 from dysem_lab.models.store import VectorStore
+from dysem_lab.questions import leaderboard as board
+from dysem_lab.questions import leaderboard as pictures
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
 
@@ -342,7 +342,7 @@ def test_the_figure_shows_every_score_with_its_interval_and_its_time():
             ("MiniLM", "trained", 80.0, 2.0),
         ]
     )
-    figure = pictures.leaderboard_figure(table, "a model")
+    figure = pictures.figure(table, "a model")
     points = {
         y: x
         for trace in figure.data
@@ -360,7 +360,7 @@ def test_the_figure_shows_every_score_with_its_interval_and_its_time():
     names = {trace.name for trace in figure.data}
     assert names == {"one-word prompt", "DySem", "trained"}
     assert list(figure.layout.yaxis.categoryarray)[-1] == "MiniLM"
-    caption = pictures.leaderboard_caption(table)
+    caption = pictures.caption(table)
     assert "best without training is PromptEOL + DySem (en/fr) 60.0 [59.0, 62.0], 20 s" in caption
     assert "best trained is MiniLM 80.0" in caption
     assert "beats PromptEOL, PromptEOL + DySem (en/fr)" in caption

@@ -17,18 +17,19 @@ from sklearn.metrics import accuracy_score, f1_score
 from sklearn.model_selection import StratifiedKFold
 
 from dysem_lab import paths
-from dysem_lab.analyses import transfer
-from dysem_lab.analyses.transfer import (
-    compare_encoders,
-    transfer_scores,
-    wilson_interval,
-)
 from dysem_lab.data import transfer_data as td
 from dysem_lab.data.transfer_data import TransferData, available_tasks, load_transfer
 from dysem_lab.encoders.dysem import SemanticVectors
 from dysem_lab.errors import DataError, InputError
-from dysem_lab.figures import transfer_figures as tf
 from dysem_lab.models.facts import ModelFacts
+from dysem_lab.questions import transfer as tf
+from dysem_lab.questions import transfer_scores as transfer
+from dysem_lab.questions.finding import Finding
+from dysem_lab.questions.transfer_scores import (
+    compare_encoders,
+    transfer_scores,
+    wilson_interval,
+)
 from tests.conftest import REPOSITORY
 
 FACTS = ModelFacts("made/up-1b", "s", "f", "float32", "cpu", 3, 4, "Q8_0")
@@ -902,7 +903,7 @@ def compared():
 
 def test_the_figure_shows_every_number_with_its_interval(compared):
     _, table = compared
-    figure = tf.transfer_figure(table, "measured here")
+    figure = tf.figure(table, "measured here")
     assert "measured here" in figure.layout.title.text
     for panel, value, low, high in (
         ("x", "accuracy", "low", "high"),
@@ -924,9 +925,9 @@ def test_the_figure_shows_every_number_with_its_interval(compared):
 def test_a_single_method_has_no_panel_of_differences():
     data, encode = made_up({"all": 40})
     table = compare_encoders({"only": encode}, data, inner_folds=2, progress=False)
-    figure = tf.transfer_figure(table, "")
+    figure = tf.figure(table, "")
     assert {trace.xaxis for trace in figure.data} == {"x"}
-    caption = tf.transfer_caption(table)
+    caption = tf.caption(table)
     assert "only" in caption
     assert "Against" not in caption
 
@@ -957,38 +958,49 @@ def test_the_caption_says_what_is_certain():
             rows("Avg.", "CP", 76.5, (0.2, 3.0)),
         ]
     )
-    assert tf.transfer_caption(table) == (
+    assert tf.caption(table) == (
         "Mean accuracy × 100 over 2 tasks: plain 75.0 [73.0, 77.0], CP 76.5 [74.5, 78.5]; always "
         "answering the most frequent class gives 60.0. Against plain, for certain (95 %): CP is "
         "above in 1 and below in 0 of 2."
     )
-    assert tf.transfer_caption(table[:2]).startswith("Accuracy × 100, MR: plain 80.0 [78.0, 82.0]")
+    assert tf.caption(table[:2]).startswith("Accuracy × 100, MR: plain 80.0 [78.0, 82.0]")
 
 
 def test_the_facts_line_says_what_was_left_out(compared):
-    sets, table = compared
-    assert tf.transfer_facts(FACTS, table, alpha=4.0) == (
+    sets, _ = compared
+    facts = tf.facts_of_transfer(FACTS, sets, 30, 0, alpha=4.0, layer=6)
+    assert str(facts) == (
         "made/up-1b (Q8_0), 2 tasks with 80 items (stratified sample of at most 30 per split, "
-        "of 100, seed 0), C by 2 folds, alpha 4.0"
+        "of 100, seed 0), alpha 4.0, block 7"
     )
-    assert tf.transfer_facts(FACTS, table[table["task"] == "made up"], alpha=4.0) == (
+    alone = [one for one in sets if one.task == "made up"]
+    assert str(tf.facts_of_transfer(FACTS, alone, 30)) == (
         "made/up-1b (Q8_0), made up with 30 items (stratified sample of at most 30 per split, "
-        "of 40, seed 0), C by 2 folds, alpha 4.0"
+        "of 40, seed 0)"
     )
-    data, encode = made_up({"train": 30, "dev": 10, "test": 10}, name="made up")
-    whole = transfer_scores(encode, data, progress=False)
-    assert tf.transfer_facts(FACTS, whole) == "made/up-1b (Q8_0), made up with 50 items"
-    assert tf.transfer_name(FACTS, sets, None) == "transfer_up-1b_2-tasks-100"
-    assert tf.transfer_name(FACTS, sets[:1], 30) == "transfer_up-1b_made-up-30"
+    data, _ = made_up({"train": 30, "dev": 10, "test": 10}, name="made up")
+    assert str(tf.facts_of_transfer(FACTS, [data])) == "made/up-1b (Q8_0), made up with 50 items"
+
+
+def test_the_files_are_named_after_model_tasks_and_items(compared):
+    sets, table = compared
+
+    def name(data, sample=None):
+        facts = tf.facts_of_transfer(FACTS, data, sample)
+        return Finding("transfer", table, tf.figure(table, facts), "", facts).name
+
+    assert name(sets) == "transfer_up-1b_2-tasks-100"
+    assert name(sets[:1], 30) == "transfer_up-1b_made-up-30"
 
 
 def test_the_record_names_model_data_and_versions(compared):
     sets, _ = compared
-    record = json.loads(json.dumps(tf.transfer_provenance(FACTS, sets, {"sample": 30})))
+    record = json.loads(json.dumps(tf.facts_of_transfer(FACTS, sets, 30, layer=6).record()))
     assert record["model"]["name"] == "made/up-1b"
     assert [one["digest"] for one in record["data"]] == [one.digest for one in sets]
     assert record["data"][1]["n_items"] == {"train": 40, "test": 20}
-    assert record["parameters"] == {"sample": 30}
+    assert record["sampling"] == {"pairs": None, "sample": 30, "seed": 0}
+    assert record["parameters"] == {"layer": 6}
     assert record["versions"]["scikit-learn"]
 
 
@@ -1014,6 +1026,6 @@ def test_the_notebook_runs_with_a_tiny_model(tiny_folder, tmp_path, monkeypatch)
                 namespace |= small
     made = sorted(path.suffix for path in (tmp_path / "figures").glob("*_*"))
     assert made == [".csv", ".html", ".json"]
-    table = namespace["table"]
+    table = namespace["finding"].table
     assert len(table) == 12
     assert (table["n_unconverged"] == 0).all()

@@ -201,19 +201,19 @@ def _leaderboard(
         tasks: Names; None is the source's own pairs.
         drawn: Split, pairs, sample and seed.
         settings: Systems, DySem's languages, its translator and k, the aggregation.
-        output: A format of `dysem_lab.analyses.leaderboard.FORMATS`; "" is a table for people.
+        output: A format of `dysem_lab.questions.leaderboard.FORMATS`; "" is a table for people.
     """
-    from dysem_lab.analyses.leaderboard import (
+    from dysem_lab.data.sts import available_languages
+    from dysem_lab.encoders.systems import chosen_names, named_systems, needs_lens
+    from dysem_lab.evaluate import AGGREGATIONS
+    from dysem_lab.questions.leaderboard import (
         FORMATS,
         published_wide,
         rendered,
         score_systems,
         wide,
     )
-    from dysem_lab.analyses.leaderboard import published_leaderboard as papers
-    from dysem_lab.data.sts import available_languages
-    from dysem_lab.encoders.systems import chosen_names, named_systems, needs_lens
-    from dysem_lab.evaluate import AGGREGATIONS
+    from dysem_lab.questions.leaderboard import published_leaderboard as papers
     from dysem_lab.questions.study import Study
 
     names, languages, translator, k, aggregation = settings

@@ -22,6 +22,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from dysem_lab.data.sts import STSData, available_languages, load_data
+from dysem_lab.data.transfer_data import TransferData
 from dysem_lab.display import card, say
 from dysem_lab.encoders.contrastive import check_output
 from dysem_lab.errors import InputError, ModelError, choices
@@ -648,7 +649,9 @@ def planning() -> Iterator[list[Ask]]:
         _asked.reset(token)
 
 
-def prepare(*needs: Need, data: Sequence[STSData] = (), runs_the_model: bool = False) -> None:
+def prepare(
+    *needs: Need, data: Iterable[STSData | TransferData] = (), runs_the_model: bool = False
+) -> None:
     """Say what a question needs, and capture it: the first thing that a question does.
 
     Args:

@@ -1,20 +1,25 @@
-"""The field in one table: score, size and cost of every compared system on the same pairs."""
+"""The field in one table: score, size and cost of every compared system. Notebook 24.
+
+Over 400 lines: systems are scored and timed, and the table is written in four formats.
+"""
 
 import json
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 from tqdm.auto import tqdm
 
 from dysem_lab import paths
 from dysem_lab.analyses.cost import in_turns
 from dysem_lab.data.sts import STSData
 from dysem_lab.encoders.dysem import DySem, SemanticVectors, n_dims
-from dysem_lab.encoders.systems import TRAINED, Encoder
+from dysem_lab.encoders.systems import TRAINED, Encoder, named_systems
 from dysem_lab.errors import InputError, MissingTranslationError, choices
 from dysem_lab.evaluate import (
     AGGREGATIONS,
@@ -26,10 +31,72 @@ from dysem_lab.evaluate import (
 )
 from dysem_lab.models.store import VectorStore
 from dysem_lab.prompts import TEMPLATE_NAMES
+from dysem_lab.questions.finding import Facts, Finding, facts_of
 from dysem_lab.questions.published import AVERAGE, N_PAIRS, SENTEVAL_SICKR, published
+from dysem_lab.questions.study import Study, prepare
+from dysem_lab.questions.style import PALETTE, SCORE, error_bar, layout
+from dysem_lab.translation.translate import Translator
 
 FORMATS = ("markdown", "latex", "csv", "json")
 FREE, LEARNED = "training-free", "trained"
+# Systems that begin with a name have its colour.
+FAMILIES = {
+    "mean pooling": PALETTE[6],
+    "VA": PALETTE[5],
+    "WVA": PALETTE[5],
+    "AlignedWVA": PALETTE[5],
+    "Echo": PALETTE[4],
+}
+GROUPS = {
+    "DySem": (" DySem", PALETTE[0]),
+    "Contrastive Prompting": (" + CP", PALETTE[2]),
+    "Token Prepending": (" + TP", PALETTE[3]),
+}
+GROUP_NAMES = {PALETTE[6]: "mean pooling", PALETTE[5]: "value aggregation", PALETTE[4]: "Echo"}
+PROMPT = ("one-word prompt", PALETTE[1])
+TRAINED_GROUP = ("trained", "#000000")
+
+
+def leaderboard(
+    study: Study,
+    methods: str | Sequence[str] = "all",
+    languages: Sequence[str] | None = None,
+    *,
+    translator: Translator | None = None,
+    k: int | float = 0.25,
+    aggregation: str = "all",
+    n_timed: int = 32,
+    seed: int = 0,
+) -> Finding:
+    """Score every compared system on a study's tasks, and measure what it costs.
+
+    Args:
+        study: Its model, pairs and store.
+        methods: As for `dysem_lab.named_systems`.
+        languages: 𝓛 of DySem; None is the study's.
+        translator: Makes the renderings; None takes those of the data.
+        k: DySem's dimensions, or fraction of d.
+        aggregation: As for `score_systems`.
+        n_timed: As for `score_systems`.
+        seed: As for `score_systems`.
+
+    Raises:
+        InputError: As for `dysem_lab.named_systems` and `score_systems`.
+    """
+    codes = study.languages if languages is None else list(languages)
+    prepare(study.needs("attn"), runs_the_model=True)
+    scores = score_systems(
+        named_systems(study.lens, methods, codes, translator, k),
+        study.data,
+        store=study.store,
+        aggregation=aggregation,
+        n_timed=n_timed,
+        seed=seed,
+    )
+    asked = {"methods": methods, "languages": codes, "k": k, "aggregation": aggregation}
+    renderings = "of the data" if translator is None else translator.name
+    facts = facts_of(study, **asked, translator=renderings, n_timed=n_timed, seed=seed)
+    return Finding("leaderboard", scores, figure(scores, facts), caption(scores), facts)
 
 
 def score_systems(
@@ -357,3 +424,131 @@ def published_wide(table: pd.DataFrame) -> pd.DataFrame:
     board = table.pivot_table(index=labels, columns="task", values="score", aggfunc="first")
     board = board[[*N_PAIRS, AVERAGE]].sort_values(AVERAGE, ascending=False, kind="stable")
     return board.reset_index().rename_axis(columns=None)
+
+
+def group_of(method: str, kind: str) -> tuple[str, str]:
+    """Return the family of a system, and its colour."""
+    if kind == LEARNED:
+        return TRAINED_GROUP
+    for name, (mark, colour) in GROUPS.items():
+        if mark in method:
+            return name, colour
+    colour = FAMILIES.get(method, "")
+    return (GROUP_NAMES[colour], colour) if colour else PROMPT
+
+
+def frontier(table: pd.DataFrame) -> pd.Series:
+    """Return which systems no cheaper one beats: none is faster and scores as much.
+
+    Args:
+        table: One task of `dysem_lab.score_systems`.
+    """
+    ordered = table.sort_values(["seconds", "spearman"], ascending=[True, False])
+    best = ordered["spearman"].cummax()
+    first = (ordered["spearman"] == best) & ~best.duplicated()
+    return first.reindex(table.index) & table["spearman"].notna() & table["seconds"].notna()
+
+
+def _overall(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the average, or the only task, best score last."""
+    task = AVERAGE if AVERAGE in set(table["task"]) else table["task"].iloc[0]
+    kept = table[(table["task"] == task) & table["spearman"].notna()]
+    return kept.sort_values("spearman", kind="stable").reset_index(drop=True)
+
+
+def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
+    """Return one row per system: its score with the interval, and its seconds per 1,000 texts.
+
+    A ring marks the systems without training that no faster one of them beats.
+
+    Args:
+        table: From `dysem_lab.score_systems`.
+        facts: What it was measured on.
+    """
+    rows = _overall(table)
+    rows["efficient"] = frontier(rows[rows["kind"] != LEARNED]).reindex(
+        rows.index, fill_value=False
+    )
+    groups = [group_of(*row) for row in rows[["method", "kind"]].itertuples(index=False)]
+    rows["group"], rows["colour"] = zip(*groups, strict=True) if groups else ((), ())
+    drawn = make_subplots(
+        1, 2, shared_yaxes=True, column_widths=[0.6, 0.4], horizontal_spacing=0.03
+    )
+    labels = rows["method"].tolist()
+    drawn.update_yaxes(categoryorder="array", categoryarray=labels, automargin=True)
+    for (name, colour), part in rows.groupby(["group", "colour"], sort=False):
+        common = {"legendgroup": name, "name": name, "y": part["method"]}
+        drawn.add_scatter(
+            x=part["spearman"],
+            error_x=error_bar(part["spearman"], part["low"], part["high"]),
+            mode="markers",
+            marker={
+                "color": colour,
+                "size": 10,
+                "line": {"color": "black", "width": 2.5 * part["efficient"]},
+            },
+            customdata=part[["n_dims", "passes", "blocks", "low", "high"]],
+            hovertemplate=(
+                "%{y}: %{x:.1f} [%{customdata[3]:.1f}, %{customdata[4]:.1f}]<br>"
+                "#Dim. %{customdata[0]:.0f}, %{customdata[1]} passes, %{customdata[2]} blocks"
+                "<extra></extra>"
+            ),
+            **common,
+            row=1,
+            col=1,
+        )
+        drawn.add_bar(
+            x=part["seconds"],
+            orientation="h",
+            marker_color=colour,
+            text=[f"{seconds:.0f}" for seconds in part["seconds"]],
+            textposition="outside",
+            cliponaxis=False,
+            showlegend=False,
+            hovertemplate="%{y}: %{x:.1f} s per 1,000 texts<extra></extra>",
+            **common,
+            row=1,
+            col=2,
+        )
+    task = rows["task"].iloc[0] if len(rows) else ""
+    drawn.update_xaxes(title=f"{SCORE}, {task}", row=1, col=1)
+    longest = rows["seconds"].max() if len(rows) else 1.0
+    scale = {"type": "log", "dtick": 1, "range": [0, np.log10(max(longest, 10) * 2.2)]}
+    drawn.update_xaxes(title="seconds per 1,000 texts (log scale)", row=1, col=2, **scale)
+    title = "What each method scores, and what it costs"
+    drawn = layout(drawn, title, facts, 26 * len(rows) + 230)
+    legend = {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom", "yref": "paper"}
+    return drawn.update_layout(legend=legend, margin_t=drawn.layout.margin.t + 40)
+
+
+def caption(table: pd.DataFrame) -> str:
+    """Return one line with the best system, the best that is not trained, and what it costs."""
+    rows = _overall(table)
+    if rows.empty:
+        return f"{SCORE}: no system has a score."
+    free = rows[rows["kind"] != LEARNED]
+    over = rows["task"].iloc[0]
+    n_tasks = table.loc[table["task"] != AVERAGE, "task"].nunique()
+    over = f"mean of {n_tasks} tasks" if over == AVERAGE else over
+
+    def told(row: pd.Series) -> str:
+        seconds = "" if np.isnan(row["seconds"]) else f", {row['seconds']:.0f} s per 1,000 texts"
+        return (
+            f"{row['method']} {row['spearman']:.1f} [{row['low']:.1f}, {row['high']:.1f}]{seconds}"
+        )
+
+    parts = [f"best without training is {told(free.iloc[-1])}"] if len(free) else []
+    if len(learned := rows[rows["kind"] == LEARNED]):
+        parts.append(f"best trained is {told(learned.iloc[-1])}")
+    if len(free) and free["seconds"].notna().any():
+        fastest = free.loc[free["seconds"].idxmin()]
+        parts.append(f"fastest without training is {told(fastest)}")
+    kept = free[frontier(free)]
+    if len(kept):
+        parts.append(f"no faster one of these beats {', '.join(kept['method'])}")
+    missing = sorted(set(table["method"]) - set(rows["method"]))
+    if missing:
+        parts.append(f"not scored: {', '.join(missing)}")
+    if rows["n_timed"].notna().any():
+        parts.append(f"timed on {rows['n_timed'].max():.0f} texts")
+    return f"{SCORE}, {over}, of {len(rows)} systems: {'; '.join(parts)}."

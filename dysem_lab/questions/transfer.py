@@ -1,29 +1,106 @@
-"""The tables of `dysem_lab.analyses.transfer` into a figure, one line, and their provenance."""
+"""What can a linear classifier read from the vectors? Notebook 21."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
+from torch import Tensor
 
-from dysem_lab.analyses.transfer import AVERAGE
 from dysem_lab.data.transfer_data import TransferData
+from dysem_lab.encoders.base import PromptEncoder
+from dysem_lab.encoders.contrastive import ContrastivePrompting
+from dysem_lab.encoders.systems import Encoder
 from dysem_lab.models.facts import ModelFacts
-from dysem_lab.questions.saving import file_name, record
+from dysem_lab.models.lens import LensModel
+from dysem_lab.models.named import NamedModel
+from dysem_lab.models.store import VectorStore
+from dysem_lab.questions.finding import Facts, Finding
+from dysem_lab.questions.study import prepare
 from dysem_lab.questions.style import PALETTE, error_bar, layout
+from dysem_lab.questions.transfer_scores import AVERAGE, compare_encoders
 
 ACCURACY = "accuracy × 100"
 MAJORITY = "#333333"
 ROW, GAP = 22, 16  # in px: a method's line, the room between two tasks
 
 
-def transfer_figure(table: pd.DataFrame, measured_on: str) -> go.Figure:
+def transfer(
+    model: str | Path | LensModel,
+    data: Sequence[TransferData],
+    *,
+    template: str = "prompteol",
+    layer: int = 6,
+    alpha: float = 4.0,
+    inner_folds: int = 10,
+    sample: int | None = None,
+    seed: int = 0,
+    store: VectorStore | None = None,
+) -> Finding:
+    """Say what a linear classifier reads from plain vectors, and from those of CP.
+
+    Four ways to a vector: the plain prompt after the final norm and before the last block, and
+    Contrastive Prompting with norm scaling and norm recovering before the last block.
+
+    Args:
+        model: A name for `dysem_lab.load_model`, or a model that is loaded already.
+        data: Tasks, from `dysem_lab.load_transfer`.
+        template: Of all prompts.
+        layer: Block of the contrast, 0-based.
+        alpha: Of norm scaling.
+        inner_folds: As for `dysem_lab.transfer_scores`.
+        sample: As for `dysem_lab.transfer_scores`.
+        seed: Of the sample and of the bootstraps.
+        store: Keeps vectors; None is the user's.
+
+    Raises:
+        InputError: As for `dysem_lab.compare_encoders`.
+
+    Source: CP (arXiv 2505.12831), Table 6.
+    """
+    prepare(data=data, runs_the_model=True)
+    lens = NamedModel(model).lens
+    store = VectorStore() if store is None else store
+    cp = partial(ContrastivePrompting, lens, layer, output_layer="penultimate", template=template)
+    encoders: dict[str, Encoder] = {
+        "plain, after the final norm": PromptEncoder(lens, template, "final"),
+        "plain, penultimate block": PromptEncoder(lens, template, "penultimate"),
+        "CP, norm scaling": cp(norm="scaling", alpha=alpha),
+        "CP, norm recovering": cp(norm="recovering"),
+    }
+    scores = compare_encoders(
+        {name: partial(_encoded, encoder, store) for name, encoder in encoders.items()},
+        data,
+        sample=sample,
+        seed=seed,
+        inner_folds=inner_folds,
+    )
+    facts = facts_of_transfer(
+        lens.facts,
+        data,
+        sample,
+        seed,
+        template=template,
+        layer=layer,
+        alpha=alpha,
+        inner_folds=inner_folds,
+    )
+    return Finding("transfer", scores, figure(scores, facts), caption(scores), facts)
+
+
+def _encoded(encoder: Encoder, store: VectorStore, texts: Sequence[str]) -> Tensor:
+    return encoder.encode(texts, store=store)
+
+
+def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
     """Return accuracies on the left and, with several methods, paired differences on the right.
 
     Args:
-        table: From `dysem_lab.analyses.transfer.compare_encoders`.
-        measured_on: From `transfer_facts`.
+        table: From `dysem_lab.questions.transfer_scores.compare_encoders`.
+        facts: What it was measured on.
     """
     methods = list(dict.fromkeys(table["method"]))
     tasks = list(dict.fromkeys(table["task"]))
@@ -33,7 +110,7 @@ def transfer_figure(table: pd.DataFrame, measured_on: str) -> go.Figure:
     place = place + table["method"].map(offsets)
     several = len(methods) > 1
     titles = ["accuracy", f"difference to {methods[0]}"] if several else ["accuracy"]
-    figure = make_subplots(
+    drawn = make_subplots(
         rows=1,
         cols=len(titles),
         shared_yaxes=True,
@@ -45,15 +122,15 @@ def transfer_figure(table: pd.DataFrame, measured_on: str) -> go.Figure:
     for i, method in enumerate(methods):
         rows = table["method"] == method
         part, y, colour = table[rows], place[rows], PALETTE[i % len(PALETTE)]
-        _points(figure, part, "accuracy", ("low", "high"), y, 1, method, colour)
-        _texts(figure, part["accuracy"].map("{:.1f}".format), part["high"], y, 1, colour)
+        _points(drawn, part, "accuracy", ("low", "high"), y, 1, method, colour)
+        _texts(drawn, part["accuracy"].map("{:.1f}".format), part["high"], y, 1, colour)
         if i:
             bounds = ("difference_low", "difference_high")
-            _points(figure, part, "difference", bounds, y, 2, method, colour)
+            _points(drawn, part, "difference", bounds, y, 2, method, colour)
             beyond = part["difference_high"].clip(lower=0.0)  # not across the line at 0
-            _texts(figure, gains[rows], beyond, y, 2, colour)
-    _majority(figure, table, tasks, (len(methods) / 2 + 0.2) * step)
-    figure.update_yaxes(
+            _texts(drawn, gains[rows], beyond, y, 2, colour)
+    _majority(drawn, table, tasks, (len(methods) / 2 + 0.2) * step)
+    drawn.update_yaxes(
         tickvals=list(range(len(tasks))),
         ticktext=[_task_label(table, task) for task in tasks],
         range=[len(tasks) - 0.5, -0.5],
@@ -61,10 +138,10 @@ def transfer_figure(table: pd.DataFrame, measured_on: str) -> go.Figure:
         zeroline=False,
     )
     shown = pd.concat([table["low"], table["high"], table["majority"]])
-    figure.update_xaxes(title=ACCURACY, range=_range(shown, 0.16), col=1)
+    drawn.update_xaxes(title=ACCURACY, range=_range(shown, 0.16), col=1)
     if several:
         differences = pd.concat([table["difference_low"], table["difference_high"], pd.Series([0])])
-        figure.update_xaxes(
+        drawn.update_xaxes(
             title=f"difference in {ACCURACY}",
             range=_range(differences, 0.7),
             zeroline=True,
@@ -72,10 +149,8 @@ def transfer_figure(table: pd.DataFrame, measured_on: str) -> go.Figure:
             col=2,
         )
     height = (ROW * len(methods) + GAP) * len(tasks) + 240
-    layout(
-        figure, "What can a linear classifier read from the vectors?", measured_on, max(420, height)
-    )
-    return figure.update_layout(margin_l=130)
+    layout(drawn, "What can a linear classifier read from the vectors?", facts, max(420, height))
+    return drawn.update_layout(margin_l=130)
 
 
 def _task_label(table: pd.DataFrame, task: str) -> str:
@@ -167,7 +242,7 @@ def _range(values: pd.Series, room: float) -> list[float]:
     return [low - 0.06 * span, high + room * span]
 
 
-def transfer_caption(table: pd.DataFrame) -> str:
+def caption(table: pd.DataFrame) -> str:
     """Return one line: every method's mean accuracy, and which differences are certain.
 
     A difference is certain where its 95 % interval excludes 0.
@@ -198,45 +273,29 @@ def transfer_caption(table: pd.DataFrame) -> str:
     return f"{text} Against {against}, for certain (95 %): {'; '.join(verdicts)}."
 
 
-def transfer_facts(model: ModelFacts, table: pd.DataFrame, **settings: object) -> str:
-    """Return the line that says what a transfer figure was measured on.
-
-    Args:
-        model: Facts of the model.
-        table: From `dysem_lab.analyses.transfer.compare_encoders` or `transfer_scores`.
-        settings: What else the line says.
-    """
-    tasks = table[table["task"] != AVERAGE].drop_duplicates("task")
-    name = tasks["task"].iloc[0] if len(tasks) == 1 else f"{len(tasks)} tasks"
-    shown = [model.label, f"{name} with {tasks['n_texts'].sum():,} items"]
-    sampled = tasks.dropna(subset=["sample"])
-    if len(sampled):
-        shown[-1] += (
-            f" (stratified sample of at most {sampled['sample'].max():,} per split, of "
-            f"{tasks['n_all'].sum():,}, seed {sampled['seed'].iloc[0]})"
-        )
-    folds = tasks["inner_folds"].dropna()
-    shown += [f"C by {folds.iloc[0]} folds"] if len(folds) else []
-    return ", ".join([*shown, *(f"{key} {value}" for key, value in settings.items())])
-
-
-def transfer_name(model: ModelFacts, data: Sequence[TransferData], sample: int | None) -> str:
-    """Return the file name of a transfer figure: model, tasks and the number of items used."""
-    label = data[0].task if len(data) == 1 else f"{len(data)} tasks"
-    return file_name("transfer", model, label, sum(len(one.sample(sample)) for one in data))
-
-
-def transfer_provenance(
-    model: ModelFacts, data: Sequence[TransferData], parameters: Mapping[str, object]
-) -> dict[str, object]:
-    """Return what is needed to make a transfer figure again, for `dysem_lab.save_figure`.
+def facts_of_transfer(
+    model: ModelFacts,
+    data: Sequence[TransferData],
+    sample: int | None = None,
+    seed: int = 0,
+    **settings: object,
+) -> Facts:
+    """Return the facts of what was measured on transfer tasks.
 
     Args:
         model: Facts of the model.
         data: The whole tasks.
-        parameters: Of the notebook or script, the sample among them.
+        sample: Stratified random sample of so many items of each split; None is all.
+        seed: Of the sample.
+        **settings: Of the question.
     """
-    sets = [
+    sampled = [one.sample(sample, seed) for one in data]
+    used, whole = sum(map(len, sampled)), sum(map(len, data))
+    label = data[0].task if len(data) == 1 else f"{len(data)} tasks"
+    words = f"{label} with {used:,} items"
+    if sample is not None and used < whole:
+        words += f" (stratified sample of at most {sample:,} per split, of {whole:,}, seed {seed})"
+    sources = [
         {
             "label": f"{one.task} {len(one):,} items",
             "task": one.task,
@@ -247,4 +306,5 @@ def transfer_provenance(
         }
         for one in data
     ]
-    return record(model, sets, {"parameters": dict(parameters)})
+    drawn = {"sampling": {"pairs": None, "sample": sample, "seed": seed if sample else None}}
+    return Facts(model, words, label, used, sources, settings, drawn)
