@@ -51,9 +51,11 @@ from .models.readout import next_token_probabilities as next_token_probabilities
 from .models.steering import Contrast as Contrast
 from .models.store import VectorStore as VectorStore
 from .prompts import wrap as wrap
+from .questions.choice import honest_choice as honest_choice
 from .questions.components import components as components
 from .questions.decomposition import decomposition as decomposition
 from .questions.finding import Finding as Finding
+from .questions.ladder import ladder as ladder
 from .questions.languages import language_overlap as language_overlap
 from .questions.languages import languages as languages
 from .questions.layers import layers as layers

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
-from dysem_lab.analyses import choice, ladder, stability, translators
+from dysem_lab.analyses import stability, translators
 from dysem_lab.data.sts import STSData, load_data
 from dysem_lab.errors import DataError, InputError
 from dysem_lab.evaluate import score
@@ -23,6 +23,7 @@ from dysem_lab.models.loading import source_digest
 from dysem_lab.models.passes import MAX_TOKENS
 from dysem_lab.models.store import Space, VectorStore, prompt_key
 from dysem_lab.prompts import wrap
+from dysem_lab.questions import choice, ladder
 from dysem_lab.questions.grid import Cell
 from dysem_lab.questions.study import Study
 from tests.conftest import REPOSITORY
@@ -161,7 +162,7 @@ def ladder_case(tmp_path_factory):
     data = {"T": made_up(gold, ["en", "ja", "ru"])}
     study = planted(tmp_path_factory.mktemp("ladder"), data, {"T": vectors})
     with pytest.warns(UserWarning, match="pairs have no similarity"):
-        table = ladder.ladder(study, "T", ["ja", "ru"], k=2, seed=3, n_random=4)
+        table = ladder.table(study, "T", ["ja", "ru"], k=2, seed=3, n_random=4)
     return vectors, gold, table
 
 
@@ -254,7 +255,7 @@ def test_random_sets_of_all_dimensions_are_the_dense_mean(tmp_path):
     vectors = {code: normal((16, 5), seed, shift=6) for seed, code in enumerate(("en", "ja"))}
     data = {"T": made_up(np.arange(8) / 2, ["en", "ja"])}
     study = planted(tmp_path, data, {"T": vectors})
-    table = ladder.ladder(study, "T", ["en", "ja"], k=1.0, n_random=2)
+    table = ladder.table(study, "T", ["en", "ja"], k=1.0, n_random=2)
     scores = table[table["vector"] == "mean"]["spearman"]
     assert np.ptp(scores) == pytest.approx(0, abs=1e-9)  # all positive, so every rung is all of d
     later = table[(table["rung"] != "mean, all d") & (table["vector"] == "mean")]
@@ -266,13 +267,13 @@ def test_ladder_refuses_what_it_cannot_do(tmp_path):
     data = {"T": made_up([1.0, 2, 3], ["en", "ja"])}
     study = planted(tmp_path, data, {"T": {c: normal((6, 4)) for c in ("en", "ja")}})
     with pytest.raises(InputError, match="n_random must be at least 1 draw, got 0"):
-        ladder.ladder(study, "T", ["en"], n_random=0)
+        ladder.table(study, "T", ["en"], n_random=0)
     with pytest.raises(InputError, match="unknown task 'X'; choose one of: T"):
-        ladder.ladder(study, "X", ["en"])
+        ladder.table(study, "X", ["en"])
     with pytest.raises(InputError, match="unknown language 'ru'; choose one of"):
-        ladder.ladder(study, "T", ["en", "ru"])
+        ladder.table(study, "T", ["en", "ru"])
     with pytest.raises(InputError, match="k must be"):
-        ladder.ladder(study, "T", ["en"], k=0)
+        ladder.table(study, "T", ["en"], k=0)
 
 
 # Honest choice
@@ -311,7 +312,7 @@ def choice_case(tmp_path_factory):
 
 def test_choices_differ_where_dev_and_test_disagree(choice_case):
     dev, test, orders = choice_case
-    table = choice.honest_choice(dev, test, "T", ks=[2])
+    table = choice.table(dev, test, "T", ks=[2])
     chosen = table[table["chosen"]].set_index(["vector", "chosen_on"])
     assert len(chosen) == 4
     # The mean over the single best language is that language: a perfect ranking where it is best.
@@ -330,7 +331,7 @@ def test_choices_differ_where_dev_and_test_disagree(choice_case):
 
 def test_every_number_of_languages_is_scored_in_both_orders(choice_case):
     dev, test, orders = choice_case
-    table = choice.honest_choice(dev, test, "T", ks=[2, 1])
+    table = choice.table(dev, test, "T", ks=[2, 1])
     assert len(table) == 2 * 2 * 3 * 2
     assert table[["optimism"]].notna().sum().item() == 2
     ranked = table[table["m"] == 3].groupby("chosen_on")["languages"].unique()
@@ -341,7 +342,7 @@ def test_every_number_of_languages_is_scored_in_both_orders(choice_case):
     v = (angled(orders["test"]["ja"]) + angled(orders["test"]["en"], 1.0)) / 2
     values = naive_cosines(v, [{0, 1}] * 12)
     assert two["spearman"] == pytest.approx(naive_spearman(values, gold), abs=1e-3)
-    fewer = choice.honest_choice(dev, test, "T", ks=[2], ms=[2])
+    fewer = choice.table(dev, test, "T", ks=[2], ms=[2])
     assert fewer["m"].unique().tolist() == [2]
 
 
@@ -361,17 +362,17 @@ def test_both_studies_need_the_same_languages_task_and_model(choice_case, tmp_pa
     data = {"T": made_up([1.0, 2, 3], ["en", "ja"])}
     other = planted(tmp_path, data, {"T": {c: normal((6, 2)) for c in ("en", "ja")}})
     with pytest.raises(InputError, match="dev has en/ja, test en/ja/ru"):
-        choice.honest_choice(other, test, "T")
+        choice.table(other, test, "T")
     with pytest.raises(InputError, match="unknown task 'X'; choose one of: T"):
-        choice.honest_choice(dev, test, "X")
+        choice.table(dev, test, "X")
     half = planted(tmp_path, data, {"T": {"en": normal((6, 2))}})
     facts, own = replace(half.model, dtype="bfloat16"), type(half).model.fget
     of_study = property(lambda study: facts if study is half else own(study))
     monkeypatch.setattr(type(half), "model", of_study)
     with pytest.raises(InputError, match="one model in one dtype"):
-        choice.honest_choice(half, test, "T")
+        choice.table(half, test, "T")
     with pytest.raises(InputError, match="m must be between 1 and 3"):
-        choice.honest_choice(dev, test, "T", ks=[2], ms=[4])
+        choice.table(dev, test, "T", ks=[2], ms=[4])
 
 
 def test_demo_is_split_into_two_seeded_halves_that_say_so():
@@ -576,7 +577,7 @@ def test_other_studies_are_compared_two_by_two_on_their_own_pairs(stable_case, t
 
 def test_one_language_may_be_given_by_its_code_alone(stable_case):
     study = stable_case[-1]
-    for analysis in (stability.stability, stability.selection_frequency, ladder.ladder):
+    for analysis in (stability.stability, stability.selection_frequency, ladder.table):
         one, listed = analysis(study, "T", "ja", k=4), analysis(study, "T", ["ja"], k=4)
         pd.testing.assert_frame_equal(one, listed)
 
@@ -749,10 +750,10 @@ def shown(figure, table, columns):
 
 def test_ladder_figure_has_every_rung_and_its_caption_says_which_steps_matter(ladder_case):
     _, _, table = ladder_case
-    figure = cf.ladder_figure(table, "facts of the study")
+    figure = ladder.figure(table, "facts of the study")
     labels = " ".join(figure.layout.yaxis.ticktext)
     for rung in (*ladder.STEPS, *ladder.CONTROLS):
-        assert cf.SHOWN_RUNGS[rung] in labels
+        assert ladder.SHOWN_RUNGS[rung] in labels
     undefined = int(
         table.set_index(["rung", "vector"]).loc[("intersection", "mean"), "n_undefined"]
     )
@@ -768,7 +769,7 @@ def test_ladder_figure_has_every_rung_and_its_caption_says_which_steps_matter(la
     by_hand.loc[row(("positive mean", "mean")), columns] = [0.1, -0.3, 0.4]
     by_hand.loc[row(("consensus", "mean")), columns] = [-2.0, -3.0, -1.0]
     by_hand.loc[row(("top k", "mean")), columns] = [-0.5, -1.0, 0.0]
-    caption = cf.ladder_caption(by_hand)
+    caption = ladder.caption(by_hand)
     assert "\n" not in caption
     matter, rest = caption.split("Steps of the mean vector whose interval excludes 0: ")[1].split(
         "; steps whose interval does not: "
@@ -782,21 +783,21 @@ def test_ladder_figure_has_every_rung_and_its_caption_says_which_steps_matter(la
 
 def test_choice_figure_and_caption_show_both_choices(choice_case):
     dev, test, _ = choice_case
-    table = choice.honest_choice(dev, test, "T", ks=[2])
-    figure = cf.honest_choice_figure(table, "facts")
+    table = choice.table(dev, test, "T", ks=[2])
+    figure = choice.figure(table, "facts")
     assert shown(figure, table, ["spearman"])
     titles = [annotation.text for annotation in figure.layout.annotations]
     oracle = table[table["optimism"].notna()].set_index("vector").loc["mean"]
     interval = f"[{oracle['optimism_low']:.1f}, {oracle['optimism_high']:.1f}]"
     assert f"english, mean: {oracle['optimism']:+.1f} {interval}" in titles
-    caption = cf.honest_choice_caption(table)
+    caption = choice.caption(table)
     assert "english, mean: chosen on test ru 100.0, chosen on dev ja " in caption
     assert f", difference {oracle['optimism']:+.1f} {interval}" in caption
     n_optimistic = (table["optimism_low"] > 0).sum()
     assert caption.endswith(f"excludes 0, in {n_optimistic} of 2.")
-    same = choice.honest_choice(test, test, "T", ks=[2])
-    assert "english, mean: both choose ru, 100.0" in cf.honest_choice_caption(same)
-    titles = [a.text for a in cf.honest_choice_figure(same, "facts").layout.annotations]
+    same = choice.table(test, test, "T", ks=[2])
+    assert "english, mean: both choose ru, 100.0" in choice.caption(same)
+    titles = [a.text for a in choice.figure(same, "facts").layout.annotations]
     assert "english, mean: the same choice" in titles
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dysem_lab.encoders.dysem import SemanticVectors, n_dims
 from dysem_lab.encoders.settings import VECTORS
-from dysem_lab.errors import choices
+from dysem_lab.errors import InputError, choices
 from dysem_lab.evaluate import score
 from dysem_lab.inputs import names_of
 from dysem_lab.joint import cosine, pairwise_similarity
@@ -35,6 +35,18 @@ def pair_similarity(encoded: SemanticVectors) -> Scored:
     first, second = encoded[:n_pairs], encoded[n_pairs:]
     similarity = pairwise_similarity(first.vectors, second.vectors, first.sets, second.sets)
     return similarity, n_dims(first, second)
+
+
+def only_task(study: Study) -> str:
+    """Return the name of a study's one task.
+
+    Raises:
+        InputError: It has none, or several.
+    """
+    if len(study.data) != 1:
+        names = ", ".join(study.data) or "none"
+        raise InputError(f"this question is about one task, but the study has {names}; give one")
+    return next(iter(study.data))
 
 
 def rank_languages(

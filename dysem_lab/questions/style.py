@@ -295,3 +295,76 @@ def average(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """Return the mean score over tasks for each combination of columns."""
     mean = table.groupby(list(by), sort=False, as_index=False)[["spearman", "n_dims"]].mean()
     return mean.assign(task="average", low=np.nan, high=np.nan)
+
+
+def intervals(
+    figure: go.Figure, values: pd.DataFrame, y: pd.Series, col: int, name: str, colour: str
+) -> None:
+    """Add points with horizontal intervals to one of the panels side by side.
+
+    Args:
+        figure: The figure.
+        values: Three columns: value, low, high.
+        y: Place of each row.
+        col: Panel, from 1; the first one names the colour in the legend.
+        name: Name of the colour.
+        colour: Of the points.
+    """
+    value, low, high = (values[column] for column in values)
+    figure.add_scatter(
+        x=value,
+        y=y,
+        mode="markers",
+        name=name,
+        legendgroup=name,
+        showlegend=col == 1,
+        marker={"color": colour, "size": 8},
+        error_x=error_bar(value, low, high),
+        hovertemplate="%{x:.3f}",
+        row=1,
+        col=col,
+    )
+
+
+def labels_at(
+    figure: go.Figure, x: pd.Series | float, y: pd.Series, text: pd.Series, col: int, colour: str
+) -> None:
+    """Add texts that begin at each x, or all end at one x."""
+    in_column = not isinstance(x, pd.Series)
+    figure.add_scatter(
+        x=[x] * len(y) if in_column else x,
+        y=y,
+        mode="text",
+        text="\u2002" + text,
+        textposition="middle left" if in_column else "middle right",
+        textfont={"size": 12, "color": colour},
+        cliponaxis=False,
+        hoverinfo="skip",
+        showlegend=False,
+        row=1,
+        col=col,
+    )
+
+
+def range_with_room(values: pd.DataFrame, room: float = 0.22) -> list[float]:
+    """Return an axis range with room on the right for text, as a share of the span."""
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    span = max(high - low, 1e-6)
+    return [low - 0.06 * span, high + room * span]
+
+
+def gain(row: pd.Series, name: str) -> str:
+    """Return a difference with its interval, with two digits where one would hide its side of 0."""
+    values = row[name], row[f"{name}_low"], row[f"{name}_high"]
+    if np.isnan(values[0]):
+        return "undefined"
+    digits = 2 if any(0 < abs(bound) < 0.05 for bound in values[1:]) else 1
+    value, low, high = (
+        f"{number:{'+' if i == 0 else ''}.{digits}f}" for i, number in enumerate(values)
+    )
+    return f"{value} [{low}, {high}]"
+
+
+def excludes_zero(row: pd.Series, name: str) -> bool:
+    """Return whether the interval of a difference is on one side of 0."""
+    return bool(row[f"{name}_low"] > 0 or row[f"{name}_high"] < 0)

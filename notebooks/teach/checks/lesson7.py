@@ -453,7 +453,7 @@ def averaging(share_of_averaging: Callable[[pd.DataFrame], float], table: pd.Dat
 def _ladder(
     source: float, mean: float, positive: float, top: float, top_source: float
 ) -> pd.DataFrame:
-    """Return a table like that of `dysem_lab.analyses.ladder.ladder`, its rows in another order."""
+    """Return a table like that of `dysem_lab.questions.ladder.table`, its rows in another order."""
     rows = [
         ("top k", "source", top_source),
         ("positive mean", "mean", positive),

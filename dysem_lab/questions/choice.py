@@ -1,4 +1,4 @@
-"""What choosing languages and m on the labels that are reported adds to the score."""
+"""What is choosing languages and m on the test labels worth? Notebook 12."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -7,15 +7,21 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
 from dysem_lab.data.sts import TASKS, STSData, available_languages, load_data
 from dysem_lab.encoders.settings import VECTORS
 from dysem_lab.errors import InputError, choices
 from dysem_lab.evaluate import mean_difference, score, spearman
 from dysem_lab.inputs import names_of
+from dysem_lab.questions.finding import Facts, Finding, facts_of, sources_of
 from dysem_lab.questions.grid import Cell, CellResult, sweep
-from dysem_lab.questions.scores import rank_languages
-from dysem_lab.questions.study import Study
+from dysem_lab.questions.scores import only_task, rank_languages
+from dysem_lab.questions.study import Study, prepare
+from dysem_lab.questions.style import SCORE, error_bar, gain, layout
+
+CHOICE_COLOURS = {"test": "#D55E00", "dev": "#0072B2"}
 
 
 def dev_and_test(
@@ -80,6 +86,49 @@ def shared_with(dev: STSData, test: STSData) -> dict[str, int]:
 
 
 def honest_choice(
+    dev: Study,
+    test: Study,
+    *,
+    component: str = "attn",
+    ks: Sequence[int | float] = (1024,),
+    ms: Sequence[int] | None = None,
+    seed: int = 0,
+) -> Finding:
+    """Choose languages, m and k on the test labels and on the dev labels; report both on test.
+
+    Args:
+        dev: Pairs to choose on, of one task.
+        test: Pairs to report on, of the same task, in the same languages, with the same model. Its
+            first template is used, in each prompt setting.
+        component: Internal vector.
+        ks: Dimensions per text, or fractions of d, to choose from.
+        ms: Numbers of languages to choose from; None is all.
+        seed: Of the bootstraps.
+
+    Raises:
+        InputError: Several tasks, different models or languages, a name or number out of range, or
+            no setting with a defined score.
+    """
+    prepare(dev.needs(component), test.needs(component))
+    task = only_task(test)
+    scores = table(dev, test, task, component=component, ks=ks, ms=ms, seed=seed)
+    of_test = facts_of(
+        test,
+        template=test.templates[0],
+        component=component,
+        ks=list(ks),
+        **({} if ms is None else {"ms": list(ms)}),
+        seed=seed,
+    )
+    facts = replace(
+        of_test,
+        data=f"{of_test.data}, dev {dev.data[task].name} with {len(dev.data[task]):,} pairs",
+        recorded={**of_test.recorded, "chosen_on": sources_of(dev)},
+    )
+    return Finding("honest_choice", scores, figure(scores, facts), caption(scores), facts)
+
+
+def table(
     dev: Study,
     test: Study,
     task: str,
@@ -214,3 +263,105 @@ def best_cell(scores: Mapping[Cell, float], vector: str, ks: Sequence[int | floa
     if not defined:
         raise InputError(f"no m and k gives the {vector} vector a defined score to choose by")
     return min(defined, key=lambda cell: (-scores[cell], cell.m, list(ks).index(cell.k)))
+
+
+def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
+    """Return score on test against m, with languages ranked on test or on dev, and both choices.
+
+    Args:
+        table: From `dysem_lab.questions.choice.table`.
+        facts: What it was measured on.
+    """
+    panels = list(table.groupby(["setting", "vector"], sort=False))
+    titles = [f"{setting}, {vector}: {_verdict(part)}" for (setting, vector), part in panels]
+    n_rows = -(-len(panels) // 2)
+    figure = make_subplots(
+        rows=n_rows,
+        cols=2,
+        shared_yaxes=True,
+        subplot_titles=titles,
+        horizontal_spacing=0.05,
+        vertical_spacing=0.3 / n_rows,
+    )
+    for i, (_, part) in enumerate(panels):
+        at = {"row": 1 + i // 2, "col": 1 + i % 2}
+        for name, rows in part.groupby("chosen_on", sort=False):
+            chosen = rows[rows["chosen"]].iloc[0]
+            line = rows[rows["k"] == chosen["k"]].sort_values("m")
+            colour = CHOICE_COLOURS[name]
+            figure.add_scatter(
+                x=line["m"],
+                y=line["spearman"],
+                mode="lines+markers",
+                marker_size=4,
+                line={"color": colour, "dash": "solid" if name == "test" else "dot"},
+                name=f"languages ranked on {name}",
+                legendgroup=f"{name} line",
+                showlegend=i == 0,
+                customdata=line[["languages", "n_dims"]],
+                hovertemplate="%{customdata[0]}: %{y:.2f}<br>#Dim. %{customdata[1]:.0f}",
+                **at,
+            )
+            figure.add_scatter(
+                x=[chosen["m"] + {"test": -0.07, "dev": 0.07}[name]],
+                y=[chosen["spearman"]],
+                mode="markers",
+                marker={
+                    "color": colour,
+                    "size": 14,
+                    "symbol": {"test": "diamond-open", "dev": "circle-open"}[name],
+                    "line_width": 3,
+                },
+                error_y=error_bar(*(pd.Series([chosen[c]]) for c in ("spearman", "low", "high"))),
+                name=f"chosen on {name}",
+                legendgroup=f"{name} choice",
+                showlegend=i == 0,
+                hovertemplate=f"{chosen['languages']}, k = {chosen['k']}: %{{y:.2f}}",
+                **at,
+            )
+    figure.update_xaxes(dtick=1, title="m, number of languages")
+    figure.update_yaxes(title=f"{SCORE} on test", col=1)
+    figure.update_annotations(font_size=14)
+    title = "What is choosing on the test labels worth? Above each panel: test choice − dev choice"
+    return layout(figure, title, facts, 330 * n_rows + 150)
+
+
+def caption(table: pd.DataFrame) -> str:
+    """Return one line: both choices of every setting and vector, and their difference."""
+    parts, optimistic = [], 0
+    groups = list(table[table["chosen"]].groupby(["setting", "vector"], sort=False))
+    several = table["k"].nunique() > 1
+    for (setting, vector), rows in groups:
+        test, dev = (rows[rows["chosen_on"] == name].iloc[0] for name in ("test", "dev"))
+        optimistic += bool(test["optimism_low"] > 0)
+        ways = [
+            f"{row['languages']}" + (f" (k = {row['k']})" if several else "") for row in (test, dev)
+        ]
+        if _same_choice(rows):
+            parts.append(f"{setting}, {vector}: both choose {ways[0]}, {test['spearman']:.1f}")
+        else:
+            parts.append(
+                f"{setting}, {vector}: chosen on test {ways[0]} {test['spearman']:.1f}, chosen on "
+                f"dev {ways[1]} {dev['spearman']:.1f}, difference {gain(test, 'optimism')}"
+            )
+    return (
+        f"{SCORE} on test. {'; '.join(parts)}. Choosing on test scores higher, with an interval "
+        f"that excludes 0, in {optimistic} of {len(groups)}."
+    )
+
+
+def _verdict(part: pd.DataFrame) -> str:
+    """Return what stands above a panel."""
+    chosen = part[part["chosen"]]
+    if _same_choice(chosen):
+        return "the same choice"
+    return gain(chosen[chosen["chosen_on"] == "test"].iloc[0], "optimism")
+
+
+def _same_choice(rows: pd.DataFrame) -> bool:
+    """Return whether the two chosen rows of one setting and vector are one way to measure."""
+    return len(set(zip(rows["languages"].map(_as_set), rows["k"], strict=True))) == 1
+
+
+def _as_set(languages: str) -> frozenset[str]:
+    return frozenset(languages.split("/"))
