@@ -65,6 +65,8 @@ from .questions.leaderboard import score_systems as score_systems
 from .questions.main_results import main_results as main_results
 from .questions.random_sets import random_sets as random_sets
 from .questions.saving import save_figure as save_figure
+from .questions.selection_frequency import selection_frequency as selection_frequency
+from .questions.stability import stability as stability
 from .questions.study import Study as Study
 from .questions.sweeps import k_sweep as k_sweep
 from .questions.sweeps import m_sweep as m_sweep

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
-from dysem_lab.analyses import stability, translators
+from dysem_lab.analyses import translators
 from dysem_lab.data.sts import STSData, load_data
 from dysem_lab.errors import DataError, InputError
 from dysem_lab.evaluate import score
@@ -23,7 +23,7 @@ from dysem_lab.models.loading import source_digest
 from dysem_lab.models.passes import MAX_TOKENS
 from dysem_lab.models.store import Space, VectorStore, prompt_key
 from dysem_lab.prompts import wrap
-from dysem_lab.questions import choice, ladder
+from dysem_lab.questions import choice, ladder, overlap, selection_frequency, stability
 from dysem_lab.questions.grid import Cell
 from dysem_lab.questions.study import Study
 from tests.conftest import REPOSITORY
@@ -441,7 +441,7 @@ def test_chance_is_the_mean_over_all_pairs_of_sets(case):
     d, a, b = case
     fixed = set(range(a))  # by symmetry one set may be held fixed
     values = [naive_jaccard(fixed, set(other)) for other in itertools.combinations(range(d), b)]
-    chance = stability.chance_jaccard(np.array([a]), np.array([b]), d)[0]
+    chance = overlap.chance_jaccard(np.array([a]), np.array([b]), d)[0]
     if a == b == 0:
         assert np.isnan(chance)
     else:
@@ -450,17 +450,17 @@ def test_chance_is_the_mean_over_all_pairs_of_sets(case):
 
 def test_chance_of_many_sizes_keeps_their_order(monkeypatch):
     sizes = np.random.default_rng(0).integers(0, 9, (2, 50))
-    singly = [stability.chance_jaccard(a[None], b[None], 9)[0] for a, b in sizes.T]
-    monkeypatch.setattr(stability, "VALUES_PER_CHUNK", 40)
-    np.testing.assert_allclose(stability.chance_jaccard(*sizes, 9), singly)
-    large = stability.chance_jaccard(np.array([1024]), np.array([1024]), 4096)[0]
+    singly = [overlap.chance_jaccard(a[None], b[None], 9)[0] for a, b in sizes.T]
+    monkeypatch.setattr(overlap, "VALUES_PER_CHUNK", 40)
+    np.testing.assert_allclose(overlap.chance_jaccard(*sizes, 9), singly)
+    large = overlap.chance_jaccard(np.array([1024]), np.array([1024]), 4096)[0]
     assert large == pytest.approx(256 / (2048 - 256), abs=1e-3)
 
 
 @given(st.lists(st.tuples(*[st.lists(st.booleans(), min_size=4, max_size=4)] * 2), min_size=1))
 def test_jaccard_equals_set_operations(rows):
     A, B = (torch.tensor([row[side] for row in rows]) for side in (0, 1))
-    for value, (a, b) in zip(stability.jaccard(A, B), rows, strict=True):
+    for value, (a, b) in zip(overlap.jaccard(A, B), rows, strict=True):
         expected = naive_jaccard(*({j for j in range(4) if s[j]} for s in (a, b)))
         assert (np.isnan(value) and expected is None) or value == expected
 
@@ -482,7 +482,7 @@ def stable_case(tmp_path_factory):
 def test_stability_equals_loops(stable_case):
     vectors, _, texts, study = stable_case
     codes, k = ["en", "ja", "ru"], 4
-    table = stability.stability(study, "T", codes, k=k).set_index(["varied", "level"])
+    table = stability.table(study, "T", codes, k=k).set_index(["varied", "level"])
     x = np.stack([vectors[code] for code in codes], axis=1)
     unique = [i for i in range(16) if texts[i] not in texts[:i]]
     assert len(unique) == 14
@@ -521,9 +521,7 @@ def test_stability_equals_loops(stable_case):
     sizes = [[len(alone[code][i]) for i in unique] for code in ("en", "ja")]
     row = table.loc[("language", "en / ja")]
     assert row["size"] == pytest.approx(np.mean(sizes))
-    chances = [
-        stability.chance_jaccard(*np.array([[a], [b]]), 10)[0] for a, b in np.transpose(sizes)
-    ]
+    chances = [overlap.chance_jaccard(*np.array([[a], [b]]), 10)[0] for a, b in np.transpose(sizes)]
     assert row["chance"] == pytest.approx(np.mean(chances))
 
 
@@ -535,7 +533,7 @@ def test_what_sets_share_whatever_the_text_is_told_from_what_the_text_decides(tm
         folder.mkdir()
         data = {"T": made_up([1.0, 2, 3], ["en", "ja"])}
         study = planted(folder, data, {"T": {"en": rows, "ja": rows}})
-        table = stability.stability(study, "T", ["en", "ja"], k=3)
+        table = stability.table(study, "T", ["en", "ja"], k=3)
         language = table[table["varied"] == "language"].iloc[0]
         assert (language["jaccard"], language["low"], language["high"]) == (1, 1, 1)
         assert language["other_text"] == other_text
@@ -553,7 +551,7 @@ def test_other_studies_are_compared_two_by_two_on_their_own_pairs(stable_case, t
         read[name] = {code: sign * vectors[code][at] for code in ("en", "ja")}
         planting = {("T", name, "english"): read[name]}
         few[name] = planted(folder, data, planting, templates=name)
-    table = stability.stability(study, "T", ["en", "ja"], k=4, others={"template": few})
+    table = stability.table(study, "T", ["en", "ja"], k=4, others={"template": few})
     rows = table[table["varied"] == "template"].set_index("level")
     assert list(rows.index) == [
         "prompteol / knowledge",
@@ -572,12 +570,12 @@ def test_other_studies_are_compared_two_by_two_on_their_own_pairs(stable_case, t
     assert row["n"] == len(defined)
     others = {"dtype": {"a": few["prompteol"], "b": study}}
     with pytest.raises(InputError, match="vary the dtype have different pairs of T"):
-        stability.stability(study, "T", ["en", "ja"], k=4, others=others)
+        stability.table(study, "T", ["en", "ja"], k=4, others=others)
 
 
 def test_one_language_may_be_given_by_its_code_alone(stable_case):
     study = stable_case[-1]
-    for analysis in (stability.stability, stability.selection_frequency, ladder.table):
+    for analysis in (stability.table, selection_frequency.table, ladder.table):
         one, listed = analysis(study, "T", "ja", k=4), analysis(study, "T", ["ja"], k=4)
         pd.testing.assert_frame_equal(one, listed)
 
@@ -586,12 +584,12 @@ def test_stability_needs_two_texts(tmp_path):
     data = {"T": made_up([5.0], ["en"], texts=["same", "same"])}
     study = planted(tmp_path, data, {"T": {"en": np.ones((2, 3))}})
     with pytest.raises(InputError, match="T has 1 different texts; stability needs at least 2"):
-        stability.stability(study, "T", ["en"])
+        stability.table(study, "T", ["en"])
 
 
 def test_selection_frequency_equals_counting(stable_case):
     vectors, _, texts, study = stable_case
-    table = stability.selection_frequency(study, "T", ["en", "ja"], k=3, seed=2)
+    table = selection_frequency.table(study, "T", ["en", "ja"], k=3, seed=2)
     sets = naive_sets(np.stack([vectors["en"], vectors["ja"]], axis=1), 3)
     unique = [i for i in range(16) if texts[i] not in texts[:i]]
     counts = [sum(j in sets[i] for i in unique) for j in range(10)]
@@ -803,18 +801,20 @@ def test_choice_figure_and_caption_show_both_choices(choice_case):
 
 def test_stability_figures_show_every_comparison(stable_case):
     _, _, _, study = stable_case
-    table = stability.stability(study, "T", ["en", "ja", "ru"], k=4)
-    figure = cf.stability_figure(table, "facts")
+    table = stability.table(study, "T", ["en", "ja", "ru"], k=4)
+    figure = stability.figure(table, "facts")
     assert shown(figure, table, ["jaccard"])
     labels = " ".join(figure.layout.yaxis.ticktext).replace("<br>", " ")
     assert "language" in labels
     assert "one language less" in labels
-    caption = cf.stability_caption(table)
+    caption = stability.caption(table)
     for level in ("0–1", "1–2", "2–3", "3–4", "4–5", "≥ 4.5"):
         value = table.set_index("level").loc[level, "jaccard"]
         assert f"{level} {value:.2f}" in caption
-    frequency = stability.selection_frequency(study, "T", ["en", "ja"], k=3)
-    assert shown(cf.frequency_figure(frequency, "facts"), 100 * frequency, ["frequency", "random"])
+    frequency = selection_frequency.table(study, "T", ["en", "ja"], k=3)
+    assert shown(
+        selection_frequency.figure(frequency, "facts"), 100 * frequency, ["frequency", "random"]
+    )
 
 
 def test_frequency_caption_counts_universal_and_unused_dimensions():
@@ -827,7 +827,7 @@ def test_frequency_caption_counts_universal_and_unused_dimensions():
             "n_texts": 1200,
         }
     )
-    caption = cf.frequency_caption(table)
+    caption = selection_frequency.caption(table)
     assert caption.startswith("Over 1,200 texts, 1 of 4 dimensions (25.0%) are selected for more")
     assert "and 1 (25.0%) for fewer than 1%" in caption
     assert caption.endswith("for 40.0% to 60.0%.")

@@ -10,13 +10,13 @@ import pandas as pd
 from jaxtyping import Float
 from torch import Tensor
 
-from dysem_lab.analyses.stability import different_texts, overlap
 from dysem_lab.consensus import consensus_set
 from dysem_lab.data.sts import STSData, load_data
 from dysem_lab.errors import InputError
 from dysem_lab.evaluate import mean_difference, score
 from dysem_lab.inputs import names_of
 from dysem_lab.questions.grid import sweep
+from dysem_lab.questions.overlap import different_texts, overlap
 from dysem_lab.questions.scores import pair_cosine
 from dysem_lab.questions.study import Study
 

@@ -42,6 +42,7 @@ COLOURS = {
 }
 OTHER_COLOUR = "#CC79A7"
 BASELINES = ("#999999", OTHER_COLOUR)  # what is plotted beside a method
+CHANCE = "#999999"  # what random sets would give
 SYMBOLS = {
     "attn": "A^L",
     "attn_raw": "A^L (before the post-norm)",

@@ -1,0 +1,308 @@
+"""How stable are the selected dimensions? Notebook 13."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from jaxtyping import Bool, Float
+from plotly.subplots import make_subplots
+from torch import Tensor
+
+from dysem_lab.consensus import consensus_set
+from dysem_lab.errors import InputError
+from dysem_lab.inputs import names_of
+from dysem_lab.questions.finding import Facts, Finding, facts_of, sources_of
+from dysem_lab.questions.overlap import different_texts, overlap
+from dysem_lab.questions.scores import only_task
+from dysem_lab.questions.study import Study, prepare
+from dysem_lab.questions.style import CHANCE, PALETTE, error_bar, layout
+
+PARAPHRASE = 4.5  # gold ratings from here on count as the same meaning
+REFERENCES = (
+    ("the second set from another text", "other_text", "#E69F00"),
+    ("two random sets", "chance", CHANCE),
+)
+
+
+def stability(
+    study: Study,
+    languages: Sequence[str],
+    *,
+    component: str = "attn",
+    k: int | float = 1024,
+    seed: int = 0,
+    others: Mapping[str, Mapping[str, Study]] | None = None,
+) -> Finding:
+    """Say how far S(x) stays the same when something about the text changes.
+
+    Args:
+        study: Of one task. Its first template and first prompt setting are used.
+        languages: 𝓛.
+        component: Internal vector.
+        k: Dimensions per text, or fraction of d.
+        seed: Of the intervals and of the drawing of another text.
+        others: What else is varied → name → a study in which it has that value, such as
+            ``{"dtype": {"float32": a, "bfloat16": b}}``, as for `table`.
+
+    Raises:
+        InputError: Several tasks, a name that the study does not have, fewer than two different
+            texts, or other studies with different pairs.
+    """
+    others = {varied: studies for varied, studies in (others or {}).items() if studies}
+    changed = [one for studies in others.values() for one in studies.values()]
+    prepare(study.needs(component), *(one.needs(component) for one in changed))
+    task = only_task(study)
+    scores = table(study, task, languages, component=component, k=k, seed=seed, others=others)
+    of_study = facts_of(
+        study,
+        languages=names_of(languages, "language"),
+        template=study.templates[0],
+        setting=study.settings[0],
+        component=component,
+        k=k,
+        seed=seed,
+    )
+    on = "".join(
+        f", {varied} on {len(next(iter(studies.values())).data[task]):,} pairs"
+        for varied, studies in others.items()
+    )
+    recorded = {
+        varied: {
+            name: {**facts_of(one).recorded, "dtype": one.model.dtype, "data": sources_of(one)}
+            for name, one in studies.items()
+        }
+        for varied, studies in others.items()
+    }
+    facts = replace(
+        of_study, data=of_study.data + on, recorded={**of_study.recorded, "varied": recorded}
+    )
+    return Finding("stability", scores, figure(scores, facts), caption(scores), facts)
+
+
+def table(
+    study: Study,
+    task: str,
+    languages: Sequence[str],
+    *,
+    component: str = "attn",
+    setting: str | None = None,
+    template: str | None = None,
+    k: int | float = 1024,
+    seed: int = 0,
+    others: Mapping[str, Mapping[str, Study]] | None = None,
+) -> pd.DataFrame:
+    """Return how far S(x) stays the same when something about the text changes.
+
+    ``varied`` is "language" (the top k of each language alone, every two languages), "one language
+    less" (S(x) with and without a language), "gold" (S(x) against S(y) of the pairs rated 0–1, …,
+    4–5, and those from 4.5, which are paraphrases), and the keys of ``others``.
+
+    Args:
+        study: The model and its pairs.
+        task: Name of a task of the study.
+        languages: 𝓛.
+        component: Internal vector.
+        setting: Prompt setting; None is the study's first.
+        template: Prompt template; None is the study's first.
+        k: Dimensions per text, or fraction of d.
+        seed: Of the intervals and of the drawing of another text.
+        others: What else is varied → name → a study in which it has that value, such as
+            ``{"dtype": {"float32": a, "bfloat16": b}}``; every two of the same key are compared, in
+            their own first template and setting. They need this task on the same pairs as each
+            other, which may be fewer than in `study`.
+
+    Returns:
+        One row per ``varied`` and ``level`` with ``jaccard`` (mean over texts, or pairs for
+        "gold"), ``low``, ``high`` (its 95 % bootstrap interval), ``other_text`` (the same
+        comparison with the second set from another text, drawn at random: what sets have in common
+        whatever the text), ``chance`` (expected of two random sets of the same sizes), ``size``
+        (mean size of the sets), ``n`` (texts or pairs that count: different English texts, and
+        pairs of two different ones) and ``n_undefined`` (both sets empty; left out).
+
+    Raises:
+        InputError: A name that the study does not have, fewer than two different texts, or other
+            studies with different pairs.
+    """
+    languages = names_of(languages, "language")
+    x = study.vectors(task, component, setting=setting, template=template, languages=languages)
+    texts = study.texts(task, "en")
+    unique = different_texts(texts)
+    if len(unique) < 2:
+        raise InputError(f"{task} has {len(unique)} different texts; stability needs at least 2")
+    sets, once = consensus_set(x, k), x[unique]
+    rows: list[dict[str, object]] = []
+
+    def compare(varied: str, level: str, A: Tensor, B: Tensor) -> None:
+        rows.append({"varied": varied, "level": level, **overlap(A, B, seed)})
+
+    alone = [consensus_set(once[:, [i]], k) for i in range(len(languages))]
+    for i, j in combinations(range(len(languages)), 2):
+        compare("language", f"{languages[i]} / {languages[j]}", alone[i], alone[j])
+    if len(languages) > 1:
+        for i, code in enumerate(languages):
+            rest = [j for j in range(len(languages)) if j != i]
+            compare(
+                "one language less",
+                f"without {code}",
+                sets[unique],
+                consensus_set(once[:, rest], k),
+            )
+    n_pairs, gold = len(texts) // 2, study.data[task].gold
+    different = np.array([a != b for a, b in zip(texts[:n_pairs], texts[n_pairs:], strict=True)])
+    for level, rated in _gold_bins(gold).items():
+        pairs = np.flatnonzero(rated & different)
+        if len(pairs):
+            compare("gold", level, sets[pairs], sets[n_pairs + pairs])
+    for varied, studies in (others or {}).items():
+        read = {
+            name: consensus_set(other.vectors(task, component, languages=languages), k)
+            for name, other in studies.items()
+        }
+        if len({tuple(other.texts(task, "en")) for other in studies.values()}) > 1:
+            raise InputError(f"the studies that vary the {varied} have different pairs of {task}")
+        for a, b in combinations(studies, 2):
+            at = different_texts(studies[a].texts(task, "en"))
+            compare(varied, f"{a} / {b}", read[a][at], read[b][at])
+    return pd.DataFrame(rows)
+
+
+def _gold_bins(gold: Float[np.ndarray, " n"]) -> dict[str, Bool[np.ndarray, " n"]]:
+    """Return which pairs are rated 0–1, …, 4–5 (the last with its upper end), and from 4.5."""
+    bins = {f"{i}–{i + 1}": (gold >= i) & ((gold < i + 1) | (i == 4)) for i in range(5)}
+    return {**bins, f"≥ {PARAPHRASE}": gold >= PARAPHRASE}
+
+
+def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
+    """Return how much sets overlap when the language, prompt or data type changes, and by gold.
+
+    Args:
+        table: From `dysem_lab.questions.stability.table`.
+        facts: What it was measured on.
+    """
+    kinds = [kind for kind in table["varied"].unique() if kind != "gold"]
+    figure = make_subplots(
+        rows=1,
+        cols=2,
+        column_widths=[0.55, 0.45],
+        horizontal_spacing=0.11,
+        subplot_titles=["same text, something else changed", "two texts, by how similar they are"],
+    )
+    # The largest values of a row are lowest in it: its dots make a slope with room for text.
+    for i, kind in enumerate(kinds):
+        part = table[table["varied"] == kind].sort_values("jaccard")
+        y = i + np.linspace(-0.32, 0.32, len(part)) if len(part) > 1 else np.array([i])
+        ends = {0, len(part) - 1}
+        figure.add_scatter(
+            x=part["jaccard"],
+            y=y,
+            mode="markers+text",
+            marker={"color": PALETTE[1], "size": 6},
+            error_x=error_bar(part["jaccard"], part["low"], part["high"]),
+            text=[level if j in ends else "" for j, level in enumerate(part["level"])],
+            textposition=["top center"] + ["bottom center"] * (len(part) - 1),
+            textfont_size=12,
+            cliponaxis=False,
+            customdata=part[["level", "size"]],
+            hovertemplate="%{customdata[0]}: %{x:.3f}<br>mean size %{customdata[1]:.0f}",
+            name="same text",
+            showlegend=i == 0,
+            row=1,
+            col=1,
+        )
+        for name, column, colour in REFERENCES:
+            figure.add_scatter(
+                x=[part[column].mean()] * 2,
+                y=[i - 0.36, i + 0.36],
+                mode="lines",
+                line={"color": colour, "width": 3},
+                name=name,
+                legendgroup=name,
+                showlegend=i == 0,
+                hovertemplate=f"{name}: %{{x:.3f}}",
+                row=1,
+                col=1,
+            )
+    gold = table[table["varied"] == "gold"]
+    figure.add_scatter(
+        x=gold["level"],
+        y=gold["jaccard"],
+        mode="markers",
+        marker={"color": PALETTE[2], "size": 9},
+        error_y=error_bar(gold["jaccard"], gold["low"], gold["high"]),
+        name="the two texts of a pair",
+        customdata=gold["n"],
+        hovertemplate="rated %{x}: %{y:.3f} (%{customdata} pairs)",
+        row=1,
+        col=2,
+    )
+    figure.add_scatter(
+        x=gold["level"],
+        y=gold["high"],
+        mode="text",
+        text=[f"{value:.2f}" for value in gold["jaccard"]],
+        textposition="top center",
+        textfont_size=12,
+        cliponaxis=False,
+        hoverinfo="skip",
+        showlegend=False,
+        row=1,
+        col=2,
+    )
+    for name, column, colour in REFERENCES:
+        figure.add_scatter(
+            x=gold["level"],
+            y=gold[column],
+            mode="lines",
+            line={"color": colour, "width": 3},
+            name=name,
+            legendgroup=name,
+            showlegend=not kinds,
+            row=1,
+            col=2,
+        )
+    figure.update_yaxes(
+        tickvals=list(range(len(kinds))),
+        ticktext=[kind.replace("one language less", "one language<br>less") for kind in kinds],
+        range=[len(kinds) - 0.4, -0.6],
+        showgrid=False,
+        zeroline=False,
+        col=1,
+    )
+    figure.update_xaxes(title="Jaccard index of the sets", range=[0, 1.08], col=1)
+    figure.update_yaxes(title="Jaccard index of S(x) and S(y)", range=[0, 1.02], col=2)
+    figure.update_xaxes(title="gold similarity of the pair", type="category", col=2)
+    title = "How stable are the sets of selected dimensions?"
+    return layout(figure, title, facts, max(480, 120 * len(kinds) + 230))
+
+
+def caption(table: pd.DataFrame) -> str:
+    """Return one line: mean, lowest and highest overlap of each kind of change."""
+    parts = []
+    for kind, rows in table[table["varied"] != "gold"].groupby("varied", sort=False):
+        low, high = rows.loc[rows["jaccard"].idxmin()], rows.loc[rows["jaccard"].idxmax()]
+        text = f"{kind} {rows['jaccard'].mean():.2f}"
+        if len(rows) > 1:
+            text += (
+                f" (from {low['level']} {low['jaccard']:.2f} to {high['level']} "
+                f"{high['jaccard']:.2f})"
+            )
+        parts.append(
+            f"{text}; with another text {rows['other_text'].mean():.2f}, random "
+            f"{rows['chance'].mean():.2f}"
+        )
+    gold = table[table["varied"] == "gold"].set_index("level")
+    rated = [f"{level} {row['jaccard']:.2f}" for level, row in gold.iterrows()]
+    same = gold[gold.index == f"≥ {PARAPHRASE}"]
+    paraphrases = (
+        f"; paraphrases {same['jaccard'].iloc[0]:.2f} [{same['low'].iloc[0]:.2f}, "
+        f"{same['high'].iloc[0]:.2f}] against {same['other_text'].iloc[0]:.2f} with another text"
+        if len(same)
+        else ""
+    )
+    return (
+        f"Mean Jaccard index of the selected sets when one thing changes: {'. '.join(parts)}. "
+        f"Two texts of a pair by gold similarity: {', '.join(rated)}{paraphrases}."
+    )
