@@ -75,6 +75,7 @@ from .questions.sweeps import templates as templates
 from .questions.transfer import transfer as transfer
 from .questions.transfer_scores import compare_encoders as compare_encoders
 from .questions.transfer_scores import transfer_scores as transfer_scores
+from .questions.translators import translators as translators
 from .translation.apertium import ApertiumTranslator as ApertiumTranslator
 from .translation.translate import ParallelTable as ParallelTable
 from .translation.translate import Seq2SeqTranslator as Seq2SeqTranslator

@@ -13,17 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
-from dysem_lab.analyses import translators
 from dysem_lab.data.sts import STSData, load_data
 from dysem_lab.errors import DataError, InputError
 from dysem_lab.evaluate import score
-from dysem_lab.figures import control_figures as cf
 from dysem_lab.models.facts import ModelFacts
 from dysem_lab.models.loading import source_digest
 from dysem_lab.models.passes import MAX_TOKENS
 from dysem_lab.models.store import Space, VectorStore, prompt_key
 from dysem_lab.prompts import wrap
-from dysem_lab.questions import choice, ladder, overlap, selection_frequency, stability
+from dysem_lab.questions import choice, ladder, overlap, selection_frequency, stability, translators
 from dysem_lab.questions.grid import Cell
 from dysem_lab.questions.study import Study
 from tests.conftest import REPOSITORY
@@ -666,7 +664,7 @@ def translator_case(tmp_path_factory):
     tasks = {"one": one, "the same": one, "other": renamed}
     vectors = {name: {**shared, "zh": zh[name]} for name in zh}
     study = planted(tmp_path_factory.mktemp("translators"), tasks, vectors)
-    table = translators.translators(study, "zh", ["ru", "en", "zh"], k=3)
+    table = translators.table(study, "zh", ["ru", "en", "zh"], k=3)
     return vectors, gold, table
 
 
@@ -724,12 +722,12 @@ def test_translators_refuse_what_they_cannot_compare(tmp_path):
     rows = {code: normal((6, 4)) for code in ("en", "zh")}
     alone = planted(tmp_path, {"one": one}, {"one": rows})
     with pytest.raises(InputError, match=r"one source of translations \(one\)"):
-        translators.translators(alone, "zh", ["en", "zh"])
+        translators.table(alone, "zh", ["en", "zh"])
     two = planted(tmp_path, {"one": one, "two": longer}, {"one": rows})
     with pytest.raises(InputError, match="'two' has other pairs than 'one'"):
-        translators.translators(two, "zh", ["en", "zh"])
+        translators.table(two, "zh", ["en", "zh"])
     with pytest.raises(InputError, match="'zh' is not among the languages en/ja; add it"):
-        translators.translators(two, "zh", ["en", "ja"])
+        translators.table(two, "zh", ["en", "ja"])
 
 
 # Figures and captions
@@ -835,14 +833,64 @@ def test_frequency_caption_counts_universal_and_unused_dimensions():
 
 def test_translators_figure_and_caption_name_every_source(translator_case):
     _, _, table = translator_case
-    figure = cf.translators_figure(table, "facts")
+    figure = translators.figure(table, "facts")
     assert shown(figure, table, ["spearman", "difference", "jaccard", "chance"])
     assert list(figure.layout.yaxis.ticktext) == table["method"].unique().tolist()
     assert {trace.name for trace in figure.data} >= {"one", "the same", "other"}
-    caption = cf.translators_caption(table)
+    caption = translators.caption(table)
     assert "the same against one: zh alone +0.0 [0.0, 0.0]" in caption
     row = table[(table["method"] == "zh alone") & (table["source"] == "other")].iloc[0]
     assert f"other against one: zh alone {row['difference']:+.1f} [" in caption
+
+
+# Findings: what they say that they were measured on
+
+
+def test_a_question_about_one_task_refuses_several(tmp_path):
+    one = made_up([1.0, 2, 3], ["en"])
+    study = planted(tmp_path, {"A": one, "B": one}, {"A": {"en": normal((6, 4))}})
+    for ask in (ladder.ladder, stability.stability, selection_frequency.selection_frequency):
+        with pytest.raises(InputError, match="about one task, but the study has A, B; give one"):
+            ask(study, ["en"], k=2)
+    with pytest.raises(InputError, match="about one task, but the study has A, B; give one"):
+        choice.honest_choice(study, study, ks=[2])
+
+
+def test_the_honest_choice_records_what_it_was_chosen_on(choice_case):
+    dev, test, _ = choice_case
+    finding = choice.honest_choice(dev, test, ks=[2], seed=3)
+    assert str(finding.facts).split(", ", 1)[1] == (
+        "test, 12 pairs, dev dev with 12 pairs, template prompteol, component attn, ks 2, seed 3"
+    )
+    record = finding.facts.record()
+    assert [one["name"] for one in record["chosen_on"]] == ["dev"]
+    assert [one["name"] for one in record["data"]] == ["test"]
+    pd.testing.assert_frame_equal(finding.table, choice.table(dev, test, "T", ks=[2], seed=3))
+
+
+def test_stability_records_what_was_varied(stable_case):
+    *_, study = stable_case
+    others = {"dtype": {"float32": study, "again": study}, "template": {}}
+    finding = stability.stability(study, "ja", k=4, others=others)
+    assert ", 8 pairs, dtype on 8 pairs, languages ja, template prompteol" in str(finding.facts)
+    varied = finding.facts.record()["varied"]
+    assert list(varied) == ["dtype"]
+    assert {name: one["dtype"] for name, one in varied["dtype"].items()} == {
+        "float32": "float32",
+        "again": "float32",
+    }
+    assert finding.table.set_index("varied").loc["dtype", "jaccard"] == 1
+
+
+def test_translators_count_the_pairs_once_and_record_every_source(tmp_path):
+    one = made_up([1.0, 2, 3], ["en", "zh"])
+    rows = {code: normal((6, 4), seed, shift=3) for seed, code in enumerate(("en", "zh"))}
+    study = planted(tmp_path, {"one": one, "two": one}, {"one": rows})
+    finding = translators.translators(study, "zh", ["en", "zh"], k=2)
+    assert finding.kind == "translators_zh"
+    assert (finding.facts.label, finding.facts.size) == ("made up", 3)
+    assert ", made up, 3 pairs, language zh, languages en/zh" in str(finding.facts)
+    assert [one["task"] for one in finding.facts.record()["data"]] == ["one", "two"]
 
 
 # Notebooks

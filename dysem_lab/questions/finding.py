@@ -56,15 +56,18 @@ def _said(name: str, value: Any) -> str:
     return f"{name.replace('_', ' ')} {shown}"
 
 
-def facts_of(study: Study, /, **settings: object) -> Facts:
+def facts_of(study: Study, tasks: Sequence[str] | None = None, /, **settings: object) -> Facts:
     """Return the facts of what was measured on a study.
 
     Args:
         study: Its model, pairs, templates and prompt settings are in them.
+        tasks: Those that are named and counted, where others are the same pairs again; None is
+            all.
         **settings: Of the question.
     """
-    sizes = [len(data) for data in study.data.values()]
-    names = [data.name for data in study.data.values()]
+    counted = [study.data[task] for task in (study.data if tasks is None else tasks)]
+    sizes = [len(data) for data in counted]
+    names = [data.name for data in counted]
     words = ""
     if len(names) == 1:
         words = f"{names[0]}, {sizes[0]:,} pairs"

@@ -1,4 +1,4 @@
-"""How much hangs on the translator: the same pairs through several sources."""
+"""How much hangs on the translator? The same pairs through several sources. Notebook 14."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 from jaxtyping import Float
+from plotly.subplots import make_subplots
 from torch import Tensor
 
 from dysem_lab.consensus import consensus_set
@@ -15,12 +17,65 @@ from dysem_lab.data.sts import STSData, load_data
 from dysem_lab.errors import InputError
 from dysem_lab.evaluate import mean_difference, score
 from dysem_lab.inputs import names_of
+from dysem_lab.questions.finding import Facts, Finding, facts_of
 from dysem_lab.questions.grid import sweep
 from dysem_lab.questions.overlap import different_texts, overlap
 from dysem_lab.questions.scores import pair_cosine
-from dysem_lab.questions.study import Study
+from dysem_lab.questions.study import Study, prepare
+from dysem_lab.questions.style import (
+    CHANCE,
+    PALETTE,
+    SCORE,
+    excludes_zero,
+    gain,
+    intervals,
+    labels_at,
+    layout,
+    range_with_room,
+)
 
 UNTRANSLATED = "untranslated"
+
+
+def translators(
+    study: Study,
+    language: str,
+    languages: Sequence[str],
+    *,
+    component: str = "attn",
+    k: int | float = 1024,
+    seed: int = 0,
+) -> Finding:
+    """Score one language and the consensus with the translations of each source.
+
+    Args:
+        study: Its tasks are the same pairs with `language` from different sources, as
+            `translation_sources` makes them; the first one is what the others are compared with.
+            Its first template and first prompt setting are used.
+        language: The language whose translations differ.
+        languages: 𝓛, `language` among them.
+        component: Internal vector.
+        k: Dimensions per text, or fraction of d.
+        seed: Of the bootstraps.
+
+    Raises:
+        InputError: Fewer than two sources, pairs that differ, or `language` not in `languages`.
+    """
+    prepare(study.needs(component))
+    scores = table(study, language, languages, component=component, k=k, seed=seed)
+    facts = facts_of(
+        study,
+        [next(iter(study.data))],
+        language=language,
+        languages=names_of(languages, "language"),
+        template=study.templates[0],
+        setting=study.settings[0],
+        component=component,
+        k=k,
+        seed=seed,
+    )
+    drawn, said = figure(scores, facts), caption(scores)
+    return Finding(f"translators_{language}", scores, drawn, said, facts)
 
 
 def translation_sources(
@@ -96,7 +151,7 @@ def character_agreement(a: Sequence[str], b: Sequence[str]) -> Float[np.ndarray,
     )
 
 
-def translators(
+def table(
     study: Study,
     language: str,
     languages: Sequence[str],
@@ -181,12 +236,104 @@ def translators(
                     "agreement": float(agreement.mean()),
                 }
             rows.append(row)
-    table = pd.DataFrame(rows)
-    position = {method: i for i, method in enumerate(dict.fromkeys(table["method"]))}
-    return table.sort_values("method", key=lambda c: c.map(position), kind="stable").reset_index(
+    tidy = pd.DataFrame(rows)
+    position = {method: i for i, method in enumerate(dict.fromkeys(tidy["method"]))}
+    return tidy.sort_values("method", key=lambda c: c.map(position), kind="stable").reset_index(
         drop=True
     )
 
 
 def _joined(codes: Sequence[str]) -> str:
     return "/".join(codes) if len(codes) <= 4 else f"{len(codes)} languages"
+
+
+def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
+    """Return scores, paired differences and overlap of the sets for each translation source.
+
+    Args:
+        table: From `dysem_lab.questions.translators.table`.
+        facts: What it was measured on.
+    """
+    sources = table["source"].unique().tolist()
+    methods = table["method"].unique().tolist()
+    figure = make_subplots(
+        rows=1,
+        cols=3,
+        shared_yaxes=True,
+        horizontal_spacing=0.03,
+        column_widths=[0.36, 0.36, 0.28],
+        subplot_titles=["score", f"difference to {sources[0]}", f"overlap with {sources[0]}"],
+    )
+    offsets = np.linspace(-0.25, 0.25, len(sources))
+    difference = ["difference", "difference_low", "difference_high"]
+    differences = range_with_room(table[difference].assign(zero=0.0), 0.8)
+    for i, name in enumerate(sources):
+        part = table[table["source"] == name]
+        y = part["method"].map({m: j for j, m in enumerate(methods)}) + offsets[i]
+        colour = PALETTE[i % len(PALETTE)]
+        intervals(figure, part[["spearman", "low", "high"]], y, 1, name, colour)
+        labels_at(figure, part["high"], y, part["spearman"].map("{:.1f}".format), 1, colour)
+        if i:
+            intervals(figure, part[difference], y, 2, name, colour)
+            gains = part.apply(gain, axis=1, name="difference")
+            labels_at(figure, differences[1], y, gains, 2, colour)
+            shared = part[["jaccard", "jaccard_low", "jaccard_high"]]
+            intervals(figure, shared, y, 3, name, colour)
+            labels_at(
+                figure,
+                shared["jaccard_high"],
+                y,
+                shared["jaccard"].map("{:.2f}".format),
+                3,
+                colour,
+            )
+        if i:
+            figure.add_scatter(
+                x=part["chance"],
+                y=y,
+                mode="markers",
+                marker={"color": CHANCE, "size": 14, "symbol": "line-ns", "line_width": 3},
+                marker_line_color=CHANCE,
+                name="two random sets",
+                legendgroup="chance",
+                showlegend=i == 1,
+                hovertemplate="two random sets: %{x:.3f}",
+                row=1,
+                col=3,
+            )
+    figure.update_yaxes(
+        tickvals=list(range(len(methods))),
+        ticktext=methods,
+        range=[len(methods) - 0.5, -0.5],
+        showgrid=False,
+        zeroline=False,
+    )
+    figure.update_xaxes(title=SCORE, range=range_with_room(table[["low", "high"]]), col=1)
+    figure.update_xaxes(title=f"difference in {SCORE}", range=differences, col=2)
+    figure.update_xaxes(zeroline=True, zerolinecolor="#333333", col=2)
+    figure.update_xaxes(title="Jaccard index of the sets", range=[0, 1.25], col=3)
+    figure.update_xaxes(tickvals=[0, 0.25, 0.5, 0.75, 1], col=3)
+    title = "How much hangs on the translator?"
+    height = 26 * len(methods) * len(sources) + 40 * len(methods) + 220
+    return layout(figure, title, facts, height)
+
+
+def caption(table: pd.DataFrame) -> str:
+    """Return one line: each source against the first one, by method."""
+    first = table["source"].iloc[0]
+    scores = table.set_index(["method", "source"])["spearman"]
+    parts = []
+    for source, rows in table[table["source"] != first].groupby("source", sort=False):
+        differences = [
+            f"{row['method']} {gain(row, 'difference')}"
+            + (" (excludes 0)" if excludes_zero(row, "difference") else "")
+            for _, row in rows.iterrows()
+        ]
+        overlaps = rows.drop_duplicates("m")
+        parts.append(
+            f"{source} against {first}: {', '.join(differences)}; Jaccard index of the sets "
+            f"{overlaps['jaccard'].min():.2f} to {overlaps['jaccard'].max():.2f} (random "
+            f"{rows['chance'].max():.2f}), characters in common {rows['agreement'].iloc[0]:.0%}"
+        )
+    own = ", ".join(f"{method} {scores[method, first]:.1f}" for method in table["method"].unique())
+    return f"{SCORE} with {first}: {own}. {'. '.join(parts)}."
