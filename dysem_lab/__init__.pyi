@@ -10,8 +10,6 @@ from .encoders.base import MeanPooling as MeanPooling
 from .encoders.base import PromptEncoder as PromptEncoder
 from .encoders.contrastive import ContrastivePrompting as ContrastivePrompting
 from .encoders.dysem import DySem as DySem
-from .encoders.dysem import SemanticVectors as SemanticVectors
-from .encoders.dysem import n_dims as n_dims
 from .encoders.echo import Echo as Echo
 from .encoders.llm2vec import LLM2Vec as LLM2Vec
 from .encoders.prepending import TokenPrepending as TokenPrepending
@@ -19,6 +17,8 @@ from .encoders.systems import named_systems as named_systems
 from .encoders.trained import PromptBERT as PromptBERT
 from .encoders.trained import SentenceBERT as SentenceBERT
 from .encoders.trained import SimCSE as SimCSE
+from .encoders.vectors import SemanticVectors as SemanticVectors
+from .encoders.vectors import n_dims as n_dims
 from .errors import DysemLabError as DysemLabError
 from .evaluate import aggregate_score as aggregate_score
 from .evaluate import paired_difference as paired_difference

@@ -116,7 +116,7 @@ def test_every_setting_equals_the_encoder_and_the_predictions_of_the_package(
         tiny_lens, of.layer, of.norm, of.alpha, of.position, "penultimate", "prompteol",
         of.auxiliary, of.heads,
     )  # fmt: skip
-    torch.testing.assert_close(found.vectors, encoder.encode(TEXTS), atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(found.vectors, encoder.encode(TEXTS).vectors, atol=2e-5, rtol=1e-4)
     expected = next_token_probabilities(tiny_lens, wrap(TEXTS[:1]), edit_of(tiny_lens, contrast))[0]
     torch.testing.assert_close(found.probabilities, expected, atol=1e-6, rtol=1e-4)
 
@@ -157,7 +157,7 @@ def test_the_view_names_the_most_probable_tokens_and_compares_with_the_probes(ti
     }
     assert view.probes["probe"].tolist() == TEXTS[1:]
     for name, encoder in encoders.items():
-        text, *probes = encoder.encode(TEXTS).double()
+        text, *probes = encoder.encode(TEXTS).vectors.double()
         cosines = [float(text @ p / text.norm() / p.norm()) for p in probes]
         assert view.probes[name].tolist() == pytest.approx(cosines, abs=1e-5)
     assert view.probes["change"].tolist() == pytest.approx(
@@ -249,6 +249,6 @@ def test_the_embedded_model_predicts_as_the_package_does_elsewhere(embedded):
     expected = next_token_probabilities(lens, wrap(["A dog sleeps."]), edit_of(lens, contrast))[0]
     torch.testing.assert_close(found.probabilities, expected, atol=1e-4, rtol=1e-2)
     encoder = ContrastivePrompting(lens, 4)
-    vectors = encoder.encode(texts.texts)
+    vectors = encoder.encode(texts.texts).vectors
     error = (found.vectors - vectors).norm(dim=1) / vectors.norm(dim=1)
     assert float(error.max()) < 1e-3

@@ -217,7 +217,7 @@ def relative_errors(found, expected):
 
 def check_against_hooks(lens, plain, settings, texts, tolerance):
     encoder = ContrastivePrompting(lens, **settings)
-    found, expected = encoder.encode(texts), plain_embeddings(plain, texts, encoder)
+    found, expected = encoder.encode(texts).vectors, plain_embeddings(plain, texts, encoder)
     assert found.dtype == torch.float32
     assert found.shape == (len(texts), lens.d_model)
     assert relative_errors(found, expected).max() < tolerance, settings
@@ -304,8 +304,8 @@ def test_chosen_heads_equal_plain_hooks(pair, architecture, norm):
     for heads in [(2,), (0, 3), (3, 0, 1), (0, 1, 2, 3)]:
         settings = {"layer": 1, "norm": norm, "heads": heads, "output_layer": "last"}
         check_against_hooks(lens, plain, settings, TEXTS[:2], 1e-4)
-    everything = ContrastivePrompting(lens, 1, "recovering").encode(TEXTS)
-    named = ContrastivePrompting(lens, 1, "recovering", heads=range(4)).encode(TEXTS)
+    everything = ContrastivePrompting(lens, 1, "recovering").encode(TEXTS).vectors
+    named = ContrastivePrompting(lens, 1, "recovering", heads=range(4)).encode(TEXTS).vectors
     assert torch.allclose(everything, named, atol=1e-5)
 
 
@@ -340,8 +340,8 @@ def test_embedded_models_equal_plain_hooks(embedded, name):
 
 def test_half_precision_gives_float32_close_to_the_full_one(tiny_folder, pair):
     half_lens = load_model(tiny_folder("Llama"), dtype="bfloat16")
-    half = ContrastivePrompting(half_lens, 1, alpha=0.5).encode(TEXTS)
-    full = ContrastivePrompting(pair("Llama")[0], 1, alpha=0.5).encode(TEXTS)
+    half = ContrastivePrompting(half_lens, 1, alpha=0.5).encode(TEXTS).vectors
+    full = ContrastivePrompting(pair("Llama")[0], 1, alpha=0.5).encode(TEXTS).vectors
     assert half.dtype == torch.float32
     assert 0 < relative_errors(half, full).max() < 0.05
 
@@ -349,10 +349,10 @@ def test_half_precision_gives_float32_close_to_the_full_one(tiny_folder, pair):
 def test_order_repeats_and_batches_do_not_matter(pair):
     lens, _ = pair("Llama")
     encoder = ContrastivePrompting(lens, 1)
-    alone = torch.cat([encoder.encode([text]) for text in MANY])
+    alone = torch.cat([encoder.encode([text]).vectors for text in MANY])
     shuffled = [MANY[i] for i in (5, 0, 5, 10, 3, 3)]
-    assert torch.allclose(encoder.encode(MANY), alone, atol=1e-4)
-    assert torch.allclose(encoder.encode(shuffled), alone[[5, 0, 5, 10, 3, 3]], atol=1e-4)
+    assert torch.allclose(encoder.encode(MANY).vectors, alone, atol=1e-4)
+    assert torch.allclose(encoder.encode(shuffled).vectors, alone[[5, 0, 5, 10, 3, 3]], atol=1e-4)
     edit = Intervention(lens, encoder.contrast)
     for budget in (1, 150, 100_000):
         found = capture(lens, wrap(MANY), "resid", 1, edit=edit, tokens_per_batch=budget)["resid"]
@@ -361,7 +361,7 @@ def test_order_repeats_and_batches_do_not_matter(pair):
 
 def test_no_text_gives_no_embedding_of_the_right_width(tiny_lens):
     for template in ("prompteol", "ck"):
-        found = ContrastivePrompting(tiny_lens, 1, template=template).encode([])
+        found = ContrastivePrompting(tiny_lens, 1, template=template).encode([]).vectors
         assert found.shape == (0, tiny_lens.d_model)
         assert found.dtype == torch.float32
 
@@ -522,7 +522,7 @@ def test_no_difference_leaves_no_vector_and_a_finite_embedding(pair, architectur
         assert after["final"].isfinite().all()
     settings = {"position": position, "auxiliary": TEMPLATES["prompteol"]}
     encoder = ContrastivePrompting(lens, 1, "recovering", output_layer="last", **settings)
-    assert encoder.encode(TEXTS[:1]).isfinite().all()
+    assert encoder.encode(TEXTS[:1]).vectors.isfinite().all()
 
 
 @pytest.mark.parametrize("position", POSITIONS)
@@ -584,18 +584,18 @@ def no_hooks(lens):
 def test_hooks_are_gone_after_an_error_and_the_next_call_is_as_before(pair):
     lens, _ = pair("Llama")
     encoder = ContrastivePrompting(lens, 1)
-    before = encoder.encode(TEXTS)
+    before = encoder.encode(TEXTS).vectors
     with pytest.raises(ModelError, match="'resid' is not finite"):
         ContrastivePrompting(lens, 1, alpha=1e300).encode(TEXTS)
     assert no_hooks(lens)
-    assert torch.equal(encoder.encode(TEXTS), before)
+    assert torch.equal(encoder.encode(TEXTS).vectors, before)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
 def test_hooks_are_gone_after_an_interruption_inside_the_pass(pair, monkeypatch, error, tmp_path):
     lens, _ = pair("Llama")
     encoder = ContrastivePrompting(lens, 1, template="ck")
-    before, whole_batch = encoder.encode(MANY), steering.contrasted
+    before, whole_batch = encoder.encode(MANY).vectors, steering.contrasted
     calls = itertools.count()
 
     def second_time(*arguments):
@@ -614,7 +614,7 @@ def test_hooks_are_gone_after_an_interruption_inside_the_pass(pair, monkeypatch,
     assert no_hooks(lens)
     assert lens.lock.acquire(blocking=False), "the lock is free"
     lens.lock.release()
-    assert torch.equal(encoder.encode(MANY), before)
+    assert torch.equal(encoder.encode(MANY).vectors, before)
 
 
 def test_threads_do_not_disturb_each_other(pair):
@@ -625,13 +625,13 @@ def test_threads_do_not_disturb_each_other(pair):
         ContrastivePrompting(lens, 1, "self_scaling", alpha=2),
     ]
     jobs = [(encoder, MANY[i::2]) for encoder in encoders for i in range(2)]
-    expected = [encoder.encode(texts) for encoder, texts in jobs]
+    expected = [encoder.encode(texts).vectors for encoder, texts in jobs]
     found = [[] for _ in jobs]
 
     def work(index):
         encoder, texts = jobs[index]
         for _ in range(3):
-            found[index].append(encoder.encode(texts, progress=False))
+            found[index].append(encoder.encode(texts, progress=False).vectors)
 
     threads = [threading.Thread(target=work, args=(index,)) for index in range(len(jobs))]
     for thread in threads:
@@ -735,7 +735,7 @@ def check_that_alpha_is_undone(lens, layer, texts):
     settings = {"layer": layer, "output_layer": layer + 1}
     for position in ("heads", "ffn"):
         recovered = ContrastivePrompting(lens, norm="recovering", position=position, **settings)
-        expected = recovered.encode(texts)
+        expected = recovered.encode(texts).vectors
         # The norm's own epsilon is felt where a difference is short, as it is after the FFN.
         tolerance = 1e-4 if position == "heads" else 1e-3
         for norm, alpha in [("scaling", 2), ("scaling", 10), ("scaled_recovering", 3)]:
@@ -744,7 +744,7 @@ def check_that_alpha_is_undone(lens, layer, texts):
                 encoder = ContrastivePrompting(
                     lens, norm=norm, alpha=alpha, position=position, **settings
                 )
-            assert relative_errors(encoder.encode(texts), expected).max() < tolerance
+            assert relative_errors(encoder.encode(texts).vectors, expected).max() < tolerance
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = [
@@ -877,7 +877,7 @@ def test_where_beginnings_cannot_be_shared_each_contrast_has_whole_passes(pair, 
     assert min(n_tokens for _, n_tokens in ran) >= min(map(len, prompts))
     encoder = ContrastivePrompting(lens, 1)
     shared = ContrastivePrompting(pair("Llama")[0], 1)
-    assert torch.allclose(encoder.encode(TEXTS), shared.encode(TEXTS), atol=1e-5)
+    assert torch.allclose(encoder.encode(TEXTS).vectors, shared.encode(TEXTS).vectors, atol=1e-5)
 
 
 def test_the_store_gives_back_what_was_filled_without_a_pass(pair, tmp_path):
@@ -1177,7 +1177,7 @@ def test_settings_survive_a_file_and_a_name(tiny_lens, tmp_path, settings):
         assert loaded.config == encoder.config
         assert loaded.config.items() >= settings.items()
         assert repr(loaded) == repr(encoder)
-    assert torch.equal(loaded.encode(TEXTS), encoder.encode(TEXTS))
+    assert torch.equal(loaded.encode(TEXTS).vectors, encoder.encode(TEXTS).vectors)
 
 
 def test_settings_that_cannot_be_used_are_refused(tiny_lens, pair, tmp_path):
@@ -1268,7 +1268,7 @@ def test_output_layers_count_the_blocks_that_have_run():
 
 def test_similarities_are_cosines_of_embeddings(tiny_lens):
     encoder = ContrastivePrompting(tiny_lens, 1)
-    e1, e2 = encoder.encode(MANY[:5]), encoder.encode(MANY[4:9])
+    e1, e2 = encoder.encode(MANY[:5]).vectors, encoder.encode(MANY[4:9]).vectors
     rows = torch.nn.functional.cosine_similarity(e1, e2, dim=-1)
     pairs = torch.nn.functional.cosine_similarity(e1[:, None], e2[None, :3], dim=-1)
     assert torch.allclose(encoder.similarity_pairwise(e1, e2), rows, atol=1e-6)

@@ -141,11 +141,15 @@ def test_what_is_timed_is_what_the_encoder_gives(tiny_lens):
     encoder = ContrastivePrompting(
         tiny_lens, 1, "scaling", 3.0, "heads", 3, "ck", "background", heads=(0, 2)
     )
-    found = cost.encoder(tiny_lens, Method("ck", 3, contrast)).encode(TEXTS)
-    assert torch.allclose(found, encoder.encode(TEXTS), atol=1e-6)
+    found = cost.encoder(tiny_lens, Method("ck", 3, contrast)).encode(TEXTS).vectors
+    assert torch.allclose(found, encoder.encode(TEXTS).vectors, atol=1e-6)
     # A contrast that changes nothing gives the plain embedding.
-    still = cost.encoder(tiny_lens, Method("ck", 3, Contrast(1, "self_scaling", 1.0))).encode(TEXTS)
-    plain = cost.encoder(tiny_lens, Method("ck", 3, None)).encode(TEXTS)
+    still = (
+        cost.encoder(tiny_lens, Method("ck", 3, Contrast(1, "self_scaling", 1.0)))
+        .encode(TEXTS)
+        .vectors
+    )
+    plain = cost.encoder(tiny_lens, Method("ck", 3, None)).encode(TEXTS).vectors
     assert torch.allclose(plain, still, atol=1e-4)
     assert (plain - found).abs().max() > 1e-2
 

@@ -71,7 +71,7 @@ def test_configurations_and_data_show_their_settings(tiny_lens, tmp_path):
     demo = dl.load_data("demo", languages=["en", "ar"])
     store = dl.VectorStore(tmp_path / "v.sqlite")
     shown = {
-        "DySem": dl.DySem(tiny_lens, ["en", "ar"], k=0.5),
+        "PromptEOL + DySem (LS, mean, m=2)": dl.DySem(tiny_lens, ["en", "ar"], k=0.5),
         "PromptEOL + CP-NS": dl.ContrastivePrompting(tiny_lens, 1, output_layer="last"),
         "mean pooling": dl.MeanPooling(tiny_lens),
         "STSData demo": demo,

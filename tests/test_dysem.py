@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from dysem_lab.data.sts import load_data
-from dysem_lab.encoders.dysem import DySem, language_vectors, n_dims, semantic_vectors
+from dysem_lab.encoders.dysem import DySem, language_vectors, semantic_vectors
+from dysem_lab.encoders.vectors import n_dims
 from dysem_lab.errors import InputError, MissingTranslationError
 from dysem_lab.evaluate import spearman
 from dysem_lab.models.capture import capture

@@ -18,10 +18,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from dysem_lab.analyses.cost import counted
 from dysem_lab.encoders.aggregation import ValueAggregation
 from dysem_lab.encoders.base import MeanPooling, PromptEncoder
+from dysem_lab.encoders.dysem import DySem
 from dysem_lab.encoders.echo import Echo
 from dysem_lab.encoders.prepending import TokenPrepending
 from dysem_lab.encoders.systems import output_of
+from dysem_lab.encoders.vectors import SemanticVectors
 from dysem_lab.errors import InputError
+from dysem_lab.joint import all_pairs_cosine, all_pairs_similarity, cosine
 from dysem_lab.models import passes
 from dysem_lab.models.loading import load_model, locate
 from dysem_lab.models.places import output_place
@@ -347,7 +350,7 @@ def plain_values(plain, texts, variant, first, stop, template):
 
 
 def check(encoder, texts, expected, tolerance):
-    found = encoder.encode(texts, progress=False)
+    found = encoder.encode(texts, progress=False).vectors
     assert found.dtype == torch.float32
     assert found.device.type == "cpu"
     assert found.shape == expected.shape == (len(texts), encoder.width)
@@ -428,7 +431,9 @@ def test_token_prepending_without_blocks_is_a_plain_pass_with_a_placeholder(pair
     ]
     for encoder in found:
         check(encoder, TEXTS, expected, 1e-4)
-    assert (found[0].encode(TEXTS) - PromptEncoder(lens).encode(TEXTS)).abs().max() > 1e-2
+    assert (
+        found[0].encode(TEXTS).vectors - PromptEncoder(lens).encode(TEXTS).vectors
+    ).abs().max() > 1e-2
 
 
 def test_token_prepending_defaults_and_what_they_do(pair):
@@ -436,7 +441,7 @@ def test_token_prepending_defaults_and_what_they_do(pair):
     encoder = TokenPrepending(lens, exit=4)
     settings = (encoder.start, encoder.output_layer, encoder.placeholder, encoder.seed)
     assert settings == (1, "penultimate", None, 0)
-    base = encoder.encode(TEXTS)
+    base = encoder.encode(TEXTS).vectors
     for other in (
         TokenPrepending(lens, exit=3),
         TokenPrepending(lens, start=2, exit=4),
@@ -444,7 +449,7 @@ def test_token_prepending_defaults_and_what_they_do(pair):
         TokenPrepending(lens, exit=4, placeholder=" the"),
         PromptEncoder(lens, "prompteol", "penultimate"),
     ):
-        assert (other.encode(TEXTS) - base).norm() > 1e-3 * base.norm(), other
+        assert (other.encode(TEXTS).vectors - base).norm() > 1e-3 * base.norm(), other
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -561,14 +566,14 @@ def test_order_repeats_and_batches_do_not_matter(pair, monkeypatch):
     lens, _ = pair("Gemma2")
     wanted = [5, 0, 5, 6, 3, 3]
     for encoder in everything(lens):
-        alone = torch.cat([encoder.encode([text]) for text in MANY])
+        alone = torch.cat([encoder.encode([text]).vectors for text in MANY])
         scale = alone.abs().max()
-        assert (encoder.encode(MANY) - alone).abs().max() < 1e-5 * scale, encoder
-        found = encoder.encode([MANY[i] for i in wanted])
+        assert (encoder.encode(MANY).vectors - alone).abs().max() < 1e-5 * scale, encoder
+        found = encoder.encode([MANY[i] for i in wanted]).vectors
         assert (found - alone[wanted]).abs().max() < 1e-5 * scale, encoder
         with monkeypatch.context() as patch:
             patch.setitem(passes.TOKENS_PER_BATCH, "cpu", 150)
-            assert (encoder.encode(MANY) - alone).abs().max() < 1e-5 * scale, encoder
+            assert (encoder.encode(MANY).vectors - alone).abs().max() < 1e-5 * scale, encoder
 
 
 def test_half_precision_gives_float32_close_to_the_full_one(tiny_folder, tiny_lens):
@@ -583,7 +588,10 @@ def test_half_precision_gives_float32_close_to_the_full_one(tiny_folder, tiny_le
         lambda lens: ValueAggregation(lens, "wva"),
         ValueAggregation,
     ):
-        found, full = make(half).encode(TEXTS[:2]), make(tiny_lens).encode(TEXTS[:2])
+        found, full = (
+            make(half).encode(TEXTS[:2]).vectors,
+            make(tiny_lens).encode(TEXTS[:2]).vectors,
+        )
         assert found.dtype == torch.float32
         assert 0 < (found - full).norm() / full.norm() < 0.05
 
@@ -591,14 +599,14 @@ def test_half_precision_gives_float32_close_to_the_full_one(tiny_folder, tiny_le
 def test_no_text_gives_no_vector_of_the_right_width(lens, tmp_path):
     store = VectorStore(tmp_path / "v.sqlite")
     for encoder in everything(lens):
-        for found in (encoder.encode([]), encoder.encode((), store=store)):
+        for found in (encoder.encode([]).vectors, encoder.encode((), store=store).vectors):
             assert found.shape == (0, encoder.width), encoder
             assert found.dtype == torch.float32
 
 
 def test_similarities_are_cosines(lens):
     for encoder in (TokenPrepending(lens, exit=2), ValueAggregation(lens, "va")):
-        e1, e2 = encoder.encode(MANY[:3]), encoder.encode(MANY[2:5])
+        e1, e2 = encoder.encode(MANY[:3]).vectors, encoder.encode(MANY[2:5]).vectors
         matrix = torch.nn.functional.cosine_similarity(e1[:, None], e2[None], dim=-1)
         assert torch.allclose(encoder.similarity(e1, e2), matrix, atol=1e-6)
         assert torch.allclose(encoder.similarity_pairwise(e1, e2), matrix.diagonal(), atol=1e-6)
@@ -620,11 +628,11 @@ def test_letters_of_the_long_text_are_one_token_each(pair):
 def shortened(encoder, n_short=1):
     texts = [TEXTS[0], LONG]
     with pytest.warns(UserWarning, match="1 of 2 texts were shortened to fit 512 tokens") as seen:
-        found = encoder.encode(texts)
+        found = encoder.encode(texts).vectors
     assert len(seen) == n_short
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert torch.allclose(found[:1], encoder.encode(TEXTS[:1]), atol=1e-5)
+        assert torch.allclose(found[:1], encoder.encode(TEXTS[:1]).vectors, atol=1e-5)
     return found[1]
 
 
@@ -726,18 +734,18 @@ def test_passes_and_blocks_are_those_that_run(pair):
 def test_a_store_gives_the_same_numbers_and_spares_the_second_pass(lens, tmp_path):
     store = VectorStore(tmp_path / "v.sqlite")
     encoders = everything(lens)
-    plain = [encoder.encode(TEXTS) for encoder in encoders]
+    plain = [encoder.encode(TEXTS).vectors for encoder in encoders]
     for encoder, expected in zip(encoders, plain, strict=True):
-        first = encoder.encode(TEXTS[1:], store=store)
+        first = encoder.encode(TEXTS[1:], store=store).vectors
         assert torch.allclose(first, expected[1:], atol=1e-5), encoder
     # All are in one file by now, and none of them takes another's vectors.
     for encoder, expected in zip(everything(lens), plain, strict=True):
         with counted(lens) as work:
-            again = encoder.encode(TEXTS[:0:-1], store=store)
+            again = encoder.encode(TEXTS[:0:-1], store=store).vectors
         assert work.rows == 0, encoder
         assert torch.allclose(again, expected[1:].flip(0), atol=1e-5), encoder
         with counted(lens) as work:
-            found = encoder.encode(TEXTS, store=store)
+            found = encoder.encode(TEXTS, store=store).vectors
         n_rows = work.rows / encoder.passes
         assert 0 < n_rows <= 2 * lens.n_layers, "one new text, and a beginning in common"
         assert torch.allclose(found, expected, atol=1e-5), encoder
@@ -750,19 +758,21 @@ def test_a_store_keeps_means_over_other_tokens_of_one_prompt_apart(lens, tmp_pat
     store = VectorStore(tmp_path / "v.sqlite")
     for template in ("{text} {text} so so", "{text} so {text} so", "{text} so so {text}"):
         encoder = Echo(lens, template)
-        expected = encoder.encode(["so"])
-        assert torch.allclose(encoder.encode(["so"], store=store), expected, atol=1e-5), template
+        expected = encoder.encode(["so"]).vectors
+        assert torch.allclose(encoder.encode(["so"], store=store).vectors, expected, atol=1e-5), (
+            template
+        )
 
 
 def test_hooks_and_the_tokenizer_of_the_model_stay_as_they_were(lens):
     vocabulary = lens.tokenizer.get_vocab()
-    before = PromptEncoder(lens).encode(TEXTS)
+    before = PromptEncoder(lens).encode(TEXTS).vectors
     for encoder in everything(lens):
         encoder.encode(TEXTS)
     assert lens.tokenizer.get_vocab() == vocabulary
     assert "<PST>" not in vocabulary
     assert not any(point.fwd_hooks for point in lens.bridge.hook_dict.values())
-    assert torch.equal(PromptEncoder(lens).encode(TEXTS), before)
+    assert torch.equal(PromptEncoder(lens).encode(TEXTS).vectors, before)
 
 
 # Settings
@@ -778,7 +788,7 @@ def test_settings_survive_a_file(lens, tmp_path):
             assert loaded.config == encoder.config
             assert (repr(loaded), loaded.name) == (repr(encoder), encoder.name)
             assert (loaded.blocks, loaded.width) == (encoder.blocks, encoder.width)
-        assert torch.equal(loaded.encode(TEXTS[:2]), encoder.encode(TEXTS[:2]))
+        assert torch.equal(loaded.encode(TEXTS[:2]).vectors, encoder.encode(TEXTS[:2]).vectors)
 
 
 def test_numbers_of_numpy_are_settings_too(lens, tmp_path):
@@ -953,8 +963,60 @@ def test_a_model_as_deep_as_the_papers_is_read_where_the_papers_read_it(n_layers
 
 def test_similarities_take_arrays(tiny_lens):
     encoder = MeanPooling(tiny_lens)
-    vectors = encoder.encode(TEXTS[:2])
+    vectors = encoder.encode(TEXTS[:2]).vectors
     assert torch.equal(
         encoder.similarity(vectors.numpy(), vectors.numpy()), encoder.similarity(vectors, vectors)
     )
     assert encoder.similarity_pairwise(vectors.numpy(), vectors.numpy()).shape == (2,)
+
+
+def test_a_dense_vector_has_a_full_set_that_takes_no_memory(tiny_lens):
+    encoder = MeanPooling(tiny_lens)
+    encoded = encoder.encode(TEXTS, language="fr")
+    assert encoded.full
+    assert encoded.sets.shape == encoded.vectors.shape
+    assert encoded.sets.all()
+    assert (
+        encoded.sets.untyped_storage().nbytes() == encoded[1:].sets.untyped_storage().nbytes() == 1
+    )
+    array = np.asarray(encoded)
+    assert (array.dtype, array.shape) == (np.float32, (len(TEXTS), encoder.width))
+    np.testing.assert_array_equal(array, encoded.vectors)
+    np.testing.assert_array_equal(np.asarray(encoded, dtype=np.float64), encoded.vectors.double())
+    assert encoded.masked() is encoded.vectors
+    with pytest.raises(InputError, match="unknown language 3"):
+        encoder.encode(TEXTS, language=3)
+
+
+def test_sets_that_are_not_full_are_no_array():
+    sets = torch.tensor([[True, True], [True, False]])
+    encoded = SemanticVectors(torch.ones(2, 2), sets)
+    assert not encoded.full
+    with pytest.raises(InputError, match=r"give their \.vectors or \.masked\(\)"):
+        np.asarray(encoded)
+    assert encoded[:1].full
+    np.testing.assert_array_equal(np.asarray(encoded[:1]), [[1, 1]])
+
+
+def test_full_sets_give_the_plain_cosine_to_the_last_bit(tiny_lens):
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(70, 40, generator=generator), torch.randn(50, 40, generator=generator)
+    encoder, full = DySem(tiny_lens, "en"), torch.ones(70, 40, dtype=torch.bool)
+    e1, e2 = SemanticVectors(x), SemanticVectors(y)
+    pairs = all_pairs_similarity(x, y, full, full[:50])
+    for one in (encoder, MeanPooling(tiny_lens)):
+        assert torch.equal(one.similarity(e1, e2), pairs)
+        assert torch.equal(one.similarity_pairwise(e1[:50], e2), cosine(x[:50], y))
+    assert torch.equal(all_pairs_cosine(x, y), pairs)
+
+
+def test_every_encoder_takes_the_renderings_that_it_reads(tiny_lens):
+    renderings = {"en": TEXTS, "fr": TEXTS[::-1]}
+    for encoder in (MeanPooling(tiny_lens), DySem(tiny_lens, ("en", "fr"), k=8)):
+        options = {} if encoder.dense else {"renderings": renderings}
+        found = encoder.encode_renderings(renderings)
+        expected = encoder.encode(TEXTS, **options)
+        assert torch.equal(found.vectors, expected.vectors)
+        assert torch.equal(found.sets, expected.sets)
+        with pytest.raises(InputError, match="unknown language of the texts 'de'"):
+            encoder.encode_renderings(renderings, "de")

@@ -11,19 +11,14 @@ import torch
 
 from dysem_lab.data.transfer_data import load_transfer
 from dysem_lab.encoders.aggregation import ValueAggregation
-from dysem_lab.encoders.base import DenseEncoder, MeanPooling, PromptEncoder
+from dysem_lab.encoders.base import Encoder, MeanPooling, PromptEncoder
 from dysem_lab.encoders.contrastive import ContrastivePrompting
-from dysem_lab.encoders.dysem import (
-    DySem,
-    SemanticVectors,
-    language_vectors,
-    n_dims,
-    semantic_vectors,
-)
+from dysem_lab.encoders.dysem import DySem, language_vectors, semantic_vectors
 from dysem_lab.encoders.echo import Echo
 from dysem_lab.encoders.prepending import TokenPrepending
-from dysem_lab.encoders.systems import DYSEM, named_systems, needs_lens
+from dysem_lab.encoders.systems import DYSEM, ENCODERS, named_systems, needs_lens
 from dysem_lab.encoders.trained import SimCSE
+from dysem_lab.encoders.vectors import SemanticVectors, n_dims
 from dysem_lab.errors import InputError
 from dysem_lab.explorers.attention_explorer import attention, explore_attention
 from dysem_lab.explorers.contrast_explorer import SteeredTexts, contrast_figure, explore_contrast
@@ -32,7 +27,7 @@ from dysem_lab.explorers.layer_explorer import capture_pair, explore_layers
 from dysem_lab.explorers.pair_explorer import explore_pair, pair_view
 from dysem_lab.explorers.search_explorer import Corpus, explore_search, search
 from dysem_lab.harnesses import mteb_api
-from dysem_lab.harnesses.sentence_api import ENCODERS, SentenceEncoder, sentence_encoder, unpack
+from dysem_lab.harnesses.sentence_api import SentenceEncoder, sentence_encoder, unpack
 from dysem_lab.models.capture import capture
 from dysem_lab.models.steering import Contrast
 from dysem_lab.prompts import wrap
@@ -61,12 +56,16 @@ def of_mteb(lens, texts):
 ENTRIES = {
     "wrap": lambda lens, texts: wrap(texts),
     "capture": lambda lens, texts: capture(lens, texts, "attn")["attn"],
-    "MeanPooling": lambda lens, texts: MeanPooling(lens).encode(texts),
-    "PromptEncoder": lambda lens, texts: PromptEncoder(lens, "ck").encode(texts),
-    "Echo": lambda lens, texts: Echo(lens).encode(texts),
-    "ValueAggregation": lambda lens, texts: ValueAggregation(lens, template="ck").encode(texts),
-    "TokenPrepending": lambda lens, texts: TokenPrepending(lens, "ck", exit=2).encode(texts),
-    "ContrastivePrompting": lambda lens, texts: ContrastivePrompting(lens, 0).encode(texts),
+    "MeanPooling": lambda lens, texts: MeanPooling(lens).encode(texts).vectors,
+    "PromptEncoder": lambda lens, texts: PromptEncoder(lens, "ck").encode(texts).vectors,
+    "Echo": lambda lens, texts: Echo(lens).encode(texts).vectors,
+    "ValueAggregation": lambda lens, texts: (
+        ValueAggregation(lens, template="ck").encode(texts).vectors
+    ),
+    "TokenPrepending": lambda lens, texts: (
+        TokenPrepending(lens, "ck", exit=2).encode(texts).vectors
+    ),
+    "ContrastivePrompting": lambda lens, texts: ContrastivePrompting(lens, 0).encode(texts).vectors,
     "DySem": lambda lens, texts: DySem(lens, "en").encode(texts).vectors,
     "renderings": lambda lens, texts: (
         DySem(lens, ("en", "fr")).encode(TEXTS, renderings={"fr": texts}).vectors
@@ -316,7 +315,7 @@ def test_a_template_is_a_string_of_characters(template):
 
 def test_vectors_of_another_encoder_are_refused(tiny_lens):
     dysem, dense = DySem(tiny_lens, "en"), MeanPooling(tiny_lens)
-    semantic, vectors = dysem.encode(TEXTS), dense.encode(TEXTS)
+    semantic, vectors = dysem.encode(TEXTS), dense.encode(TEXTS).vectors
     for function in (dysem.similarity, dysem.similarity_pairwise, n_dims):
         for bad in (vectors, None, "ab", TEXTS):
             with pytest.raises(InputError, match="give SemanticVectors, as DySem's encode"):
@@ -561,7 +560,7 @@ def concrete(kind):
 
 
 def test_every_encoder_of_the_package_can_be_restored_and_nothing_else():
-    assert set(ENCODERS.values()) == {*concrete(DenseEncoder), DySem}
+    assert set(ENCODERS.values()) == {*concrete(Encoder)}
     assert all(name.startswith("dysem_lab.encoders.") for name in ENCODERS)
 
 
@@ -570,9 +569,9 @@ def test_every_encoder_of_the_package_can_be_restored_and_nothing_else():
     [
         "os.system",
         "dysem_lab.batch.run",
-        "dysem_lab.encoders.base.DenseEncoder",
+        "dysem_lab.encoders.base.Encoder",
         "dysem_lab.encoders.base.LensEncoder",
-        "dysem_lab.encoders.dysem.SemanticVectors",
+        "dysem_lab.encoders.vectors.SemanticVectors",
         "dysem_lab.nowhere.Encoder",
         "DySem",
         "",
@@ -623,7 +622,7 @@ def test_settings_that_a_trained_encoder_does_not_have_are_refused(tmp_path, con
     file = tmp_path / "model.json"
     name = "dysem_lab.encoders.trained.SimCSE"
     file.write_text(json.dumps({"encoder": name, "config": config, "undefined": 0.0}))
-    with pytest.raises(InputError, match="is not a saved configuration of SentenceEncoder"):
+    with pytest.raises(InputError, match="is not a saved configuration of SimCSE"):
         SentenceEncoder.load(file)
 
 

@@ -26,9 +26,10 @@ from dysem_lab.data.transfer_data import load_transfer
 from dysem_lab.encoders.aggregation import ValueAggregation
 from dysem_lab.encoders.base import MeanPooling, PromptEncoder
 from dysem_lab.encoders.contrastive import ContrastivePrompting
-from dysem_lab.encoders.dysem import DySem, SemanticVectors, n_dims, semantic_vectors
+from dysem_lab.encoders.dysem import DySem, semantic_vectors
 from dysem_lab.encoders.echo import Echo
 from dysem_lab.encoders.prepending import TokenPrepending
+from dysem_lab.encoders.vectors import SemanticVectors, n_dims
 from dysem_lab.errors import DysemLabError
 from dysem_lab.evaluate import (
     aggregate_score,
@@ -584,8 +585,8 @@ def test_contrasts(tiny_lens, layer, norm, alpha, position, auxiliary, heads):
         heads,
     )
     if encoder is not Refused:
-        vectors = ours(encoder.encode, ["A dog."], progress=False)
-        assert vectors is Refused or torch.isfinite(vectors).all()
+        encoded = ours(encoder.encode, ["A dog."], progress=False)
+        assert encoded is Refused or torch.isfinite(encoded.vectors).all()
 
 
 @fuzzed
@@ -664,12 +665,12 @@ def test_encoders(tiny_lens, kind, arguments, texts):
     encoder = ours(kind, tiny_lens, **arguments)
     if encoder is not Refused:
         assert json.loads(json.dumps(encoder.config)) == encoder.config
-        vectors = ours(encoder.encode, texts, progress=False)
-        assert vectors is Refused or torch.isfinite(vectors).all()
+        encoded = ours(encoder.encode, texts, progress=False)
+        assert encoded is Refused or torch.isfinite(encoded.vectors).all()
         assert (
-            vectors is Refused
+            encoded is Refused
             or not is_listed(texts)
-            or vectors.shape == (len(texts), encoder.width)
+            or encoded.vectors.shape == (len(texts), encoder.width)
         )
 
 

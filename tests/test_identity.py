@@ -543,15 +543,15 @@ def test_a_contrast_on_a_model_that_was_changed_reads_no_old_vectors(tiny_folder
     encoder.encode(TEXTS, store=store)
     with torch.no_grad():
         parameter(lens, "up_proj._original_component.weight").mul_(1.5)
-    after = encoder.encode(TEXTS, store=store)
-    assert torch.allclose(after, encoder.encode(TEXTS), atol=1e-5)
+    after = encoder.encode(TEXTS, store=store).vectors
+    assert torch.allclose(after, encoder.encode(TEXTS).vectors, atol=1e-5)
 
 
 def test_a_placeholder_is_put_into_the_tokenizer_that_there_is(tiny_folder, store):
     lens = load_model(tiny_folder("Llama"))
-    before = TokenPrepending(lens, exit=2).encode(TEXTS)
+    before = TokenPrepending(lens, exit=2).encode(TEXTS).vectors
     normalizer(lens)
-    after = TokenPrepending(lens, exit=2).encode(TEXTS)
+    after = TokenPrepending(lens, exit=2).encode(TEXTS).vectors
     assert not torch.allclose(after, before)
 
 
@@ -842,22 +842,22 @@ def test_a_trained_encoder_is_told_by_all_of_its_files(bert_folder, tmp_path, st
     path = Path(shutil.copytree(bert_folder, tmp_path / "bert"))
     first, same = SimCSE(path, supervised=False), SimCSE(bert_folder, supervised=False)
     assert first.facts.fingerprint == same.facts.fingerprint, "wherever the folder is"
-    old = first.encode(TEXTS, store=store)
+    old = first.encode(TEXTS, store=store).vectors
     change(path)
     second = SimCSE(path, supervised=False)
     assert second.facts.fingerprint != first.facts.fingerprint
-    new = second.encode(TEXTS, store=store)
-    assert torch.equal(new, second.encode(TEXTS))
+    new = second.encode(TEXTS, store=store).vectors
+    assert torch.equal(new, second.encode(TEXTS).vectors)
     assert not torch.equal(new, old)
 
 
 def test_a_trained_encoder_that_is_changed_in_memory_is_another(bert_folder, store):
     encoder = SimCSE(bert_folder, supervised=True)
-    before = encoder.encode(TEXTS, store=store)
+    before = encoder.encode(TEXTS, store=store).vectors
     with torch.no_grad():
         encoder.model.encoder.layer[1].output.dense.weight[0, 0] += 1
-    after = encoder.encode(TEXTS, store=store)
-    assert torch.equal(after, encoder.encode(TEXTS))
+    after = encoder.encode(TEXTS, store=store).vectors
+    assert torch.equal(after, encoder.encode(TEXTS).vectors)
     assert not torch.equal(after, before)
     encoder.model.encoder.layer[0].register_forward_hook(lambda *_: None)
     with pytest.raises(ModelError, match=r"hooks are on encoder\.layer\.0"):
@@ -872,14 +872,14 @@ def test_a_trained_encoder_that_is_changed_in_memory_is_another(bert_folder, sto
 def test_pads_count_nowhere_whatever_the_tokenizer_says_of_their_side(
     bert_folder, tmp_path, store, supervised
 ):
-    expected = SimCSE(bert_folder, supervised=supervised).encode(TEXTS)
+    expected = SimCSE(bert_folder, supervised=supervised).encode(TEXTS).vectors
     path = Path(shutil.copytree(bert_folder, tmp_path / "bert"))
     edited(path / "tokenizer_config.json", lambda c: c.update(padding_side="left"))
     encoder = SimCSE(path, supervised=supervised)
-    assert torch.equal(encoder.encode(TEXTS), expected)
+    assert torch.equal(encoder.encode(TEXTS).vectors, expected)
     encoder = SimCSE(bert_folder, supervised=supervised)
     encoder.tokenizer.padding_side = "left"
-    assert torch.equal(encoder.encode(TEXTS, store=store), expected)
+    assert torch.equal(encoder.encode(TEXTS, store=store).vectors, expected)
 
 
 def test_another_network_in_a_trained_encoder_is_refused_by_a_store(bert_folder, store):

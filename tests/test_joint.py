@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from dysem_lab.consensus import consensus_set
-from dysem_lab.encoders.dysem import SemanticVectors, n_dims, semantic_vectors
+from dysem_lab.encoders.dysem import semantic_vectors
+from dysem_lab.encoders.vectors import SemanticVectors, n_dims
 from dysem_lab.errors import InputError
 from dysem_lab.joint import (
     all_pairs_cosine,

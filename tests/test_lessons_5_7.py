@@ -249,7 +249,9 @@ def test_wrong_shares_recovered(answer, message):
 
 def embeddings(lens, sentence, position, alphas=(1.0, 3.0)):
     return [
-        dl.ContrastivePrompting(lens, layer=1, alpha=alpha, position=position).encode([sentence])[0]
+        dl.ContrastivePrompting(lens, layer=1, alpha=alpha, position=position)
+        .encode([sentence])
+        .vectors[0]
         for alpha in alphas
     ]
 

@@ -58,6 +58,7 @@ ORDER = [
     "consensus",
     "joint",
     "evaluate",
+    "encoders.vectors",
     "encoders.base",
     "encoders.contrastive",
     "encoders.prepending",

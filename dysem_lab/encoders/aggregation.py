@@ -6,12 +6,12 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from dysem_lab.encoders.base import LensEncoder, mean_vectors, require_model
+from dysem_lab.encoders.base import LensEncoder, require_model
 from dysem_lab.errors import InputError, choices
-from dysem_lab.inputs import checked, one_of, whole_number
+from dysem_lab.inputs import one_of, whole_number
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.places import Place
-from dysem_lab.models.store import VectorStore
+from dysem_lab.models.record import Edit
 from dysem_lab.prompts import parts_of, template_parts, wrap
 
 # Variant → (name, component that is read, default template).
@@ -69,15 +69,14 @@ class ValueAggregation(LensEncoder):
         heads = {"va": lens.n_kv_heads, "wva": lens.n_heads}
         self.width = heads[variant] * lens.d_head if variant in heads else lens.d_model
 
-    def encode(
-        self, texts: Sequence[str], *, store: VectorStore | None = None, progress: bool = True
-    ) -> Float[Tensor, "n width"]:
-        """Return the embedding of each text; see `dysem_lab.encoders.base.DenseEncoder.encode`."""
-        texts = checked(texts)
-        parts = [wrap(texts, template) for template in self.templates]
-        edits = [None] * len(parts)
-        rows = mean_vectors(self.lens, parts, self._place, edits, store, progress, self.name)
-        return rows.reshape(len(rows), self.width) / self._n_summed
+    def _prompts(self, texts: Sequence[str]) -> Sequence[Sequence[str]]:
+        return [wrap(texts, template) for template in self.templates]
+
+    def _edits(self) -> Sequence[Edit | None]:
+        return [None] * len(self.templates)
+
+    def _pooled(self, read: Float[Tensor, "n ..."]) -> Float[Tensor, "n width"]:
+        return read.reshape(len(read), self.width) / self._n_summed
 
 
 def _blocks(layers: str | Sequence[int], n_layers: int) -> range:

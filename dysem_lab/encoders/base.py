@@ -6,21 +6,28 @@ such a model.
 """
 
 import json
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from dysem_lab.consensus import vectors_of
+from dysem_lab.data.languages import LANGUAGES
 from dysem_lab.display import card
+from dysem_lab.encoders.vectors import SemanticVectors, require_semantic
 from dysem_lab.errors import InputError, choices
 from dysem_lab.inputs import checked, path_of
-from dysem_lab.joint import all_pairs_cosine, cosine
+from dysem_lab.joint import all_pairs_cosine, all_pairs_similarity, pairwise_similarity
 from dysem_lab.models.capture import capture
+from dysem_lab.models.facts import ModelFacts
 from dysem_lab.models.lens import LensModel
+from dysem_lab.models.passes import MAX_TOKENS
 from dysem_lab.models.places import Place, output_place
 from dysem_lab.models.record import Edit
 from dysem_lab.models.store import VectorStore
@@ -32,28 +39,54 @@ from dysem_lab.prompts import (
     template_parts,
     wrap,
 )
+from dysem_lab.translation.translate import Translator
 
 # Where the paper of a prompt reads its embedding: PromptEOL and MetaEOL after the final norm,
 # Pretended CoT and Knowledge Enhancement before the last block (arXiv 2404.03921). CK, their mean,
 # is read as they are; its paper reads LLaMA2-7B after 27 blocks of 32 (`dysem_lab.named_systems`).
 OUTPUT_OF = {"pretended_cot": "penultimate", "knowledge": "penultimate", "ck": "penultimate"}
 
+Encoded = SemanticVectors | Tensor | np.ndarray
 
-class DenseEncoder(ABC):
-    """Texts in, one vector per text out, compared by their cosine.
+
+class Encoder(ABC):
+    """Texts in, vectors with the sets of their dimensions out, compared on the union of two sets.
+
+    Every compared system is one. The sets of a dense encoder are full, so that its similarity is
+    the plain cosine; DySem chooses its dimensions.
 
     Attributes:
+        settings: Names of the constructor's arguments that `config` has; kept as attributes.
+        optional: Those that may be missing.
+        dense: Whether every set is full, so that a text is its vector.
+        needs_lens: Whether it reads a model of `dysem_lab.load_model`.
+        trained: Whether it was trained for sentences.
         name: What tables call it.
         width: Number of values of a vector.
         passes: Forward passes per text, begun ones included.
         blocks: Blocks that run per text, over all passes.
-        config: Settings as JSON values.
+        lens: The model of `dysem_lab.load_model`, if it reads one.
+        facts: Of the model that it reads, if it has one.
+        max_tokens: Of the longest prompt, if that is known; longer ones have their text shortened,
+            with a warning.
+        languages: In which a text is read beside its own.
+        translator: Renders texts in these languages, if there is one.
     """
 
+    settings: ClassVar[Sequence[str]] = ()
+    optional: ClassVar[Sequence[str]] = ()
+    dense: ClassVar[bool] = True
+    needs_lens: ClassVar[bool] = False
+    trained: ClassVar[bool] = False
     name: str
     width: int
     passes: int = 1
     blocks: int
+    lens: LensModel | None = None
+    facts: ModelFacts | None = None
+    max_tokens: int | None = None
+    languages: Sequence[str] = ()
+    translator: Translator | None = None
 
     @property
     @abstractmethod
@@ -62,12 +95,19 @@ class DenseEncoder(ABC):
 
     @abstractmethod
     def encode(
-        self, texts: Sequence[str], *, store: VectorStore | None = None, progress: bool = True
-    ) -> Float[Tensor, "n width"]:
-        """Return the vector of each text: float32, on the CPU.
+        self,
+        texts: Sequence[str],
+        *,
+        language: str = "en",
+        store: VectorStore | None = None,
+        progress: bool = True,
+    ) -> SemanticVectors:
+        """Return each text's vector and set: ``[n, width]``, float32 and bool, on the CPU.
 
         Args:
-            texts: n texts in English.
+            texts: n texts in one language.
+            language: Its code: the source language of DySem (Eq. 15). A dense encoder reads a text
+                as it is, in its one prompt, whatever the language.
             store: Where vectors are kept, so that none is computed twice.
             progress: Show a progress bar.
 
@@ -75,17 +115,111 @@ class DenseEncoder(ABC):
             InputError: An empty text, or what is no list of texts; see `dysem_lab.inputs.checked`.
         """
 
+    def encode_renderings(
+        self,
+        renderings: Mapping[str, Sequence[str]],
+        language: str = "en",
+        *,
+        store: VectorStore | None = None,
+        progress: bool = True,
+    ) -> SemanticVectors:
+        """Return the vectors and sets of texts that are there in several languages.
+
+        Args:
+            renderings: Language → the n texts in it. Those in other languages than `language` are
+                read by the encoders that have ``languages``.
+            language: As for `encode`.
+            store: As for `encode`.
+            progress: As for `encode`.
+
+        Raises:
+            InputError: No texts in `language`, or as for `encode`.
+        """
+        texts = texts_in(language, renderings)
+        return self.encode(texts, language=language, store=store, progress=progress)
+
     def similarity(
-        self, e1: Float[Tensor, "n1 d"], e2: Float[Tensor, "n2 d"]
+        self, e1: Encoded, e2: Encoded, undefined: float = math.nan
     ) -> Float[Tensor, "n1 n2"]:
-        """Return the cosine of every row of e1 with every row of e2; see `all_pairs_cosine`."""
-        return all_pairs_cosine(e1, e2)
+        """Return the similarity of every text of e1 with every text of e2 (DySem Eqs. 14–17).
+
+        Args:
+            e1: What `encode` gave; to a dense encoder, vectors ``[n1, d]`` will do.
+            e2: Likewise, of n2 texts.
+            undefined: As for `dysem_lab.all_pairs_similarity`, as are errors and warnings.
+        """
+        x, y = self._compared(e1, "vx"), self._compared(e2, "vy")
+        if x.full and y.full:  # the same numbers by a third of the products
+            return all_pairs_cosine(x.vectors, y.vectors, undefined)
+        return all_pairs_similarity(x.vectors, y.vectors, x.sets, y.sets, undefined)
 
     def similarity_pairwise(
-        self, e1: Float[Tensor, "n d"], e2: Float[Tensor, "n d"]
+        self, e1: Encoded, e2: Encoded, undefined: float = math.nan
     ) -> Float[Tensor, " n"]:
-        """Return the cosine of e1[i] with e2[i] for each i; see `dysem_lab.joint.cosine`."""
-        return cosine(e1, e2)
+        """Return the similarity of e1[i] with e2[i] for each i; see `similarity`."""
+        x, y = self._compared(e1, "vx"), self._compared(e2, "vy")
+        return pairwise_similarity(x.vectors, y.vectors, x.sets, y.sets, undefined)
+
+    def _compared(self, encoded: Encoded, name: str) -> SemanticVectors:
+        if not self.dense or (isinstance(encoded, SemanticVectors) and encoded.full):
+            return require_semantic(encoded)
+        return SemanticVectors(vectors_of(encoded, name))
+
+    def save(self, where: str | Path) -> Path:
+        """Write the settings as JSON and return the file; a translator is not in it.
+
+        Raises:
+            InputError: The file cannot be written.
+        """
+        return save_settings(where, self.config)
+
+    @classmethod
+    def load(cls, where: str | Path, lens: LensModel | None = None, **given: Any) -> Self:
+        """Return the encoder that `save` wrote.
+
+        Args:
+            where: The file.
+            lens: As for `from_config`.
+            **given: ``translator`` and ``device`` of `from_config`.
+
+        Raises:
+            InputError: The file is no such configuration, or was saved for another model.
+        """
+        return cls.from_config(load_settings(where, cls.__name__), lens, where, **given)
+
+    @classmethod
+    def from_config(
+        cls,
+        config: dict[str, Any],
+        lens: LensModel | None = None,
+        where: str | Path = "this",
+        *,
+        translator: Translator | None = None,
+        device: str = "auto",
+    ) -> Self:
+        """Return the encoder with the settings of `config`.
+
+        Args:
+            config: As the encoder's ``config`` gives it.
+            lens: The model, loaded already, of those that read one (``needs_lens``).
+            where: What an error calls the settings.
+            translator: Of those that have ``languages``.
+            device: Of those that load a model themselves; as for `dysem_lab.load_model`.
+
+        Raises:
+            InputError: Settings of another kind or model, or one that has no meaning.
+        """
+        needed = ("model", *cls.settings) if cls.needs_lens else cls.settings
+        check_names(config, cls.__name__, needed, where, cls.optional)
+        given = {"lens": lens, "translator": translator, "device": device}
+        return cls(**cls._arguments(config, given, where))
+
+    @classmethod
+    def _arguments(
+        cls, config: dict[str, Any], given: dict[str, Any], where: str | Path
+    ) -> dict[str, Any]:
+        """Return the arguments of the constructor, from the settings and what is not among them."""
+        return config
 
     def __repr__(self) -> str:
         settings = ", ".join(f"{name}={value!r}" for name, value in self.config.items())
@@ -93,23 +227,32 @@ class DenseEncoder(ABC):
 
     def _repr_html_(self) -> str:
         cost = {"width": self.width, "passes per text": self.passes, "blocks per text": self.blocks}
-        model = getattr(self, "lens", None) or getattr(self, "facts", None)
-        return card(self.name, {**self.config, "weights": model.weights if model else None, **cost})
+        model = self.lens or self.facts
+        weights = {"weights": model.weights if model else None}
+        made_by = {"translator": self.translator and self.translator.name} if self.languages else {}
+        return card(self.name, {**self.config, **weights, **made_by, **cost})
 
 
-class LensEncoder(DenseEncoder):
-    """An encoder that reads a model of `dysem_lab.load_model`.
+class LensEncoder(Encoder):
+    """An encoder that reads a model of `dysem_lab.load_model`."""
 
-    Subclasses name in ``settings`` the arguments of their constructor; they are kept in attributes
-    of the same name.
-    """
-
-    settings: ClassVar[Sequence[str]]
+    needs_lens = True
     lens: LensModel
+    _place: Place  # what is read at
 
     @abstractmethod
     def __init__(self, lens: LensModel, **settings: Any) -> None:
         """Take the model; subclasses name their settings."""
+
+    @property
+    def facts(self) -> ModelFacts:  # type: ignore[override]
+        """Of the model, as it is now."""
+        return self.lens.facts
+
+    @property
+    def max_tokens(self) -> int:  # type: ignore[override]
+        """Of the longest prompt; longer ones have their text shortened, with a warning."""
+        return min(MAX_TOKENS, self.lens.n_context)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -119,38 +262,56 @@ class LensEncoder(DenseEncoder):
             **{setting: getattr(self, setting) for setting in self.settings},
         }
 
-    def save(self, where: str | Path) -> Path:
-        """Write the settings as JSON and return the file.
+    def encode(
+        self,
+        texts: Sequence[str],
+        *,
+        language: str = "en",
+        store: VectorStore | None = None,
+        progress: bool = True,
+    ) -> SemanticVectors:
+        """Return the mean over the prompts of what is read; see `Encoder.encode`."""
+        require_language(language)
+        component, layers = self._place
+        read = [
+            capture(
+                self.lens,
+                prompts,
+                component,
+                layers,
+                edit=edit,
+                store=store,
+                progress=progress,
+                description=self.name,
+            )[component]
+            for prompts, edit in zip(self._prompts(checked(texts)), self._edits(), strict=True)
+        ]
+        return SemanticVectors(self._pooled(torch.stack(read).mean(0)))
 
-        Raises:
-            InputError: The file cannot be written.
-        """
-        return save_settings(where, self.config)
+    def _prompts(self, texts: Sequence[str]) -> Sequence[Sequence[str]]:
+        """Return the prompts of the texts in each template."""
+        return [wrap(texts, "none")]
+
+    def _edits(self) -> Sequence[Edit | None]:
+        """Return the change of the forward pass in each template."""
+        return [None]
+
+    def _pooled(self, read: Float[Tensor, "n ..."]) -> Float[Tensor, "n width"]:
+        """Return the vectors from what was read."""
+        return read
 
     @classmethod
-    def load(cls, where: str | Path, lens: LensModel) -> Self:
-        """Return the encoder that `save` wrote, on a model that is loaded already.
-
-        Raises:
-            InputError: The file is no such configuration, or was saved for another model.
-        """
-        return cls.from_config(load_settings(where, cls.__name__), lens, where)
-
-    @classmethod
-    def from_config(
-        cls, config: dict[str, Any], lens: LensModel, where: str | Path = "this"
-    ) -> Self:
-        """Return the encoder with the settings of `config`.
-
-        Args:
-            config: As `LensEncoder.config` gives it.
-            lens: The model, loaded already.
-            where: What an error calls the settings.
-
-        Raises:
-            InputError: Settings of another kind or model, or one that has no meaning.
-        """
-        return cls(lens, **settings_for(lens, config, cls.__name__, cls.settings, where))
+    def _arguments(
+        cls, config: dict[str, Any], given: dict[str, Any], where: str | Path
+    ) -> dict[str, Any]:
+        lens = given["lens"]
+        require_model(lens)
+        if config["model"] != lens.name:
+            raise InputError(
+                f"these are settings of {config['model']!r}, not of {lens.name!r}; layers of one "
+                f"model mean nothing in another, so give {cls.__name__} your own"
+            )
+        return {"lens": lens, **{name: value for name, value in config.items() if name != "model"}}
 
 
 def save_settings(where: str | Path, settings: dict[str, Any]) -> Path:
@@ -194,39 +355,47 @@ def load_settings(where: str | Path, kind: str) -> dict[str, Any]:
     return settings
 
 
-def settings_for(
-    lens: LensModel,
-    config: dict[str, Any],
+def check_names(
+    config: Collection[str],
     kind: str,
     needed: Collection[str],
-    where: str | Path = "this",
+    where: str | Path,
     optional: Collection[str] = (),
-) -> dict[str, Any]:
-    """Return saved settings without the model's name, once they are known to be of that model.
+) -> None:
+    """Raise an error unless saved settings are those that there have to be.
 
     Args:
-        lens: The model.
-        config: The settings, the model's name among them.
+        config: The names of the settings.
         kind: Whose settings they should be.
-        needed: The settings that there have to be.
+        needed: Those that there have to be.
         where: What an error calls them.
-        optional: The settings that there may be.
+        optional: Those that there may be.
 
     Raises:
-        InputError: A setting too few or too many, or settings of another model.
+        InputError: A setting too few or too many.
     """
-    needed = ("model", *needed)
     wrong = f"{where} is not a saved configuration of {kind}"
     if missing := [name for name in needed if name not in config]:
         raise InputError(f"{wrong}: it has no {', '.join(missing)}")
     if unknown := [name for name in config if name not in (*needed, *optional)]:
         raise InputError(f"{wrong}: it has an unknown {', '.join(unknown)}")
-    if config["model"] != lens.name:
-        raise InputError(
-            f"these are settings of {config['model']!r}, not of {lens.name!r}; layers of one model "
-            f"mean nothing in another, so give {kind} your own"
-        )
-    return {name: value for name, value in config.items() if name != "model"}
+
+
+def require_language(language: object) -> None:
+    """Raise `InputError` where the code of a language is none at all."""
+    if not isinstance(language, str):
+        raise choices("language", language, LANGUAGES)
+
+
+def texts_in(language: str, renderings: Mapping[str, Sequence[str]]) -> Sequence[str]:
+    """Return the texts in one of their languages.
+
+    Raises:
+        InputError: There are none in it.
+    """
+    if language not in renderings:
+        raise choices("language of the texts", language, renderings)
+    return renderings[language]
 
 
 def require_model(lens: object) -> None:
@@ -235,44 +404,6 @@ def require_model(lens: object) -> None:
         raise InputError(
             f"lens must be a model of load_model, got {lens!r:.80}; use lens = load_model(name)"
         )
-
-
-def mean_vectors(
-    lens: LensModel,
-    parts: Sequence[Sequence[str]],
-    place: Place,
-    edits: Sequence[Edit | None],
-    store: VectorStore | None,
-    progress: bool,
-    description: str,
-) -> Float[Tensor, "n ..."]:
-    """Return the mean over several prompts of each text of the vectors that are read.
-
-    Args:
-        lens: The model.
-        parts: The prompts of the n texts, for each template.
-        place: What is read.
-        edits: The change of the forward pass, for each template.
-        store: As for `dysem_lab.capture`.
-        progress: As for `dysem_lab.capture`.
-        description: As for `dysem_lab.capture`.
-    """
-    component, layers = place
-    return torch.stack(
-        [
-            capture(
-                lens,
-                prompts,
-                component,
-                layers,
-                edit=edit,
-                store=store,
-                progress=progress,
-                description=description,
-            )[component]
-            for prompts, edit in zip(parts, edits, strict=True)
-        ]
-    ).mean(0)
 
 
 class MeanPooling(LensEncoder):
@@ -288,20 +419,12 @@ class MeanPooling(LensEncoder):
     """
 
     name = "mean pooling"
-    settings: ClassVar[Sequence[str]] = ()
 
     def __init__(self, lens: LensModel) -> None:
         """Take the model."""
         require_model(lens)
         self.lens, self.width, self.blocks = lens, lens.d_model, lens.n_layers
-
-    def encode(
-        self, texts: Sequence[str], *, store: VectorStore | None = None, progress: bool = True
-    ) -> Float[Tensor, "n d"]:
-        """Return the embedding of each text; see `DenseEncoder.encode`."""
-        prompts = [wrap(texts, "none")]
-        place = Place("mean")
-        return mean_vectors(self.lens, prompts, place, [None], store, progress, self.name)
+        self._place = Place("mean")
 
 
 class PromptEncoder(LensEncoder):
@@ -340,7 +463,7 @@ class PromptEncoder(LensEncoder):
         self.output_layer = (
             OUTPUT_OF.get(template, "final") if output_layer is None else output_layer
         )
-        self._output = output_place(self.output_layer, lens.n_layers)
+        self._place = output_place(self.output_layer, lens.n_layers)
         if not isinstance(self.output_layer, str):
             self.output_layer = int(self.output_layer)  # numpy's is no JSON value
 
@@ -357,21 +480,10 @@ class PromptEncoder(LensEncoder):
     @property
     def blocks(self) -> int:  # type: ignore[override]
         """Blocks that run per text."""
-        return len(self.templates) * self._output.n_blocks(self.lens.n_layers)
+        return len(self.templates) * self._place.n_blocks(self.lens.n_layers)
 
-    def encode(
-        self, texts: Sequence[str], *, store: VectorStore | None = None, progress: bool = True
-    ) -> Float[Tensor, "n d"]:
-        """Return the embedding of each text; see `DenseEncoder.encode`."""
-        texts = checked(texts)
-        parts = [self._prompts(texts, template) for template in self.templates]
-        return mean_vectors(
-            self.lens, parts, self._output, self._edits(), store, progress, self.name
-        )
-
-    def _prompts(self, texts: Sequence[str], template: str) -> Sequence[str]:
-        return wrap(texts, template)
+    def _prompts(self, texts: Sequence[str]) -> Sequence[Sequence[str]]:
+        return [wrap(texts, template) for template in self.templates]
 
     def _edits(self) -> Sequence[Edit | None]:
-        """Return the change of the forward pass of each template."""
         return [None] * len(self.templates)

@@ -152,12 +152,13 @@ class ContrastivePrompting(PromptEncoder):
         return save_settings(_settings_file(where), self.config)
 
     @classmethod
-    def load(cls, where: str | Path, lens: LensModel) -> Self:
+    def load(cls, where: str | Path, lens: LensModel | None = None, **given: Any) -> Self:
         """Return the encoder that `save` wrote, or one of the paper's by name.
 
         Args:
             where: As for `save`, or a name of `contrastive_settings`.
             lens: The model, loaded already.
+            **given: Nothing that is read.
 
         Raises:
             InputError: No such settings, or settings of another model.

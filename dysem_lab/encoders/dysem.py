@@ -1,32 +1,22 @@
 """The DySem estimator: texts in, semantic vectors with their consensus sets out."""
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from numbers import Integral
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
-import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from dysem_lab.consensus import (
-    consensus_set,
-    require_one_device,
-    resolve_k,
-    sets_of,
-    vectors_of,
-)
-from dysem_lab.data.languages import LANGUAGES
-from dysem_lab.display import card
-from dysem_lab.encoders.base import load_settings, require_model, save_settings, settings_for
+from dysem_lab.consensus import consensus_set, resolve_k, vectors_of
+from dysem_lab.encoders.base import LensEncoder, require_language, require_model, texts_in
 from dysem_lab.encoders.settings import RANKINGS, VECTORS, check_settings
-from dysem_lab.errors import InputError, MissingTranslationError, choices
-from dysem_lab.inputs import array_of, by_language, checked, one_of
-from dysem_lab.joint import all_pairs_similarity, joint_set, pairwise_similarity
+from dysem_lab.encoders.vectors import SemanticVectors
+from dysem_lab.errors import InputError, MissingTranslationError
+from dysem_lab.inputs import by_language, checked, one_of
 from dysem_lab.models.capture import capture
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.steering import (
@@ -38,113 +28,6 @@ from dysem_lab.models.steering import (
 from dysem_lab.models.store import VectorStore
 from dysem_lab.prompts import TEMPLATE_NAMES, wrap
 from dysem_lab.translation.translate import Translator, required_renderings
-
-
-@dataclass(frozen=True, eq=False)
-class SemanticVectors:
-    """Texts as DySem sees them.
-
-    Attributes:
-        vectors: v(x), float32 ``[n, d]`` (Eq. 15); half precision becomes that, float64 stays.
-        sets: S(x), bool ``[n, d]`` (Eq. 13); a row may be empty.
-
-    Raises:
-        InputError: Two other things than vectors and masks of one shape with d ≥ 1.
-    """
-
-    vectors: Float[Tensor, "n d"]
-    sets: Bool[Tensor, "n d"]
-
-    def __post_init__(self) -> None:
-        """Check that vectors and sets belong together."""
-        vectors, sets = vectors_of(self.vectors, "vectors"), sets_of(self.sets, "sets")
-        if vectors.ndim != 2 or vectors.shape != sets.shape:
-            raise InputError(
-                f"vectors {tuple(vectors.shape)} and sets {tuple(sets.shape)} must both be [n, d]"
-            )
-        require_one_device(vectors=vectors, sets=sets)
-        object.__setattr__(self, "vectors", vectors)
-        object.__setattr__(self, "sets", sets)
-
-    def __len__(self) -> int:
-        return len(self.vectors)
-
-    def __getitem__(self, index: Any) -> "SemanticVectors":
-        """Return the texts at these positions: an integer, a slice, a list or a mask.
-
-        Raises:
-            IndexError: A position past the end, or a mask of another length.
-            InputError: Something else; 0.9 is no position.
-        """
-        rows = _positions(index, len(self))
-        return SemanticVectors(self.vectors[rows], self.sets[rows])
-
-    def __array__(self, *options: object, **more: object) -> np.ndarray:
-        """Refuse: numpy would take the texts for rows, one within the other."""
-        raise InputError(
-            "SemanticVectors are no array; give their .vectors or .masked(), or compare them by "
-            "DySem's similarity"
-        )
-
-    def masked(self) -> Float[Tensor, "n d"]:
-        """Return the vectors with the dimensions outside each text's own set S(x) set to zero.
-
-        DySem compares two texts on the union of their sets, so it has no vector of one text by
-        itself; a classifier needs one. Here a text says nothing on the dimensions that it was not
-        assigned. That is our reading: the paper has no transfer tasks. A text with an empty set is
-        the zero vector, which a classifier answers by its intercept.
-        """
-        return torch.where(self.sets, self.vectors, 0.0)
-
-    def __repr__(self) -> str:
-        mean_size = self.sets.sum(1).float().mean() if len(self) else 0.0
-        n, d = self.vectors.shape
-        return f"SemanticVectors({n} texts, d={d}, mean |S|={mean_size:.1f})"
-
-    def _repr_html_(self) -> str:
-        sizes = self.sets.sum(1).tolist()
-        span = f"{sum(sizes) / len(sizes):.1f} ({min(sizes)} to {max(sizes)})" if sizes else None
-        return card(
-            "SemanticVectors",
-            {
-                "texts": len(self),
-                "dimensions (d)": self.vectors.shape[1],
-                "mean |S(x)| (least to greatest)": span,
-                "texts with an empty set": sizes.count(0),
-            },
-        )
-
-
-def _positions(index: Any, n: int) -> Int[np.ndarray, " rows"]:
-    """Return which of n texts an index chooses; see `SemanticVectors.__getitem__`."""
-    if isinstance(index, slice):
-        try:
-            return np.arange(n)[index].copy()  # torch takes no negative strides
-        except (TypeError, ValueError) as error:
-            raise InputError(f"{index!r:.80} chooses no texts: {error}") from error
-    chosen = array_of(index, "an index of texts")
-    kinds = ("iu", "biu")  # one position; a list of them, or a mask
-    if chosen.ndim > 1 or (chosen.size and chosen.dtype.kind not in kinds[chosen.ndim]):
-        raise InputError(
-            f"texts are chosen by a number, a slice, a list of numbers or a mask, got {index!r:.80}"
-        )
-    return np.atleast_1d(np.arange(n)[chosen if chosen.size else []])
-
-
-def n_dims(e1: SemanticVectors, e2: SemanticVectors) -> float:
-    """Return #Dim., the mean size of the joint sets of the pairs (e1[i], e2[i])."""
-    _require_semantic(e1, e2)
-    if len(e1) != len(e2):
-        raise InputError(f"{len(e1)} and {len(e2)} texts are no pairs")
-    return float(joint_set(e1.sets, e2.sets).sum(-1).double().mean())
-
-
-def _require_semantic(*given: object) -> None:
-    for one in given:
-        if not isinstance(one, SemanticVectors):
-            raise InputError(
-                f"give SemanticVectors, as DySem's encode returns them, got {type(one).__name__}"
-            )
 
 
 def language_vectors(
@@ -233,7 +116,7 @@ def semantic_vectors(
     return SemanticVectors(v, consensus_set(vectors, k, mean if rank_by == "mean" else v))
 
 
-class DySem:
+class DySem(LensEncoder):
     """Training-free sentence vectors on the dimensions that hold in every language.
 
     Args:
@@ -268,6 +151,9 @@ class DySem:
         "vector",
         "rank_by",
     )
+    optional: ClassVar[Sequence[str]] = ("contrast",)
+    dense = False
+    languages: tuple[str, ...]
 
     def __init__(
         self,
@@ -299,7 +185,7 @@ class DySem:
                 )
             check_contrast(contrast, lens)
             warn_if_alpha_is_undone(contrast, lens)
-        self.lens = lens
+        self.lens, self.width = lens, lens.d_model
         self.languages = languages
         self.translator = translator
         self.k = int(k) if isinstance(k, Integral) else float(k)  # numpy's is no JSON value
@@ -311,7 +197,7 @@ class DySem:
         self.contrast = contrast
 
     @property
-    def name(self) -> str:
+    def name(self) -> str:  # type: ignore[override]
         """What tables call it."""
         template = TEMPLATE_NAMES.get(self.template, self.template)
         setting = "LS" if self.setting == "language-specific" else self.setting
@@ -321,19 +207,14 @@ class DySem:
         return f"{template} + DySem ({', '.join(settings)}){contrast}"
 
     @property
-    def width(self) -> int:
-        """Number of values of a vector, d."""
-        return self.lens.d_model
-
-    @property
-    def passes(self) -> int:
+    def passes(self) -> int:  # type: ignore[override]
         """Forward passes per text in English: one per language, auxiliary ones included."""
         n_prompts = len({*self.languages, *(["en"] if self.vector == "source" else [])})
         steered = self.contrast is not None and not self.contrast.every_token
         return n_prompts * (2 if steered else 1)
 
     @property
-    def blocks(self) -> int:
+    def blocks(self) -> int:  # type: ignore[override]
         """Blocks that run per text in English."""
         n_blocks = self.lens.n_layers
         if self.contrast is None or self.contrast.every_token:
@@ -341,54 +222,17 @@ class DySem:
         return self.passes // 2 * (n_blocks + self.contrast.layer + 1)
 
     @property
-    def config(self) -> dict[str, object]:
+    def config(self) -> dict[str, Any]:
         """The settings and the model's name as JSON values; the translator is not one."""
-        return {
-            "model": self.lens.name,
-            **{name: getattr(self, name) for name in self.settings},
-            "languages": list(self.languages),
-            **({"contrast": asdict(self.contrast)} if self.contrast else {}),
-        }
-
-    def save(self, path: str | Path) -> Path:
-        """Write the settings as JSON and return the file; the translator is not in it.
-
-        Raises:
-            InputError: The file cannot be written.
-        """
-        return save_settings(path, self.config)
+        contrast = {"contrast": asdict(self.contrast)} if self.contrast else {}
+        return {**super().config, "languages": list(self.languages), **contrast}
 
     @classmethod
-    def load(cls, path: str | Path, lens: LensModel, translator: Translator | None = None) -> Self:
-        """Return the estimator that `save` wrote, on a model that is loaded already.
-
-        Raises:
-            InputError: The file is no such configuration, or was saved for another model.
-        """
-        return cls.from_config(load_settings(path, "DySem"), lens, path, translator=translator)
-
-    @classmethod
-    def from_config(
-        cls,
-        config: dict[str, Any],
-        lens: LensModel,
-        where: str | Path = "this",
-        *,
-        translator: Translator | None = None,
-    ) -> Self:
-        """Return the estimator with the settings of `config`.
-
-        Args:
-            config: As `DySem.config` gives it.
-            lens: The model, loaded already.
-            where: What an error calls the settings.
-            translator: As for `DySem`.
-
-        Raises:
-            InputError: Settings of another kind or model, or one that has no meaning.
-        """
-        settings = settings_for(lens, config, "DySem", cls.settings, where, ["contrast"])
-        if (steering := settings.pop("contrast", None)) is not None:
+    def _arguments(
+        cls, config: dict[str, Any], given: dict[str, Any], where: str | Path
+    ) -> dict[str, Any]:
+        settings = super()._arguments(config, given, where)
+        if (steering := settings.get("contrast")) is not None:
             names = {field.name for field in fields(Contrast)}
             if not isinstance(steering, dict) or steering.keys() != names:
                 raise InputError(
@@ -396,17 +240,7 @@ class DySem:
                     f"{', '.join(sorted(names))}"
                 )
             settings["contrast"] = Contrast(**steering)
-        return cls(lens, translator=translator, **settings)
-
-    def __repr__(self) -> str:
-        settings = ", ".join(f"{name}={value!r}" for name, value in self.config.items())
-        return f"DySem({settings})"
-
-    def _repr_html_(self) -> str:
-        translator = self.translator.name if self.translator else None
-        return card(
-            "DySem", {**self.config, "weights": self.lens.weights, "translator": translator}
-        )
+        return {**settings, "translator": given["translator"]}
 
     def encode(
         self,
@@ -433,8 +267,7 @@ class DySem:
             MissingTranslationError: A rendering is neither given nor to be had.
         """
         texts = checked(texts)
-        if not isinstance(language, str):
-            raise choices("language", language, LANGUAGES)
+        require_language(language)
         given = by_language(renderings)
         wanted = [*self.languages]
         if self.vector == "source" and language not in wanted:
@@ -459,6 +292,18 @@ class DySem:
             rank_by=self.rank_by,
         )
 
+    def encode_renderings(
+        self,
+        renderings: Mapping[str, Sequence[str]],
+        language: str = "en",
+        *,
+        store: VectorStore | None = None,
+        progress: bool = True,
+    ) -> SemanticVectors:
+        """Return v(x) and S(x) of each text; see `Encoder.encode_renderings`."""
+        texts = texts_in(language, renderings)
+        return self.encode(texts, language, renderings, store=store, progress=progress)
+
     def _render(
         self, texts: list[str], source: str, target: str, renderings: Mapping[str, Sequence[str]]
     ) -> list[str]:
@@ -479,23 +324,3 @@ class DySem:
         made = self.translator.translate(texts, source, target)
         name = getattr(self.translator, "name", "the translator")
         return required_renderings(made, texts, target, name)
-
-    def similarity(
-        self, e1: SemanticVectors, e2: SemanticVectors, undefined: float = math.nan
-    ) -> Float[Tensor, "n1 n2"]:
-        """Return the similarity of every text of e1 with every text of e2 (Eqs. 14–17).
-
-        Arguments and errors as for `dysem_lab.all_pairs_similarity`.
-        """
-        _require_semantic(e1, e2)
-        return all_pairs_similarity(e1.vectors, e2.vectors, e1.sets, e2.sets, undefined)
-
-    def similarity_pairwise(
-        self, e1: SemanticVectors, e2: SemanticVectors, undefined: float = math.nan
-    ) -> Float[Tensor, " n"]:
-        """Return the similarity of e1[i] with e2[i] for each i (Eqs. 14–17).
-
-        Arguments and errors as for `dysem_lab.pairwise_similarity`.
-        """
-        _require_semantic(e1, e2)
-        return pairwise_similarity(e1.vectors, e2.vectors, e1.sets, e2.sets, undefined)

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from dysem_lab.encoders.base import LensEncoder, mean_vectors, require_model
+from dysem_lab.encoders.base import LensEncoder, require_model
 from dysem_lab.errors import InputError
 from dysem_lab.inputs import require_characters
 from dysem_lab.models.facts import ModelFacts
@@ -15,7 +15,6 @@ from dysem_lab.models.lens import LensModel
 from dysem_lab.models.passes import fit
 from dysem_lab.models.places import Place
 from dysem_lab.models.record import Edit
-from dysem_lab.models.store import VectorStore
 from dysem_lab.prompts import SLOT, Prompt, wrap
 
 TEMPLATE = f"Rewrite the following paragraph: {SLOT}. The rewritten paragraph: {SLOT}"
@@ -103,17 +102,12 @@ class Echo(LensEncoder):
         parts = template.split(SLOT)
         self.lens, self.width, self.blocks = lens, lens.d_model, lens.n_layers
         self.template = template
-        self._parts = parts
+        self._parts, self._place = parts, Place("mean")
 
-    def encode(
-        self, texts: Sequence[str], *, store: VectorStore | None = None, progress: bool = True
-    ) -> Tensor:
-        """Return the embedding of each text; see `dysem_lab.encoders.base.DenseEncoder.encode`."""
+    def _prompts(self, texts: Sequence[str]) -> Sequence[Sequence[str]]:
         prefix, middle, suffix = self._parts
-        prompts = [
-            Prompt.build(prefix, text.strip(), middle + text.strip() + suffix)
-            for text in wrap(texts, "none")  # refuses empty texts
-        ]
-        edit = SecondCopy(self.lens, self._parts)
-        place = Place("mean")
-        return mean_vectors(self.lens, [prompts], place, [edit], store, progress, self.name)
+        texts = [text.strip() for text in wrap(texts, "none")]
+        return [[Prompt.build(prefix, text, middle + text + suffix) for text in texts]]
+
+    def _edits(self) -> Sequence[Edit | None]:
+        return [SecondCopy(self.lens, self._parts)]

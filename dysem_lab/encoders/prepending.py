@@ -200,7 +200,7 @@ class TokenPrepending(PromptEncoder):
         output_layer = "penultimate" if output_layer is None else output_layer
         super().__init__(lens, template, output_layer)
         first, stop = whole_number(start), whole_number(exit)
-        n_blocks = self._output.n_blocks(lens.n_layers)
+        n_blocks = self._place.n_blocks(lens.n_layers)
         if first is None or stop is None or not 0 <= first <= stop <= n_blocks:
             raise InputError(
                 f"start and exit must be blocks with 0 <= start <= exit <= {n_blocks} (the output "
@@ -218,7 +218,10 @@ class TokenPrepending(PromptEncoder):
         """The prompt's name with TP."""
         return f"{super().name} + TP"
 
-    def _prompts(self, texts: Sequence[str], template: str) -> Sequence[str]:
+    def _prompts(self, texts: Sequence[str]) -> Sequence[Sequence[str]]:
+        return [self._with_placeholder(texts, template) for template in self.templates]
+
+    def _with_placeholder(self, texts: Sequence[str], template: str) -> Sequence[str]:
         prefix, suffix = template_parts(template, "english", "en")
         before, quote = _before_quote(prefix)
         prefix = f"{before}{PLACEHOLDER} {quote}"

@@ -2,65 +2,38 @@
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
-
-from jaxtyping import Float
-from torch import Tensor
+from typing import Any
 
 from dysem_lab.encoders.aggregation import ValueAggregation
-from dysem_lab.encoders.base import MeanPooling, PromptEncoder
+from dysem_lab.encoders.base import Encoder, MeanPooling, PromptEncoder
 from dysem_lab.encoders.contrastive import ContrastivePrompting
 from dysem_lab.encoders.dysem import DySem
 from dysem_lab.encoders.echo import Echo
+from dysem_lab.encoders.llm2vec import LLM2Vec
 from dysem_lab.encoders.prepending import TokenPrepending
 from dysem_lab.encoders.trained import PromptBERT, SentenceBERT, SimCSE
 from dysem_lab.errors import InputError, ModelError, choices
 from dysem_lab.inputs import names_of
 from dysem_lab.models.lens import LensModel
-from dysem_lab.models.store import VectorStore
 from dysem_lab.translation.translate import Translator
 
-
-class Encoder(Protocol):
-    """What tables and harnesses need of a system; `dysem_lab.encoders.base.DenseEncoder` has it.
-
-    DySem has it too: its `encode` gives `dysem_lab.SemanticVectors`, which only its own
-    similarities compare.
-    """
-
-    @property
-    def name(self) -> str:
-        """What tables call it."""
-        ...
-
-    @property
-    def width(self) -> int:
-        """Number of values of a vector."""
-        ...
-
-    @property
-    def passes(self) -> int:
-        """Forward passes per text."""
-        ...
-
-    @property
-    def blocks(self) -> int:
-        """Blocks that run per text, over all passes."""
-        ...
-
-    def encode(
-        self, texts: Sequence[str], *, store: VectorStore | None = None, progress: bool = True
-    ) -> Any:
-        """Return the vectors of n texts."""
-        ...
-
-    def similarity(self, e1: Any, e2: Any) -> Float[Tensor, "n1 n2"]:
-        """Return the similarity of every text with every text."""
-        ...
-
-    def similarity_pairwise(self, e1: Any, e2: Any) -> Float[Tensor, " n"]:
-        """Return the similarity of pairs of texts."""
-        ...
+# Every encoder that can be saved, by the name that it has in a file.
+ENCODERS: dict[str, type[Encoder]] = {
+    f"{kind.__module__}.{kind.__qualname__}": kind
+    for kind in (
+        ContrastivePrompting,
+        DySem,
+        Echo,
+        LLM2Vec,
+        MeanPooling,
+        PromptBERT,
+        PromptEncoder,
+        SentenceBERT,
+        SimCSE,
+        TokenPrepending,
+        ValueAggregation,
+    )
+}
 
 
 def output_of(lens: LensModel) -> int | str:

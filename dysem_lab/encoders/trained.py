@@ -21,7 +21,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from dysem_lab.encoders.base import DenseEncoder
+from dysem_lab.encoders.base import Encoder, require_language
 from dysem_lab.encoders.checkpoints import (
     REMEDY,
     load_checkpoint,
@@ -31,6 +31,7 @@ from dysem_lab.encoders.checkpoints import (
     optional_package,
     require_trained,
 )
+from dysem_lab.encoders.vectors import SemanticVectors
 from dysem_lab.errors import InputError, ModelError, choices
 from dysem_lab.hub import cached_snapshot
 from dysem_lab.models.capture import MIN_TEXTS_FOR_BAR, missing_rows, read_rows, space_of
@@ -63,11 +64,10 @@ PROMPT_BERT_NAMES = {"bert": "PromptBERT", "roberta": "PromptRoBERTa"}
 MLM_TRANSFORM = "google-bert/bert-base-uncased"
 
 
-class TrainedEncoder(DenseEncoder):
+class TrainedEncoder(Encoder):
     """A trained encoder: one forward pass per text, float32, batches of similar length.
 
     Attributes:
-        trained: True; what tells these from the training-free systems.
         model: What an embedding passes, in evaluation mode.
         tokenizer: The model's own.
         component: What is read, so that a store keeps two poolings of the same weights apart.
@@ -118,7 +118,7 @@ class TrainedEncoder(DenseEncoder):
         return self._network.device
 
     @property
-    def facts(self) -> ModelFacts:
+    def facts(self) -> ModelFacts:  # type: ignore[override]
         """Of the model, for the store; the fingerprint is that of what is in memory now.
 
         It covers all weights, the modules, the configuration and the tokenizer, so that of an
@@ -165,9 +165,14 @@ class TrainedEncoder(DenseEncoder):
             )
 
     def encode(
-        self, texts: Sequence[str], *, store: VectorStore | None = None, progress: bool = True
-    ) -> Float[Tensor, "n width"]:
-        """Return the embedding of each text; see `DenseEncoder.encode`.
+        self,
+        texts: Sequence[str],
+        *,
+        language: str = "en",
+        store: VectorStore | None = None,
+        progress: bool = True,
+    ) -> SemanticVectors:
+        """Return the embedding of each text; see `Encoder.encode`.
 
         Raises:
             ModelError: An embedding is not finite.
@@ -175,7 +180,14 @@ class TrainedEncoder(DenseEncoder):
         Warns:
             UserWarning: How many texts were shortened.
         """
-        return encoded(self, self.prompts(wrap(texts, "none")), store, progress)
+        require_language(language)
+        return SemanticVectors(encoded(self, self.prompts(wrap(texts, "none")), store, progress))
+
+    @classmethod
+    def _arguments(
+        cls, config: dict[str, Any], given: dict[str, Any], where: str | Path
+    ) -> dict[str, Any]:
+        return {**config, "device": given["device"]}
 
     def prompts(self, texts: Sequence[str]) -> list[str]:
         """Return what the model reads for each text."""

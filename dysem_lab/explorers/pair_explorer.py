@@ -15,8 +15,9 @@ from torch import Tensor
 
 from dysem_lab.consensus import resolve_k
 from dysem_lab.data.languages import language as language_named
-from dysem_lab.encoders.dysem import DySem, SemanticVectors, semantic_vectors
+from dysem_lab.encoders.dysem import DySem, semantic_vectors
 from dysem_lab.encoders.settings import VECTORS
+from dysem_lab.encoders.vectors import SemanticVectors
 from dysem_lab.errors import InputError, MissingTranslationError
 from dysem_lab.explorers.panel import Panel, Progress, State, View, menu, silent, slider, text_box
 from dysem_lab.inputs import by_language, checked, has_words, names_of

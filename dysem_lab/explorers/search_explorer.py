@@ -10,8 +10,8 @@ import plotly.graph_objects as go
 import torch
 from jaxtyping import Float
 
-from dysem_lab.encoders.base import DenseEncoder
-from dysem_lab.encoders.dysem import DySem, SemanticVectors
+from dysem_lab.encoders.base import Encoder
+from dysem_lab.encoders.vectors import SemanticVectors
 from dysem_lab.errors import InputError, choices
 from dysem_lab.explorers.pair_explorer import (
     DIVERGING,
@@ -22,7 +22,7 @@ from dysem_lab.explorers.pair_explorer import (
 )
 from dysem_lab.explorers.panel import Panel, Progress, State, View, silent, slider, text_box
 from dysem_lab.inputs import at_least, checked, has_words
-from dysem_lab.joint import all_pairs_similarity, joint_set
+from dysem_lab.joint import joint_set
 from dysem_lab.models.store import VectorStore
 from dysem_lab.questions.style import PALETTE, layout, with_gaps
 
@@ -54,7 +54,7 @@ class Corpus:
 
     def __init__(
         self,
-        encoder: DySem | DenseEncoder,
+        encoder: Encoder,
         texts: Sequence[str] | Mapping[str, Sequence[str]],
         language: str = "en",
         store: VectorStore | None = None,
@@ -127,12 +127,9 @@ class Corpus:
         return self._queries[key]
 
     def _encode(self, texts: list[str], columns: Mapping[str, Sequence[str]]) -> SemanticVectors:
-        if isinstance(self.encoder, DySem):
-            return self.encoder.encode(
-                texts, self.language, columns, store=self._store, progress=False
-            )
-        vectors = self.encoder.encode(texts, store=self._store, progress=False)
-        return SemanticVectors(vectors, torch.ones_like(vectors, dtype=torch.bool))
+        return self.encoder.encode_renderings(
+            {**columns, self.language: texts}, self.language, store=self._store, progress=False
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,7 +194,7 @@ def search_view(
     on_both = ((asked.vectors != 0) & U).any(1) & ((encoded.vectors != 0) & U).any(1)
     defined = on_both.nonzero()[:, 0]
     some = encoded[defined]
-    similarity = all_pairs_similarity(asked.vectors, some.vectors, asked.sets, some.sets)[0]
+    similarity = corpus.encoder.similarity(asked, some)[0]
     best = similarity.sort(descending=True, stable=True).indices[:n]
     nearest, positions = some[best], defined[best].tolist()
     U = joint_set(asked.sets, nearest.sets)
@@ -220,7 +217,7 @@ def search_view(
     masked = shares.masked_fill(~U, torch.nan).numpy()
     n_undefined = len(corpus) - len(defined)
     encoder = corpus.encoder
-    model = getattr(encoder, "lens", None) or getattr(encoder, "facts", None)
+    model = encoder.lens or encoder.facts
     label = model.label if model else encoder.config["model"]
     measured_on = f"{label}, {encoder.name}, {len(corpus):,} texts"
     return SearchView(query, table, masked, len(corpus), n_undefined, measured_on)
@@ -310,7 +307,7 @@ def search_text(view: SearchView) -> str:
 
 
 def explore_search(
-    encoder: DySem | DenseEncoder,
+    encoder: Encoder,
     corpus: Sequence[str] | Mapping[str, Sequence[str]],
     query: str | None = None,
     *,

@@ -32,14 +32,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dysem_lab.data.languages import LANGUAGES
-from dysem_lab.encoders.base import DenseEncoder
-from dysem_lab.encoders.dysem import DySem
+from dysem_lab.encoders.base import Encoder
 from dysem_lab.errors import InputError, ModelError, choices
 from dysem_lab.harnesses.sentence_api import (
     Embeddings,
     SentenceEncoder,
     commit_of,
-    facts_of,
     pack,
     sentence_encoder,
 )
@@ -67,7 +65,7 @@ WITHOUT_SIMILARITY = ("scores_per_experiment", "v_measure")
 
 
 def mteb_model(
-    encoder: DenseEncoder | DySem,
+    encoder: Encoder,
     *,
     revision: str | None = None,
     store: VectorStore | None = None,
@@ -173,11 +171,13 @@ class _Model:
         texts = list(_texts(inputs))
         progress = options.pop("show_progress_bar", True)
         encoder = self.model.encoder
-        if not isinstance(encoder, DySem):
+        if encoder.dense:
             return self.model.encode(texts, show_progress_bar=progress, **options)  # type: ignore[return-value]
         self.model.encode([], **options)  # raises for an option that cannot be honoured
         language = _language(task_metadata, hf_subset)
-        semantic = encoder.encode(texts, language, store=self.model.store, progress=progress)
+        semantic = encoder.encode(
+            texts, language=language, store=self.model.store, progress=progress
+        )
         plain = task_metadata.type in VECTOR_TASKS
         return (semantic.masked() if plain else pack(semantic)).numpy()
 
@@ -250,7 +250,7 @@ def _meta(model: SentenceEncoder, revision: str | None, known: Mapping[str, Any]
     if fields["revision"] is None:
         raise InputError(f"{model.encoder!r:.80} does not say which weights it has; give revision=")
     similarity = library.ScoringFunction
-    kind = similarity.CUSTOM if isinstance(model.encoder, DySem) else similarity.COSINE
+    kind = similarity.COSINE if model.encoder.dense else similarity.CUSTOM
     try:
         return library.ModelMeta(**{**fields, "similarity_fn_name": kind, **known})
     except ValueError as error:
@@ -259,7 +259,7 @@ def _meta(model: SentenceEncoder, revision: str | None, known: Mapping[str, Any]
 
 def _described(model: SentenceEncoder) -> dict[str, Any]:
     """Return the fields that follow from the encoder's settings and its model's name."""
-    encoder, facts = model.encoder, facts_of(model.encoder)
+    encoder, facts = model.encoder, model.encoder.facts
     source = facts.name if facts else type(encoder).__name__
     preset = presets().query("preset == @source")["hf_id"].tolist()
     hub_id, date, licence = PACKAGED_FACTS.get(source, (None, None, None))
@@ -270,13 +270,11 @@ def _described(model: SentenceEncoder) -> dict[str, Any]:
         "undefined": model.undefined,
         **({"dtype": facts.dtype, "fingerprint": facts.fingerprint} if facts else {}),
     }
-    translator = getattr(encoder, "translator", None)
-    if translator is not None:
-        settings["translator"] = translator.name
+    if encoder.translator is not None:
+        settings["translator"] = encoder.translator.name
     # MTEB's own names of settings confuse "a/b" with "a_b" and None with "None"; this does not.
     text = json.dumps(settings, sort_keys=True, ensure_ascii=False, default=str)
     settings["settings"] = hashlib.sha256(text.encode()).hexdigest()[:16]
-    trained = getattr(encoder, "trained", False)
     prompts = (encoder.config.get(setting) for setting in ("template", "instruction"))
     return {
         "name": "dysem-lab/" + re.sub(r"[^\w.]+", "-", f"{encoder.name} {Path(source).name}"),
@@ -284,7 +282,7 @@ def _described(model: SentenceEncoder) -> dict[str, Any]:
         "release_date": date,
         "languages": [
             LANGUAGES[code].nllb.replace("_", "-")
-            for code in dict.fromkeys(["en", *getattr(encoder, "languages", ())])
+            for code in dict.fromkeys(["en", *encoder.languages])
         ],
         "max_tokens": model.max_seq_length,
         "embed_dim": model.get_embedding_dimension(),
@@ -295,7 +293,7 @@ def _described(model: SentenceEncoder) -> dict[str, Any]:
         "framework": ["PyTorch", "Transformers"],
         "reference": f"https://huggingface.co/{hub_id}" if hub_id else None,
         "use_instructions": any(prompt not in (None, "", "none") for prompt in prompts),
-        "training_datasets": None if trained else set(),
+        "training_datasets": None if encoder.trained else set(),
         "adapted_from": hub_id,
         "experiment_kwargs": settings,
     }
@@ -305,9 +303,9 @@ def _is_hub_id(name: str) -> bool:
     return name.count("/") == 1 and name[0] not in "./~" and not Path(name).exists()
 
 
-def _weighed(encoder: DenseEncoder | DySem) -> dict[str, Any]:
+def _weighed(encoder: Encoder) -> dict[str, Any]:
     """Return the fields that follow from the model's weights."""
-    lens = getattr(encoder, "lens", None)
+    lens = encoder.lens
     network = lens.bridge.original_model if lens is not None else getattr(encoder, "model", None)
     if not isinstance(network, nn.Module):
         return {"n_parameters": None, "n_embedding_parameters": None, "memory_usage_mb": None}

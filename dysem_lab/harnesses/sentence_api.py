@@ -19,28 +19,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dysem_lab.consensus import vectors_of
-from dysem_lab.encoders.aggregation import ValueAggregation
-from dysem_lab.encoders.base import (
-    DenseEncoder,
-    LensEncoder,
-    MeanPooling,
-    PromptEncoder,
-    load_settings,
-    save_settings,
-)
-from dysem_lab.encoders.contrastive import ContrastivePrompting
-from dysem_lab.encoders.dysem import DySem, SemanticVectors
-from dysem_lab.encoders.echo import Echo
-from dysem_lab.encoders.llm2vec import LLM2Vec
-from dysem_lab.encoders.prepending import TokenPrepending
-from dysem_lab.encoders.trained import PromptBERT, SentenceBERT, SimCSE
+from dysem_lab.encoders.base import Encoder, load_settings, save_settings
+from dysem_lab.encoders.systems import ENCODERS
+from dysem_lab.encoders.vectors import SemanticVectors, require_semantic
 from dysem_lab.errors import InputError, ModelError, choices
 from dysem_lab.inputs import checked, real_number, whole_number
-from dysem_lab.joint import all_pairs_cosine, cosine
 from dysem_lab.models.facts import ModelFacts
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.loading import load_model
-from dysem_lab.models.passes import MAX_TOKENS
 from dysem_lab.models.store import VectorStore
 from dysem_lab.translation.translate import Translator
 
@@ -48,24 +34,6 @@ from dysem_lab.translation.translate import Translator
 # below the rounding of float32, so cosines, dot products and distances of packed rows are those of
 # the vectors; as no entry of a sound array is 0, halved, normalised or cut rows are recognised.
 MARK = 2.0**-64
-
-# Every encoder that can be saved, by the name that it has in a file.
-ENCODERS: dict[str, type[DenseEncoder | DySem]] = {
-    f"{kind.__module__}.{kind.__qualname__}": kind
-    for kind in (
-        ContrastivePrompting,
-        DySem,
-        Echo,
-        LLM2Vec,
-        MeanPooling,
-        PromptBERT,
-        PromptEncoder,
-        SentenceBERT,
-        SimCSE,
-        TokenPrepending,
-        ValueAggregation,
-    )
-}
 
 Embeddings = Tensor | np.ndarray | Sequence[Tensor] | Sequence[np.ndarray]
 
@@ -105,7 +73,7 @@ def unpack(packed: Embeddings) -> SemanticVectors:
 
 
 def sentence_encoder(
-    encoder: DenseEncoder | DySem, *, store: VectorStore | None = None, undefined: float = 0.0
+    encoder: Encoder, *, store: VectorStore | None = None, undefined: float = 0.0
 ) -> "SentenceEncoder":
     """Return an encoder as an object that sentence-transformers' tools take for its models.
 
@@ -139,13 +107,13 @@ class SentenceEncoder:
 
     def __init__(
         self,
-        encoder: DenseEncoder | DySem,
+        encoder: Encoder,
         *,
         store: VectorStore | None = None,
         undefined: float = 0.0,
     ) -> None:
         """Check the arguments; no text is read yet."""
-        if not isinstance(encoder, DenseEncoder | DySem):
+        if not isinstance(encoder, Encoder):
             raise InputError(
                 f"encoder must be one of dysem-lab's, such as DySem(lens), got {encoder!r:.80}"
             )
@@ -155,7 +123,7 @@ class SentenceEncoder:
         self.encoder = encoder
         self.store = store
         self.undefined = value
-        self.similarity_fn_name = "dysem" if isinstance(encoder, DySem) else "cosine"
+        self.similarity_fn_name = "cosine" if encoder.dense else "dysem"
         self.model_card_data = _NoCard()
 
     def __repr__(self) -> str:
@@ -164,19 +132,17 @@ class SentenceEncoder:
     @property
     def device(self) -> torch.device:
         """Device of the model."""
-        facts = facts_of(self.encoder)
+        facts = self.encoder.facts
         return torch.device(facts.device if facts else "cpu")
 
     @property
     def max_seq_length(self) -> int | None:
         """Tokens of the longest prompt; longer ones have their text shortened, with a warning."""
-        if isinstance(self.encoder, LensEncoder | DySem):
-            return min(MAX_TOKENS, self.encoder.lens.n_context)
-        return getattr(self.encoder, "max_tokens", None)
+        return self.encoder.max_tokens
 
     def get_embedding_dimension(self) -> int:
         """Return the width of an embedding: d, or 2d for the packed ones of DySem."""
-        return self.encoder.width * (2 if isinstance(self.encoder, DySem) else 1)
+        return self.encoder.width * (1 if self.encoder.dense else 2)
 
     get_sentence_embedding_dimension = get_embedding_dimension
 
@@ -235,14 +201,14 @@ class SentenceEncoder:
         )
         given = sentences if inputs is None else inputs
         texts = checked([given] if isinstance(given, str) else given)  # type: ignore[arg-type]
-        if isinstance(self.encoder, DySem) and normalize_embeddings:
+        if normalize_embeddings and not self.encoder.dense:
             raise InputError(
                 "normalize_embeddings=True would break DySem's packed vectors, whose similarity "
                 "is a cosine already; leave it out"
             )
         encoded = self.encoder.encode(texts, store=self.store, progress=bool(show_progress_bar))
-        rows = pack(encoded) if isinstance(encoded, SemanticVectors) else encoded
-        rows = rows[:, :truncate_dim]
+        encoded = require_semantic(encoded)  # one of your own may give something else
+        rows = (encoded.vectors if self.encoder.dense else pack(encoded))[:, :truncate_dim]
         if normalize_embeddings:
             rows = torch.nn.functional.normalize(rows, dim=1)
         made: np.ndarray | Tensor | list[Tensor] = rows
@@ -289,7 +255,7 @@ class SentenceEncoder:
                 "load_model(name, device=…)"
             )
         if truncate_dim is not None:
-            if isinstance(self.encoder, DySem):
+            if not self.encoder.dense:
                 raise InputError(
                     f"truncate_dim={truncate_dim} would break DySem's packed vectors; it chooses "
                     "its dimensions by k"
@@ -317,19 +283,18 @@ class SentenceEncoder:
         Warns:
             UserWarning: How many pairs have no similarity; they are `undefined`.
         """
-        if isinstance(self.encoder, DySem):
-            return self.encoder.similarity(unpack(embeddings1), unpack(embeddings2), self.undefined)
-        return all_pairs_cosine(_rows(embeddings1), _rows(embeddings2), self.undefined)
+        e1, e2 = self._unpacked(embeddings1), self._unpacked(embeddings2)
+        return self.encoder.similarity(e1, e2, self.undefined)
 
     def similarity_pairwise(
         self, embeddings1: Embeddings, embeddings2: Embeddings
     ) -> Float[Tensor, " n"]:
         """Return the encoder's similarity of the i-th with the i-th; see `similarity`."""
-        if isinstance(self.encoder, DySem):
-            return self.encoder.similarity_pairwise(
-                unpack(embeddings1), unpack(embeddings2), self.undefined
-            )
-        return cosine(_rows(embeddings1), _rows(embeddings2), self.undefined)
+        e1, e2 = self._unpacked(embeddings1), self._unpacked(embeddings2)
+        return self.encoder.similarity_pairwise(e1, e2, self.undefined)
+
+    def _unpacked(self, embeddings: Embeddings) -> SemanticVectors:
+        return SemanticVectors(_rows(embeddings)) if self.encoder.dense else unpack(embeddings)
 
     def save(self, path: str | Path) -> Path:
         """Write the kind and settings of the encoder as JSON and return the file.
@@ -372,16 +337,16 @@ class SentenceEncoder:
         Raises:
             ModelError: A model that was built in memory.
         """
-        if not isinstance(self.encoder, LensEncoder | DySem):
-            return super().__reduce_ex__(protocol)
         lens = self.encoder.lens
+        if lens is None:
+            return super().__reduce_ex__(protocol)
         if lens.source == "in memory":
             raise ModelError(
                 f"{lens.name!r} was built in memory, so no other process can load it by name; "
                 "save model and tokenizer to a folder and use load_model(folder)"
             )
-        translator = getattr(self.encoder, "translator", None)
-        return _unpickled, (self._settings(), str(lens.device), translator, self.store)
+        given = self.encoder.translator, self.store
+        return _unpickled, (self._settings(), str(lens.device), *given)
 
     def _settings(self) -> dict[str, Any]:
         """Return as JSON values what `_restored` reads."""
@@ -397,7 +362,7 @@ class SentenceEncoder:
             "config": self.encoder.config,
             "undefined": self.undefined,
         }
-        if isinstance(self.encoder, LensEncoder | DySem):
+        if self.encoder.lens is not None:
             facts = self.encoder.lens.facts
             settings["model"] = {
                 "dtype": facts.dtype,
@@ -414,12 +379,6 @@ class _NoCard:
         """Do nothing."""
 
 
-def facts_of(encoder: DenseEncoder | DySem) -> ModelFacts | None:
-    """Return the facts of the model that an encoder reads; None where it does not say."""
-    lens = getattr(encoder, "lens", None)
-    return lens.facts if lens is not None else getattr(encoder, "facts", None)
-
-
 def commit_of(facts: ModelFacts) -> str | None:
     """Return the commit of a model of the hub; None for others, and where it is not known."""
     found = re.search(r"@([0-9a-f]{40})$", facts.source)
@@ -432,7 +391,7 @@ def _restored(
     translator: Translator | None,
     device: str,
     where: str | Path = "this",
-) -> DenseEncoder | DySem:
+) -> Encoder:
     """Return the encoder with these settings.
 
     Raises:
@@ -447,17 +406,9 @@ def _restored(
     if settings["encoder"] not in ENCODERS:
         raise choices("encoder", settings["encoder"], ENCODERS)
     kind = ENCODERS[settings["encoder"]]
-    if not issubclass(kind, LensEncoder | DySem):
-        trained: Any = kind  # its constructor takes the settings and a device
-        try:
-            return trained(**config, device=device)
-        except TypeError as error:
-            raise InputError(f"{wrong}: {error}") from error
-    if lens is None:
+    if kind.needs_lens and lens is None:
         lens = _same_model(config, settings.get("model"), device, wrong)
-    if issubclass(kind, DySem):
-        return kind.from_config(config, lens, where, translator=translator)
-    return kind.from_config(config, lens, where)
+    return kind.from_config(config, lens, where, translator=translator, device=device)
 
 
 def _same_model(config: dict[str, Any], saved: object, device: str, wrong: str) -> LensModel:

@@ -11,8 +11,8 @@ import pandas as pd
 from jaxtyping import Float
 from torch import Tensor
 
-from dysem_lab.encoders.dysem import SemanticVectors, n_dims
 from dysem_lab.encoders.settings import VECTORS
+from dysem_lab.encoders.vectors import SemanticVectors, n_dims
 from dysem_lab.errors import InputError, choices
 from dysem_lab.evaluate import score
 from dysem_lab.inputs import names_of

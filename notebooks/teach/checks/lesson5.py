@@ -432,7 +432,7 @@ def recovering(recovered: Callable[..., Tensor | float]) -> str:
     hints=(
         "Make two encoders with `dl.ContrastivePrompting`, alike but for `alpha`, and encode the "
         "sentence with both.",
-        "`encoder.encode([sentence])[0]` is the embedding. The change is the norm of the "
+        "`encoder.encode([sentence]).vectors[0]` is the embedding. The change is the norm of the "
         "difference of the two embeddings, divided by the norm of the one with α = 1.",
         "`settings = dict(layer=4, position=position)`, then `dl.ContrastivePrompting(lens, "
         "alpha=1.0, **settings)` and the same with `alpha=3.0`.",
@@ -496,8 +496,8 @@ def _with_alpha(lens: LensModel, sentence: str, position: str) -> list[Tensor]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "alpha has no effect")
         return [
-            ContrastivePrompting(lens, layer=ALPHA_LAYER, alpha=alpha, position=position).encode(
-                [sentence], progress=False
-            )[0]
+            ContrastivePrompting(lens, layer=ALPHA_LAYER, alpha=alpha, position=position)
+            .encode([sentence], progress=False)
+            .vectors[0]
             for alpha in (1.0, 3.0)
         ]

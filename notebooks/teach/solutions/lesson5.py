@@ -61,7 +61,9 @@ check(5, recovered)
 # %% exercise 6
 def alpha_effect(lens, sentence, position):
     one, three = (
-        dl.ContrastivePrompting(lens, layer=1, alpha=alpha, position=position).encode([sentence])[0]
+        dl.ContrastivePrompting(lens, layer=1, alpha=alpha, position=position)
+        .encode([sentence])
+        .vectors[0]
         for alpha in (1.0, 3.0)
     )
     return float((three - one).norm() / one.norm())
