@@ -119,7 +119,7 @@ def test_aggregation_is_recorded_and_matters(tiny_lens, data):
     pairs = pairs.__class__(**{**pairs.__dict__, "subset": subsets})
     one = {"prompteol": dl.PromptEncoder(tiny_lens)}
     found = dl.score_systems(one, {"t": pairs}, aggregation="mean", n_timed=0, progress=False)
-    e = one["prompteol"].encode(pairs.texts("en"), progress=False)
+    e = one["prompteol"].encode(pairs.texts("en"), progress=False).vectors
     cosines = torch.cosine_similarity(e[:40], e[40:]).numpy()
     parts = [100 * spearmanr(cosines[i::2], pairs.gold[i::2]).statistic for i in range(2)]
     assert found["spearman"][0] == pytest.approx(np.mean(parts), abs=0.05)
@@ -137,7 +137,7 @@ def test_the_interval_of_an_average_is_of_that_average(tiny_lens, aggregation):
     one = {"prompteol": dl.PromptEncoder(tiny_lens)}
     found = dl.score_systems(one, data, aggregation=aggregation, n_timed=0, progress=False)
     average = row_of(found, "prompteol", "Avg.")
-    e = one["prompteol"].encode(pairs.texts("en"), progress=False)
+    e = one["prompteol"].encode(pairs.texts("en"), progress=False).vectors
     cosines = torch.cosine_similarity(e[:60], e[60:]).numpy()
     generator, means = np.random.default_rng(5), []
     for _ in range(400):

@@ -19,7 +19,7 @@ from sklearn.model_selection import StratifiedKFold
 from dysem_lab import paths
 from dysem_lab.data import transfer_data as td
 from dysem_lab.data.transfer_data import TransferData, available_tasks, load_transfer
-from dysem_lab.encoders.dysem import SemanticVectors
+from dysem_lab.encoders.vectors import SemanticVectors
 from dysem_lab.errors import DataError, InputError
 from dysem_lab.models.facts import ModelFacts
 from dysem_lab.questions import transfer as tf
@@ -469,7 +469,7 @@ def test_a_sample_is_of_each_split_and_said_in_the_row():
         (lambda texts: np.zeros((len(texts), 2, 2)), r"shape \(60, 2, 2\)"),
         (
             lambda texts: SemanticVectors(torch.zeros(60, 3), torch.zeros(60, 3, dtype=torch.bool)),
-            r"gave SemanticVectors.*masked\(\)",
+            r"got SemanticVectors.*masked\(\)",
         ),
     ],
 )

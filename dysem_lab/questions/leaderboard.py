@@ -7,7 +7,6 @@ import json
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,8 +17,9 @@ from tqdm.auto import tqdm
 from dysem_lab import paths
 from dysem_lab.analyses.cost import in_turns
 from dysem_lab.data.sts import STSData
-from dysem_lab.encoders.dysem import DySem, SemanticVectors, n_dims
-from dysem_lab.encoders.systems import TRAINED, Encoder, named_systems
+from dysem_lab.encoders.base import Encoder
+from dysem_lab.encoders.systems import named_systems
+from dysem_lab.encoders.vectors import SemanticVectors, n_dims
 from dysem_lab.errors import InputError, MissingTranslationError, choices
 from dysem_lab.evaluate import (
     AGGREGATIONS,
@@ -147,7 +147,7 @@ def score_systems(
         for name, task in bar:
             encoder, pairs = encoders[name], data[task]
             bar.set_postfix_str(f"{encoder.name}, {task}")
-            note, dims = "", float(encoder.width)
+            note, dims = "", np.nan
             similarity: Scores = np.full(len(pairs), np.nan)
             try:
                 e1, e2 = _encoded_pairs(encoder, pairs, store, progress)
@@ -155,7 +155,7 @@ def score_systems(
                 note = str(error)
             else:
                 similarity = encoder.similarity_pairwise(e1, e2)
-                dims = n_dims(e1, e2) if isinstance(e1, SemanticVectors) else dims
+                dims = n_dims(e1, e2)
                 parts = parts_of_task(similarity, pairs.gold, pairs.subset, aggregation)
                 compared[name].append(parts)
             rows.append(
@@ -189,18 +189,14 @@ def _score(
 
 def _described(name: str, encoder: Encoder) -> dict[str, object]:
     """Return the columns that say what a system is."""
-    lens, facts = getattr(encoder, "lens", None), getattr(encoder, "facts", None)
-    known = lens or facts
-    translator = getattr(encoder, "translator", None)
-    settings = getattr(encoder, "config", {}) | (
-        {"translator": translator.name} if translator else {}
-    )
+    known = encoder.lens or encoder.facts
+    made_by = {"translator": encoder.translator.name} if encoder.translator else {}
     return {
         "system": name,
         "method": encoder.name,
-        "kind": LEARNED if name in TRAINED or getattr(encoder, "trained", False) else FREE,
+        "kind": LEARNED if encoder.trained else FREE,
         "model": known.name if known else "",
-        "settings": json.dumps(settings, ensure_ascii=False, default=str),
+        "settings": json.dumps(encoder.config | made_by, ensure_ascii=False, default=str),
         "passes": encoder.passes,
         "blocks": encoder.blocks,
     }
@@ -208,15 +204,12 @@ def _described(name: str, encoder: Encoder) -> dict[str, object]:
 
 def _encoded_pairs(
     encoder: Encoder, pairs: STSData, store: VectorStore | None, progress: bool
-) -> tuple[Any, Any]:
+) -> tuple[SemanticVectors, SemanticVectors]:
     """Return the encoded first and second sentences."""
-    texts, n = pairs.texts("en"), len(pairs)
-    if isinstance(encoder, DySem):
-        ready = {} if encoder.translator else {code: pairs.texts(code) for code in pairs.languages}
-        encoded = encoder.encode(texts, renderings=ready, store=store, progress=progress)
-    else:
-        encoded = encoder.encode(texts, store=store, progress=progress)
-    return encoded[:n], encoded[n:]
+    ready = () if encoder.translator else pairs.languages
+    renderings = {code: pairs.texts(code) for code in {"en", *ready}}
+    encoded = encoder.encode_renderings(renderings, store=store, progress=progress)
+    return encoded[: len(pairs)], encoded[len(pairs) :]
 
 
 def _averages(

@@ -48,7 +48,6 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from dysem_lab.data.transfer_data import TransferData
-from dysem_lab.encoders.dysem import SemanticVectors
 from dysem_lab.errors import InputError, choices
 from dysem_lab.evaluate import LEVEL, N_RESAMPLES
 from dysem_lab.inputs import at_least
@@ -86,7 +85,8 @@ def transfer_scores(
     """Score one method of encoding texts on transfer tasks, by SentEval's protocol (see above).
 
     Args:
-        encode: n texts → vectors ``[n, d]``, such as ``ContrastivePrompting(lens).encode``,
+        encode: n texts → vectors ``[n, d]``, or what numpy takes for them, such as
+            ``ContrastivePrompting(lens).encode``,
             ``lambda texts: capture(lens, wrap(texts), "final")["final"]``, or
             ``lambda texts: dysem.encode(texts).masked()``. Called once per task, with each
             different text once.
@@ -443,11 +443,6 @@ def _features(encode: Encoder, data: TransferData) -> dict[str, Float[np.ndarray
 
 def _vectors(encoded: object, texts: Sequence[str]) -> Float[np.ndarray, "n d"]:
     """Return what an encoder gave as float64 vectors, once it is known to be sound."""
-    if isinstance(encoded, SemanticVectors):
-        raise InputError(
-            "encode gave SemanticVectors, which are not one vector per text; use "
-            "lambda texts: dysem.encode(texts).masked()"
-        )
     if isinstance(encoded, Tensor):
         encoded = encoded.detach().float().cpu().numpy()
     try:
