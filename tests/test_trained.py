@@ -17,6 +17,7 @@ from dysem_lab.encoders import checkpoints, llm2vec, trained
 from dysem_lab.encoders.llm2vec import LLM2Vec
 from dysem_lab.encoders.trained import PromptBERT, SentenceBERT, SimCSE
 from dysem_lab.errors import InputError, ModelError
+from dysem_lab.harnesses.sentence_api import SentenceEncoder, sentence_encoder
 from dysem_lab.models.store import VectorStore
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
@@ -342,6 +343,22 @@ def test_every_encoder_has_one_interface(bert, roberta, mlm, tiny_folder):
             encoder.encode(["a", " "])
         with pytest.raises(InputError, match="list of strings"):
             encoder.encode("a dog")
+
+
+def test_a_trained_encoder_is_saved_and_restored_as_any_other(
+    bert, roberta, mlm, tiny_folder, tmp_path
+):
+    for encoder in encoders(bert, roberta, mlm, tiny_folder).values():
+        file = encoder.save(tmp_path / "encoder.json")
+        again = type(encoder).load(file, device="cpu")
+        assert (again.config, again.name) == (encoder.config, encoder.name)
+        assert torch.equal(again.encode(TEXTS).vectors, encoder.encode(TEXTS).vectors)
+        model = sentence_encoder(encoder)
+        again = SentenceEncoder.load(model.save(file)).encoder
+        assert (type(again), again.config) == (type(encoder), encoder.config)
+        file.write_text(json.dumps({**encoder.config, "colour": "red"}))
+        with pytest.raises(InputError, match=f"of {type(encoder).__name__}: it has an unknown col"):
+            type(encoder).load(file)
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(bert, tmp_path, monkeypatch):

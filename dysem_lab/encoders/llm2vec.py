@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 import transformers
@@ -75,6 +74,8 @@ class LLM2Vec(TrainedEncoder):
     Source: LLM2Vec (arXiv 2404.05961), Section 2, and the code of llm2vec 0.2.3.
     """
 
+    settings = ("base", "adapter", "instruction", "chat")
+
     def __init__(
         self,
         base: str | Path = LLM2VEC_BASE,
@@ -95,25 +96,14 @@ class LLM2Vec(TrainedEncoder):
         architecture = load_config(*located(whole)).model_type
         if architecture not in LLM2VEC_TYPES:
             raise choices(f"architecture of {whole}:", architecture, LLM2VEC_TYPES)
-        self.chat = CHAT_FORMATS.get(whole, ("", "")) if chat is None else tuple(chat)
+        self.chat = list(CHAT_FORMATS.get(whole, ("", "")) if chat is None else chat)
         self.model, self.tokenizer = load_checkpoint(whole, None, device, tokenizer=source)
         for one in adapters:
             self.model = merged(self.model, one)
         self.tokenizer.pad_token = self.tokenizer.eos_token
         self.max_tokens = LLM2VEC_TOKENS
-        self.width = self.model.config.hidden_size
         self._check_both_ways()
         self._know(" + ".join(dict.fromkeys(map(str, (base, *adapters)))))
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """The checkpoints and what surrounds a text."""
-        return {
-            "base": self.base,
-            "adapter": self.adapter,
-            "instruction": self.instruction,
-            "chat": list(self.chat),
-        }
 
     def prompts(self, texts: Sequence[str]) -> list[str]:
         """Return each text after the instruction, in the chat format.
@@ -144,11 +134,11 @@ class LLM2Vec(TrainedEncoder):
 
     def states(self, token_ids: Sequence[list[int]]) -> Float[Tensor, "batch pos d"]:
         """Return the last hidden states of left-padded rows; pads are seen by no token."""
-        ids, mask = padded(token_ids, self.tokenizer, self.model.device, side="left")
+        inputs = padded(token_ids, self.tokenizer, self.model.device, side="left")
         # A mask of four axes is taken as it is, so nothing makes it causal.
-        hidden = (1 - mask.float())[:, None, None] * torch.finfo(torch.float32).min
-        both_ways = hidden.expand(-1, 1, ids.shape[1], -1)
-        output = self.model(input_ids=ids, attention_mask=both_ways, use_cache=False)
+        hidden = (1 - inputs["attention_mask"].float())[:, None, None]
+        both_ways = (hidden * torch.finfo(torch.float32).min).expand(-1, 1, hidden.shape[-1], -1)
+        output = self.model(inputs["input_ids"], attention_mask=both_ways, use_cache=False)
         return output.last_hidden_state
 
     def _shortened(self, text: str) -> str:

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 from transformers import (
     PreTrainedConfig,
@@ -71,24 +70,33 @@ class TrainedEncoder(Encoder):
         model: What an embedding passes, in evaluation mode.
         tokenizer: The model's own.
         component: What is read, so that a store keeps two poolings of the same weights apart.
-        max_tokens: Longer inputs are shortened, with a warning.
     """
 
     trained = True
     model: Any
+    model_name: str
     tokenizer: PreTrainedTokenizerBase
     component: str
     max_tokens: int
+    revision: str | None = None
 
     @property
-    def _network(self) -> PreTrainedModel:
-        """The transformer."""
-        return self.model
+    def config(self) -> dict[str, Any]:
+        """The settings as JSON values; the model is its name."""
+        return {
+            name: getattr(self, "model_name" if name == "model" else name) for name in self.settings
+        }
+
+    @classmethod
+    def _arguments(
+        cls, config: dict[str, Any], given: dict[str, Any], where: str | Path
+    ) -> dict[str, Any]:
+        return {**config, "device": given["device"]}
 
     @property
     def _networks(self) -> list[nn.Module]:
         """All that an embedding passes: the transformer first."""
-        return [self._network]
+        return [self.model]
 
     def _know(self, name: str) -> None:
         """Note what the encoder consists of, once it is whole.
@@ -99,11 +107,11 @@ class TrainedEncoder(Encoder):
         Raises:
             ModelError: The tokenizer pads with nothing, or with a token that has no embedding.
         """
+        network: Any = self._networks[0]
         self._name = name
-        self._stored_as = stored_as(
-            str(self._network.name_or_path), getattr(self, "revision", None)
-        )
-        self._n_embeddings = embedded_tokens(self._network)
+        self._stored_as = stored_as(str(network.name_or_path), self.revision)
+        self.blocks, self.width = network.config.num_hidden_layers, network.config.hidden_size
+        self._n_embeddings = embedded_tokens(network)
         pad = self.tokenizer.pad_token_id
         if pad is None or pad >= self._n_embeddings:
             raise ModelError(
@@ -113,56 +121,24 @@ class TrainedEncoder(Encoder):
         self._identity = Identity(self._networks, self.tokenizer, is_ours=True)
 
     @property
-    def device(self) -> torch.device:
-        """Device of the weights."""
-        return self._network.device
-
-    @property
     def facts(self) -> ModelFacts:  # type: ignore[override]
         """Of the model, for the store; the fingerprint is that of what is in memory now.
 
         It covers all weights, the modules, the configuration and the tokenizer, so that of an
         adapter its base as well.
         """
+        network: Any = self._networks[0]
         digits, _ = self._identity.digest(self._networks, self.tokenizer)
         return ModelFacts(
             name=self._name,
             source=f"{type(self).__name__} {digits}",
             fingerprint=digits,
             dtype="float32",
-            device=str(self.device),
-            n_layers=self._network.config.num_hidden_layers,
-            d_model=self._network.config.hidden_size,
+            device=str(network.device),
+            n_layers=self.blocks,
+            d_model=network.config.hidden_size,
             weights=described(self._stored_as, "float32"),
         )
-
-    def check_own_pass(self) -> None:
-        """Raise an error unless a forward pass is the model's own, so that a store may keep it.
-
-        Raises:
-            ModelError: As `dysem_lab.models.identity.Identity.require_own_pass`.
-        """
-        remedy = "remove the hooks, call eval(), or load the encoder anew"
-        self._identity.require_own_pass(self._name, self._networks, remedy)
-
-    @property
-    def blocks(self) -> int:  # type: ignore[override]
-        """Blocks that run per text: all of the model's."""
-        return self._network.config.num_hidden_layers
-
-    def check_ids(self, token_ids: Sequence[Sequence[int]]) -> None:
-        """Raise an error where a token has no embedding.
-
-        Raises:
-            InputError: Names the token.
-        """
-        largest = max((max(row, default=0) for row in token_ids), default=0)
-        if largest >= self._n_embeddings:
-            token = self.tokenizer.convert_ids_to_tokens(largest)
-            raise InputError(
-                f"a text has the token {token!r} with id {largest}, but only {self._n_embeddings} "
-                f"tokens of {self._name} have an embedding; take it out of the text"
-            )
 
     def encode(
         self,
@@ -174,20 +150,48 @@ class TrainedEncoder(Encoder):
     ) -> SemanticVectors:
         """Return the embedding of each text; see `Encoder.encode`.
 
+        Each batch is one transaction of the store, so an interrupted run goes on where it stopped.
+
         Raises:
-            ModelError: An embedding is not finite.
+            InputError: A text has a token that has no embedding.
+            ModelError: An embedding is not finite, or of another width; or there is a store, and
+                the forward pass is not the model's own.
 
         Warns:
             UserWarning: How many texts were shortened.
         """
         require_language(language)
-        return SemanticVectors(encoded(self, self.prompts(wrap(texts, "none")), store, progress))
-
-    @classmethod
-    def _arguments(
-        cls, config: dict[str, Any], given: dict[str, Any], where: str | Path
-    ) -> dict[str, Any]:
-        return {**config, "device": given["device"]}
+        prompts = self.prompts(wrap(texts, "none"))
+        unique = list(dict.fromkeys(prompts))
+        if not unique:
+            return SemanticVectors(torch.empty(0, self.width))
+        wanted = Place(self.component)
+        keys = [prompt_key(prompt, self.max_tokens) for prompt in unique]
+        only = list(range(len(unique)))
+        rows = torch.empty(len(unique), self.width, dtype=torch.float32)
+        if store is not None:
+            remedy = "remove the hooks, call eval(), or load the encoder anew"
+            self._identity.require_own_pass(self._name, self._networks, remedy)
+            facts = self.facts
+            only = missing_rows(facts, store, keys, [wanted])
+            store.remember(facts)
+        lengths = self._lengths([unique[index] for index in only])
+        budget = TOKENS_PER_BATCH.get(str(self._networks[0].device.type), TOKENS_PER_BATCH["cpu"])
+        hidden = not progress or len(only) < MIN_TEXTS_FOR_BAR
+        with tqdm(total=len(only), desc=self.name, unit="text", disable=hidden) as bar:
+            for of_batch in plan_batches(lengths, budget):
+                batch = [only[index] for index in of_batch]
+                vectors = self._sound([unique[index] for index in batch])
+                if store is None:
+                    rows[batch] = vectors
+                else:
+                    space = space_of(facts, wanted)
+                    store.write({space: vectors}, [keys[index] for index in batch])
+                bar.update(len(batch))
+        if store is not None:
+            rows = read_rows(facts, store, keys, [wanted])[wanted]
+        position = {prompt: row for row, prompt in enumerate(unique)}
+        return SemanticVectors(rows[[position[prompt] for prompt in prompts]])
 
     def prompts(self, texts: Sequence[str]) -> list[str]:
         """Return what the model reads for each text."""
@@ -197,63 +201,31 @@ class TrainedEncoder(Encoder):
     def embed(self, prompts: Sequence[str]) -> Float[Tensor, "batch width"]:
         """Return the vectors of one batch, on any device."""
 
+    def _lengths(self, prompts: Sequence[str]) -> list[int]:
+        """Return the tokens that are read of each prompt, each of them known to the model."""
+        token_ids = token_ids_of(self.tokenizer, prompts)
+        largest = max((max(row, default=0) for row in token_ids), default=0)
+        if largest >= self._n_embeddings:
+            token = self.tokenizer.convert_ids_to_tokens(largest)
+            raise InputError(
+                f"a text has the token {token!r} with id {largest}, but only {self._n_embeddings} "
+                f"tokens of {self._name} have an embedding; take it out of the text"
+            )
+        warn_shortened(sum(len(row) > self.max_tokens for row in token_ids), self.max_tokens)
+        return [min(len(row), self.max_tokens) for row in token_ids]
 
-def encoded(
-    encoder: TrainedEncoder, prompts: Sequence[str], store: VectorStore | None, progress: bool
-) -> Float[Tensor, "n width"]:
-    """Return the vector of each prompt, computing those once that the store does not have.
-
-    Each batch is one transaction of the store, so an interrupted run goes on where it stopped.
-
-    Raises:
-        InputError: A text has a token that has no embedding.
-        ModelError: An embedding is not finite, or of another width; or there is a store, and the
-            forward pass is not the model's own.
-
-    Warns:
-        UserWarning: How many texts were shortened.
-    """
-    unique = list(dict.fromkeys(prompts))
-    if not unique:
-        return torch.empty(0, encoder.width)
-    wanted = Place(encoder.component)
-    keys = [prompt_key(prompt, encoder.max_tokens) for prompt in unique]
-    only = list(range(len(unique)))
-    rows = torch.empty(len(unique), encoder.width, dtype=torch.float32)
-    if store is not None:
-        encoder.check_own_pass()
-        facts = encoder.facts
-        only = missing_rows(facts, store, keys, [wanted])
-        store.remember(facts)
-    token_ids = token_ids_of(encoder.tokenizer, [unique[index] for index in only])
-    encoder.check_ids(token_ids)
-    lengths = list(map(len, token_ids))
-    warn_shortened(sum(n > encoder.max_tokens for n in lengths), encoder.max_tokens)
-    lengths = [min(n, encoder.max_tokens) for n in lengths]
-    budget = TOKENS_PER_BATCH.get(encoder.device.type, TOKENS_PER_BATCH["cpu"])
-    hidden = not progress or len(only) < MIN_TEXTS_FOR_BAR
-    with tqdm(total=len(only), desc=encoder.name, unit="text", disable=hidden) as bar:
-        for of_batch in plan_batches(lengths, budget):
-            batch = [only[index] for index in of_batch]
-            with torch.inference_mode():
-                vectors = encoder.embed([unique[index] for index in batch]).float().cpu()
-            if not torch.isfinite(vectors).all():
-                raise ModelError(f"{encoder.name} gave an embedding that is not finite")
-            if vectors.shape != (len(batch), encoder.width):
-                raise ModelError(
-                    f"{encoder.name} gave vectors of {vectors.shape[-1]} numbers where it had "
-                    f"{encoder.width} when it was made; make it anew"
-                )
-            if store is None:
-                rows[batch] = vectors
-            else:
-                space = space_of(facts, wanted)
-                store.write({space: vectors}, [keys[index] for index in batch])
-            bar.update(len(batch))
-    if store is not None:
-        rows = read_rows(facts, store, keys, [wanted])[wanted]
-    position = {prompt: row for row, prompt in enumerate(unique)}
-    return rows[[position[prompt] for prompt in prompts]]
+    def _sound(self, prompts: Sequence[str]) -> Float[Tensor, "batch width"]:
+        """Return the vectors of one batch, on the CPU, once they are known to be sound."""
+        with torch.inference_mode():
+            vectors = self.embed(prompts).float().cpu()
+        if not torch.isfinite(vectors).all():
+            raise ModelError(f"{self.name} gave an embedding that is not finite")
+        if vectors.shape != (len(prompts), self.width):
+            raise ModelError(
+                f"{self.name} gave vectors of {vectors.shape[-1]} numbers where it had "
+                f"{self.width} when it was made; make it anew"
+            )
+        return vectors
 
 
 class SentenceBERT(TrainedEncoder):
@@ -274,6 +246,7 @@ class SentenceBERT(TrainedEncoder):
     Source: Sentence-BERT (arXiv 1908.10084); mean pooling is set in the checkpoint.
     """
 
+    settings = ("model", "revision")
     component = "sentence embedding"
 
     def __init__(
@@ -302,35 +275,26 @@ class SentenceBERT(TrainedEncoder):
             self.tokenizer = self.model.tokenizer
             if not isinstance(self.tokenizer, PreTrainedTokenizerBase):
                 raise ModelError(f"{model} has no transformer; give a model that is one")
-            _require_trained_transformer(model, source, at, self._network)
+            _require_trained_transformer(model, source, at, self.model[0].auto_model)
         self._padding_side = self.tokenizer.padding_side
         self._know(str(model))
         with torch.inference_mode():
             self.width = self.embed(["width"]).shape[1]
 
     @property
-    def _network(self) -> PreTrainedModel:
-        return self.model[0].auto_model
-
-    @property
     def _networks(self) -> list[nn.Module]:
-        return [self._network, self.model]
+        return [self.model[0].auto_model, self.model]
 
     @property
     def max_tokens(self) -> int:  # type: ignore[override]
         """Longer inputs are shortened by sentence-transformers."""
-        return self.model.max_seq_length or max_positions(self._network.config, self.tokenizer)
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """The model and its revision."""
-        return {"model": self.model_name, "revision": self.revision}
+        network = self.model[0].auto_model
+        return self.model.max_seq_length or max_positions(network.config, self.tokenizer)
 
     def embed(self, prompts: Sequence[str]) -> Float[Tensor, "batch width"]:
         """Return what sentence-transformers makes of each text."""
-        self.tokenizer.padding_side = (
-            self._padding_side
-        )  # where others changed it, pads would count
+        # Where others changed it, pads would count.
+        self.tokenizer.padding_side = self._padding_side
         # An empty prompt keeps out the one that a model may have as its default.
         return self.model.encode(
             [str(text) for text in prompts],
@@ -362,6 +326,8 @@ class SimCSE(TrainedEncoder):
     (``--pooler cls_before_pooler`` and ``cls``).
     """
 
+    settings = ("model", "supervised", "revision")
+
     def __init__(
         self,
         model: str | Path | None = None,
@@ -377,17 +343,7 @@ class SimCSE(TrainedEncoder):
         self.component = "pooler" if supervised else "cls"
         self.model, self.tokenizer = load_checkpoint(model, revision, device, pooler=supervised)
         self.max_tokens = max_positions(self.model.config, self.tokenizer)
-        self.width = self.model.config.hidden_size
         self._know(str(model))
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """The model, its revision, and which of the two poolings."""
-        return {
-            "model": self.model_name,
-            "supervised": self.supervised,
-            "revision": self.revision,
-        }
 
     def prompts(self, texts: Sequence[str]) -> list[str]:
         """Return the words of each text joined by one space, as SentEval gives them."""
@@ -395,11 +351,8 @@ class SimCSE(TrainedEncoder):
 
     def embed(self, prompts: Sequence[str]) -> Float[Tensor, "batch d"]:
         """Return the state at [CLS], after the pooler if supervised."""
-        rows = [
-            cut(ids, self.max_tokens, n_after=1) for ids in token_ids_of(self.tokenizer, prompts)
-        ]
-        ids, mask = padded(rows, self.tokenizer, self.model.device)
-        output = self.model(input_ids=ids, attention_mask=mask)
+        rows = cut(token_ids_of(self.tokenizer, prompts), self.max_tokens, n_after=1)
+        output = self.model(**padded(rows, self.tokenizer, self.model.device))
         return output.pooler_output if self.supervised else output.last_hidden_state[:, 0]
 
 
@@ -435,6 +388,8 @@ class PromptBERT(TrainedEncoder):
     Source: PromptBERT (arXiv 2201.04337), Section 4, and its released ``evaluation.py``.
     """
 
+    settings = ("model", "supervised", "transform", "revision")
+
     def __init__(
         self,
         model: str | Path | None = None,
@@ -457,37 +412,24 @@ class PromptBERT(TrainedEncoder):
         )
         self.before_difference: nn.Module = nn.Identity().eval()
         self.after_difference: nn.Module = nn.Identity().eval()
-        self.transform_name = None
+        self.transform = None  # that was asked for, and is not read
         if supervised and architecture == "bert":
-            self.transform_name = str(transform)
+            self.transform = str(transform)
             self.before_difference = mlm_transform(transform).to(self.model.device)
         elif supervised:
             pooler = self.model.pooler
             self.after_difference = nn.Sequential(pooler.dense, pooler.activation).eval()
         prefix, suffix = PROMPT_BERT_TEMPLATES[architecture]
         self.prefix, self.suffix = prefix, suffix.format(mask=self.tokenizer.mask_token)
-        self._template = token_ids_of(self.tokenizer, [f"{prefix.strip()} {self.suffix.strip()}"])[
-            0
-        ]
-        # Less the token that the tokenizer adds at the end.
-        self._n_before = len(token_ids_of(self.tokenizer, [prefix.strip()])[0]) - 1
+        bare = [f"{prefix.strip()} {self.suffix.strip()}", prefix.strip()]
+        self._template, before = token_ids_of(self.tokenizer, bare)
+        self._n_before = len(before) - 1  # less the token that the tokenizer adds at the end
         self.max_tokens = max_positions(self.model.config, self.tokenizer)
-        self.width = self.model.config.hidden_size
         self._know(str(model))
 
     @property
     def _networks(self) -> list[nn.Module]:
-        return [self._network, self.before_difference, self.after_difference]
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """The model, its revision, and how the mask's vector is treated."""
-        return {
-            "model": self.model_name,
-            "supervised": self.supervised,
-            "transform": self.transform_name,
-            "revision": self.revision,
-        }
+        return [self.model, self.before_difference, self.after_difference]
 
     def prompts(self, texts: Sequence[str]) -> list[str]:
         """Return each text in the template.
@@ -510,10 +452,10 @@ class PromptBERT(TrainedEncoder):
     def embed(self, prompts: Sequence[str]) -> Float[Tensor, "batch d"]:
         """Return the state at the mask token, denoised if supervised."""
         n_after = len(self._template) - self._n_before
-        rows = [cut(ids, self.max_tokens, n_after) for ids in token_ids_of(self.tokenizer, prompts)]
-        ids, mask = padded(rows, self.tokenizer, self.model.device)
-        states = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
-        vectors = states[ids == self.tokenizer.mask_token_id]
+        rows = cut(token_ids_of(self.tokenizer, prompts), self.max_tokens, n_after)
+        inputs = padded(rows, self.tokenizer, self.model.device)
+        states = self.model(**inputs).last_hidden_state
+        vectors = states[inputs["input_ids"] == self.tokenizer.mask_token_id]
         if not self.supervised:
             return vectors
         n_tokens = [len(row) - len(self._template) for row in rows]
@@ -538,25 +480,22 @@ def padded(
     tokenizer: PreTrainedTokenizerBase,
     device: torch.device,
     side: str = "right",
-) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:
-    """Return padded token ids, and their attention mask.
+) -> dict[str, Int[Tensor, "batch pos"]]:
+    """Return ``input_ids`` and ``attention_mask``, padded.
 
     On the right, whatever the tokenizer says, [CLS] is first and positions are those of the tokens.
     """
-    rows = [torch.tensor(row) for row in token_ids]
-    fills = ((rows, tokenizer.pad_token_id), ([torch.ones_like(row) for row in rows], 0))
-    ids, mask = (
-        pad_sequence(part, batch_first=True, padding_value=fill, padding_side=side)
-        for part, fill in fills
-    )
-    return ids.to(device), mask.to(device)
+    rows = {"input_ids": list(token_ids)}
+    made = tokenizer.pad(rows, padding_side=side, return_attention_mask=True, return_tensors="pt")
+    return {name: made[name].to(device) for name in ("input_ids", "attention_mask")}
 
 
-def cut(token_ids: list[int], limit: int, n_after: int) -> list[int]:
-    """Return at most `limit` ids: the text loses its end, the `n_after` ids after it stay."""
-    if len(token_ids) <= limit:
-        return token_ids
-    return [*token_ids[: limit - n_after], *token_ids[-n_after:]]
+def cut(token_ids: Sequence[list[int]], limit: int, n_after: int) -> list[list[int]]:
+    """Return at most `limit` ids of each: the text loses its end, the `n_after` after it stay."""
+    return [
+        ids if len(ids) <= limit else [*ids[: limit - n_after], *ids[-n_after:]]
+        for ids in token_ids
+    ]
 
 
 def max_positions(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
