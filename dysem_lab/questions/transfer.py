@@ -8,12 +8,10 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
-from torch import Tensor
 
 from dysem_lab.data.transfer_data import TransferData
-from dysem_lab.encoders.base import PromptEncoder
+from dysem_lab.encoders.base import Encoder, PromptEncoder
 from dysem_lab.encoders.contrastive import ContrastivePrompting
-from dysem_lab.encoders.systems import Encoder
 from dysem_lab.models.facts import ModelFacts
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.named import NamedModel
@@ -72,7 +70,7 @@ def transfer(
         "CP, norm recovering": cp(norm="recovering"),
     }
     scores = compare_encoders(
-        {name: partial(_encoded, encoder, store) for name, encoder in encoders.items()},
+        {name: partial(encoder.encode, store=store) for name, encoder in encoders.items()},
         data,
         sample=sample,
         seed=seed,
@@ -89,10 +87,6 @@ def transfer(
         inner_folds=inner_folds,
     )
     return Finding("transfer", scores, figure(scores, facts), caption(scores), facts)
-
-
-def _encoded(encoder: Encoder, store: VectorStore, texts: Sequence[str]) -> Tensor:
-    return encoder.encode(texts, store=store)
 
 
 def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
