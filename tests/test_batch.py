@@ -15,10 +15,11 @@ import nbformat
 import pandas as pd
 import pytest
 
-from dysem_lab import batch, paths
+from dysem_lab import paths
+from dysem_lab.batch import run as batch
+from dysem_lab.batch.jobs import needs, plan
 from dysem_lab.data.sts import load_data
 from dysem_lab.errors import DataError, DysemLabError, InputError
-from dysem_lab.jobs import needs, plan
 from dysem_lab.models.loading import load_model
 from dysem_lab.models.store import VectorStore
 from dysem_lab.questions import decomposition, saving, style
@@ -187,7 +188,7 @@ def test_an_interrupt_ends_the_notebooks_and_keeps_what_is_finished(made, tmp_pa
     process = subprocess.Popen(
         command(folder, tmp_path / "out", *several), start_new_session=True, stderr=-1
     )
-    while not any("dysem_lab.batch" in line for line in running(tmp_path)):
+    while not any("dysem_lab.batch.run" in line for line in running(tmp_path)):
         time.sleep(0.2)
     time.sleep(2)
     os.killpg(process.pid, signal.SIGINT)
@@ -226,7 +227,7 @@ def test_a_batch_takes_its_surroundings_as_they_are(tiny_folder, tmp_path):
 
 
 def test_a_notebook_that_would_run_other_code_than_its_batch_does_not_run(tmp_path):
-    command = [sys.executable, "-m", "dysem_lab.batch", str(os.getpid()), str(tmp_path), "{}"]
+    command = [sys.executable, "-m", "dysem_lab.batch.run", str(os.getpid()), str(tmp_path), "{}"]
     run = subprocess.run(command, capture_output=True, text=True)
     assert run.returncode == 1
     assert f"not the batch's in {tmp_path}" in run.stderr

@@ -101,9 +101,10 @@ ORDER = [
     "figures.contrast_figures",
     "figures.prediction_figures",
     "figures.cost_figures",
-    "figures.gallery",
-    "jobs",
-    "batch",
+    "batch.cells",
+    "batch.gallery",
+    "batch.jobs",
+    "batch.run",
     "cli.terminal",
     "cli.run",
     "cli.compare",
@@ -217,9 +218,10 @@ def test_the_wheel_works_from_another_folder(tmp_path):
     for name in ("__init__.pyi", "py.typed", "explorers/panel.css", "explorers/panel.js"):
         assert (site / "dysem_lab" / name).is_file(), name
     code = (
-        "import json, dysem_lab as dl; from dysem_lab import jobs, paths\n"
+        "import json, dysem_lab as dl; from dysem_lab import paths\n"
+        "from dysem_lab.batch.cells import notebooks\n"
         "print(json.dumps([dl.__file__, len(dl.load_data(languages=list(dl.LANGUAGES))), "
-        "list(jobs.notebooks()), len(dl.presets()), dl.wrap(['A.'])]))\n"
+        "list(notebooks()), len(dl.presets()), dl.wrap(['A.'])]))\n"
         "from dysem_lab.cli.notebooks import copy_notebooks; copy_notebooks(paths.Path('mine'))"
     )
     run = subprocess.run(

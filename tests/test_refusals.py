@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from dysem_lab import digests, paths
 from dysem_lab.cli import cli
+from dysem_lab.digests import file_digest
 from dysem_lab.encoders.llm2vec import LLM2Vec
 from dysem_lab.encoders.trained import PromptBERT, SentenceBERT, SimCSE
 from dysem_lab.errors import DysemLabError, InputError, ModelError
@@ -322,7 +323,7 @@ def flip(file: Path, at: int, bit: int = 0) -> None:
 
 
 def sha_of(file: Path) -> str:
-    return embedded_models.file_sha256(file)
+    return file_digest(file, "sha256", remembered=False)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])

@@ -21,7 +21,7 @@ from dysem_lab.cli.terminal import Data, Json, err, out, print_json, print_table
 from dysem_lab.errors import InputError
 
 if TYPE_CHECKING:
-    from dysem_lab.jobs import Job
+    from dysem_lab.batch.jobs import Job
 
 
 def figures(
@@ -47,8 +47,8 @@ def figures(
     as_json: Json = False,
 ) -> None:
     """Run the figure notebooks and write PNG, HTML, CSV and JSON; skip what is up to date."""
-    from dysem_lab import batch
-    from dysem_lab.jobs import plan
+    from dysem_lab.batch import run as batch
+    from dysem_lab.batch.jobs import plan
     from dysem_lab.questions.saving import NO_BROWSER, find_browser
 
     parameters = dict(map(_assignment, parameter or []))
@@ -111,7 +111,7 @@ def figures(
 
 def _dry_run(planned: list["Job"], as_json: bool) -> None:
     """Print what a batch would run and why, with its forward passes and the disk they need."""
-    from dysem_lab.jobs import needs
+    from dysem_lab.batch.jobs import needs
 
     reasons = {job.name: job.why() for job in planned}
     needed = {need.job.name: need for need in needs([job for job in planned if reasons[job.name]])}

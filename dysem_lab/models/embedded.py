@@ -190,7 +190,7 @@ def _convert_into(
         for file in files:
             with file.open("rb") as part:
                 shutil.copyfileobj(part, joined)
-    if (found := file_sha256(gguf)) != sha256:
+    if (found := file_digest(gguf, "sha256", remembered=False)) != sha256:
         raise ModelError(
             f"{name}: sha256 of the installed files is {found}, published {sha256}; "
             f"remedy: {remedy}"
@@ -295,9 +295,3 @@ def _compact(path: Path) -> None:
     content = json.loads(path.read_text(encoding="utf-8"))
     compact = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
     path.write_text(compact, encoding="utf-8")
-
-
-def file_sha256(path: Path) -> str:
-    """Return the sha256 of a file in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

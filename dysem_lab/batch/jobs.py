@@ -4,7 +4,6 @@ Nothing here runs a model or a notebook; of a notebook, its cells with the tags 
 "study" are read.
 """
 
-import ast
 import contextlib
 import hashlib
 import io
@@ -19,10 +18,11 @@ from typing import Any
 import pandas as pd
 
 from dysem_lab import paths
+from dysem_lab.batch.cells import defaults, notebooks, read_cells, tagged
+from dysem_lab.digests import file_digest
 from dysem_lab.errors import InputError, choices
-from dysem_lab.figures.gallery import read_cells
 from dysem_lab.inputs import path_of
-from dysem_lab.models.embedded import EMBEDDED, file_sha256
+from dysem_lab.models.embedded import EMBEDDED
 from dysem_lab.models.loading import source_digest
 from dysem_lab.models.names import check_name
 from dysem_lab.models.store import Space
@@ -108,9 +108,9 @@ class Job:
         namespace: dict[str, Any] = dict(self.parameters)
         try:
             with contextlib.redirect_stdout(io.StringIO()), planning() as asked:
-                for source in self._cells("study"):
+                for source in tagged(self.notebook, "study"):
                     exec(compile(source, str(self.notebook), "exec"), namespace)
-                for source in self._cells("question"):
+                for source in tagged(self.notebook, "question"):
                     with contextlib.suppress(Planned):
                         exec(compile(source, str(self.notebook), "exec"), namespace)
             found = namespace.get("studies", namespace.get("study", []))
@@ -120,11 +120,6 @@ class Job:
         except Exception as error:
             return {"error": error}
         return {**namespace, "asked": asked}
-
-    def _cells(self, tag: str) -> list[str]:
-        """Return the source of the notebook's cells with a tag."""
-        cells = read_cells(self.notebook)
-        return [cell.source for cell in cells if tag in cell.metadata.get("tags", [])]
 
     @property
     def problem(self) -> str:
@@ -136,7 +131,7 @@ class Job:
     def runs_the_model(self) -> bool:
         """Whether cells run the model besides the capture, which no plan counts."""
         asked = any(ask.runs_the_model for ask in self._made.get("asked", []))
-        return asked or bool(self._cells("model"))
+        return asked or bool(tagged(self.notebook, "model"))
 
     @property
     def vectors(self) -> list[Need]:
@@ -168,7 +163,7 @@ class Job:
             try:
                 if not file.is_file():
                     return f"{name} is gone"
-                if file_sha256(file) != digest:
+                if file_digest(file, "sha256", remembered=False) != digest:
                     return f"{name} was changed"
             except OSError as error:
                 return f"{name} cannot be read ({error.strerror})"
@@ -192,11 +187,6 @@ def _code_digest() -> str:
         if not name.startswith(NOT_OF_FIGURES):
             digest.update(name.encode() + files[name].read_bytes())
     return digest.hexdigest()
-
-
-def notebooks() -> dict[str, Path]:
-    """Return the figure notebooks in reading order, by name."""
-    return {path.stem: path for path in sorted(paths.notebooks_dir().glob("[0-9][0-9]_*.ipynb"))}
 
 
 def plan(
@@ -242,16 +232,16 @@ def plan(
         if not only or any(stem.startswith(name) for name in only)
     }
     given = {**(parameters or {}), "data": _resolved(data, "data", SOURCES)}
-    defaults = {stem: _defaults(path) for stem, path in chosen.items()}
-    unknown = set(given) - {"data"} - set().union(*defaults.values())
+    own_of = {stem: defaults(path) for stem, path in chosen.items()}
+    unknown = set(given) - {"data"} - set().union(*own_of.values())
     if unknown:
-        known = sorted(set().union(*defaults.values()) - {"data", "out"})
+        known = sorted(set().union(*own_of.values()) - {"data", "out"})
         raise choices("notebook parameter", sorted(unknown)[0], known)
     jobs = []
     found = [_resolved(model, "model", EMBEDDED) for model in models]
     for of_model in [{"model": model} for model in found] or [{}]:
         for stem, path in chosen.items():
-            own = defaults[stem]
+            own = own_of[stem]
             used = {
                 name: _fitting(name, value, own[name])
                 for name, value in {**given, **of_model}.items()
@@ -317,26 +307,6 @@ def _check_names(jobs: Sequence[Job]) -> None:
                 f"models {other.parameters['model']!r} and {job.parameters['model']!r} would both "
                 f"write {job.name}: name a model once, and give folders names of their own"
             )
-
-
-def _defaults(notebook: Path) -> dict[str, object]:
-    """Return the parameters of a notebook with their default values."""
-    cells = [cell for cell in read_cells(notebook) if "parameters" in cell.metadata.get("tags", [])]
-    if len(cells) != 1:
-        raise InputError(
-            f"{notebook} has {len(cells)} cells with the tag 'parameters'; it needs exactly one"
-        )
-    values: dict[str, object] = {}
-    for statement in ast.parse(cells[0].source).body:
-        try:
-            if not isinstance(statement, ast.Assign) or not isinstance(
-                statement.targets[0], ast.Name
-            ):
-                raise ValueError(f"line {statement.lineno} is not 'name = value'")
-            values[statement.targets[0].id] = ast.literal_eval(statement.value)
-        except ValueError as error:
-            raise InputError(f"{notebook}, parameters cell: {error}; use literal values") from error
-    return values
 
 
 @dataclass(frozen=True)

@@ -8,17 +8,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
+from dysem_lab.batch.cells import read_cells
 from dysem_lab.data.sts import DEMO_SCORES
 from dysem_lab.display import say
 from dysem_lab.models.embedded import stored_as_of
 from dysem_lab.models.storage import described
 from dysem_lab.questions.saving import atomic_write, slug
-from dysem_lab.startup import import_nbformat
 
 PAGE = "README.md"
 INDEX = "index.html"
-# A notebook names its figures where it saves them: figure_name("components", study).
-KIND = re.compile(r'_name\(\s*f?"([a-z_]+?)_?["{]')
+# A notebook's figures have its name, or one of these.
+ALSO = {
+    "languages": ("language_overlap",),
+    "stability": ("selection_frequency",),
+    "what_changes": ("cp_predictions", "cp_stream"),
+}
 ELSEWHERE = "Other figures"
 LARGEST_RECORD = 2**24  # bytes
 # What Markdown, in any of its kinds, may take for more than a character of a text: markup, a
@@ -48,11 +52,6 @@ class Section(NamedTuple):
 
     title: str
     records: list[dict[str, Any]]
-
-
-def read_cells(notebook: Path) -> list[Any]:
-    """Return the cells of a notebook file, as nbformat's nodes."""
-    return import_nbformat().read(notebook, as_version=4).cells
 
 
 def write_gallery(out: Path, notebooks: Mapping[str, Path]) -> None:
@@ -96,9 +95,7 @@ def sections(records: Sequence[dict[str, Any]], notebooks: Mapping[str, Path]) -
         number, _, kind = stem.partition("_")
         cells = read_cells(path)
         title = next(cell.source for cell in cells if cell.cell_type == "markdown")
-        kinds = {kind, *KIND.findall("\n".join(cell.source for cell in cells))}
-        longest = sorted(kinds, key=len, reverse=True)
-        own = [record for record in left if _kind(record, longest)]
+        own = [record for record in left if _kind(record, (kind, *ALSO.get(kind, ())))]
         left = [record for record in left if record not in own]
         if own:
             heading = title.splitlines()[0].removeprefix("# ")

@@ -28,10 +28,11 @@ import pandas as pd
 from filelock import FileLock
 
 from dysem_lab import paths
+from dysem_lab.batch.cells import notebooks, read_cells
+from dysem_lab.batch.gallery import write_gallery
+from dysem_lab.batch.jobs import EXECUTED, Job, JobNeed, needs
+from dysem_lab.digests import file_digest
 from dysem_lab.errors import ModelError
-from dysem_lab.figures.gallery import read_cells, write_gallery
-from dysem_lab.jobs import EXECUTED, Job, JobNeed, needs, notebooks
-from dysem_lab.models.embedded import file_sha256
 from dysem_lab.questions import saving
 from dysem_lab.questions.study import Need
 from dysem_lab.startup import import_nbformat
@@ -43,7 +44,7 @@ def capture(needed: Sequence[JobNeed], progress: Callable[[int], None]) -> None:
     A model that cannot be loaded is left to its notebooks, which report it.
 
     Args:
-        needed: From `dysem_lab.jobs.needs`.
+        needed: From `dysem_lab.batch.jobs.needs`.
         progress: Called after each batch with the number of texts that it held.
     """
     models: dict[tuple[str, str], list[tuple[Need, pd.DataFrame]]] = {}
@@ -70,7 +71,7 @@ def run_batch(
     anything runs. On an interrupt, running notebooks are ended and what is finished stays.
 
     Args:
-        jobs: From `dysem_lab.jobs.plan`.
+        jobs: From `dysem_lab.batch.jobs.plan`.
         n_parallel: Notebooks that run at once; they share the machine's cores.
         report: Called as each job ends, with the job, its outcome and the seconds that it took.
         progress: Called while vectors are captured, with the texts done and all texts.
@@ -163,7 +164,7 @@ def _make(job: Job, n_parallel: int, running: set[subprocess.Popen[bytes]]) -> s
         with job.log.open("wb") as log:
             process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "dysem_lab.batch"),
+                    *(sys.executable, "-m", "dysem_lab.batch.run"),
                     *(str(os.getpid()), str(paths.package_file("")), json.dumps(call)),
                 ],
                 stdout=log,
@@ -186,7 +187,8 @@ def _make(job: Job, n_parallel: int, running: set[subprocess.Popen[bytes]]) -> s
         for path in sorted(files, key=lambda path: path.suffix == ".json"):  # provenance last
             path.replace(job.out / path.name)
     names = [path.name for path in files if path.name != saving.PLOTLY_JS]
-    stamp = {"inputs": inputs, "files": {name: file_sha256(job.out / name) for name in names}}
+    digests = {name: file_digest(job.out / name, "sha256", remembered=False) for name in names}
+    stamp = {"inputs": inputs, "files": digests}
     with saving.atomic_write(job.stamp) as path:
         path.write_text(json.dumps(stamp, indent=2) + "\n", encoding="utf-8")
     return "made"

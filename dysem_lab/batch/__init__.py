@@ -1,0 +1,1 @@
+"""The batch: jobs, how they run, and the gallery of what they made."""
