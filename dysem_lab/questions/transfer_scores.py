@@ -35,14 +35,15 @@ Where it differs from SentEval:
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import NormalDist
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 from scipy.linalg import LinAlgWarning
+from scipy.stats import binomtest
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score
 from sklearn.model_selection import StratifiedKFold
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -201,11 +202,8 @@ def wilson_interval(n_correct: int, n: int) -> tuple[float, float]:
         n_correct: Successes.
         n: Trials, at least 1.
     """
-    z = NormalDist().inv_cdf((1 + LEVEL) / 2)
-    share = n_correct / n
-    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
-    return float(max(0.0, 100 * (middle - half))), float(min(100.0, 100 * (middle + half)))
+    interval = binomtest(n_correct, n).proportion_ci(LEVEL, method="wilson")
+    return 100 * float(interval.low), 100 * float(interval.high)
 
 
 def _tasks(data: TransferData | Iterable[TransferData]) -> list[TransferData]:
@@ -271,7 +269,9 @@ def _row(data: TransferData, outcome: _Outcome, seed: int) -> dict[str, object]:
         "accuracy": 100 * n_correct / n_test,
         "low": low,
         "high": high,
-        "f1": _f1(outcome.labels, outcome.answers) if data.is_pairs else np.nan,
+        "f1": 100 * f1_score(outcome.labels, outcome.answers, zero_division=0)
+        if data.is_pairs
+        else np.nan,
         "majority": 100 * np.bincount(outcome.labels).max() / n_test,
         "n_train": outcome.n_train,
         "n_test": n_test,
@@ -308,13 +308,6 @@ def _average(rows: pd.DataFrame) -> dict[str, object]:
         "n_dims": widths[0] if len(widths) == 1 else np.nan,
         **{name: int(rows[name].sum()) for name in sums},
     }
-
-
-def _f1(labels: Int[np.ndarray, " n"], answers: Int[np.ndarray, " n"]) -> float:
-    """Return F1 × 100 of class 1; 0 where no item is of it and none was answered so."""
-    hits = int(((labels == 1) & (answers == 1)).sum())
-    said = int((labels == 1).sum() + (answers == 1).sum())
-    return 200 * hits / said if said else 0.0
 
 
 def _differences(
