@@ -67,12 +67,10 @@ def main() -> None:
             lens,
             pairs,
             settings="english",
-            components=(),
-            output_layers=["penultimate"],
-            contrasts=contrasts,
             store=dl.VectorStore(Path(folder) / "vectors.sqlite"),
         )
-        grid = seconds(lambda: study.capture(progress=False))
+        wanted = {"output_layers": ["penultimate"], "contrasts": contrasts}
+        grid = seconds(lambda: study.capture((), **wanted, progress=False))
     full = 0.0
     for layer in LAYERS:
         one = dl.ContrastivePrompting(lens, layer)

@@ -8,7 +8,6 @@ import torch
 from plotly.callbacks import Points
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from dysem_lab.analyses.cost import counted
 from dysem_lab.errors import InputError
 from dysem_lab.explorers.attention_explorer import (
     attention,
@@ -20,6 +19,7 @@ from dysem_lab.explorers.attention_explorer import (
 )
 from dysem_lab.models.loading import load_model
 from dysem_lab.models.readout import token_texts
+from dysem_lab.models.record import counted
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
 

@@ -8,24 +8,19 @@ import pytest
 import scipy.stats
 import torch
 
-from dysem_lab.analyses import contrast_analyses
-from dysem_lab.analyses.contrast_analyses import (
-    best_setting,
-    chosen_and_oracle,
-    combined_scores,
-    contrast_scores,
-)
 from dysem_lab.data.sts import load_data
 from dysem_lab.encoders.contrastive import ContrastivePrompting
 from dysem_lab.encoders.dysem import DySem
 from dysem_lab.errors import InputError
 from dysem_lab.evaluate import average_difference, paired_difference
-from dysem_lab.figures import contrast_figures
 from dysem_lab.models import capture
 from dysem_lab.models.steering import Contrast
 from dysem_lab.models.store import VectorStore
+from dysem_lab.questions import contrast, contrast_dysem, contrast_sweeps, layer_alpha
+from dysem_lab.questions.contrast import contrast_row, contrast_scores
+from dysem_lab.questions.layer_alpha import best_setting, chosen_and_oracle
 from dysem_lab.questions.published import published_cp
-from dysem_lab.questions.study import Study
+from dysem_lab.questions.study import Study, capture_needs, named_layers
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
 
@@ -43,9 +38,15 @@ def store(tmp_path):
     return VectorStore(tmp_path / "v.sqlite")
 
 
+CONTRASTS, OUTPUT_LAYERS = [None, NS, NR], ["penultimate", "final"]
+
+
 def make(lens, data, store, **options):
-    defaults = {"settings": "english", "components": (), "output_layers": ["penultimate", "final"]}
-    return Study(lens, data, store=store, **{**defaults, "contrasts": [None, NS, NR], **options})
+    return Study(lens, data, store=store, **{"settings": "english", **options})
+
+
+def need(study, contrasts=CONTRASTS, output_layers=OUTPUT_LAYERS):
+    return study.needs((), output_layers=output_layers, contrasts=contrasts)
 
 
 def cosine_scores(encode, data):
@@ -62,7 +63,7 @@ def test_a_table_has_the_scores_of_the_encoder_and_gains_over_the_plain_prompt(
 ):
     templates = ["prompteol", "pretended_cot", "knowledge"]
     study = make(tiny_lens, few, store, templates=templates)
-    table = contrast_scores(study, templates=[*templates, "ck"])
+    table = contrast_scores(study, CONTRASTS, OUTPUT_LAYERS, templates=[*templates, "ck"])
     assert len(table) == 4 * 2 * 3
     for row in table[table["method"] != "plain"].itertuples():
         encoder = ContrastivePrompting(
@@ -86,11 +87,12 @@ def test_a_table_has_the_scores_of_the_encoder_and_gains_over_the_plain_prompt(
 
 
 def test_a_study_embeds_what_the_encoder_embeds(tiny_lens, few, store):
-    study = make(tiny_lens, few, store, templates=["ck"], output_layers="all")
+    study = make(tiny_lens, few, store, templates=["ck"])
     assert study.templates == ["pretended_cot", "knowledge"]
-    assert study.output_layers == [2, 3, "final"]
+    output_layers = named_layers("all", CONTRASTS, study.n_layers)
+    assert output_layers == [2, 3, "final"]
     (task,) = study.data
-    for output_layer in study.output_layers:
+    for output_layer in output_layers:
         encoder = ContrastivePrompting(tiny_lens, 1, output_layer=output_layer, template="ck")
         expected = encoder.encode(study.texts(task, "en")).vectors
         found = study.embeddings(task, output_layer, template="ck", contrast=NS)
@@ -101,42 +103,42 @@ def test_a_study_embeds_what_the_encoder_embeds(tiny_lens, few, store):
 
 def test_one_pass_serves_all_contrasts_of_the_last_token(tiny_lens, few, store, monkeypatch):
     scaled = Contrast(0, "self_scaling", 0.5)
-    study = make(tiny_lens, few, store, contrasts=[None, NS, NR, scaled])
+    some = need(make(tiny_lens, few, store), [None, NS, NR, scaled])
     prompts = len(set(few.texts("en")))
-    plan = study.plan()
+    plan = some.plan()
     assert plan["passes"].sum() == 2 * prompts  # self scaling changes every token
-    assert study.capture(progress=False)["passes"].sum() == 2 * prompts
-    assert study.plan()["passes"].sum() == 0
-    wider = make(tiny_lens, few, store, contrasts=[None, NS, NR, Contrast(0, "scaling", 3.0)])
+    assert capture_needs([some], progress=False)["passes"].sum() == 2 * prompts
+    assert some.plan()["passes"].sum() == 0
+    wider = need(make(tiny_lens, few, store), [None, NS, NR, Contrast(0, "scaling", 3.0)])
     assert wider.plan()["passes"].sum() == prompts
     monkeypatch.setattr(capture, "fill", lambda *_, **__: pytest.fail("a whole pass was made"))
-    wider.capture(progress=False)
+    capture_needs([wider], progress=False)
     assert wider.plan()["passes"].sum() == 0
 
 
 def test_a_plan_counts_what_an_earlier_study_will_have_captured(tiny_lens, few, store):
     planned = set()
-    first = make(tiny_lens, few, store).plan(planned)
+    first = need(make(tiny_lens, few, store)).plan(planned)
     assert first["passes"].sum() > 0
-    assert make(tiny_lens, few, store).plan(planned)["passes"].sum() == 0
-    other = make(tiny_lens, few, store, contrasts=[None, replace(NS, alpha=3.0)])
+    assert need(make(tiny_lens, few, store)).plan(planned)["passes"].sum() == 0
+    other = need(make(tiny_lens, few, store), [None, replace(NS, alpha=3.0)])
     assert other.plan(planned)["passes"].sum() == first["passes"].sum()
 
 
 def test_contrasts_that_a_study_cannot_have_are_refused(tiny_lens, few, store):
     with pytest.raises(InputError, match="auxiliary prompts are in English only"):
-        make(tiny_lens, few, store, settings=["english", "language-specific"])
+        need(make(tiny_lens, few, store, settings=["english", "language-specific"]))
     with pytest.raises(InputError, match="output_layer 1 is read before block 1"):
-        make(tiny_lens, few, store, output_layers=[1]).plan()
+        need(make(tiny_lens, few, store), output_layers=[1])
     with pytest.raises(InputError, match="needs None among its contrasts"):
-        contrast_scores(make(tiny_lens, few, store, contrasts=[NS]))
+        contrast_scores(make(tiny_lens, few, store), [NS])
     with pytest.raises(InputError, match="auxiliary prompts are in English only"):
         DySem(tiny_lens, ("en",), k=8, contrast=NS)
 
 
 def test_an_average_over_tasks_is_the_mean_of_their_scores(tiny_lens, few, store):
     halves = {"one": few.select(range(6)), "other": few.select(range(6, 12))}
-    table = contrast_scores(make(tiny_lens, halves, store, output_layers=["last"]))
+    table = contrast_scores(make(tiny_lens, halves, store), CONTRASTS, ["last"])
     means = table[table["task"] != "Avg."].groupby("method", sort=False)[["spearman", "gain"]]
     averages = table[table["task"] == "Avg."].set_index("method")
     for method, row in means.mean().iterrows():
@@ -168,7 +170,7 @@ def rows_of(scores, template="prompteol"):
             "task": "t",
             "template": template,
             "output_layer": 3,
-            **contrast_analyses.contrast_row(contrast),
+            **contrast_row(contrast),
             "spearman": value,
             "low": value - 1,
             "high": value + 1,
@@ -210,13 +212,9 @@ def test_dysem_on_steered_vectors(tiny_lens, few, store):
         tiny_lens,
         few,
         store,
-        components=["attn", "resid"],
         languages=["en", "de", "fr"],
-        output_layers=(),
-        contrasts=[NS, None],
     )
-    (task,) = study.data
-    table = combined_scores(study, task, ["en", "de", "fr"], k=0.5)
+    table = contrast_dysem.table(study, ["en", "de", "fr"], [NS, None], k=0.5)
     assert len(table) == 2 * 2 * 3
     for component, vector in (("attn", "source"), ("resid", "mean")):
         dysem = DySem(
@@ -260,14 +258,14 @@ def test_a_dysem_configuration_with_a_contrast_comes_back(tiny_lens, tmp_path):
 def test_figures_show_the_numbers_and_captions_say_them():
     scores = {Contrast(layer, "scaling", a): 50 + layer + a for layer in (0, 1) for a in (1.0, 2.0)}
     table = rows_of({None: 50.0, **scores, Contrast(0, "recovering"): 47.0})
-    heat = contrast_figures.layer_alpha_figure(table, "measured")
+    heat = layer_alpha.figure(table, "measured")
     cells = {text for trace in heat.data for row in trace.text for text in row}
     assert {"51.0", "53.0", "47.0"} <= cells
-    said = contrast_figures.layer_alpha_caption(table)
+    said = layer_alpha.caption(table)
     assert "at best 53.00 (CP-NS, block 2, α = 2; gain +3.00" in said
     two = pd.concat([table, table.assign(task="u", spearman=table["spearman"] + 1)])
     with pytest.raises(InputError, match="one task, but the table has 2"):
-        contrast_figures.layer_alpha_figure(two, "measured")
+        layer_alpha.figure(two, "measured")
 
     variants = rows_of(
         {
@@ -275,15 +273,15 @@ def test_figures_show_the_numbers_and_captions_say_them():
             **{replace(NS, auxiliary=a): s for a, s in (("entity", 48.5), ("background", 52.0))},
         }
     )
-    caption = contrast_figures.gains_caption(variants, "auxiliary")
+    caption = contrast_sweeps.variants_caption(variants, "auxiliary")
     assert "from -1.50 (entity, CP-NS) to +2.00 (background, CP-NS)" in caption
     assert "1 of 2 certainly above and 1 below" in caption
-    shown = contrast_figures.gains_figure(variants, "auxiliary", "title", "measured")
+    shown = contrast_sweeps.variants_figure(variants, "auxiliary", "title", "measured")
     assert sorted(shown.data[0].x) == [-1.5, 2.0]
 
-    main = contrast_figures.main_figure(table, "measured")
+    main = contrast.figure(table, "measured")
     assert any("53.00<br>+3.00*" in text for row in main.data[0].text for text in row)
-    assert "-3.00" in contrast_figures.main_caption(table)
+    assert "-3.00" in contrast.caption(table)
 
 
 def test_the_published_tables_of_cp_are_there():

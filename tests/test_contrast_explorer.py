@@ -8,7 +8,6 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from dysem_lab.analyses.cost import counted
 from dysem_lab.encoders.base import PromptEncoder
 from dysem_lab.encoders.contrastive import ContrastivePrompting
 from dysem_lab.errors import InputError
@@ -23,6 +22,7 @@ from dysem_lab.explorers.contrast_explorer import (
 )
 from dysem_lab.models.loading import load_model
 from dysem_lab.models.readout import next_token_probabilities
+from dysem_lab.models.record import counted
 from dysem_lab.models.steering import Contrast, edit_of
 from dysem_lab.prompts import wrap
 from tests.test_attention_explorer import passes

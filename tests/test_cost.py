@@ -8,13 +8,13 @@ import pandas as pd
 import pytest
 import torch
 
-from dysem_lab.analyses import cost
-from dysem_lab.analyses.contrast_analyses import Method
 from dysem_lab.encoders.contrastive import ContrastivePrompting
 from dysem_lab.errors import InputError
-from dysem_lab.figures import cost_figures
+from dysem_lab.models.record import counted
 from dysem_lab.models.steering import Contrast
 from dysem_lab.models.store import VectorStore
+from dysem_lab.questions import cost
+from dysem_lab.questions.contrast import Method
 from dysem_lab.questions.published import published_cp
 from dysem_lab.questions.study import Study
 
@@ -56,7 +56,6 @@ def study(tiny_lens, demo, tmp_path):
         tiny_lens,
         demo.head(6),
         settings="english",
-        components=(),
         store=VectorStore(tmp_path / "v.sqlite"),
     )
 
@@ -114,7 +113,7 @@ def test_blocks_that_run_for_one_text_are_those_computed_and_those_counted(tiny_
             continue
         method = Method(template, output, contrast)
         encoder = cost.encoder(tiny_lens, method)
-        with watched(tiny_lens) as seen, cost.counted(tiny_lens) as work:
+        with watched(tiny_lens) as seen, counted(tiny_lens) as work:
             encoder.encode(TEXTS[:1])
         blocks = sum(rows for rows, _ in seen)
         assert encoder.blocks == blocks == work.rows, method
@@ -123,10 +122,10 @@ def test_blocks_that_run_for_one_text_are_those_computed_and_those_counted(tiny_
 
 def test_counting_stops_with_the_block_and_after_an_error(tiny_lens):
     encode = cost.encoder(tiny_lens, Method("prompteol", 2, None)).encode
-    with cost.counted(tiny_lens) as work:
+    with counted(tiny_lens) as work:
         encode(TEXTS[:1])
     assert work.rows == 2
-    with pytest.raises(InputError, match="empty"), cost.counted(tiny_lens):
+    with pytest.raises(InputError, match="empty"), counted(tiny_lens):
         encode([" "])
     encode(TEXTS[:1])
     assert work.rows == 2
@@ -173,7 +172,7 @@ def test_tokens_are_those_of_all_prompts_of_a_text(tiny_lens):
 
 
 def test_costs_of_one_text_are_its_tokens_times_its_blocks(study):
-    table = cost.costs(study, four(), n_texts=1, rounds=1).set_index(["template", "method"])
+    table = cost.table(study, four(), n_texts=1, rounds=1).set_index(["template", "method"])
     lens = study.lens
     texts = study.texts("demo", "en")
 
@@ -191,7 +190,7 @@ def test_costs_of_one_text_are_its_tokens_times_its_blocks(study):
 
 
 def test_token_blocks_of_many_texts_are_what_went_through_the_blocks(study):
-    table = cost.costs(study, four("last"), n_texts=8, rounds=2)
+    table = cost.table(study, four("last"), n_texts=8, rounds=2)
     assert table["n_texts"].tolist() == [8] * 4
     texts = cost._sample(study, 8, 0)
     for row, method in zip(table.itertuples(), four("last"), strict=True):
@@ -232,7 +231,7 @@ def test_ratios_are_within_rounds_and_medians_over_them(study, monkeypatch):
     clock = Clock(seconds)
     monkeypatch.setattr(cost, "time", clock)
     monkeypatch.setattr(cost, "encoder", clock.encoder)
-    table = cost.costs(study, methods, n_texts=4, rounds=3)
+    table = cost.table(study, methods, n_texts=4, rounds=3)
     assert table["time_ratio"].tolist() == pytest.approx([1, 1.3, 2, 3])
     assert table["time_low"].tolist() == pytest.approx([1, 1.1, 1.8, 3])
     assert table["time_high"].tolist() == pytest.approx([1, 1.5, 4, 4])
@@ -261,7 +260,7 @@ def test_each_output_layer_has_its_own_plain_prompteol(study, monkeypatch):
     clock = Clock(dict(zip(methods, [[1], [2], [3], [8]], strict=True)))
     monkeypatch.setattr(cost, "time", clock)
     monkeypatch.setattr(cost, "encoder", clock.encoder)
-    assert cost.costs(study, methods, 2, 1)["time_ratio"].tolist() == pytest.approx([1, 1, 3, 4])
+    assert cost.table(study, methods, 2, 1)["time_ratio"].tolist() == pytest.approx([1, 1, 3, 4])
 
 
 def test_texts_are_a_seeded_sample_of_different_ones(study):
@@ -287,7 +286,7 @@ def test_refusals_name_the_value_and_the_remedy(study):
         ((four(9), 4, 1), "output_layer must be between 1 and 3, got 9"),
     ):
         with pytest.raises(InputError, match=message):
-            cost.costs(study, *arguments)
+            cost.table(study, *arguments)
 
 
 # Figure and caption
@@ -315,7 +314,7 @@ def table_of():
 
 
 def test_the_caption_has_every_method_s_time_blocks_and_the_paper_s():
-    caption = cost_figures.cost_caption(table_of(), published_cp("3"))
+    caption = cost.caption(table_of(), published_cp("3"))
     assert "median and range of 3 rounds: PromptEOL+CP 1.25 [1.20, 1.40], blocks 1.17" in caption
     assert "PromptEOL+CP 1.25 [1.20, 1.40], blocks 1.17, in the paper 1.15;" in caption
     assert "Knowledge Enhancement 1.05 [0.90, 1.10], blocks 1.00, in the paper 1.15;" in caption
@@ -326,15 +325,15 @@ def test_the_caption_has_every_method_s_time_blocks_and_the_paper_s():
 
 def test_a_prompt_that_the_paper_does_not_have_has_no_mark_of_the_paper():
     own = table_of().replace({"template": {"knowledge": "In short, {text} is"}})
-    caption = cost_figures.cost_caption(own, published_cp("3"))
+    caption = cost.caption(own, published_cp("3"))
     assert "In short, {text} is+CP 1.60 [1.50, 1.80], blocks 1.17. On" in caption
-    figure = cost_figures.cost_figure(own, published_cp("3"), "a model")
+    figure = cost.figure(own, published_cp("3"), "a model")
     (paper,) = [trace for trace in figure.data if trace.name and "in the paper" in trace.name]
     assert pd.Series(paper.x).isna().tolist() == [False, False, True, True]
 
 
 def test_the_figure_has_counts_ratios_and_the_paper_s_marks():
-    figure = cost_figures.cost_figure(table_of(), published_cp("3"), "a model, demo")
+    figure = cost.figure(table_of(), published_cp("3"), "a model, demo")
     named = {trace.name: trace for trace in figure.data if trace.name}
     bars = figure.data[0]
     assert list(bars.x) == [29, 34, 29, 34]

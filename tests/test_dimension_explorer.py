@@ -5,7 +5,6 @@ import torch
 from plotly.callbacks import Points
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from dysem_lab.analyses.cost import counted
 from dysem_lab.data.sts import load_data
 from dysem_lab.encoders.dysem import DySem
 from dysem_lab.errors import InputError, MissingTranslationError
@@ -19,6 +18,7 @@ from dysem_lab.explorers.dimension_explorer import (
 )
 from dysem_lab.models.loading import load_model
 from dysem_lab.models.readout import dimension_lens, norm_weight
+from dysem_lab.models.record import counted
 from dysem_lab.models.store import VectorStore
 from dysem_lab.prompts import templates
 from dysem_lab.questions.study import Study

@@ -15,7 +15,6 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from dysem_lab.analyses.cost import counted
 from dysem_lab.encoders.aggregation import ValueAggregation
 from dysem_lab.encoders.base import MeanPooling, PromptEncoder
 from dysem_lab.encoders.dysem import DySem
@@ -28,6 +27,7 @@ from dysem_lab.joint import all_pairs_cosine, all_pairs_similarity, cosine
 from dysem_lab.models import passes
 from dysem_lab.models.loading import load_model, locate
 from dysem_lab.models.places import output_place
+from dysem_lab.models.record import counted
 from dysem_lab.models.store import VectorStore
 from tests.conftest import SPECIAL, tiny_config
 

@@ -7,7 +7,6 @@ import torch
 from scipy.stats import spearmanr
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from dysem_lab.analyses.cost import counted
 from dysem_lab.data.sts import load_data
 from dysem_lab.errors import InputError, MissingTranslationError
 from dysem_lab.explorers import layer_explorer
@@ -25,6 +24,7 @@ from dysem_lab.explorers.layer_explorer import (
 )
 from dysem_lab.models.capture import capture
 from dysem_lab.models.loading import load_model
+from dysem_lab.models.record import counted
 from dysem_lab.models.store import VectorStore
 from dysem_lab.prompts import templates, wrap
 from dysem_lab.questions import layers as layers_question

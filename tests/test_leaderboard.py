@@ -13,9 +13,9 @@ import torch
 from scipy.stats import spearmanr
 
 import dysem_lab as dl
-from dysem_lab.analyses.cost import counted
 from dysem_lab.encoders.systems import DYSEM, NAMES, TRAINED, TRAINING_FREE
 from dysem_lab.errors import InputError
+from dysem_lab.models.record import counted
 from dysem_lab.models.store import VectorStore
 from dysem_lab.questions import leaderboard as board
 from dysem_lab.questions import leaderboard as pictures

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 import dysem_lab as dl
-from dysem_lab.analyses.cost import counted
 from dysem_lab.errors import InputError, MissingTranslationError
 from dysem_lab.explorers import pair_explorer as explorer
 from dysem_lab.explorers.panel import Cancelled
 from dysem_lab.models.loading import load_model
+from dysem_lab.models.record import counted
 
 X = {"en": "A man plays.", "fr": "Un homme joue.", "ja": "男性が演奏する。"}
 Y = {"en": "A woman sings.", "fr": "Une femme chante.", "ja": "女性が歌う。"}

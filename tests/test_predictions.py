@@ -12,13 +12,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from dysem_lab.analyses import predictions
 from dysem_lab.errors import InputError, ModelError
-from dysem_lab.figures import prediction_figures
 from dysem_lab.models import readout
 from dysem_lab.models.loading import load_model, locate
 from dysem_lab.models.steering import Contrast, edit_of
 from dysem_lab.prompts import wrap
+from dysem_lab.questions import predictions, stream
 from tests.conftest import tiny_config
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
@@ -216,7 +215,7 @@ def test_one_pass_per_prompt_and_variant_with_one_position_unembedded(tiny_lens)
     )
     try:
         variants = {"plain": None, "NS": Contrast(1), "NR": Contrast(0, "recovering")}
-        predictions.predictions(tiny_lens, wrap(TEXTS[:2]), variants, 3)
+        predictions.table(tiny_lens, wrap(TEXTS[:2]), variants, 3)
     finally:
         for handle in handles:
             handle.remove()
@@ -229,12 +228,12 @@ def test_hooks_are_gone_after_a_pass_and_after_an_error(tiny_lens):
     points = tiny_lens.bridge.hook_dict.values()
     before = readout.next_token_probabilities(tiny_lens, wrap(TEXTS))
     readout.next_token_probabilities(tiny_lens, wrap(TEXTS), edit_of(tiny_lens, Contrast(1)))
-    predictions.stream_change(tiny_lens, wrap(TEXTS)[0], Contrast(1))
+    stream.table(tiny_lens, wrap(TEXTS)[0], Contrast(1))
     broken = Contrast(1, alpha=1e300)
     with pytest.raises(ModelError, match=r"the prediction is not finite in torch\.float32; take"):
         predictions.next_tokens(tiny_lens, wrap(TEXTS), broken)
     with pytest.raises(ModelError, match=r"the residual stream is not finite in torch\.float32"):
-        predictions.stream_change(tiny_lens, wrap(TEXTS)[0], broken)
+        stream.table(tiny_lens, wrap(TEXTS)[0], broken)
     assert not any(point.fwd_hooks for point in points)
     assert torch.equal(readout.next_token_probabilities(tiny_lens, wrap(TEXTS)), before)
 
@@ -269,7 +268,7 @@ def test_a_plain_string_can_be_continued_and_repeats_count_once(tiny_lens):
 def test_predictions_compare_the_tops_of_all_variants_with_the_first(pair):
     lens, (model, tokenizer) = pair("Llama")
     contrasts = {"NS": Contrast(1, alpha=3.0), "NR": Contrast(0, "recovering")}
-    table = predictions.predictions(lens, wrap(TEXTS), {"plain": None, **contrasts}, top=4)
+    table = predictions.table(lens, wrap(TEXTS), {"plain": None, **contrasts}, top=4)
     for i, text in enumerate(IN_PROMPT):
         p = {"plain": plain_pass(model, tokenizer, PROMPT.format(text))[0]}
         p |= {k: contrasted_pass(model, tokenizer, text, c)[0] for k, c in contrasts.items()}
@@ -297,7 +296,7 @@ def test_predictions_compare_the_tops_of_all_variants_with_the_first(pair):
 
 def test_the_share_of_function_words_sums_over_all_their_tokens(pair):
     lens, (model, tokenizer) = pair("Llama")
-    table = predictions.predictions(lens, wrap(TEXTS[:1]), {"plain": None, "NS": Contrast(1)}, 50)
+    table = predictions.table(lens, wrap(TEXTS[:1]), {"plain": None, "NS": Contrast(1)}, 50)
     # The tokenizer has one token per byte, so the only function words are one letter long.
     expected = {"a", "A", "i", "I"}
     assert set(table[table["function_word"]]["token"]) <= expected
@@ -339,7 +338,7 @@ def test_tokens_keep_their_space_and_odd_ones_can_be_told(spaced_lens):
 
 
 def test_function_words_count_with_and_without_their_space_and_in_any_case(spaced_lens):
-    table = predictions.predictions(spaced_lens, ["▁dog"], {"plain": None}, top=259)
+    table = predictions.table(spaced_lens, ["▁dog"], {"plain": None}, top=259)
     assert set(table.loc[table["function_word"], "id"]) == {4, 5, 6}
     share = table.loc[table["function_word"], "probability"].sum()
     assert table["function_word_share"].tolist() == pytest.approx([share] * 259, rel=1e-5)
@@ -382,26 +381,26 @@ def test_refusals_of_next_tokens_name_the_value_and_the_remedy(tiny_lens, argume
 
 def test_other_refusals(tiny_lens):
     with pytest.raises(InputError, match="variants must name at least one contrast"):
-        predictions.predictions(tiny_lens, wrap(TEXTS), {})
+        predictions.table(tiny_lens, wrap(TEXTS), {})
     with pytest.raises(InputError, match=r"not a prompt made by dysem_lab\.wrap"):
-        predictions.stream_change(tiny_lens, "A plain string", Contrast(1))
+        stream.table(tiny_lens, "A plain string", Contrast(1))
     with pytest.raises(InputError, match="prompt 0 is empty"):
-        predictions.stream_change(tiny_lens, "", Contrast(1))
+        stream.table(tiny_lens, "", Contrast(1))
 
 
 def test_alpha_without_effect_is_said_and_both_norms_predict_the_same(pair):
     lens, _ = pair("Gemma2")
     variants = {"plain": None, "CP-NS": Contrast(1, alpha=3.0), "CP-NR": Contrast(1, "recovering")}
     with pytest.warns(UserWarning, match="alpha has no effect"):
-        table = predictions.predictions(lens, wrap(TEXTS), variants)
+        table = predictions.table(lens, wrap(TEXTS), variants)
     wide = table.pivot(index=["prompt", "id"], columns="variant", values="probability")
     assert np.allclose(wide["CP-NS"], wide["CP-NR"], atol=1e-4)
     assert not np.allclose(wide["CP-NS"], wide["plain"], atol=1e-4)
-    assert "CP-NS and CP-NR predict the same" in prediction_figures.predictions_caption(table)
+    assert "CP-NS and CP-NR predict the same" in predictions.caption(table)
     with pytest.warns(UserWarning, match="alpha has no effect"):
         predictions.next_tokens(lens, wrap(TEXTS[:1]), Contrast(1))
     with pytest.warns(UserWarning, match="alpha has no effect"):
-        predictions.stream_change(lens, wrap(TEXTS)[0], Contrast(1))
+        stream.table(lens, wrap(TEXTS)[0], Contrast(1))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         predictions.next_tokens(lens, wrap(TEXTS[:1]), Contrast(1, "recovering"))
@@ -415,7 +414,7 @@ def test_alpha_without_effect_is_said_and_both_norms_predict_the_same(pair):
 @pytest.mark.parametrize("contrast", CONTRASTS, ids=str)
 def test_change_and_cosine_of_the_stream_equal_plain_hooks(pair, architecture, contrast):
     lens, (model, tokenizer) = pair(architecture)
-    table = predictions.stream_change(lens, wrap(TEXTS[:1])[0], contrast)
+    table = stream.table(lens, wrap(TEXTS[:1])[0], contrast)
     _, h = plain_pass(model, tokenizer, PROMPT.format(TEXTS[0]))
     _, changed = contrasted_pass(model, tokenizer, TEXTS[0], contrast)
     n_layers, n_tokens, _ = h.shape
@@ -432,21 +431,21 @@ def test_change_and_cosine_of_the_stream_equal_plain_hooks(pair, architecture, c
 def test_only_the_last_token_moves_and_only_from_the_block_on(tiny_lens):
     prompt = wrap(TEXTS)[1]
     for layer in range(3):
-        table = predictions.stream_change(tiny_lens, prompt, Contrast(layer))
+        table = stream.table(tiny_lens, prompt, Contrast(layer))
         moves = (table["layer"] >= layer) & (table["position"] == table["position"].max())
         assert (table.loc[moves, "change"] > 1e-3).all()
         assert (table.loc[~moves, "change"] == 0).all()
-    every = predictions.stream_change(tiny_lens, prompt, Contrast(1, "self_scaling", 3.0))
+    every = stream.table(tiny_lens, prompt, Contrast(1, "self_scaling", 3.0))
     assert (every.loc[every["layer"] >= 1, "change"] > 0).all()
     assert (every.loc[every["layer"] == 0, "change"] == 0).all()
 
 
 def test_tokens_of_the_stream_are_those_of_the_prompt(tiny_lens, embedded):
     prompt = wrap(TEXTS[:1])[0]
-    table = predictions.stream_change(tiny_lens, prompt, Contrast(1))
+    table = stream.table(tiny_lens, prompt, Contrast(1))
     tokens = table[table["layer"] == 0].sort_values("position")["token"]
     assert "".join(tokens).removeprefix("<s>") == prompt
-    table = predictions.stream_change(embedded("smollm2-135m-instruct"), prompt, Contrast(1))
+    table = stream.table(embedded("smollm2-135m-instruct"), prompt, Contrast(1))
     tokens = table[table["layer"] == 0].sort_values("position")["token"].tolist()
     assert tokens[:3] == ["This", " sentence", " :"]
     assert "".join(tokens) == prompt
@@ -483,7 +482,7 @@ BASE = {"plain": [[0.5, 0.3, 0.1]] * 2, "CP-NS": [[0.2, 0.4, 0.3], [0.5, 0.3, 0.
 
 def test_the_caption_says_which_way_function_words_go():
     towards = table_of({"plain": [0.2, 0.4], "CP-NS": [0.4, 0.3]}, BASE, {"CP-NS": 0.25})
-    caption = prediction_figures.predictions_caption(towards)
+    caption = predictions.caption(towards)
     assert "Next token of 2 sentences, means. plain: function words 30.0%" in caption
     assert (
         "CP-NS: 25% of the probability moves, another first token in 1 of 2, function words 35.0% "
@@ -491,30 +490,28 @@ def test_the_caption_says_which_way_function_words_go():
     ) in caption
     assert "towards function words here" in caption
     away = table_of({"plain": [0.2, 0.4], "CP-NS": [0.1, 0.3]}, BASE)
-    assert "away from function words, as it is meant to" in prediction_figures.predictions_caption(
-        away
-    )
+    assert "away from function words, as it is meant to" in predictions.caption(away)
     three = {**BASE, "CP-NR": BASE["CP-NS"]}
     mixed = table_of({"plain": [0.2, 0.4], "CP-NS": [0.1, 0.3], "CP-NR": [0.3, 0.4]}, three)
-    caption = prediction_figures.predictions_caption(mixed)
+    caption = predictions.caption(mixed)
     assert "not move probability in one direction" in caption
     assert "CP-NS and CP-NR predict the same" in caption
     assert "plain and" not in caption
     alone = table_of({"plain": [0.2, 0.4]}, BASE)
-    assert prediction_figures.predictions_caption(alone).endswith("function words 30.0%.")
+    assert predictions.caption(alone).endswith("function words 30.0%.")
 
 
 def test_the_figure_has_every_list_in_order_with_colours_that_mean_something():
     table = table_of({"plain": [0.2, 0.4], "CP-NS": [0.4, 0.3]}, BASE, {"CP-NS": 0.25})
     shown = table[(table["id"] < 2) | (table["variant"] == "CP-NS") & (table["prompt"] == 0)]
     extra = table[(table["id"] == 2) & (table["variant"] == "plain") & (table["prompt"] == 0)]
-    figure = prediction_figures.predictions_figure(pd.concat([shown, extra]), "a model")
+    figure = predictions.figure(pd.concat([shown, extra]), "a model")
     bars = [trace for trace in figure.data if trace.x[0] is not None]
     assert len(bars) == 4
     assert [list(bar.x) for bar in bars[:2]] == [[0.5, 0.3], [0.4, 0.3]]
     assert list(bars[0].text) == ["␣the  0.500", "&lt;b&gt;  0.300"]
     assert list(bars[1].text) == ["&lt;b&gt;  0.400", "⏎  0.300"]
-    word, other = prediction_figures.FUNCTION_WORD, prediction_figures.OTHER_TOKEN
+    word, other = predictions.FUNCTION_WORD, predictions.OTHER_TOKEN
     assert list(bars[0].marker.color) == [word, other]
     assert list(bars[1].marker.color) == [other, "#FFFFFF"], "hollow: not in plain's list"
     assert list(bars[1].marker.line.color) == [other, other]
@@ -546,7 +543,7 @@ def stream_table():
 
 
 def test_the_stream_caption_says_where_it_starts_and_what_is_left():
-    caption = prediction_figures.stream_caption(stream_table())
+    caption = stream.caption(stream_table())
     assert (
         "CP-NS: moved by 50% after block 2, most (50%) after block 2, by 12% after the last of 3; "
         "cosine at least 0.750 (block 2)"
@@ -556,11 +553,11 @@ def test_the_stream_caption_says_where_it_starts_and_what_is_left():
     assert caption.endswith("no other token moves at all.")
     table = stream_table()
     table.loc[(table["variant"] == "CP-NR") & (table["layer"] == 2), "change"] = 0.3
-    assert prediction_figures.stream_caption(table).endswith("other tokens move too under CP-NR.")
+    assert stream.caption(table).endswith("other tokens move too under CP-NR.")
 
 
 def test_the_stream_figure_has_the_heat_map_and_both_lines():
-    figure = prediction_figures.stream_figure(stream_table(), "a model")
+    figure = stream.figure(stream_table(), "a model")
     heat, *lines = figure.data
     assert np.array(heat.z).tolist() == [[0, 0, 0], [0, 0, 0.5], [0, 0, 0.125]]
     assert list(heat.y) == [1, 2, 3], "blocks count from 1 in figures"

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 import dysem_lab as dl
-from dysem_lab.analyses.cost import counted
 from dysem_lab.encoders.base import Encoder
 from dysem_lab.errors import InputError
 from dysem_lab.explorers import search_explorer as explorer
 from dysem_lab.explorers.panel import Cancelled
 from dysem_lab.models.loading import load_model
+from dysem_lab.models.record import counted
 
 EN = ["A man plays.", "A woman sings.", "The sea is cold.", "He reads a book.", "Dogs bark."]
 FR = ["Un homme joue.", "Une femme chante.", "La mer est froide.", "Il lit.", "Les chiens aboient."]

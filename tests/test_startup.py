@@ -24,8 +24,8 @@ def modules_after(code: str) -> set[str]:
     "code",
     [
         "import dysem_lab as dl; dl.explore_dimensions",
-        "from dysem_lab.figures import style; import plotly.io",
-        "from dysem_lab.figures import saving; import plotly.io",
+        "from dysem_lab.questions import style; import plotly.io",
+        "from dysem_lab.questions import saving; import plotly.io",
     ],
 )
 def test_what_shows_figures_compiles_no_grammar_of_addresses(code):

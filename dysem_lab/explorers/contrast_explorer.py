@@ -14,11 +14,9 @@ from jaxtyping import Float
 from plotly.subplots import make_subplots
 from torch import Tensor
 
-from dysem_lab.analyses.predictions import FUNCTION_WORDS
 from dysem_lab.encoders.contrastive import check_output
 from dysem_lab.errors import InputError, choices
 from dysem_lab.explorers.panel import Panel, Progress, State, View, menu, silent, slider, text_box
-from dysem_lab.figures.prediction_figures import FUNCTION_WORD, OTHER_TOKEN, ROW
 from dysem_lab.inputs import checked
 from dysem_lab.joint import cosine
 from dysem_lab.models.last_token import Prefix, prefixes, record_edits
@@ -36,6 +34,7 @@ from dysem_lab.models.steering import (
     warn_if_alpha_is_undone,
 )
 from dysem_lab.prompts import TEMPLATE_NAMES, TEMPLATES, auxiliaries, wrap
+from dysem_lab.questions.predictions import FUNCTION_WORD, FUNCTION_WORDS, OTHER_TOKEN, ROW
 from dysem_lab.questions.style import PALETTE, layout
 
 PLAIN = "plain"

@@ -15,7 +15,6 @@ from plotly.subplots import make_subplots
 from tqdm.auto import tqdm
 
 from dysem_lab import paths
-from dysem_lab.analyses.cost import in_turns
 from dysem_lab.data.sts import STSData
 from dysem_lab.encoders.base import Encoder
 from dysem_lab.encoders.systems import named_systems
@@ -31,6 +30,7 @@ from dysem_lab.evaluate import (
 )
 from dysem_lab.models.store import VectorStore
 from dysem_lab.prompts import TEMPLATE_NAMES
+from dysem_lab.questions.cost import in_turns
 from dysem_lab.questions.finding import Facts, Finding, facts_of
 from dysem_lab.questions.published import AVERAGE, N_PAIRS, SENTEVAL_SICKR, published
 from dysem_lab.questions.study import Study, prepare

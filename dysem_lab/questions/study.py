@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from copy import copy
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -261,6 +262,7 @@ class Study:
         each: str | Sequence[str] = (),
         output_layers: Sequence[int | str] | int | str = (),
         contrasts: Sequence[Contrast | None] | Contrast | None = (None,),
+        templates: Sequence[str] | None = None,
     ) -> "Need":
         """Return what a question will ask of this study.
 
@@ -272,10 +274,13 @@ class Study:
                 contrasts, and after the final norm.
             contrasts: Interventions under which all of it will be asked for; None is the plain
                 prompt. They need the English setting, in which the auxiliary prompts are.
+            templates: Of the study's, those under which it will be asked for; "ck" stands for its
+                two. None is all.
 
         Raises:
             InputError: A component, layer or block that there is not, an output layer before a
-                contrast, or a contrast of prompts that are not in English.
+                contrast, a contrast of prompts that are not in English, or a template that the
+                study does not have.
         """
         if contrasts is None or isinstance(contrasts, Contrast):
             contrasts = [contrasts]
@@ -292,7 +297,12 @@ class Study:
             for contrast in filter(None, contrasts):
                 check_output(name, contrast, self.n_layers)
             wanted.append(output_place(name, self.n_layers))
-        return Need(self, tuple(dict.fromkeys(wanted)), tuple(contrasts))
+        meant = self.templates if templates is None else [*chain(*map(parts_of, templates))]
+        for template in meant:
+            if template not in self.templates:
+                raise choices("template of the study", template, self.templates)
+        of_each = tuple(dict.fromkeys(wanted)), tuple(contrasts), tuple(dict.fromkeys(meant))
+        return Need(self, *of_each)
 
     def capture(
         self,
@@ -430,14 +440,16 @@ class Need:
     """What a question will ask of a study; from `Study.needs`.
 
     Attributes:
-        study: The study; its tasks, templates, prompt settings and languages are all meant.
+        study: The study; its tasks, prompt settings and languages are all meant.
         places: What will be read of each prompt; "none" is read by mean pooling instead.
         contrasts: Under which interventions; None is the plain prompt.
+        templates: Of the study's, those that are meant.
     """
 
     study: Study
     places: tuple[Place, ...]
-    contrasts: tuple[Contrast | None, ...] = (None,)
+    contrasts: tuple[Contrast | None, ...]
+    templates: tuple[str, ...]
 
     @property
     def reads_each(self) -> bool:
@@ -455,7 +467,7 @@ class Need:
     def groups(self) -> Iterator[tuple[str, str, str, dict[str, str]]]:
         """Yield (template, setting, language, key → prompt) of everything that is meant."""
         study = self.study
-        for template in study.templates:
+        for template in self.templates:
             for code in ["en"] if template == "none" else study.languages:
                 # English prompts are the same in both settings.
                 for setting in study.settings[:1] if code == "en" else study.settings:

@@ -41,6 +41,16 @@ COLOURS = {
     "knowledge": "#009E73",
 }
 OTHER_COLOUR = "#CC79A7"
+METHOD_COLOURS = {  # of Contrastive Prompting, beside the plain prompt
+    "plain": "#999999",
+    "CP-NS": "#D55E00",
+    "CP-NR": "#0072B2",
+    "CP scaled_recovering": "#E69F00",
+    "CP head_recovering": "#56B4E9",
+    "CP self_scaling": "#CC79A7",
+}
+# Losses orange, gains blue: told apart under the common colour-vision deficiencies.
+GAINS = [[0, "#D55E00"], [0.5, "#FFFFFF"], [1, "#0072B2"]]
 BASELINES = ("#999999", OTHER_COLOUR)  # what is plotted beside a method
 CHANCE = "#999999"  # what random sets would give
 SYMBOLS = {
@@ -284,11 +294,17 @@ def over(table: pd.DataFrame) -> str:
 
 def one_task(table: pd.DataFrame) -> pd.DataFrame:
     """Return the table, once it is known to be of one task."""
-    if (n_tasks := table["task"].nunique()) != 1:
-        raise InputError(
-            f"this figure is for one task, but the table has {n_tasks}; choose one: "
-            "table[table['task'] == name]"
-        )
+    return one_of_each(table, "task")
+
+
+def one_of_each(table: pd.DataFrame, *columns: str) -> pd.DataFrame:
+    """Return the table, once it is known that each of the columns has one value."""
+    for column in columns:
+        if (n_values := table[column].nunique()) != 1:
+            raise InputError(
+                f"this figure is for one {column}, but the table has {n_values}; choose one: "
+                f"table[table[{column!r}] == value]"
+            )
     return table
 
 

@@ -1,1 +1,0 @@
-"""Measurements: a study of a model on data in, tidy tables out."""

@@ -1,1 +1,0 @@
-"""Tables into plotly figures, captions and files."""

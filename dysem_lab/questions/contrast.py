@@ -1,0 +1,314 @@
+"""Does Contrastive Prompting sharpen an embedding? Notebook 15; and what all CP questions share.
+
+Every table has Contrastive Prompting (CP, arXiv 2505.12831) scored beside the plain prompt at the
+same output layer.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from jaxtyping import Float
+from torch import Tensor
+
+from dysem_lab.errors import InputError
+from dysem_lab.evaluate import average_difference, average_score, paired_difference, score
+from dysem_lab.models.steering import Contrast
+from dysem_lab.prompts import TEMPLATE_NAMES
+from dysem_lab.questions.finding import Facts, Finding, facts_of
+from dysem_lab.questions.published import AVERAGE
+from dysem_lab.questions.scores import pair_cosine
+from dysem_lab.questions.study import Study, named_layers, prepare
+from dysem_lab.questions.style import GAINS, layout
+
+PLAIN = "plain"
+# The fields of a contrast that a table names, with their values for the plain prompt.
+FIELDS: dict[str, object] = {
+    "layer": pd.NA,
+    "norm": "",
+    "alpha": math.nan,
+    "position": "",
+    "auxiliary": "",
+    "heads": "",
+}
+LABELS = ("template", "output_layer", "method", *FIELDS)
+PROMPTS = {**TEMPLATE_NAMES, "ck": "CK (mean of CoT and KE)"}
+NO_GAIN = dict.fromkeys(("difference", "low", "high"), math.nan)
+
+
+def contrast_gains(
+    study: Study,
+    contrasts: Mapping[str, tuple[int, float]],
+    output_layers: Sequence[int | str] = ("penultimate", "final"),
+    *,
+    seed: int = 0,
+) -> Finding:
+    """Does CP gain on the plain prompt? Each prompt with and without CP, in both of its norms.
+
+    Args:
+        study: Its tasks; in the English setting. It has the templates of all contrasts.
+        contrasts: Template → block (0-based) and α of its contrast. "ck" is the mean of the
+            embeddings of Pretended CoT and Knowledge Enhancement.
+        output_layers: Where embeddings are read, as for `dysem_lab.ContrastivePrompting`.
+        seed: Of the bootstraps.
+
+    Source: CP (arXiv 2505.12831), Tables 1 and 2.
+    """
+    alike: dict[tuple[int, float], list[str]] = {}  # templates with the same contrast
+    for template, (layer, alpha) in contrasts.items():
+        alike.setdefault((layer, alpha), []).append(template)
+    parts = [(both_norms(*of_contrast), names) for of_contrast, names in alike.items()]
+    prepare(
+        *(
+            study.needs((), output_layers=output_layers, contrasts=steered, templates=names)
+            for steered, names in parts
+        )
+    )
+    facts = facts_of(study, output_layers=list(output_layers), auxiliary="irrelevant", seed=seed)
+    asked = {template: list(of_contrast) for template, of_contrast in contrasts.items()}
+    facts = replace(facts, recorded={**facts.recorded, "contrasts": asked})
+    scores = pd.concat(
+        [
+            contrast_scores(study, steered, output_layers, templates=names, seed=seed)
+            for steered, names in parts
+        ],
+        ignore_index=True,
+    )
+    return Finding("cp_main_results", scores, figure(scores, facts), caption(scores), facts)
+
+
+def both_norms(
+    layer: int, alpha: float, position: str = "heads", auxiliary: str = "irrelevant"
+) -> list[Contrast | None]:
+    """Return the plain prompt (None) and the contrasts of the paper's two norms.
+
+    Args:
+        layer: Block, 0-based.
+        alpha: Of norm scaling.
+        position: Of both, as for `dysem_lab.Contrast`.
+        auxiliary: Of both.
+    """
+    recovering = Contrast(layer, "recovering", position=position, auxiliary=auxiliary)
+    return [None, Contrast(layer, "scaling", alpha, position, auxiliary), recovering]
+
+
+# --- what several questions share
+
+
+def contrast_row(contrast: Contrast | None) -> dict[str, object]:
+    """Return the columns that tell what was done: ``method`` and the fields of the contrast."""
+    if contrast is None:
+        return {"method": PLAIN, **FIELDS}
+    settings = contrast.settings
+    names = {"scaling": "CP-NS", "recovering": "CP-NR"}
+    return {
+        "method": names.get(contrast.norm, f"CP {contrast.norm}"),
+        "layer": contrast.layer,
+        "norm": contrast.norm,
+        "alpha": math.nan if settings["alpha"] is None else settings["alpha"],
+        "position": contrast.position,
+        "auxiliary": "" if settings["auxiliary"] is None else contrast.auxiliary,
+        "heads": "/".join(map(str, settings["heads"] or ())),
+    }
+
+
+class Method(NamedTuple):
+    """A row of a table: a prompt, where its embedding is read, and what is done on the way."""
+
+    template: str
+    output_layer: int | str
+    contrast: Contrast | None
+
+    def labels(self) -> dict[str, object]:
+        """Return its columns."""
+        return {
+            "template": self.template,
+            "output_layer": self.output_layer,
+            **contrast_row(self.contrast),
+        }
+
+
+def contrast_scores(
+    study: Study,
+    contrasts: Sequence[Contrast | None],
+    output_layers: Sequence[int | str] | int | str = "penultimate",
+    *,
+    templates: Sequence[str] | None = None,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Score contrasts, and how much each gains on the plain prompt.
+
+    The gain is over the plain prompt **at the same output layer**, on the same pairs: the papers
+    compare with the plain prompt at another layer, so part of their gain is the layer's.
+
+    Args:
+        study: Its tasks; in the English setting.
+        contrasts: Interventions, None among them: the plain prompt.
+        output_layers: As for `dysem_lab.questions.study.Study.needs`.
+        templates: "ck" is the mean of the embeddings of Pretended CoT and Knowledge Enhancement;
+            None is the study's.
+        seed: Of the bootstraps.
+
+    Returns:
+        One row per task, template, output layer and contrast, and of several tasks their mean
+        ("Avg."): ``method`` ("plain", "CP-NS",
+        "CP-NR", …), ``layer`` (0-based block), ``norm``, ``alpha``, ``position``, ``auxiliary``,
+        ``heads``, the columns of `dysem_lab.score`, and ``gain``, ``gain_low``, ``gain_high``
+        (paired bootstrap; NaN for the plain prompt).
+
+    Raises:
+        InputError: There is no plain prompt to compare with.
+
+    Source: CP (arXiv 2505.12831), Tables 1, 2, 4, 5 and Figure 3.
+    """
+    if None not in contrasts:
+        raise InputError("a table needs None among its contrasts: the plain prompt to compare")
+    layers = named_layers(output_layers, contrasts, study.n_layers)
+    prompts = study.templates if templates is None else templates
+    rows = []
+    measured: dict[Method, list[tuple[Tensor, Tensor, np.ndarray]]] = {}
+    for task, data in study.data.items():
+        for method, similarity, plain in _similarities(study, task, prompts, layers, contrasts):
+            of_task = similarity, plain, data.gold
+            measured.setdefault(method, []).append(of_task)
+            gain = paired_difference(*of_task, seed=seed) if method.contrast else NO_GAIN
+            result = score(similarity, data.gold, study.model.d_model, seed=seed)
+            rows.append({"task": task, **method.labels(), **result, **gain_columns(gain)})
+    if len(study.data) > 1:
+        for method, tasks in measured.items():
+            scored = [(steered, gold) for steered, _, gold in tasks]
+            result = average_score(scored, study.model.d_model, seed=seed)
+            gain = average_difference(tasks, seed=seed) if method.contrast else NO_GAIN
+            rows.append({"task": AVERAGE, **method.labels(), **result, **gain_columns(gain)})
+    return pd.DataFrame(rows)
+
+
+def gain_columns(difference: Mapping[str, float]) -> dict[str, float]:
+    """Return a paired difference as the columns of a gain."""
+    names = {"gain": "difference", "gain_low": "low", "gain_high": "high"}
+    return {name: difference[column] for name, column in names.items()}
+
+
+def _similarities(
+    study: Study,
+    task: str,
+    templates: Sequence[str],
+    output_layers: Sequence[int | str],
+    contrasts: Sequence[Contrast | None],
+) -> Iterator[tuple[Method, Float[Tensor, " n"], Float[Tensor, " n"]]]:
+    """Yield each method with its cosine of each pair, and that of the plain prompt."""
+    for template in templates:
+        for output_layer in output_layers:
+            cosines = {
+                contrast: pair_cosine(
+                    study.embeddings(task, output_layer, template=template, contrast=contrast)
+                )
+                for contrast in contrasts
+            }
+            for contrast, similarity in cosines.items():
+                yield Method(template, output_layer, contrast), similarity, cosines[None]
+
+
+def prompt_name(template: object) -> str:
+    """Return a template as the papers name it."""
+    return PROMPTS.get(str(template), str(template))
+
+
+# --- figure and caption
+
+
+def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
+    """Return scores of every prompt with and without CP, tasks across, coloured by the gain.
+
+    Args:
+        table: From `dysem_lab.questions.contrast.contrast_scores`.
+        facts: What it was measured on.
+    """
+    rows = table.assign(row=_row_labels(table))
+    order = list(dict.fromkeys(rows["row"]))
+    tasks = list(dict.fromkeys(rows["task"]))
+    scores, gains, low, high = (
+        rows.pivot(index="row", columns="task", values=column).loc[order, tasks]
+        for column in ("spearman", "gain", "gain_low", "gain_high")
+    )
+    sure = (low > 0) | (high < 0)
+    text = [
+        [
+            f"{value:.2f}"
+            if np.isnan(gain)
+            else f"{value:.2f}<br>{gain:+.2f}{'*' if found else ''}"
+            for value, gain, found in zip(*cells, strict=True)
+        ]
+        for cells in zip(scores.to_numpy(), gains.to_numpy(), sure.to_numpy(), strict=True)
+    ]
+    reach = float(np.nanmax(np.abs(gains.to_numpy()))) if gains.notna().any(axis=None) else 1.0
+    figure = go.Figure(
+        go.Heatmap(
+            z=gains.fillna(0.0),
+            x=tasks,
+            y=order,
+            text=text,
+            texttemplate="%{text}",
+            colorscale=GAINS,
+            zmin=-1.6 * reach,
+            zmax=1.6 * reach,
+            showscale=False,
+            xgap=2,
+            ygap=2,
+            hoverinfo="skip",
+        )
+    )
+    figure.update_yaxes(autorange="reversed")
+    figure.update_xaxes(side="top")
+    note = "below a score: the gain over the plain prompt at the same output layer (* 95 % sure)"
+    title = "Contrastive Prompting beside the plain prompt"
+    layout(figure, title, f"{facts}; {note}", 190 + 46 * len(order))
+    return figure.update_layout(margin_l=420)
+
+
+def _row_labels(table: pd.DataFrame) -> pd.Series:
+    """Return what tells the rows of a task apart: prompt, method, what varies, output layer."""
+    names = table["template"].map(prompt_name)
+    steered = table["method"] != PLAIN
+    labels = names + ", " + table["method"]
+    for column, words in (("layer", " block {:g}"), ("alpha", " α={:g}"), ("position", " {}")):
+        if table.loc[steered, column].nunique() > 1:
+            one_based = table[column] + 1 if column == "layer" else table[column]
+            said = [
+                "" if pd.isna(value) or value == "" else words.format(value) for value in one_based
+            ]
+            labels += pd.Series(said, table.index)
+    return labels + ", output " + table["output_layer"].astype(str)
+
+
+def caption(table: pd.DataFrame) -> str:
+    """Return one line: the best gain over the plain prompt, and how many gains are certain."""
+    over = table[table["task"] == (AVERAGE if AVERAGE in set(table["task"]) else table["task"][0])]
+    best, worst = extremes(over)
+    each = table[(table["method"] != PLAIN) & (table["task"] != AVERAGE)]
+    up, down = certain(each)
+    n_tasks = each["task"].nunique()
+    where = f" in the mean over {n_tasks} tasks" if n_tasks > 1 else ""
+    return (
+        f"Against the plain prompt at the same output layer, CP changes the score{where} by "
+        f"{worst['gain']:+.2f} ({_short(worst)}) to {best['gain']:+.2f} ({_short(best)}); of "
+        f"{len(each)} comparisons {up} gain and {down} lose for certain (95 %)."
+    )
+
+
+def extremes(table: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
+    """Return the rows with the largest and the smallest gain."""
+    return table.loc[table["gain"].idxmax()], table.loc[table["gain"].idxmin()]
+
+
+def certain(table: pd.DataFrame) -> tuple[int, int]:
+    """Return how many gains, and how many losses, have an interval without 0."""
+    return int((table["gain_low"] > 0).sum()), int((table["gain_high"] < 0).sum())
+
+
+def _short(row: pd.Series) -> str:
+    return f"{prompt_name(row['template'])}, {row['method']}, {row['output_layer']}"

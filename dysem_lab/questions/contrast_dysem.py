@@ -1,0 +1,147 @@
+"""Both methods at once: DySem on vectors that Contrastive Prompting has steered. Notebook 23."""
+
+from collections.abc import Sequence
+from itertools import product
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from torch import Tensor
+
+from dysem_lab.encoders.dysem import semantic_vectors
+from dysem_lab.encoders.settings import VECTORS
+from dysem_lab.evaluate import paired_difference, score
+from dysem_lab.models.steering import Contrast
+from dysem_lab.questions.contrast import NO_GAIN, PLAIN, both_norms, contrast_row, gain_columns
+from dysem_lab.questions.finding import Facts, Finding, facts_of
+from dysem_lab.questions.scores import pair_cosine, pair_similarity
+from dysem_lab.questions.study import Study, prepare
+from dysem_lab.questions.style import (
+    METHOD_COLOURS,
+    SCORE,
+    SYMBOLS,
+    bars,
+    layout,
+    one_task,
+    superscript,
+)
+
+
+def cp_with_dysem(
+    study: Study,
+    languages: Sequence[str],
+    layer: int,
+    alpha: float,
+    *,
+    components: Sequence[str] = ("attn", "resid"),
+    k: int | float = 0.25,
+    seed: int = 0,
+) -> Finding:
+    """Score DySem on the vectors of CP, in both of its norms, and on plain ones.
+
+    Args:
+        study: Of one task, in the English setting. Its first template is used.
+        languages: 𝓛, the consensus.
+        layer: Block of the contrast, 0-based.
+        alpha: Of norm scaling.
+        components: Internal vectors s^(ℓ).
+        k: Dimensions per text, or fraction of d.
+        seed: Of the bootstraps.
+
+    Source: ours; no paper combines the two.
+    """
+    contrasts = both_norms(layer, alpha)
+    prepare(study.needs(components, contrasts=contrasts))
+    asked = {"languages": list(languages), "k": k, "layer": layer, "alpha": alpha}
+    facts = facts_of(study, **asked, components=list(components), seed=seed)
+    scores = table(study, languages, contrasts, components=components, k=k, seed=seed)
+    return Finding("cp_with_dysem", scores, figure(scores, facts), caption(scores), facts)
+
+
+def table(
+    study: Study,
+    languages: Sequence[str],
+    contrasts: Sequence[Contrast | None],
+    *,
+    components: Sequence[str] = ("attn", "resid"),
+    k: int | float = 0.25,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Score DySem on the vectors of each contrast: the two methods combined.
+
+    Args:
+        study: Its tasks; in the English setting. Its first template is used.
+        languages: Of the consensus.
+        contrasts: Interventions; None is DySem alone.
+        components: Internal vectors s^(ℓ).
+        k: Dimensions per text, or fraction of d.
+        seed: Of the bootstraps.
+
+    Returns:
+        One row per task, component, contrast and ``vector`` ("plain cosine" in English, "source",
+        "mean"), with the columns of `dysem_lab.questions.contrast.contrast_scores`; the gain is
+        over the same without contrast.
+    """
+    rows = []
+    for task, component in product(study.data, components):
+        gold = study.data[task].gold
+        without: dict[str, Tensor] = {}
+        for contrast in sorted(contrasts, key=lambda one: one is not None):
+            vectors = study.vectors(task, component, languages=languages, contrast=contrast)
+            source = study.vectors(task, component, languages=["en"], contrast=contrast)[:, 0]
+            cells = {"plain cosine": (pair_cosine(source), float(study.model.d_model))}
+            for vector in VECTORS:
+                cells[vector] = pair_similarity(semantic_vectors(vectors, source, k, vector=vector))
+            for vector, (similarity, n_dims) in cells.items():
+                gain = NO_GAIN
+                if contrast is None:
+                    without[vector] = similarity
+                elif vector in without:
+                    gain = paired_difference(similarity, without[vector], gold, seed=seed)
+                rows.append(
+                    {
+                        "task": task,
+                        "component": component,
+                        "vector": vector,
+                        **contrast_row(contrast),
+                        **score(similarity, gold, n_dims, seed=seed),
+                        **gain_columns(gain),
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
+    """Return DySem with and without CP: grouped bars per vector, one panel per component.
+
+    Args:
+        table: From `dysem_lab.questions.contrast_dysem.table`.
+        facts: What it was measured on.
+    """
+    table = one_task(table)
+    alphas = ["" if np.isnan(alpha) else f" α={alpha:g}" for alpha in table["alpha"]]
+    symbols = [superscript(SYMBOLS.get(component, component)) for component in table["component"]]
+    shown = table.assign(method=table["method"] + alphas, component=symbols)
+    colours = {
+        label: METHOD_COLOURS[method]
+        for label, method in zip(shown["method"], table["method"], strict=True)
+    }
+    figure = bars(shown, "vector", "method", "component", colours=colours)
+    figure.update_yaxes(title=SCORE, col=1)
+    return layout(figure, "DySem on vectors that CP has steered", facts, 480)
+
+
+def caption(table: pd.DataFrame) -> str:
+    """Return one line: DySem alone, CP alone and both, per component."""
+    parts = []
+    for component, part in one_task(table).groupby("component", sort=False):
+        best = part.loc[part.groupby(part["method"] == PLAIN)["spearman"].idxmax()]
+        steered = part[(part["method"] != PLAIN) & (part["vector"] != "plain cosine")]
+        top = steered.loc[steered["gain"].idxmax()]
+        plain = best[best["method"] == PLAIN].iloc[0]
+        parts.append(
+            f"{SYMBOLS[component]}: best without CP {plain['spearman']:.1f} ({plain['vector']}); "
+            f"the largest gain of CP on DySem is {top['gain']:+.2f} [{top['gain_low']:.2f}, "
+            f"{top['gain_high']:.2f}] ({top['method']}, {top['vector']})"
+        )
+    return f"{'; '.join(parts)}."

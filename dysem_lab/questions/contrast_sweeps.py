@@ -1,0 +1,278 @@
+"""Where to read the embedding, what to subtract, and where in the block? Notebooks 17 to 19.
+
+Each of the three is a table of contrasts (`dysem_lab.questions.contrast.contrast_scores`) along
+another axis.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from dysem_lab.questions.contrast import (
+    PLAIN,
+    both_norms,
+    certain,
+    contrast_scores,
+    extremes,
+    prompt_name,
+)
+from dysem_lab.questions.finding import Facts, Finding, facts_of
+from dysem_lab.questions.study import Study, prepare
+from dysem_lab.questions.style import (
+    METHOD_COLOURS,
+    PALETTE,
+    SCORE,
+    band,
+    error_bar,
+    layout,
+    one_of_each,
+    one_task,
+)
+
+
+def output_layers(study: Study, layer: int, alpha: float, *, seed: int = 0) -> Finding:
+    """At which layer to read the embedding? Both norms after every block from the contrast on.
+
+    Args:
+        study: Of one task, in the English setting; its templates.
+        layer: Block of the contrast, 0-based.
+        alpha: Of norm scaling.
+        seed: Of the bootstraps.
+
+    Source: CP (arXiv 2505.12831), Figure 3 d; the same curve of the plain prompt is ours.
+    """
+    contrasts = both_norms(layer, alpha)
+    prepare(study.needs((), output_layers="all", contrasts=contrasts))
+    facts = facts_of(study, layer=layer, alpha=alpha, auxiliary="irrelevant", seed=seed)
+    scores = contrast_scores(study, contrasts, "all", seed=seed)
+    by_block = scores[scores["output_layer"] != "final"]
+    drawn, said = output_layers_figure(by_block, facts), output_layers_caption(by_block)
+    return Finding("cp_output_layer", scores, drawn, said, facts)
+
+
+def output_layers_figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
+    """Return scores against the number of blocks run, and below them what CP gains at each.
+
+    Args:
+        table: From `dysem_lab.questions.contrast.contrast_scores` of one task, output layers as
+            numbers.
+        facts: What it was measured on.
+    """
+    templates = list(dict.fromkeys(one_task(table)["template"]))
+    figure = make_subplots(
+        2,
+        len(templates),
+        subplot_titles=[prompt_name(template) for template in templates],
+        shared_xaxes=True,
+        vertical_spacing=0.09,
+        horizontal_spacing=0.06,
+    )
+    for column, template in enumerate(templates, start=1):
+        of_template = table[table["template"] == template]
+        for i, (method, rows) in enumerate(of_template.groupby("method", sort=False)):
+            colour = METHOD_COLOURS.get(str(method), PALETTE[i % len(PALETTE)])
+            place = {"row": 1, "col": column}
+            legend = {"name": str(method), "legendgroup": str(method)}
+            blocks = rows["output_layer"]
+            band(figure, blocks, rows["low"], rows["high"], colour, **place)
+            _line(figure, rows, "spearman", colour, {**legend, "showlegend": column == 1}, place)
+            if method != PLAIN:
+                place = {"row": 2, "col": column}
+                band(figure, blocks, rows["gain_low"], rows["gain_high"], colour, **place)
+                _line(figure, rows, "gain", colour, {**legend, "showlegend": False}, place)
+        figure.add_hline(y=0, line_dash="dot", line_color="#555555", row=2, col=column)
+    figure.update_xaxes(title="blocks run", row=2)
+    figure.update_yaxes(title=SCORE, row=1, col=1)
+    figure.update_yaxes(title="gain over plain", row=2, col=1)
+    return layout(figure, "At which layer to read the embedding?", facts, 720)
+
+
+def _line(
+    figure: go.Figure,
+    rows: pd.DataFrame,
+    column: str,
+    colour: str,
+    legend: dict[str, object],
+    place: dict[str, int],
+) -> None:
+    figure.add_scatter(
+        x=rows["output_layer"],
+        y=rows[column],
+        mode="lines+markers",
+        marker_size=5,
+        line_color=colour,
+        hovertemplate="%{x}: %{y:.2f}",
+        **legend,
+        **place,
+    )
+
+
+def output_layers_caption(table: pd.DataFrame) -> str:
+    """Return one line with the best output layer of each method, and how often CP is above."""
+    parts = []
+    for template, part in table.groupby("template", sort=False):
+        best = part.loc[part.groupby("method", sort=False)["spearman"].idxmax()]
+        scores = ", ".join(
+            f"{row.method} {row.spearman:.1f} after {row.output_layer}" for row in best.itertuples()
+        )
+        steered = part[part["method"] != PLAIN]
+        above, below = certain(steered)
+        parts.append(
+            f"{prompt_name(template)}: {scores}; at the same layer CP is certainly "
+            f"above plain in {above} and below in {below} of {len(steered)}"
+        )
+    return f"Best score and the number of blocks run. {'; '.join(parts)}."
+
+
+def auxiliary_prompts(
+    study: Study,
+    auxiliaries: Sequence[str],
+    layer: int,
+    alpha: float,
+    output_layer: int | str = "penultimate",
+    *,
+    seed: int = 0,
+) -> Finding:
+    """What should be subtracted? Both norms with each auxiliary prompt.
+
+    Args:
+        study: Of one task, in the English setting; its templates.
+        auxiliaries: Names of `dysem_lab.prompts.auxiliaries`, or prompts with ``{text}``.
+        layer: Block of the contrast, 0-based.
+        alpha: Of norm scaling.
+        output_layer: Where the embedding is read, as for `dysem_lab.ContrastivePrompting`.
+        seed: Of the bootstraps.
+
+    Source: CP (arXiv 2505.12831), Table 4.
+    """
+    asked = {"layer": layer, "alpha": alpha, "output_layer": output_layer}
+    scores, facts = _variants(study, "auxiliary", auxiliaries, asked, seed)
+    title = "What should the auxiliary prompt ask for?"
+    drawn = variants_figure(scores, "auxiliary", title, facts)
+    said = variants_caption(scores, "auxiliary")
+    return Finding("cp_auxiliary_prompts", scores, drawn, said, facts)
+
+
+def positions(
+    study: Study,
+    positions: Sequence[str],
+    layer: int,
+    alpha: float,
+    output_layer: int | str = "penultimate",
+    *,
+    seed: int = 0,
+) -> Finding:
+    """Where in the block? Both norms at each place.
+
+    Args:
+        study: Of one task, in the English setting; its templates.
+        positions: Names of `dysem_lab.models.steering.POSITIONS`.
+        layer: Block of the contrast, 0-based.
+        alpha: Of norm scaling.
+        output_layer: Where the embedding is read, as for `dysem_lab.ContrastivePrompting`.
+        seed: Of the bootstraps.
+
+    Source: CP (arXiv 2505.12831), Table 5.
+    """
+    asked = {"layer": layer, "alpha": alpha, "output_layer": output_layer}
+    scores, facts = _variants(study, "position", positions, asked, seed)
+    drawn = variants_figure(scores, "position", "Where in the block?", facts)
+    said = variants_caption(scores, "position")
+    return Finding("cp_position", scores, drawn, said, facts)
+
+
+def _variants(
+    study: Study, field: str, values: Sequence[str], asked: Mapping[str, Any], seed: int
+) -> tuple[pd.DataFrame, Facts]:
+    """Return the scores of both norms with each value of a contrast's field, and the facts."""
+    each = [both_norms(asked["layer"], asked["alpha"], **{field: value}) for value in values]
+    contrasts = list(dict.fromkeys([None, *chain(*each)]))
+    output_layer = asked["output_layer"]
+    prepare(study.needs((), output_layers=[output_layer], contrasts=contrasts))
+    plural = {"auxiliary": "auxiliaries", "position": "positions"}[field]
+    facts = facts_of(study, **{plural: list(values)}, **asked, seed=seed)
+    return contrast_scores(study, contrasts, [output_layer], seed=seed), facts
+
+
+def variants_figure(table: pd.DataFrame, by: str, title: str, facts: Facts | str) -> go.Figure:
+    """Return the score of each variant as a dot with its interval, the plain prompt as a line.
+
+    Args:
+        table: From `dysem_lab.questions.contrast.contrast_scores` of one task and output layer.
+        by: Column that tells the variants apart: "auxiliary" or "position".
+        title: Of the figure.
+        facts: What it was measured on.
+    """
+    templates = list(dict.fromkeys(one_of_each(table, "task", "output_layer")["template"]))
+    figure = template_panels(table, templates)
+    steered = table[table["method"] != PLAIN]
+    # A variant that loses by far would press the others together: it is put at the edge.
+    edge = -max(3.0, 6 * float(steered["gain"].abs().median()))
+    for column, template in enumerate(templates, start=1):
+        part = steered[steered["template"] == template]
+        for i, (method, rows) in enumerate(part.groupby("method", sort=False)):
+            far = rows["gain"] < edge
+            symbol = ("circle", "diamond", "square", "cross")[i % 4]
+            figure.add_scatter(
+                x=rows["gain"].clip(lower=edge),
+                y=rows[by],
+                orientation="h",
+                mode="markers+text",
+                text=[
+                    f"  {gain:+.1f}" if out else ""
+                    for gain, out in zip(rows["gain"], far, strict=True)
+                ],
+                textposition="middle right",
+                marker={
+                    "size": 9,
+                    "color": METHOD_COLOURS.get(str(method), PALETTE[i % len(PALETTE)]),
+                    "symbol": ["triangle-left" if out else symbol for out in far],
+                },
+                error_x=error_bar(rows["gain"].where(~far), rows["gain_low"], rows["gain_high"]),
+                name=str(method),
+                legendgroup=str(method),
+                showlegend=column == 1,
+                customdata=rows[["spearman", "gain"]],
+                hovertemplate="%{customdata[0]:.2f} (%{customdata[1]:+.2f})",
+                row=1,
+                col=column,
+            )
+        figure.add_vline(x=0, line_dash="dot", line_color="#555555", row=1, col=column)
+    figure.update_yaxes(autorange="reversed", type="category")
+    figure.update_xaxes(title="gain over plain")
+    n_rows = steered[by].nunique()
+    return layout(figure, title, facts, 280 + 42 * n_rows).update_layout(
+        scattermode="group", margin_l=140
+    )
+
+
+def variants_caption(table: pd.DataFrame, by: str) -> str:
+    """Return one line: the largest and the smallest gain of each template, and the certain ones."""
+    parts = []
+    for template, part in table.groupby("template", sort=False):
+        plain = part[part["method"] == PLAIN]["spearman"].iloc[0]
+        steered = part[part["method"] != PLAIN]
+        best, worst = extremes(steered)
+        up, down = certain(steered)
+        parts.append(
+            f"{prompt_name(template)} (plain {plain:.2f}): from {worst['gain']:+.2f} "
+            f"({worst[by]}, {worst['method']}) to {best['gain']:+.2f} ({best[by]}, "
+            f"{best['method']}), {up} of {len(steered)} certainly above and {down} below"
+        )
+    return f"Gain over the plain prompt at the same output layer. {'; '.join(parts)}."
+
+
+def template_panels(table: pd.DataFrame, templates: Sequence[str]) -> go.Figure:
+    """Return one panel per template, with the plain prompt's score in its title."""
+    plain = table[table["method"] == PLAIN].groupby("template")["spearman"].first()
+    return make_subplots(
+        1,
+        len(templates),
+        subplot_titles=[f"{prompt_name(name)} (plain {plain[name]:.1f})" for name in templates],
+        horizontal_spacing=0.05,
+        shared_yaxes=True,
+    )

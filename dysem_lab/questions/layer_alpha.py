@@ -1,0 +1,170 @@
+"""At which block to contrast, how strongly, and what is the choice worth? Notebook 16."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from dysem_lab.errors import InputError
+from dysem_lab.models.steering import Contrast
+from dysem_lab.questions.contrast import LABELS, PLAIN, contrast_scores, prompt_name
+from dysem_lab.questions.contrast_sweeps import template_panels
+from dysem_lab.questions.finding import Facts, Finding, facts_of
+from dysem_lab.questions.study import Study, prepare
+from dysem_lab.questions.style import GAINS, layout, one_of_each
+
+
+@dataclass(frozen=True, repr=False)
+class Search(Finding):
+    """A finding on the pairs to choose on, and what its choice is worth on other pairs.
+
+    Attributes:
+        reported: From `chosen_and_oracle`.
+        chosen: From `best_setting`: arguments for `dysem_lab.ContrastivePrompting`.
+    """
+
+    reported: pd.DataFrame
+    chosen: dict[str, Any]
+
+
+def layer_alpha(
+    study: Study,
+    test: Study,
+    layers: Sequence[int],
+    alphas: Sequence[float],
+    output_layer: int | str = "penultimate",
+    *,
+    seed: int = 0,
+) -> Search:
+    """Try CP at each block, with each α and with norm recovering; report on other pairs.
+
+    Args:
+        study: The pairs to choose on: of one task, in the English setting.
+        test: The same of the pairs to report on.
+        layers: Blocks, 0-based.
+        alphas: Of norm scaling.
+        output_layer: Where the embedding is read, as for `dysem_lab.ContrastivePrompting`.
+        seed: Of the bootstraps.
+
+    Source: CP (arXiv 2505.12831), Figure 3 a-c; what the choice is worth is ours.
+    """
+    contrasts: list[Contrast | None] = [None]
+    contrasts += [Contrast(layer, "scaling", alpha) for layer in layers for alpha in alphas]
+    contrasts += [Contrast(layer, "recovering") for layer in layers]
+    where: dict[str, Any] = {"contrasts": contrasts, "output_layers": [output_layer]}
+    prepare(study.needs((), **where), test.needs((), **where))
+    asked = {"layers": list(layers), "alphas": list(alphas), "output_layer": output_layer}
+    facts = facts_of(study, **asked, position="heads", seed=seed)
+    scores = contrast_scores(study, **where, seed=seed)
+    drawn, said = figure(scores, facts), caption(scores)
+    reported = chosen_and_oracle(scores, contrast_scores(test, **where, seed=seed))
+    return Search("cp_layer_alpha", scores, drawn, said, facts, reported, best_setting(scores))
+
+
+def best_setting(table: pd.DataFrame) -> dict[str, Any]:
+    """Return the settings of the best contrast in a table of one task.
+
+    Returns:
+        Arguments for `dysem_lab.ContrastivePrompting`.
+
+    Raises:
+        InputError: The table is of several tasks, or has no contrast with a score.
+    """
+    tried = table[(table["method"] != PLAIN) & table["spearman"].notna()]
+    if tried.empty or tried["task"].nunique() != 1:
+        raise InputError("choose a setting from the scores of contrasts on one task")
+    row = tried.loc[tried["spearman"].idxmax()]
+    alpha = {} if math.isnan(row["alpha"]) else {"alpha": float(row["alpha"])}
+    heads = {"heads": [int(head) for head in row["heads"].split("/")]} if row["heads"] else {}
+    auxiliary = {"auxiliary": row["auxiliary"]} if row["auxiliary"] else {}
+    return {
+        "layer": int(row["layer"]),
+        "norm": row["norm"],
+        **alpha,
+        "position": row["position"],
+        "output_layer": row["output_layer"],
+        "template": row["template"],
+        **auxiliary,
+        **heads,
+    }
+
+
+def chosen_and_oracle(dev: pd.DataFrame, test: pd.DataFrame) -> pd.DataFrame:
+    """Return, per template, the test row of the setting that dev chose, and the best on test.
+
+    Args:
+        dev: From `dysem_lab.questions.contrast.contrast_scores`, of the pairs to choose on.
+        test: The same contrasts on the pairs to report on.
+
+    Returns:
+        Rows of ``test`` with ``chosen_on`` ("dev", "test") before the other columns.
+    """
+    rows = []
+    for template, tried in dev[dev["method"] != PLAIN].groupby("template", sort=False):
+        there = test[(test["template"] == template) & (test["method"] != PLAIN)]
+        chosen = tried.loc[tried["spearman"].idxmax(), [*LABELS]]
+        same = (there[[*LABELS]].fillna(0) == chosen.fillna(0)).all(axis=1)
+        rows.append({"chosen_on": "dev", **there[same].iloc[0]})
+        rows.append({"chosen_on": "test", **there.loc[there["spearman"].idxmax()]})
+    return pd.DataFrame(rows)
+
+
+def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
+    """Return a heat map of block × α for each template; norm recovering, which has no α, beside it.
+
+    Args:
+        table: From `dysem_lab.questions.contrast.contrast_scores`, of one task and output layer.
+        facts: What it was measured on.
+    """
+    templates = list(dict.fromkeys(one_of_each(table, "task", "output_layer")["template"]))
+    figure = template_panels(table, templates)
+    steered = table[table["method"] != PLAIN]
+    # A few cells may lose far more than the others differ by; the colour ends before them.
+    reach = float(steered["gain"].abs().quantile(0.75)) or 1.0
+    for column, template in enumerate(templates, start=1):
+        part = steered[steered["template"] == template].assign(
+            alpha=lambda rows: [
+                "NR" if np.isnan(alpha) else f"α={alpha:g}" for alpha in rows["alpha"]
+            ]
+        )
+        columns = list(dict.fromkeys(part["alpha"]))
+        shown = part.pivot(index="layer", columns="alpha", values="spearman")[columns]
+        gains = part.pivot(index="layer", columns="alpha", values="gain")[columns]
+        figure.add_heatmap(
+            z=gains,
+            x=columns,
+            y=[f"block {layer + 1}" for layer in shown.index],
+            text=[[f"{value:.1f}" for value in row] for row in shown.to_numpy()],
+            texttemplate="%{text}",
+            colorscale=GAINS,
+            zmin=-1.5 * reach,
+            zmax=1.5 * reach,
+            colorbar={"title": "gain over<br>plain", "thickness": 14},
+            showscale=column == len(templates),
+            xgap=2,
+            ygap=2,
+            row=1,
+            col=column,
+        )
+    layout(figure, "Where to contrast, and how strongly?", facts, 480)
+    return figure.update_layout(margin_r=120)
+
+
+def caption(table: pd.DataFrame) -> str:
+    """Return one line with the best cell of each template and its gain."""
+    parts = []
+    for template, part in table.groupby("template", sort=False):
+        plain = part[part["method"] == PLAIN]["spearman"].iloc[0]
+        best = part.loc[part[part["method"] != PLAIN]["spearman"].idxmax()]
+        alpha = "" if np.isnan(best["alpha"]) else f", α = {best['alpha']:g}"
+        parts.append(
+            f"{prompt_name(template)} {plain:.2f} plain, at best "
+            f"{best['spearman']:.2f} ({best['method']}, block {best['layer'] + 1}{alpha}; gain "
+            f"{best['gain']:+.2f} "
+            f"[{best['gain_low']:.2f}, {best['gain_high']:.2f}])"
+        )
+    return f"Best of the grid, output layer {table['output_layer'].iloc[0]}: {'; '.join(parts)}."

@@ -1,0 +1,355 @@
+"""What would the model say next, and what does a contrast change of it? Notebook 22."""
+
+import html
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from dysem_lab.errors import InputError
+from dysem_lab.models.capture import unique_prompts
+from dysem_lab.models.lens import LensModel
+from dysem_lab.models.readout import next_token_probabilities, token_texts, visible
+from dysem_lab.models.steering import Contrast, edit_of, warn_if_alpha_is_undone
+from dysem_lab.prompts import Prompt, wrap
+from dysem_lab.questions.contrast import both_norms
+from dysem_lab.questions.finding import Facts, Finding, facts_of
+from dysem_lab.questions.study import Study, prepare
+from dysem_lab.questions.style import layout
+
+# English words that hold a sentence together and could stand in nearly any: a list of our own.
+_WORDS = """
+a an the this that these those some any each every no not all both either neither such
+i you he she it we they me him her us them my your his its our their mine yours hers ours theirs
+who whom whose which what where when why how there here
+of in on at by for with from to into onto over under about as after before between through during
+without within against upon among up down out off
+and or but nor so if because while although though than then whether until since
+am is are was were be been being do does did have has had having will would shall should can could
+may might must too very just also only
+"""
+FUNCTION_WORDS = frozenset(_WORDS.split())
+FUNCTION_WORD, OTHER_TOKEN = "#D55E00", "#0072B2"
+ROW, TITLE, TOP, BOTTOM = 19, 64, 70, 70  # heights in px: a token, a sentence, the margins
+LINE = 105  # characters of a sentence in a line
+SAME = 0.005  # difference of probabilities that a figure does not show
+
+
+def predictions(
+    study: Study,
+    sentences: Sequence[str],
+    layer: int,
+    alpha: float,
+    *,
+    position: str = "heads",
+    auxiliary: str = "irrelevant",
+    top: int = 10,
+) -> Finding:
+    """Compare the next tokens of sentences under the plain prompt and both norms of CP.
+
+    Args:
+        study: Its model and its template; it needs no data.
+        sentences: In English.
+        layer: Block of the contrast, 0-based.
+        alpha: Of norm scaling.
+        position: Where in the block, as for `dysem_lab.Contrast`.
+        auxiliary: The auxiliary prompt, likewise.
+        top: Tokens per sentence and variant.
+
+    Raises:
+        InputError: As for `dysem_lab.questions.predictions.table`, or a study of several templates.
+
+    Source: CP (arXiv 2505.12831), Table 7 shows next tokens; the two measures are ours.
+    """
+    prepare(runs_the_model=True)
+    variants = named_variants(layer, alpha, position, auxiliary)
+    template = only_template(study)
+    facts = facts_of(
+        study,
+        sentences=len(sentences),
+        template=template,
+        position=position,
+        layer=layer,
+        alpha=alpha,
+        top=top,
+    )
+    shown = {"sentences": list(sentences), "auxiliary": auxiliary}
+    facts = replace(facts, recorded={**facts.recorded, **shown})
+    found = table(study.lens, wrap(sentences, template), variants, top)
+    return Finding("cp_predictions", found, figure(found, facts), caption(found), facts)
+
+
+def named_variants(
+    layer: int, alpha: float, position: str, auxiliary: str
+) -> dict[str, Contrast | None]:
+    """Return the plain prompt and both norms of CP, by the names that tables give them."""
+    names = ("plain", "CP-NS", "CP-NR")
+    return dict(zip(names, both_norms(layer, alpha, position, auxiliary), strict=True))
+
+
+def only_template(study: Study) -> str:
+    """Return the one template of a study.
+
+    Raises:
+        InputError: It has several.
+    """
+    if len(study.templates) != 1:
+        raise InputError(
+            "a next token is that of one prompt, but the study has the templates "
+            f"{', '.join(study.templates)}; give it one"
+        )
+    return study.templates[0]
+
+
+def next_tokens(
+    lens: LensModel, prompts: Sequence[str], contrast: Contrast | None = None, top: int = 10
+) -> pd.DataFrame:
+    """Return the most probable next tokens of each prompt.
+
+    Args:
+        lens: The model.
+        prompts: Prompts, made by `dysem_lab.wrap` where there is a contrast; repeated ones count
+            once.
+        contrast: The intervention; None is the plain prompt.
+        top: Tokens per prompt.
+
+    Returns:
+        One row per prompt and rank: ``prompt`` (its position among the different prompts),
+        ``text``, ``rank`` from 1, ``token`` (what it adds to the prompt), ``id``, ``probability``.
+
+    Raises:
+        InputError: As for `next_token_probabilities`, or `top` below 1 or above the number of
+            tokens.
+        ModelError: The prediction is not finite.
+
+    Warns:
+        UserWarning: α has no effect in this model, because a norm follows.
+    """
+    if contrast is not None:
+        warn_if_alpha_is_undone(contrast, lens)
+    found = _compared(lens, prompts, {"": contrast}, top)
+    found = found.sort_values(["prompt", "rank"], kind="stable", ignore_index=True)
+    return found[["prompt", "text", "rank", "token", "id", "probability"]]
+
+
+def table(
+    lens: LensModel, prompts: Sequence[str], variants: Mapping[str, Contrast | None], top: int = 10
+) -> pd.DataFrame:
+    """Compare the next tokens of the same prompts under several contrasts.
+
+    Args:
+        lens: The model.
+        prompts: As for `next_tokens`.
+        variants: Name → contrast, or None for the plain prompt. The first is what the others are
+            compared with. Each runs once per prompt.
+        top: Tokens per prompt and variant.
+
+    Returns:
+        One row per prompt, variant and token that is among the `top` of **any** variant of that
+        prompt: the columns of `next_tokens`; ``variant``; ``function_word`` (whether the token is
+        one of `FUNCTION_WORDS`, in any case, with or without a space before it). Then, over all
+        tokens and so the same for all rows of a prompt and variant: ``total_variation``, half the
+        summed absolute difference of the variant's distribution to that of the first variant (0
+        for equal ones, 1 for disjoint ones); ``function_word_share``, the probability that the
+        variant gives to all function words together.
+
+    Raises:
+        InputError: As for `next_tokens`, or no variants.
+        ModelError: The prediction is not finite.
+
+    Warns:
+        UserWarning: α has no effect in this model, because a norm follows.
+
+    Source: CP (arXiv 2505.12831), Table 7 shows next tokens; the two measures are ours.
+    """
+    if not variants:
+        raise InputError("variants must name at least one contrast, or None for the plain prompt")
+    for contrast in filter(None, variants.values()):
+        warn_if_alpha_is_undone(contrast, lens)
+    return _compared(lens, prompts, variants, top)
+
+
+def _compared(
+    lens: LensModel, prompts: Sequence[str], variants: Mapping[str, Contrast | None], top: int
+) -> pd.DataFrame:
+    unique = unique_prompts(prompts)
+    found = {
+        name: next_token_probabilities(lens, unique, edit_of(lens, contrast))
+        for name, contrast in variants.items()
+    }
+    first, n_tokens = next(iter(found.values())), next(iter(found.values())).shape[1]
+    if isinstance(top, bool) or not isinstance(top, int) or not 1 <= top <= n_tokens:
+        raise InputError(f"top must be between 1 and {n_tokens}, got {top!r}")
+    words = _function_word_ids(lens)
+    rows = []
+    for i, prompt in enumerate(unique):
+        best = [probabilities[i].topk(top).indices.tolist() for probabilities in found.values()]
+        ids = list(dict.fromkeys(token for of_variant in best for token in of_variant))
+        texts = token_texts(lens, ids)
+        for name, probabilities in found.items():
+            p = probabilities[i]
+            of_variant = {
+                "prompt": i,
+                "text": text_of(prompt),
+                "variant": name,
+                "total_variation": float((p.double() - first[i].double()).abs().sum() / 2),
+                "function_word_share": float(p[sorted(words)].double().sum()),
+            }
+            rows += [
+                {
+                    **of_variant,
+                    "rank": 1 + int((p > p[token]).sum()),
+                    "token": text,
+                    "id": token,
+                    "probability": float(p[token]),
+                    "function_word": token in words,
+                }
+                for token, text in zip(ids, texts, strict=True)
+            ]
+    columns = ["prompt", "text", "variant", "rank", "token", "id", "probability", "function_word"]
+    return pd.DataFrame(rows)[[*columns, "total_variation", "function_word_share"]]
+
+
+def text_of(prompt: str) -> str:
+    """Return the text inside a prompt; all of it where `dysem_lab.wrap` did not make it."""
+    return prompt[prompt.start : prompt.stop] if isinstance(prompt, Prompt) else prompt
+
+
+def _function_word_ids(lens: LensModel) -> set[int]:
+    """Return the tokens that are function words; the vocabulary writes a space as Ġ or ▁."""
+    vocabulary = lens.tokenizer.get_vocab()
+    return {id for token, id in vocabulary.items() if token.lstrip("Ġ▁ ").lower() in FUNCTION_WORDS}
+
+
+# --- figure and caption
+
+
+def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
+    """Return each sentence's most probable next tokens, one column of bars per variant.
+
+    Args:
+        table: From `dysem_lab.questions.predictions.table`.
+        facts: What it was measured on.
+    """
+    variants = table["variant"].unique().tolist()
+    sentences = list(table.groupby("prompt", sort=False))
+    top = int(table.groupby(["prompt", "id"])["rank"].min().max())
+    height = TOP + len(sentences) * (ROW * top + TITLE) + BOTTOM
+    figure = make_subplots(
+        rows=len(sentences),
+        cols=len(variants),
+        horizontal_spacing=0.02,
+        vertical_spacing=TITLE / (height - TOP - TITLE - BOTTOM),
+        shared_xaxes="all",
+    )
+    longest = 1.45 * table["probability"].max()
+    for row, (_, of_sentence) in enumerate(sentences, 1):
+        first = _shown(of_sentence, variants[0], top)["id"]
+        for column, variant in enumerate(variants, 1):
+            part = _shown(of_sentence, variant, top)
+            colours = part["function_word"].map({True: FUNCTION_WORD, False: OTHER_TOKEN})
+            fills = colours.where(part["id"].isin(first), "#FFFFFF")
+            figure.add_bar(
+                orientation="h",
+                x=part["probability"],
+                y=part["place"],
+                marker={"color": fills, "line": {"color": colours, "width": 1.5}},
+                text=part["token"].map(visible) + part["probability"].map("  {:.3f}".format),
+                textposition="outside",
+                textfont={"size": 12, "color": "#2a3f5f"},
+                cliponaxis=False,
+                showlegend=False,
+                hovertemplate="%{text}",
+                row=row,
+                col=column,
+            )
+            whole = part.iloc[0]
+            moved = "" if column == 1 else f"{whole['total_variation']:.0%} moved, "
+            share = f"function words {whole['function_word_share']:.0%}"
+            _above(figure, row, column, f"{variant}: {moved}{share}", 4, 12)
+        text = textwrap.shorten(of_sentence["text"].iloc[0], LINE, placeholder=" …")
+        _above(figure, row, 1, f"<b>{html.escape(text, quote=False)}</b>", 24, 14)
+    for name, fill, line in (
+        ("function word", FUNCTION_WORD, FUNCTION_WORD),
+        ("other token", OTHER_TOKEN, OTHER_TOKEN),
+        (f"hollow: not in the top {top} of {variants[0]}", "#FFFFFF", "#555555"),
+    ):
+        marker = {"color": fill, "line": {"color": line, "width": 1.5}}
+        figure.add_bar(x=[None], y=[None], marker=marker, name=name, showlegend=True)
+    figure.update_yaxes(range=[top + 0.5, 0.5], showticklabels=False, showgrid=False)
+    figure.update_xaxes(range=[0, longest], showticklabels=False, showgrid=False, zeroline=True)
+    figure.update_layout(bargap=0.25)
+    title = "What would the model say next? Most probable tokens, with their probabilities"
+    return layout(figure, title, facts, height).update_layout(
+        margin={"l": 20, "t": TOP + TITLE, "b": BOTTOM}, legend_y=-20 / height
+    )
+
+
+def _shown(of_sentence: pd.DataFrame, variant: str, top: int) -> pd.DataFrame:
+    """Return a variant's rows of its own top, in order, with their places from 1."""
+    part = of_sentence[of_sentence["variant"] == variant]
+    part = part.sort_values("rank", kind="stable").head(top)
+    return part.assign(place=range(1, len(part) + 1))
+
+
+def _above(figure: go.Figure, row: int, column: int, text: str, shift: int, size: int) -> None:
+    """Write a line above the left end of a panel."""
+    figure.add_annotation(
+        text=text,
+        x=0,
+        y=1,
+        xref="x domain",
+        yref="y domain",
+        xanchor="left",
+        yanchor="bottom",
+        yshift=shift,
+        showarrow=False,
+        font_size=size,
+        row=row,
+        col=column,
+    )
+
+
+def caption(table: pd.DataFrame) -> str:
+    """Return one line: how much of each prediction moved, and to function words or away."""
+    variants = table["variant"].unique().tolist()
+    of_prompt = table.drop_duplicates(["prompt", "variant"]).set_index(["variant", "prompt"])
+    best = table[table["rank"] == 1].drop_duplicates(["prompt", "variant"])
+    best = best.set_index(["variant", "prompt"])["id"]
+    plain, n = of_prompt.loc[variants[0]], len(of_prompt.loc[variants[0]])
+    share = plain["function_word_share"].mean()
+    parts = []
+    for name in variants[1:]:
+        rows = of_prompt.loc[name]
+        difference = rows["function_word_share"] - plain["function_word_share"]
+        parts.append(
+            f"{name}: {rows['total_variation'].mean():.0%} of the probability moves, another first "
+            f"token in {(best[name] != best[variants[0]]).sum()} of {n}, function words "
+            f"{rows['function_word_share'].mean():.1%} (more in {(difference > 0).sum()} of {n})"
+        )
+    start = f"Next token of {n} sentences, means. {variants[0]}: function words {share:.1%}"
+    if not parts:
+        return f"{start}."
+    shares = [of_prompt.loc[name, "function_word_share"].mean() for name in variants[1:]]
+    if all(value < share for value in shares):
+        verdict = "CP moves probability away from function words, as it is meant to"
+    elif all(value > share for value in shares):
+        verdict = "CP moves probability towards function words here, not away from them"
+    else:
+        verdict = "CP does not move probability in one direction"
+    return f"{start}. {'; '.join(parts)}. {verdict}{_agreement(table, variants)}."
+
+
+def _agreement(table: pd.DataFrame, variants: list[str]) -> str:
+    """Return which variants are one and the same here, if any are."""
+    wide = table.pivot(index=["prompt", "id"], columns="variant", values="probability")
+    same = [
+        f"{a} and {b} predict the same"
+        for i, a in enumerate(variants)
+        for b in variants[i + 1 :]
+        if (wide[a] - wide[b]).abs().max() < SAME
+    ]
+    return f"; {', '.join(same)}" if same else ""
