@@ -18,6 +18,7 @@ from dysem_lab.models.loading import load_model
 from dysem_lab.models.store import VectorStore
 from dysem_lab.prompts import SETTINGS, wrap
 from dysem_lab.questions import components, decomposition, languages, layers, random_sets, scores
+from dysem_lab.questions.random_sets import draw_sets
 from dysem_lab.questions.scores import pair_cosine
 from dysem_lab.questions.study import Study
 from dysem_lab.questions.style import SYMBOLS
@@ -123,12 +124,12 @@ def test_pair_cosines_are_those_of_the_two_halves():
 
 def test_random_sets_have_their_sizes_and_every_dimension_is_as_likely():
     sizes = torch.tensor([0, 1, 3, 8] * 2000)
-    sets = random_sets(sizes, 8, seed=5)
+    sets = draw_sets(sizes, 8, seed=5)
     assert torch.equal(sets.sum(-1), sizes)
     # Each count is binomial(2000, 3/8): standard deviation 22.
     assert (abs(sets[2::4].sum(0) - 750) < 110).all()
-    assert torch.equal(sets, random_sets(sizes, 8, seed=5))
-    assert not torch.equal(sets, random_sets(sizes, 8, seed=6))
+    assert torch.equal(sets, draw_sets(sizes, 8, seed=5))
+    assert not torch.equal(sets, draw_sets(sizes, 8, seed=6))
 
 
 # --- components
@@ -496,7 +497,7 @@ def test_random_sets_are_compared_at_the_size_of_the_joint_sets(one_task, read, 
             found = of_k[of_k["kind"] == kind].set_index("random_seed")
             assert found.index.tolist() == [7, 8]
             for draw, row in found.iterrows():
-                mask = random_sets(torch.tensor(wanted), 32, int(draw)).numpy()
+                mask = draw_sets(torch.tensor(wanted), 32, int(draw)).numpy()
                 mask = mask if kind == "random, per pair" else mask[[0] * 16]
                 drawn = [cosines(v[[i, 16 + i]][:, mask[i]])[0] for i in range(16)]
                 check(row, drawn, sum(wanted) / 16, gold, seed=7)

@@ -11,6 +11,7 @@ from torch import Tensor
 from dysem_lab.encoders.dysem import semantic_vectors
 from dysem_lab.encoders.settings import VECTORS
 from dysem_lab.evaluate import paired_difference, score
+from dysem_lab.inputs import names_of
 from dysem_lab.models.steering import Contrast
 from dysem_lab.questions.contrast import NO_GAIN, PLAIN, both_norms, contrast_row, gain_columns
 from dysem_lab.questions.finding import Facts, Finding, facts_of
@@ -52,7 +53,7 @@ def cp_with_dysem(
     """
     contrasts = both_norms(layer, alpha)
     prepare(study.needs(components, contrasts=contrasts))
-    asked = {"languages": list(languages), "k": k, "layer": layer, "alpha": alpha}
+    asked = {"languages": names_of(languages, "language"), "k": k, "layer": layer, "alpha": alpha}
     facts = facts_of(study, **asked, components=list(components), seed=seed)
     scores = table(study, languages, contrasts, components=components, k=k, seed=seed)
     return Finding("cp_with_dysem", scores, figure(scores, facts), caption(scores), facts)

@@ -8,6 +8,7 @@ import plotly.graph_objects as go
 from dysem_lab.encoders.dysem import semantic_vectors
 from dysem_lab.encoders.settings import VECTORS
 from dysem_lab.evaluate import paired_difference, score
+from dysem_lab.inputs import names_of
 from dysem_lab.prompts import TEMPLATE_NAMES
 from dysem_lab.questions.finding import Facts, Finding, facts_of
 from dysem_lab.questions.scores import pair_cosine, pair_similarity
@@ -46,7 +47,7 @@ def decomposition(
     Source: DySem Section 3.1 and Figure 2.
     """
     prepare(study.needs([*dict.fromkeys((*PLAIN, *components))]))
-    facts = facts_of(study, languages=list(languages), k=k, seed=seed)
+    facts = facts_of(study, languages=names_of(languages, "language"), k=k, seed=seed)
     scores = table(study, languages, k=k, components=components, seed=seed)
     return Finding("decomposition", scores, figure(scores, facts), caption(scores), facts)
 

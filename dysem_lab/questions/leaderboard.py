@@ -28,6 +28,7 @@ from dysem_lab.evaluate import (
     average_score,
     parts_of_task,
 )
+from dysem_lab.inputs import names_of
 from dysem_lab.models.store import VectorStore
 from dysem_lab.prompts import TEMPLATE_NAMES
 from dysem_lab.questions.cost import in_turns
@@ -83,7 +84,7 @@ def leaderboard(
     Raises:
         InputError: As for `dysem_lab.named_systems` and `score_systems`.
     """
-    codes = study.languages if languages is None else list(languages)
+    codes = study.languages if languages is None else names_of(languages, "language")
     prepare(study.needs("attn"), runs_the_model=True)
     scores = score_systems(
         named_systems(study.lens, methods, codes, translator, k),

@@ -108,7 +108,7 @@ def main_results(
     """
     english = study.prompted(list(BASELINES), "english")
     prepare(study.needs("attn"), english.needs("final"))
-    named = study.languages if languages is None else list(languages)
+    named = study.languages if languages is None else names_of(languages, "language")
     facts = facts_of(study, languages=named, m=m, k=k, seed=seed)
     scores = table(study, languages, m, k=k, seed=seed)
     drawn, said = figure(scores, facts), caption(scores)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dysem_lab.encoders.dysem import semantic_vectors
 from dysem_lab.evaluate import score
+from dysem_lab.inputs import names_of
 from dysem_lab.joint import joint_cosine, joint_set
 from dysem_lab.questions.finding import Facts, Finding, facts_of
 from dysem_lab.questions.scores import pair_cosine, pair_similarity
@@ -42,7 +43,7 @@ def random_sets(
     prepare(study.needs(component))
     facts = facts_of(
         study,
-        languages=list(languages),
+        languages=names_of(languages, "language"),
         component=component,
         vector=vector,
         ks=list(ks),

@@ -27,7 +27,7 @@ from dysem_lab.data.transfer_data import TransferData
 from dysem_lab.display import card, say
 from dysem_lab.encoders.contrastive import check_output
 from dysem_lab.errors import InputError, ModelError, choices
-from dysem_lab.inputs import names_of
+from dysem_lab.inputs import names_of, one_of
 from dysem_lab.models.capture import (
     fill,
     fill_contrasts,
@@ -367,6 +367,8 @@ class Study:
         data = self._pairs_of(task)
         chosen = np.arange(len(data)) if pairs is None else data.positions(pairs)
         texts = [*chosen, *(chosen + len(data))]
+        for code in codes:
+            one_of(code, there, "language")
         columns = []
         for code in codes:
             prompts, keys = self._prompts(task, template, setting, code)
