@@ -51,6 +51,7 @@ from .models.readout import next_token_probabilities as next_token_probabilities
 from .models.steering import Contrast as Contrast
 from .models.store import VectorStore as VectorStore
 from .prompts import wrap as wrap
+from .questions.attention import attention as attention
 from .questions.choice import honest_choice as honest_choice
 from .questions.components import components as components
 from .questions.contrast import contrast_gains as contrast_gains

@@ -9,17 +9,11 @@ from plotly.callbacks import Points
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dysem_lab.errors import InputError
-from dysem_lab.explorers.attention_explorer import (
-    attention,
-    attention_caption,
-    attention_figure,
-    explore_attention,
-    label,
-    pattern_figure,
-)
+from dysem_lab.explorers.attention_explorer import explore_attention
 from dysem_lab.models.loading import load_model
-from dysem_lab.models.readout import token_texts
+from dysem_lab.models.readout import label, token_texts
 from dysem_lab.models.record import counted
+from dysem_lab.questions.attention import attention, caption, figure, read_patterns, table
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
 
@@ -77,7 +71,7 @@ def test_patterns_and_value_weights_are_those_of_plain_transformers(tiny_folder,
     folder = tiny_folder(architecture)
     pattern, values = by_transformers(folder)
     lens = load_model(folder)
-    read = attention(lens, TEXT)
+    read = read_patterns(lens, TEXT)
     assert read.pattern.shape == pattern.shape == (3, 4, len(PROMPT), len(PROMPT))
     torch.testing.assert_close(read.pattern, pattern, atol=1e-5, rtol=1e-4)
     for layer, head, i, j in ((0, 0, 5, 3), (1, 1, 40, 39), (2, 2, 30, 30), (2, 3, 50, 41)):
@@ -88,9 +82,9 @@ def test_patterns_and_value_weights_are_those_of_plain_transformers(tiny_folder,
 
 
 def test_one_block_alone_is_the_same_and_runs_no_later_block(tiny_lens):
-    whole, one = attention(tiny_lens, TEXT), None
+    whole, one = read_patterns(tiny_lens, TEXT), None
     with counted(tiny_lens) as work:
-        one = attention(tiny_lens, TEXT, layer=1)
+        one = read_patterns(tiny_lens, TEXT, layer=1)
     assert work.rows == 2
     assert one.pattern.shape[0] == 1
     torch.testing.assert_close(one.of_head(1, 2), whole.of_head(1, 2))
@@ -99,8 +93,8 @@ def test_one_block_alone_is_the_same_and_runs_no_later_block(tiny_lens):
 
 
 def test_the_figure_shows_the_pattern_below_the_diagonal_and_the_row_of_the_token(tiny_lens):
-    read = attention(tiny_lens, "Hi.", "none")
-    figure = attention_figure(tiny_lens, "Hi.", 2, 3, "none", token=1)
+    read = read_patterns(tiny_lens, "Hi.", "none")
+    figure = attention(tiny_lens, "Hi.", 2, 3, "none", token=1).figure
     heatmap, bars, _ = figure.data
     expected = read.pattern[2, 3]
     for i in range(3):
@@ -113,12 +107,33 @@ def test_the_figure_shows_the_pattern_below_the_diagonal_and_the_row_of_the_toke
 
 
 def test_the_caption_names_what_a_token_looks_at_most(tiny_lens):
-    read = attention(tiny_lens, "Hi.", "none")
+    read = read_patterns(tiny_lens, "Hi.", "none")
     row = read.pattern[0, 1, 2].tolist()
     best = max(range(3), key=row.__getitem__)
-    said = attention_caption(read, 0, 1)
+    said = caption(read, 0, 1)
     assert said.startswith("Layer 1, head 2: \u2068.\u2069 (token 3 of 3) looks at ")
     assert f"looks at {label('Hi.'[best])} (token {best + 1}) {row[best]:.0%}" in said
+
+
+def test_the_finding_has_what_each_token_sees_and_says_what_was_asked(tiny_lens):
+    text = "<b>"
+    patterns = read_patterns(tiny_lens, text, "none")
+    for weighted in (False, True):
+        finding = attention(tiny_lens, text, 1, 2, "none", value_weighted=weighted, token=1)
+        rows = finding.table
+        assert rows["seen_token"].tolist() == ["<", "<", "b", "<", "b", ">"]
+        expected = patterns.of_head(1, 2, weighted)
+        assert rows["weight"].tolist() == pytest.approx(
+            [float(expected[row.position, row.seen_position]) for row in rows.itertuples()]
+        )
+        assert rows.equals(table(patterns, 1, 2, value_weighted=weighted))
+        assert str(finding.facts) in finding.figure.layout.title.text
+        assert "head 3: \u2068b\u2069 (token 2 of 3) looks at" in finding.caption
+        assert "\u2068<\u2069" in finding.caption  # no HTML outside of a panel
+    recorded = finding.facts.record()
+    assert recorded["value_weighted"] is True
+    assert (recorded["layer"], recorded["head"], recorded["token"]) == (1, 2, 1)
+    assert recorded["data"] == [{"label": text}]
 
 
 @pytest.mark.parametrize(
@@ -134,7 +149,7 @@ def test_the_caption_names_what_a_token_looks_at_most(tiny_lens):
 def test_errors_name_the_bad_value(tiny_lens, arguments, said):
     settings = {"text": "Hi.", "layer": 0, "head": 0, "template": "none", **arguments}
     with pytest.raises(InputError, match=said):
-        attention_figure(tiny_lens, **settings)
+        attention(tiny_lens, **settings)
 
 
 def test_bytes_that_are_part_of_a_character_are_shown_as_bytes(tiny_lens):
@@ -167,7 +182,7 @@ def test_moving_sliders_runs_no_pass_and_a_new_text_runs_one(tiny_lens):
     with passes(tiny_lens) as widths:
         panel.set(layer=3, head=2, value_weighted=True, back=1).wait()
     assert widths == []
-    read = attention(tiny_lens, "Hi.", "none")
+    read = read_patterns(tiny_lens, "Hi.", "none")
     expected = read.of_head(2, 1, value_weighted=True)
     assert list(panel.figure.data[1].x) == pytest.approx(expected[1, :2].tolist())
     with passes(tiny_lens) as widths:
@@ -212,5 +227,5 @@ def test_a_long_text_keeps_one_block_and_has_few_labels(tiny_lens, monkeypatch):
         panel.set(layer=2).wait()
     assert widths == [len("Hello " * 20)]
     assert panel.message == ""
-    figure = pattern_figure(attention(tiny_lens, "Hello " * 20, "none"), 0, 0)
-    assert len(figure.layout.xaxis.tickvals) == 60
+    drawn = figure(read_patterns(tiny_lens, "Hello " * 20, "none"), 0, 0)
+    assert len(drawn.layout.xaxis.tickvals) == 60

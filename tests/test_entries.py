@@ -20,7 +20,7 @@ from dysem_lab.encoders.systems import DYSEM, ENCODERS, named_systems, needs_len
 from dysem_lab.encoders.trained import SimCSE
 from dysem_lab.encoders.vectors import SemanticVectors, n_dims
 from dysem_lab.errors import InputError
-from dysem_lab.explorers.attention_explorer import attention, explore_attention
+from dysem_lab.explorers.attention_explorer import explore_attention
 from dysem_lab.explorers.contrast_explorer import SteeredTexts, contrast_figure, explore_contrast
 from dysem_lab.explorers.dimension_explorer import explore_dimensions, read_corpus
 from dysem_lab.explorers.layer_explorer import capture_pair, explore_layers
@@ -31,6 +31,7 @@ from dysem_lab.harnesses.sentence_api import SentenceEncoder, sentence_encoder, 
 from dysem_lab.models.capture import capture
 from dysem_lab.models.steering import Contrast
 from dysem_lab.prompts import wrap
+from dysem_lab.questions.attention import attention
 from dysem_lab.questions.transfer_scores import compare_encoders, transfer_scores
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
@@ -150,7 +151,7 @@ def test_a_column_an_array_and_an_iterator_are_lists_of_texts(tiny_lens, entry):
 
 
 ONE_TEXT = {
-    "attention": lambda lens, text: attention(lens, text),
+    "attention": lambda lens, text: attention(lens, text, 0, 0),
     "explore_attention": explore_attention,
     "explore_contrast": explore_contrast,
     "explore_pair": lambda lens, text: explore_pair(lens, "A.", text),

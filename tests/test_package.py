@@ -102,6 +102,7 @@ ORDER = [
     "questions.stability",
     "questions.selection_frequency",
     "questions.translators",
+    "questions.attention",
     "batch.cells",
     "batch.gallery",
     "batch.jobs",
