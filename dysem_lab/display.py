@@ -1,8 +1,15 @@
 """What people see of the package: objects in a notebook, and lines said in passing."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from html import escape
+
+# Called between batches as progress(done, total, what); what it raises stops the work.
+Progress = Callable[[int, int, str], None]
+
+
+def silent(done: int, total: int, what: str) -> None:
+    """Report progress to nobody."""
 
 
 def card(title: str, facts: Mapping[str, object]) -> str:

@@ -71,15 +71,34 @@ def joint_cosine(
         UserWarning: How many pairs are undefined.
     """
     undefined = _checked_undefined(undefined)
-    vx, vy, U = vectors_of(vx, "vx"), vectors_of(vy, "vy"), sets_of(U, "U")
-    if not vx.shape == vy.shape == U.shape:
-        raise InputError(
-            f"vx {tuple(vx.shape)}, vy {tuple(vy.shape)} and U {tuple(U.shape)} must agree"
-        )
-    require_one_device(vx=vx, vy=vy, U=U)
-    values = restricted_cosine(*_in_one_precision(vx, vy), U)
+    values = restricted_cosine(*_on_joint_sets(vx, vy, U))
     _warn_of_undefined(_filled(values, undefined), values.numel(), undefined)
     return values
+
+
+def contributions(
+    vx: Float[Tensor, "*n d"], vy: Float[Tensor, "*n d"], U: Bool[Tensor, "*n d"]
+) -> Float[Tensor, "*n d"]:
+    """Return what each dimension adds to the cosine on U; they sum to it.
+
+    Args:
+        vx: v(x).
+        vy: v(y).
+        U: Joint sets; a dimension outside contributes 0.
+
+    Returns:
+        v_j(x) v_j(y) / (‖v(x)|_U‖ ‖v(y)|_U‖), float64 where a side is, else float32; 0 everywhere
+        where a norm is 0.
+
+    Raises:
+        InputError: As for `joint_cosine`.
+
+    Source: the terms of the sum in DySem Eqs. 16–17.
+    """
+    vx, vy, U = _on_joint_sets(vx, vy, U)
+    x, y = unit_peak(vx * U), unit_peak(vy * U)
+    norms = x.norm(dim=-1, keepdim=True) * y.norm(dim=-1, keepdim=True)
+    return x * y / torch.where(norms > 0, norms, 1)
 
 
 def cosine(
@@ -222,6 +241,17 @@ def ratio(dot: Tensor, norm2_x: Tensor, norm2_y: Tensor) -> Tensor:
     """Return dot / (‖x‖ ‖y‖) within [-1, 1], and NaN where a norm is zero."""
     value = (dot / (norm2_x.sqrt() * norm2_y.sqrt())).clamp(-1, 1)
     return value.masked_fill((norm2_x == 0) | (norm2_y == 0), math.nan)
+
+
+def _on_joint_sets(vx: Tensor, vy: Tensor, U: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return vectors in one precision and their joint sets, once they are known to agree."""
+    vx, vy, U = vectors_of(vx, "vx"), vectors_of(vy, "vy"), sets_of(U, "U")
+    if not vx.shape == vy.shape == U.shape:
+        raise InputError(
+            f"vx {tuple(vx.shape)}, vy {tuple(vy.shape)} and U {tuple(U.shape)} must agree"
+        )
+    require_one_device(vx=vx, vy=vy, U=U)
+    return *_in_one_precision(vx, vy), U
 
 
 def _matrices(vx: Tensor, vy: Tensor) -> tuple[Tensor, Tensor]:

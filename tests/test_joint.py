@@ -21,6 +21,7 @@ from dysem_lab.errors import InputError
 from dysem_lab.joint import (
     all_pairs_cosine,
     all_pairs_similarity,
+    contributions,
     cosine,
     joint_cosine,
     joint_set,
@@ -824,3 +825,19 @@ def test_consensus_sets_feed_the_joint_set_as_they_are():
     vectors = torch.tensor([[[1.0, 2.0, -1.0]], [[-1.0, 2.0, 3.0]]])
     S = consensus_set(vectors, 1)
     assert torch.equal(joint_set(S[0], S[1]), torch.tensor([False, True, True]))
+
+
+def test_contributions_are_the_terms_of_the_cosine():
+    generator = torch.Generator().manual_seed(1)
+    vx, vy = torch.randn(2, 5, 12, generator=generator)
+    U = torch.rand(5, 12, generator=generator) < 0.5
+    U[0], U[1] = False, True
+    found = contributions(vx, vy, U)
+    for i in range(5):
+        inside = [j for j in range(12) if U[i, j]]
+        norm = math.sqrt(sum(vx[i, j] ** 2 for j in inside)) * math.sqrt(
+            sum(vy[i, j] ** 2 for j in inside)
+        )
+        for j in range(12):
+            term = float(vx[i, j] * vy[i, j]) / norm if j in inside else 0.0
+            assert float(found[i, j]) == pytest.approx(term, abs=1e-6)

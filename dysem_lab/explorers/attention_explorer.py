@@ -3,7 +3,8 @@
 import html
 from typing import Any
 
-from dysem_lab.explorers.panel import Panel, Progress, State, View, menu, slider, text_box
+from dysem_lab.display import Progress
+from dysem_lab.explorers.panel import Panel, State, View, menu, slider, text_box
 from dysem_lab.inputs import checked
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.passes import MAX_TOKENS, tokenize

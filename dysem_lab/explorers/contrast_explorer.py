@@ -14,9 +14,10 @@ from jaxtyping import Float
 from plotly.subplots import make_subplots
 from torch import Tensor
 
+from dysem_lab.display import Progress, silent
 from dysem_lab.encoders.contrastive import check_output
 from dysem_lab.errors import InputError, choices
-from dysem_lab.explorers.panel import Panel, Progress, State, View, menu, silent, slider, text_box
+from dysem_lab.explorers.panel import Panel, State, View, menu, slider, text_box
 from dysem_lab.inputs import checked
 from dysem_lab.joint import cosine
 from dysem_lab.models.last_token import Prefix, prefixes, record_edits

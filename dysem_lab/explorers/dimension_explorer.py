@@ -18,9 +18,10 @@ from torch import Tensor
 
 from dysem_lab.consensus import consensus_set, resolve_k
 from dysem_lab.data.languages import language as language_named
+from dysem_lab.display import Progress, silent
 from dysem_lab.encoders.dysem import DySem, language_vectors
 from dysem_lab.errors import InputError, MissingTranslationError, choices
-from dysem_lab.explorers.panel import Panel, Progress, State, View, menu, silent, slider
+from dysem_lab.explorers.panel import Panel, State, View, menu, slider
 from dysem_lab.inputs import by_language, checked, whole_number
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.places import places

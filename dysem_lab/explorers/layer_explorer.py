@@ -14,10 +14,11 @@ from plotly.subplots import make_subplots
 from torch import Tensor
 
 from dysem_lab.consensus import resolve_k
+from dysem_lab.display import Progress
 from dysem_lab.encoders.settings import VECTORS
 from dysem_lab.errors import InputError, MissingTranslationError, choices
 from dysem_lab.evaluate import score
-from dysem_lab.explorers.panel import Panel, Progress, State, View, menu, slider, text_box
+from dysem_lab.explorers.panel import Panel, State, View, menu, slider, text_box
 from dysem_lab.inputs import by_language, checked, names_of
 from dysem_lab.models.capture import capture
 from dysem_lab.models.facts import ModelFacts

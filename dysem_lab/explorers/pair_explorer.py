@@ -15,19 +15,20 @@ from torch import Tensor
 
 from dysem_lab.consensus import resolve_k
 from dysem_lab.data.languages import language as language_named
+from dysem_lab.display import Progress, silent
 from dysem_lab.encoders.dysem import DySem, semantic_vectors
 from dysem_lab.encoders.settings import VECTORS
 from dysem_lab.encoders.vectors import SemanticVectors
 from dysem_lab.errors import InputError, MissingTranslationError
-from dysem_lab.explorers.panel import Panel, Progress, State, View, menu, silent, slider, text_box
+from dysem_lab.explorers.panel import Panel, State, View, menu, slider, text_box
 from dysem_lab.inputs import by_language, checked, has_words, names_of
-from dysem_lab.joint import joint_set, unit_peak
+from dysem_lab.joint import contributions, joint_set
 from dysem_lab.models.capture import CUMULATIVE, capture, unique_prompts
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.places import VECTOR_COMPONENTS
 from dysem_lab.prompts import SETTINGS, TEMPLATE_NAMES, TEMPLATES, wrap
 from dysem_lab.questions.scores import pair_cosine, pair_similarity
-from dysem_lab.questions.style import PALETTE, SYMBOLS, layout
+from dysem_lab.questions.style import DIVERGING, PALETTE, SYMBOLS, layout
 from dysem_lab.translation.translate import Translator
 
 CHUNK = 16  # prompts between two reports of progress
@@ -36,8 +37,6 @@ EXAMPLE = "typed in by you, one a line, such as  fr: Il pleut."
 # Where a dimension is a member, as code 0 to 3 of the map, with its colour.
 MEMBERSHIP = ("in neither set", "in S(x) only", "in S(y) only", "in both sets")
 MEMBER_COLOURS = ("rgba(128,128,128,0.12)", PALETTE[1], PALETTE[3], PALETTE[2])
-# Negative, zero, positive. Zero is see-through, so that it is quiet on any ground.
-DIVERGING = ((0.0, PALETTE[1]), (0.5, "rgba(128,128,128,0.05)"), (1.0, PALETTE[0]))
 
 
 class Captures:
@@ -188,26 +187,6 @@ def pair_view(
         },
         lens.label,
     )
-
-
-def contributions(
-    vx: Float[Tensor, "*n d"], vy: Float[Tensor, "*n d"], U: Bool[Tensor, "*n d"]
-) -> Float[Tensor, "*n d"]:
-    """Return what each dimension adds to the cosine on U; they sum to it.
-
-    Args:
-        vx: v(x).
-        vy: v(y).
-        U: Joint sets; a dimension outside contributes 0.
-
-    Returns:
-        v_j(x) v_j(y) / (‖v(x)|_U‖ ‖v(y)|_U‖); 0 everywhere where a norm is 0.
-
-    Source: the terms of the sum in DySem Eqs. 16–17.
-    """
-    x, y = unit_peak(vx * U), unit_peak(vy * U)
-    norms = x.norm(dim=-1, keepdim=True) * y.norm(dim=-1, keepdim=True)
-    return x * y / torch.where(norms > 0, norms, 1)
 
 
 def pair_table(view: PairView) -> pd.DataFrame:

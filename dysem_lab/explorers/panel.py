@@ -17,19 +17,13 @@ from typing import Any, NamedTuple
 import plotly.graph_objects as go
 
 from dysem_lab import paths
+from dysem_lab.display import Progress
 from dysem_lab.errors import DysemLabError, InputError, choices
 from dysem_lab.startup import import_nbformat
 
 import_nbformat()  # before plotly does, to make a widget
 
 State = dict[str, Any]  # control → value
-
-# Called between batches as progress(done, total, what); raises `Cancelled` to stop the work.
-Progress = Callable[[int, int, str], None]
-
-
-def silent(done: int, total: int, what: str) -> None:
-    """Report progress to nobody: the `Progress` of a call outside of a panel."""
 
 
 class Cancelled(Exception):  # noqa: N818 - it is no error

@@ -10,21 +10,20 @@ import plotly.graph_objects as go
 import torch
 from jaxtyping import Float
 
+from dysem_lab.display import Progress, silent
 from dysem_lab.encoders.base import Encoder
 from dysem_lab.encoders.vectors import SemanticVectors
 from dysem_lab.errors import InputError, choices
 from dysem_lab.explorers.pair_explorer import (
-    DIVERGING,
     EXAMPLE,
-    contributions,
     empty_when_it_changes,
     parse_renderings,
 )
-from dysem_lab.explorers.panel import Panel, Progress, State, View, silent, slider, text_box
+from dysem_lab.explorers.panel import Panel, State, View, slider, text_box
 from dysem_lab.inputs import at_least, checked, has_words
-from dysem_lab.joint import joint_set
+from dysem_lab.joint import contributions, joint_set
 from dysem_lab.models.store import VectorStore
-from dysem_lab.questions.style import PALETTE, layout, with_gaps
+from dysem_lab.questions.style import DIVERGING, PALETTE, layout, with_gaps
 
 CHUNK = 32  # texts between two reports of progress
 N_LETTERS = 44  # of a sentence in a figure; the table beside it has it whole

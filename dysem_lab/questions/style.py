@@ -20,6 +20,8 @@ import_nbformat()  # before plotly does, to show a figure
 
 # Okabe and Ito's palette: distinct under the common colour-vision deficiencies.
 PALETTE = ("#D55E00", "#0072B2", "#009E73", "#E69F00", "#56B4E9", "#CC79A7", "#999999")
+# Negative, zero, positive. Zero is see-through, so that it is quiet on any ground.
+DIVERGING = ((0.0, PALETTE[1]), (0.5, "rgba(128,128,128,0.05)"), (1.0, PALETTE[0]))
 COLOURS = {
     "baseline": "#999999",
     "part": "#0072B2",
