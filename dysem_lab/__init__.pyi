@@ -56,6 +56,7 @@ from .questions.choice import honest_choice as honest_choice
 from .questions.components import components as components
 from .questions.contrast import contrast_gains as contrast_gains
 from .questions.contrast_dysem import cp_with_dysem as cp_with_dysem
+from .questions.contrast_effect import contrast_effect as contrast_effect
 from .questions.contrast_sweeps import auxiliary_prompts as auxiliary_prompts
 from .questions.contrast_sweeps import output_layers as output_layers
 from .questions.contrast_sweeps import positions as positions

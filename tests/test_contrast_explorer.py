@@ -11,20 +11,19 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from dysem_lab.encoders.base import PromptEncoder
 from dysem_lab.encoders.contrastive import ContrastivePrompting
 from dysem_lab.errors import InputError
-from dysem_lab.explorers.contrast_explorer import (
-    SteeredTexts,
-    contrast_figure,
-    contrast_view,
-    explore_contrast,
-    remark,
-    view_figure,
-    view_text,
-)
+from dysem_lab.explorers.contrast_explorer import effect_text, explore_contrast
 from dysem_lab.models.loading import load_model
 from dysem_lab.models.readout import next_token_probabilities
 from dysem_lab.models.record import counted
 from dysem_lab.models.steering import Contrast, edit_of
 from dysem_lab.prompts import wrap
+from dysem_lab.questions.contrast_effect import (
+    contrast_effect,
+    figure,
+    read_effect,
+    remark,
+)
+from dysem_lab.questions.steered import SteeredTexts
 from tests.test_attention_explorer import passes
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
@@ -140,7 +139,7 @@ def test_a_setting_costs_one_pass_of_last_tokens_and_the_plain_prompt_is_read_on
 
 def test_the_view_names_the_most_probable_tokens_and_compares_with_the_probes(tiny_lens):
     contrast = Contrast(1)
-    view = contrast_view(SteeredTexts(tiny_lens, TEXTS), contrast, "last", 5)
+    view = read_effect(SteeredTexts(tiny_lens, TEXTS), contrast, "last", 5)
     plain = next_token_probabilities(tiny_lens, wrap(TEXTS[:1]))[0]
     steered = next_token_probabilities(tiny_lens, wrap(TEXTS[:1]), edit_of(tiny_lens, contrast))[0]
     assert view.moved == pytest.approx(float((plain - steered).abs().sum()) / 2, abs=1e-5)
@@ -164,10 +163,31 @@ def test_the_view_names_the_most_probable_tokens_and_compares_with_the_probes(ti
         [b - a for a, b in zip(view.probes["plain"], view.probes["steered"], strict=True)]
     )
     assert "layer 2, scaling, α = 2, at heads, auxiliary 'irrelevant'" in view.measured_on
-    figure = view_figure(view)
-    assert list(figure.data[1].x) == view.tokens["probability"].tolist()[5:]
-    assert list(figure.data[4].x) == view.probes["steered"].tolist()
-    assert "猫が眠っている。." in view_text(view)
+    drawn = figure(view)
+    assert list(drawn.data[1].x) == view.tokens["probability"].tolist()[5:]
+    assert list(drawn.data[4].x) == view.probes["steered"].tolist()
+    assert "猫が眠っている。." in effect_text(view)
+
+
+def test_the_finding_has_tokens_and_probes_in_one_table_and_says_what_was_asked(tiny_lens):
+    contrast = Contrast(1, alpha=2.5)
+    view = read_effect(SteeredTexts(tiny_lens, TEXTS), contrast, "last", 5)
+    finding = contrast_effect(tiny_lens, TEXTS[0], contrast, TEXTS[1:], output_layer="last", top=5)
+    tokens, probes = (
+        finding.table[finding.table["shown"] == shown] for shown in ("next token", "probe")
+    )
+    assert tokens["probability"].tolist() == view.tokens["probability"].tolist()
+    assert tokens["id"].tolist() == view.tokens["id"].tolist()
+    for variant, column in (("plain", "plain"), (str(contrast), "steered")):
+        rows = probes[probes["variant"] == variant]
+        assert rows["probe"].tolist() == TEXTS[1:]
+        assert rows["cosine"].tolist() == view.probes[column].tolist()
+    assert f"{view.moved:.1%} of the probability of the next token moves" in str(finding)
+    assert f"“{TEXTS[1]}” {view.probes['plain'][0]:.4f} plain" in str(finding)
+    assert str(finding.facts) == view.measured_on
+    recorded = finding.facts.record()
+    assert recorded["contrast"] == contrast.settings
+    assert [one["label"] for one in recorded["data"]] == TEXTS
 
 
 def test_what_has_no_effect_in_gemma_is_said_in_a_sentence(tiny_folder):
@@ -198,12 +218,13 @@ def test_what_has_no_effect_in_gemma_is_said_in_a_sentence(tiny_folder):
 def test_errors_name_the_bad_value_and_the_remedy(tiny_lens, change, said):
     settings = {"text": "Hi.", "contrast": Contrast(0), "probes": ["Ho."], **change}
     with pytest.raises(InputError, match=said):
-        contrast_figure(tiny_lens, **settings)
+        contrast_effect(tiny_lens, **settings)
 
 
 def test_a_text_without_probes_is_shown_too(tiny_lens):
-    figure = contrast_figure(tiny_lens, "Hi.", Contrast(0), [])
-    assert len(figure.data[0].x) == 10
+    finding = contrast_effect(tiny_lens, "Hi.", Contrast(0), [])
+    assert len(finding.figure.data[0].x) == 10
+    assert finding.table["shown"].unique().tolist() == ["next token"]
 
 
 def test_sliders_run_last_tokens_only_and_what_was_seen_runs_nothing(tiny_lens):
@@ -214,7 +235,7 @@ def test_sliders_run_last_tokens_only_and_what_was_seen_runs_nothing(tiny_lens):
         panel.set(layer=2, alpha=3.5).wait()
     assert panel.message == ""
     assert set(widths) == {1}
-    expected = contrast_view(
+    expected = read_effect(
         SteeredTexts(tiny_lens, ["Hi.", "Ho there.", "No."]), Contrast(1, alpha=3.5)
     )
     shown = panel.figure.data[1].x

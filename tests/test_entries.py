@@ -21,7 +21,7 @@ from dysem_lab.encoders.trained import SimCSE
 from dysem_lab.encoders.vectors import SemanticVectors, n_dims
 from dysem_lab.errors import InputError
 from dysem_lab.explorers.attention_explorer import explore_attention
-from dysem_lab.explorers.contrast_explorer import SteeredTexts, contrast_figure, explore_contrast
+from dysem_lab.explorers.contrast_explorer import explore_contrast
 from dysem_lab.explorers.dimension_explorer import explore_dimensions, read_corpus
 from dysem_lab.explorers.layer_explorer import capture_pair, explore_layers
 from dysem_lab.explorers.pair_explorer import explore_pair, pair_view
@@ -32,6 +32,8 @@ from dysem_lab.models.capture import capture
 from dysem_lab.models.steering import Contrast
 from dysem_lab.prompts import wrap
 from dysem_lab.questions.attention import attention
+from dysem_lab.questions.contrast_effect import contrast_effect
+from dysem_lab.questions.steered import SteeredTexts
 from dysem_lab.questions.transfer_scores import compare_encoders, transfer_scores
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
@@ -88,7 +90,7 @@ MORE = {
     "trained": lambda lens, texts: untrained(texts),
     "explore_dimensions": lambda lens, texts: explore_dimensions(DySem(lens, "en"), texts),
     "explore_search": lambda lens, texts: explore_search(MeanPooling(lens), {"en": texts}),
-    "probes": lambda lens, texts: contrast_figure(lens, "A dog.", Contrast(0), texts),
+    "probes": lambda lens, texts: contrast_effect(lens, "A dog.", Contrast(0), texts),
     "explore_contrast": lambda lens, texts: explore_contrast(lens, "A dog.", texts),
     "renderings of explore_pair": lambda lens, texts: explore_pair(
         lens, *TEXTS, renderings={"fr": texts}

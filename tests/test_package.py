@@ -103,6 +103,8 @@ ORDER = [
     "questions.selection_frequency",
     "questions.translators",
     "questions.attention",
+    "questions.steered",
+    "questions.contrast_effect",
     "batch.cells",
     "batch.gallery",
     "batch.jobs",

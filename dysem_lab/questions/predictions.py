@@ -7,7 +7,9 @@ from dataclasses import replace
 
 import pandas as pd
 import plotly.graph_objects as go
+from jaxtyping import Float
 from plotly.subplots import make_subplots
+from torch import Tensor
 
 from dysem_lab.errors import InputError
 from dysem_lab.models.capture import unique_prompts
@@ -181,8 +183,7 @@ def _compared(
         for name, contrast in variants.items()
     }
     first, n_tokens = next(iter(found.values())), next(iter(found.values())).shape[1]
-    if isinstance(top, bool) or not isinstance(top, int) or not 1 <= top <= n_tokens:
-        raise InputError(f"top must be between 1 and {n_tokens}, got {top!r}")
+    check_top(top, n_tokens)
     words = _function_word_ids(lens)
     rows = []
     for i, prompt in enumerate(unique):
@@ -195,7 +196,7 @@ def _compared(
                 "prompt": i,
                 "text": text_of(prompt),
                 "variant": name,
-                "total_variation": float((p.double() - first[i].double()).abs().sum() / 2),
+                "total_variation": total_variation(p, first[i]),
                 "function_word_share": float(p[sorted(words)].double().sum()),
             }
             rows += [
@@ -211,6 +212,21 @@ def _compared(
             ]
     columns = ["prompt", "text", "variant", "rank", "token", "id", "probability", "function_word"]
     return pd.DataFrame(rows)[[*columns, "total_variation", "function_word_share"]]
+
+
+def check_top(top: int, n_tokens: int) -> None:
+    """Raise an error unless there are so many next tokens.
+
+    Raises:
+        InputError: `top` is no whole number from 1 to the number of tokens.
+    """
+    if isinstance(top, bool) or not isinstance(top, int) or not 1 <= top <= n_tokens:
+        raise InputError(f"top must be between 1 and {n_tokens}, got {top!r}")
+
+
+def total_variation(p: Float[Tensor, " n_tokens"], q: Float[Tensor, " n_tokens"]) -> float:
+    """Return half the summed absolute difference of two distributions, from 0 (equal) to 1."""
+    return float((p.double() - q.double()).abs().sum() / 2)
 
 
 def text_of(prompt: str) -> str:
@@ -272,13 +288,7 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
             _above(figure, row, column, f"{variant}: {moved}{share}", 4, 12)
         text = textwrap.shorten(of_sentence["text"].iloc[0], LINE, placeholder=" …")
         _above(figure, row, 1, f"<b>{html.escape(text, quote=False)}</b>", 24, 14)
-    for name, fill, line in (
-        ("function word", FUNCTION_WORD, FUNCTION_WORD),
-        ("other token", OTHER_TOKEN, OTHER_TOKEN),
-        (f"hollow: not in the top {top} of {variants[0]}", "#FFFFFF", "#555555"),
-    ):
-        marker = {"color": fill, "line": {"color": line, "width": 1.5}}
-        figure.add_bar(x=[None], y=[None], marker=marker, name=name, showlegend=True)
+    colour_legend(figure, f"hollow: not in the top {top} of {variants[0]}")
     figure.update_yaxes(range=[top + 0.5, 0.5], showticklabels=False, showgrid=False)
     figure.update_xaxes(range=[0, longest], showticklabels=False, showgrid=False, zeroline=True)
     figure.update_layout(bargap=0.25)
@@ -286,6 +296,17 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
     return layout(figure, title, facts, height).update_layout(
         margin={"l": 20, "t": TOP + TITLE, "b": BOTTOM}, legend_y=-20 / height
     )
+
+
+def colour_legend(figure: go.Figure, hollow: str) -> None:
+    """Say what the colours of the bars of next tokens mean, and what a hollow one is."""
+    for name, fill, line in (
+        ("function word", FUNCTION_WORD, FUNCTION_WORD),
+        ("other token", OTHER_TOKEN, OTHER_TOKEN),
+        (hollow, "#FFFFFF", "#555555"),
+    ):
+        marker = {"color": fill, "line": {"color": line, "width": 1.5}}
+        figure.add_bar(x=[None], y=[None], marker=marker, name=name, showlegend=True)
 
 
 def _shown(of_sentence: pd.DataFrame, variant: str, top: int) -> pd.DataFrame:
