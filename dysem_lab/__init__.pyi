@@ -75,6 +75,7 @@ from .questions.main_results import main_results as main_results
 from .questions.predictions import predictions as predictions
 from .questions.random_sets import random_sets as random_sets
 from .questions.saving import save_figure as save_figure
+from .questions.search import search as search
 from .questions.selection_frequency import selection_frequency as selection_frequency
 from .questions.stability import stability as stability
 from .questions.stream import stream_change as stream_change

@@ -25,7 +25,7 @@ from dysem_lab.explorers.contrast_explorer import explore_contrast
 from dysem_lab.explorers.dimension_explorer import explore_dimensions, read_corpus
 from dysem_lab.explorers.layer_explorer import capture_pair, explore_layers
 from dysem_lab.explorers.pair_explorer import explore_pair, pair_view
-from dysem_lab.explorers.search_explorer import Corpus, explore_search, search
+from dysem_lab.explorers.search_explorer import explore_search
 from dysem_lab.harnesses import mteb_api
 from dysem_lab.harnesses.sentence_api import SentenceEncoder, sentence_encoder, unpack
 from dysem_lab.models.capture import capture
@@ -33,6 +33,7 @@ from dysem_lab.models.steering import Contrast
 from dysem_lab.prompts import wrap
 from dysem_lab.questions.attention import attention
 from dysem_lab.questions.contrast_effect import contrast_effect
+from dysem_lab.questions.search import Corpus, search
 from dysem_lab.questions.steered import SteeredTexts
 from dysem_lab.questions.transfer_scores import compare_encoders, transfer_scores
 
@@ -160,7 +161,7 @@ ONE_TEXT = {
     "pair_view": lambda lens, text: pair_view(lens, {"en": "A."}, {"en": text}),
     "explore_layers": lambda lens, text: explore_layers(lens, text, "A."),
     "capture_pair": lambda lens, text: capture_pair(lens, text, "A."),
-    "search": lambda lens, text: search(Corpus(MeanPooling(lens), TEXTS), text),
+    "search": lambda lens, text: search(MeanPooling(lens), TEXTS, text),
     "explore_search": lambda lens, text: explore_search(MeanPooling(lens), TEXTS, text),
     "encode": lambda lens, text: sentence_encoder(MeanPooling(lens)).encode([text]),
 }

@@ -105,6 +105,7 @@ ORDER = [
     "questions.attention",
     "questions.steered",
     "questions.contrast_effect",
+    "questions.search",
     "batch.cells",
     "batch.gallery",
     "batch.jobs",

@@ -10,10 +10,11 @@ import torch
 import dysem_lab as dl
 from dysem_lab.encoders.base import Encoder
 from dysem_lab.errors import InputError
-from dysem_lab.explorers import search_explorer as explorer
 from dysem_lab.explorers.panel import Cancelled
+from dysem_lab.explorers.search_explorer import explore_search, nearest_text
 from dysem_lab.models.loading import load_model
 from dysem_lab.models.record import counted
+from dysem_lab.questions import search as question
 
 EN = ["A man plays.", "A woman sings.", "The sea is cold.", "He reads a book.", "Dogs bark."]
 FR = ["Un homme joue.", "Une femme chante.", "La mer est froide.", "Il lit.", "Les chiens aboient."]
@@ -48,8 +49,8 @@ def naive(query, vectors, sets=None):
 
 def test_the_nearest_by_hand():
     vectors = {"q": (1, 0, 1), "a": (1, 0, 0), "b": (0, 1, 0), "c": (2, 0, 2), "d": (-1, 1, 0)}
-    corpus = explorer.Corpus(Known(vectors), ["a", "b", "c", "d"])
-    table = explorer.search(corpus, "q", n=3)
+    corpus = question.Corpus(Known(vectors), ["a", "b", "c", "d"])
+    table = question.nearest(corpus, "q", n=3).table
     assert table["text"].tolist() == ["c", "a", "b"]
     assert table["rank"].tolist() == [1, 2, 3]
     assert table["position"].tolist() == [2, 0, 1]
@@ -61,7 +62,7 @@ def test_the_nearest_by_hand():
 
 def test_a_text_without_a_vector_is_counted_and_comes_nowhere():
     vectors = {"q": (1, 0, 1), "a": (1, 0, 0), "zero": (0, 0, 0)}
-    view = explorer.search_view(explorer.Corpus(Known(vectors), ["zero", "a"]), "q")
+    view = question.nearest(question.Corpus(Known(vectors), ["zero", "a"]), "q")
     assert view.table["text"].tolist() == ["a"]
     assert view.n_undefined == 1
 
@@ -87,9 +88,7 @@ def test_joint_sets_against_loops_and_undefined_texts_are_counted(tiny_lens, rec
     sets = {name: (generator.random(6) < 0.3).tolist() for name in names}
     sets["q"] = [False] * 6  # then U is the text's own set, and a text without one is undefined
     texts = names[1:]
-    view = explorer.search_view(
-        explorer.Corpus(KnownSets(tiny_lens, vectors, sets), texts), "q", 100
-    )
+    view = question.nearest(question.Corpus(KnownSets(tiny_lens, vectors, sets), texts), "q", 100)
     expected = naive("q", vectors, sets)
     defined = {text: expected[text] for text in texts if expected[text][0] is not None}
     assert 0 < view.n_undefined == len(texts) - len(defined)
@@ -103,7 +102,7 @@ def test_joint_sets_against_loops_and_undefined_texts_are_counted(tiny_lens, rec
         assert (~np.isnan(shares)).tolist() == sets[row.text]
         assert np.nansum(shares) == pytest.approx(similarity, abs=1e-5)
         assert all(shares[j] == pytest.approx(np.nanmax(shares)) for j in row.top_dimensions[:1])
-    assert f"{view.n_undefined} of 70 texts have no similarity" in explorer.search_text(view)
+    assert f"{view.n_undefined} of 70 texts have no similarity" in nearest_text(view)
     assert not [w for w in recwarn if w.category is UserWarning]
 
 
@@ -111,16 +110,16 @@ def test_encoding_can_be_stopped_and_goes_on_where_it_was():
     texts = [f"{'long ' * (i % 7)}{i}" for i in range(80)]
     vectors = {text: (i, 1, -i) for i, text in enumerate(texts)}
     encoder, reported = Known(vectors), []
-    corpus = explorer.Corpus(encoder, texts)
+    corpus = question.Corpus(encoder, texts)
 
     def stop(done, total, what):
         reported.append((done, total))
-        if done >= explorer.CHUNK:
+        if done >= question.CHUNK:
             raise Cancelled
 
     with pytest.raises(Cancelled):
         corpus.encode(stop)
-    assert reported == [(0, 80), (explorer.CHUNK, 80)]
+    assert reported == [(0, 80), (question.CHUNK, 80)]
     encoded = corpus.encode()
     assert sum(map(len, encoder.asked)) == 80  # none twice
     assert encoded.vectors.tolist() == [list(map(float, vectors[text])) for text in texts]
@@ -132,7 +131,7 @@ def test_encoding_can_be_stopped_and_goes_on_where_it_was():
 def test_the_panel_shows_what_dysem_says(tiny_folder, architecture):
     lens = load_model(tiny_folder(architecture))
     dysem = dl.DySem(lens, ("en", "fr"), k=8)
-    panel = explorer.explore_search(dysem, {"en": EN, "fr": FR}, n=3).wait()
+    panel = explore_search(dysem, {"en": EN, "fr": FR}, n=3).wait()
     assert panel.message == ""
     encoded = dysem.encode(EN, renderings={"fr": FR}, progress=False)
     similarity = dysem.similarity(encoded[:1], encoded)[0]
@@ -155,7 +154,7 @@ def test_the_panel_shows_what_dysem_says(tiny_folder, architecture):
 
 def test_a_new_query_needs_its_renderings_or_a_translator(tiny_lens):
     dysem = dl.DySem(tiny_lens, ("en", "fr"), k=8)
-    panel = explorer.explore_search(dysem, {"en": EN, "fr": FR}, "A cat.").wait()
+    panel = explore_search(dysem, {"en": EN, "fr": FR}, "A cat.").wait()
     assert "no rendering" in panel.message
     assert panel.figure is None
     panel.set(renderings="fr: Un chat.").wait()
@@ -174,11 +173,11 @@ def test_a_new_query_needs_its_renderings_or_a_translator(tiny_lens):
 
 def test_any_encoder_searches(tiny_lens):
     for encoder in (dl.MeanPooling(tiny_lens), dl.PromptEncoder(tiny_lens)):
-        panel = explorer.explore_search(encoder, EN, EN[2]).wait()
+        panel = explore_search(encoder, EN, EN[2]).wait()
         assert panel.message == ""
         vectors = encoder.encode(EN, progress=False).vectors
         expected = naive(EN[2], dict(zip(EN, vectors.tolist(), strict=True)))
-        table = explorer.search(explorer.Corpus(encoder, EN), EN[2])
+        table = question.search(encoder, EN, EN[2]).table
         assert table["text"][0] == EN[2]
         for row in table.itertuples():
             assert row.similarity == pytest.approx(expected[row.text][0], abs=1e-5)
@@ -186,17 +185,37 @@ def test_any_encoder_searches(tiny_lens):
         assert encoder.name in panel.figure.layout.title.text
 
 
+def test_the_finding_says_what_is_nearest_and_what_was_asked(tiny_lens):
+    dysem = dl.DySem(tiny_lens, ("en", "fr"), k=8)
+    finding = dl.search(dysem, {"en": EN, "fr": FR}, "A cat.", 2, {"fr": "Un chat."})
+    corpus = question.Corpus(dysem, {"en": EN, "fr": FR})
+    found = question.nearest(corpus, "A cat.", 2, {"fr": "Un chat."})
+    assert finding.table.equals(found.table)
+    best = found.table.iloc[0]
+    assert f"nearest to “A cat.” is “{best['text']}”" in str(finding)
+    assert f"{best['similarity']:.4f} on {best['n_dims']} dimensions." in str(finding)
+    assert str(finding.facts) == found.measured_on
+    recorded = finding.facts.record()
+    assert recorded["query"] == "A cat."
+    assert recorded["encoder"]["k"] == 8
+    vectors = {"q": (1, 0, 1), "zero": (0, 0, 0)}
+    empty = question.nearest(question.Corpus(Known(vectors), ["zero"]), "q")
+    assert question.caption(empty).startswith("No text is near to “q”; 1 of 1 texts have no simil")
+    with pytest.raises(InputError, match="'known' says nothing of its model"):
+        question.search(Known(vectors), ["zero"], "q")
+
+
 def test_the_figure_has_a_row_per_text():
     vectors = {"q": (1, 0, 1), "a" * 99: (1, 0, 0), "<b>": (0, 1, 0)}
-    view = explorer.search_view(explorer.Corpus(Known(vectors), list(vectors)), "q")
-    figure = explorer.search_figure(view)
+    view = question.nearest(question.Corpus(Known(vectors), list(vectors)), "q")
+    figure = question.figure(view)
     dots, shares = figure.data
     assert list(dots.x) == pytest.approx([1, 1 / math.sqrt(2), 0])
     np.testing.assert_allclose(shares.z, view.shares)
     labels = figure.layout.yaxis.ticktext
-    assert labels[1] == "a" * (explorer.N_LETTERS - 1) + "…"
+    assert labels[1] == "a" * (question.N_LETTERS - 1) + "…"
     assert labels[2] == "&lt;b&gt;"
-    assert "<b>" not in explorer.search_text(view).replace("<tbody>", "")
+    assert "<b>" not in nearest_text(view).replace("<tbody>", "")
 
 
 @pytest.mark.parametrize(
@@ -210,11 +229,11 @@ def test_the_figure_has_a_row_per_text():
 )
 def test_what_is_no_corpus_is_refused(texts, said):
     with pytest.raises(InputError, match=said):
-        explorer.Corpus(Known({}), texts)
+        question.Corpus(Known({}), texts)
 
 
 def test_n_must_be_a_number_of_rows():
-    corpus = explorer.Corpus(Known({"a": (1, 0, 0)}), ["a"])
+    corpus = question.Corpus(Known({"a": (1, 0, 0)}), ["a"])
     for n in (0, True, 1.5):
         with pytest.raises(InputError, match="n must be a whole number of at least 1, got"):
-            explorer.search(corpus, "a", n)
+            question.nearest(corpus, "a", n)

@@ -2,307 +2,14 @@
 
 import html
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
-import numpy as np
-import pandas as pd
-import plotly.graph_objects as go
-import torch
-from jaxtyping import Float
-
-from dysem_lab.display import Progress, silent
+from dysem_lab.display import Progress
 from dysem_lab.encoders.base import Encoder
-from dysem_lab.encoders.vectors import SemanticVectors
-from dysem_lab.errors import InputError, choices
-from dysem_lab.explorers.pair_explorer import (
-    EXAMPLE,
-    empty_when_it_changes,
-    parse_renderings,
-)
+from dysem_lab.explorers.pair_explorer import EXAMPLE, empty_when_it_changes, parse_renderings
 from dysem_lab.explorers.panel import Panel, State, View, slider, text_box
-from dysem_lab.inputs import at_least, checked, has_words
-from dysem_lab.joint import contributions, joint_set
+from dysem_lab.inputs import checked
 from dysem_lab.models.store import VectorStore
-from dysem_lab.questions.style import DIVERGING, PALETTE, layout, with_gaps
-
-CHUNK = 32  # texts between two reports of progress
-N_LETTERS = 44  # of a sentence in a figure; the table beside it has it whole
-N_TOP = 5  # dimensions that are named
-
-
-class Corpus:
-    """Texts, and what an encoder makes of them: computed once, and kept as far as it got.
-
-    Args:
-        encoder: `dysem_lab.DySem`, or any other encoder of the package; the joint set of one
-            without consensus sets is all its dimensions.
-        texts: n texts, or language → the n texts in it, aligned by position, for a DySem that has
-            no translator.
-        language: The texts' own.
-        store: As for `dysem_lab.capture`.
-
-    Attributes:
-        encoder: As given.
-        texts: The n texts in their own language.
-        renderings: Language → the n texts in it; empty where none are given.
-        language: As given.
-
-    Raises:
-        InputError: No texts, languages of different lengths, no texts in their own language.
-    """
-
-    def __init__(
-        self,
-        encoder: Encoder,
-        texts: Sequence[str] | Mapping[str, Sequence[str]],
-        language: str = "en",
-        store: VectorStore | None = None,
-    ) -> None:
-        """Take the texts; nothing is encoded yet."""
-        self.renderings: Mapping[str, Sequence[str]] = {}
-        if isinstance(texts, Mapping):
-            if language not in texts:
-                raise choices("language of the texts", language, texts)
-            self.renderings = {code: checked(texts[code], f"{code} text") for code in texts}
-            texts = self.renderings[language]
-        texts = checked(texts)
-        if not texts:
-            raise InputError("the corpus is empty; give a list of one or more texts")
-        for code, column in self.renderings.items():
-            if len(column) != len(texts):
-                raise InputError(f"{len(column)} renderings in {code!r} for {len(texts)} texts")
-        self.encoder, self.texts, self.language = encoder, texts, language
-        self._store = store
-        self._chunks: list[SemanticVectors] = []
-        self._encoded: SemanticVectors | None = None
-        self._queries: dict[tuple[str, ...], SemanticVectors] = {}
-
-    def __len__(self) -> int:
-        return len(self.texts)
-
-    def encode(self, progress: Progress = silent) -> SemanticVectors:
-        """Return v and S of the n texts.
-
-        Args:
-            progress: Called before each chunk; where it stops the work, the next call goes on.
-        """
-        # Texts of similar length together waste little padding.
-        order = sorted(range(len(self)), key=lambda i: (-len(self.texts[i]), i))
-        for start in range(len(self._chunks) * CHUNK, len(self), CHUNK):
-            progress(start, len(self), "Encoding")
-            rows = order[start : start + CHUNK]
-            columns = {code: [column[i] for i in rows] for code, column in self.renderings.items()}
-            self._chunks.append(self._encode([self.texts[i] for i in rows], columns))
-        if self._encoded is None:
-            back = torch.tensor(order).argsort()
-            self._encoded = SemanticVectors(
-                torch.cat([chunk.vectors for chunk in self._chunks])[back],
-                torch.cat([chunk.sets for chunk in self._chunks])[back],
-            )
-        return self._encoded
-
-    def encode_query(self, query: str, renderings: Mapping[str, str]) -> SemanticVectors:
-        """Return v and S of a query, encoded once.
-
-        Args:
-            query: A text in the corpus's language; one of the corpus has its renderings.
-            renderings: Language → the query in it; a translator of the encoder makes the rest.
-
-        Raises:
-            InputError: An empty query.
-            MissingTranslationError: A rendering is neither given nor to be had.
-        """
-        if isinstance(query, str) and not has_words(query):
-            raise InputError("the query is empty; type a sentence")
-        checked([query], "query")
-        known = {}
-        if query in self.texts:
-            row = self.texts.index(query)
-            known = {code: column[row] for code, column in self.renderings.items()}
-        columns = {code: [text] for code, text in {**known, **renderings}.items()}
-        key = (query, *(f"{code}: {text}" for code, (text,) in columns.items()))
-        if key not in self._queries:
-            self._queries[key] = self._encode([query], columns)
-        return self._queries[key]
-
-    def _encode(self, texts: list[str], columns: Mapping[str, Sequence[str]]) -> SemanticVectors:
-        return self.encoder.encode_renderings(
-            {**columns, self.language: texts}, self.language, store=self._store, progress=False
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class SearchView:
-    """The nearest texts to a query.
-
-    Attributes:
-        query: What was asked.
-        table: As `search` returns it.
-        shares: What each dimension adds to the similarity of each row; NaN outside the joint set.
-        n_texts: Of the corpus.
-        n_undefined: Texts that have no similarity to the query (empty joint set, or a vector that
-            is zero on it).
-        measured_on: Model, encoder and size of the corpus.
-    """
-
-    query: str
-    table: pd.DataFrame
-    shares: Float[np.ndarray, "n d"]
-    n_texts: int
-    n_undefined: int
-    measured_on: str
-
-
-def search(
-    corpus: Corpus, query: str, n: int = 10, renderings: Mapping[str, str] | None = None
-) -> pd.DataFrame:
-    """Return the n texts of a corpus that are nearest to a query, the nearest first.
-
-    Args:
-        corpus: Encoded now, where it is not yet.
-        query: A text in the corpus's language.
-        n: Rows; fewer where the corpus has fewer.
-        renderings: Language → the query in it.
-
-    Returns:
-        One row per text: ``rank`` from 1, ``position`` in the corpus, ``text``, ``similarity``,
-        ``n_dims`` (|U|), ``top_dimensions`` (up to 5 that add most to the similarity) and
-        ``top_share`` (what these add together).
-
-    Raises:
-        InputError: An empty query, or n below 1.
-        MissingTranslationError: The encoder needs a rendering of the query that is not to be had.
-
-    Source: DySem Eqs. 14–17.
-    """
-    return search_view(corpus, query, n, renderings).table
-
-
-def search_view(
-    corpus: Corpus,
-    query: str,
-    n: int = 10,
-    renderings: Mapping[str, str] | None = None,
-    progress: Progress = silent,
-) -> SearchView:
-    """Return what `search` does, with the shares of all dimensions; see there."""
-    n = at_least(n, 1, "n")
-    asked = corpus.encode_query(query, renderings or {})
-    encoded = corpus.encode(progress)
-    U = joint_set(asked.sets, encoded.sets)
-    on_both = ((asked.vectors != 0) & U).any(1) & ((encoded.vectors != 0) & U).any(1)
-    defined = on_both.nonzero()[:, 0]
-    some = encoded[defined]
-    similarity = corpus.encoder.similarity(asked, some)[0]
-    best = similarity.sort(descending=True, stable=True).indices[:n]
-    nearest, positions = some[best], defined[best].tolist()
-    U = joint_set(asked.sets, nearest.sets)
-    shares = contributions(asked.vectors.expand_as(nearest.vectors), nearest.vectors, U)
-    top = [
-        [j for j in row.sort(descending=True, stable=True).indices[:N_TOP].tolist() if row[j] > 0]
-        for row in shares
-    ]
-    table = pd.DataFrame(
-        {
-            "rank": range(1, len(positions) + 1),
-            "position": positions,
-            "text": [corpus.texts[i] for i in positions],
-            "similarity": similarity[best].numpy(),
-            "n_dims": U.sum(1).numpy(),
-            "top_dimensions": top,
-            "top_share": [row[js].sum().item() for row, js in zip(shares, top, strict=True)],
-        }
-    )
-    masked = shares.masked_fill(~U, torch.nan).numpy()
-    n_undefined = len(corpus) - len(defined)
-    encoder = corpus.encoder
-    model = encoder.lens or encoder.facts
-    label = model.label if model else encoder.config["model"]
-    measured_on = f"{label}, {encoder.name}, {len(corpus):,} texts"
-    return SearchView(query, table, masked, len(corpus), n_undefined, measured_on)
-
-
-def search_figure(view: SearchView) -> go.Figure:
-    """Return the nearest texts with their similarity, and what each dimension adds to it.
-
-    A row of the map is empty outside of the joint set of query and text; colours are clipped at
-    the 95th percentile, so that a few large dimensions do not hide the others.
-
-    Args:
-        view: From `search_view`.
-    """
-    table, d = view.table, view.shares.shape[1]
-    rows = list(range(len(table)))
-    bound = float(np.nanquantile(np.abs(view.shares), 0.95)) if rows else 0.0
-    dots = {
-        "type": "scatter",
-        "mode": "markers",
-        "x": table["similarity"].to_numpy(),
-        "y": rows,
-        "marker": {"size": 11, "color": PALETTE[0]},
-        "customdata": np.stack([table["text"].map(html.escape), table["n_dims"]], axis=1),
-        "hovertemplate": "%{customdata[0]}<br>%{x:.4f} on %{customdata[1]} dimensions"
-        "<extra></extra>",
-        "showlegend": False,
-    }
-    shares = {
-        "type": "heatmap",
-        "z": with_gaps(view.shares),
-        "y": rows,
-        "xaxis": "x2",
-        "zmin": -bound or -1.0,
-        "zmax": bound or 1.0,
-        "colorscale": DIVERGING,
-        "colorbar": {"thickness": 10, "tickformat": ".1g", "nticks": 5},
-        "hovertemplate": "dimension %{x}: %{z:.4f}<extra></extra>",
-        "hoverongaps": False,
-        "ygap": 2,
-    }
-    axes = {
-        "yaxis": {
-            "tickvals": rows,
-            "ticktext": [_shortened(text, N_LETTERS) for text in table["text"]],
-            "range": [len(rows) - 0.5, -0.5],
-            "tickfont": {"size": 12},
-            "automargin": True,
-        },
-        "xaxis": {"domain": [0, 0.3], "title": "similarity", "nticks": 4, "tickangle": 0},
-        "xaxis2": {
-            "domain": [0.34, 1],
-            "title": f"what each of {d} dimensions adds",
-            "range": [-0.5, d - 0.5],
-            "showgrid": False,
-        },
-    }
-    title = f"Nearest to: {_shortened(view.query, 2 * N_LETTERS)}"
-    figure = go.Figure([dots, shares], axes)
-    return layout(figure, title, view.measured_on, 30 * len(table) + 220).update_layout(margin_l=20)
-
-
-def _shortened(text: str, n_letters: int) -> str:
-    cut = text if len(text) <= n_letters else text[: n_letters - 1] + "…"
-    return html.escape(cut, quote=False)
-
-
-def search_text(view: SearchView) -> str:
-    """Return the nearest texts as an HTML table."""
-    rows = "".join(
-        f"<tr><td>{row.rank}</td><td>{row.similarity:.4f}</td><td>{row.n_dims}</td>"
-        f'<td dir="auto">{html.escape(row.text)}</td>'
-        f"<td>{', '.join(map(str, row.top_dimensions))} ({row.top_share:.3f})</td></tr>"
-        for row in view.table.itertuples()
-    )
-    undefined = (
-        f"<p>{view.n_undefined} of {view.n_texts} texts have no similarity to the query: no "
-        "dimension is in either consensus set.</p>"
-        if view.n_undefined
-        else ""
-    )
-    return (
-        "<table><thead><tr><th>Rank</th><th>Similarity</th><th>|U|</th><th>Sentence</th>"
-        f"<th>Dimensions that add most (together)</th></tr></thead><tbody>{rows}</tbody></table>"
-        f"{undefined}"
-    )
+from dysem_lab.questions.search import Corpus, Nearest, figure, nearest, undefined
 
 
 def explore_search(
@@ -344,15 +51,31 @@ def explore_search(
 
     def update(state: State, progress: Progress) -> View:
         renderings = parse_renderings(state["renderings"])
-        view = search_view(encoded, state["query"], state["n"], renderings, progress)
-        return View(search_figure(view), search_text(view))
+        found = nearest(encoded, state["query"], state["n"], renderings, progress)
+        return View(figure(found), nearest_text(found))
 
     def python(state: State) -> str:
         renderings = parse_renderings(state["renderings"])
         return (
-            "from dysem_lab.explorers.search_explorer import Corpus, search; "
-            f"table = search(Corpus(encoder, corpus, {language!r}), {state['query']!r}, "
-            f"n={state['n']}, renderings={renderings!r}); table"
+            "from dysem_lab.questions.search import search; "
+            f"table = search(encoder, corpus, {state['query']!r}, n={state['n']}, "
+            f"renderings={renderings!r}, language={language!r}).table; table"
         )
 
     return Panel(controls, update, python, "search").start()
+
+
+def nearest_text(found: Nearest) -> str:
+    """Return the nearest texts as an HTML table."""
+    rows = "".join(
+        f"<tr><td>{row.rank}</td><td>{row.similarity:.4f}</td><td>{row.n_dims}</td>"
+        f'<td dir="auto">{html.escape(row.text)}</td>'
+        f"<td>{', '.join(map(str, row.top_dimensions))} ({row.top_share:.3f})</td></tr>"
+        for row in found.table.itertuples()
+    )
+    said = f"<p>{undefined(found)}.</p>" if found.n_undefined else ""
+    return (
+        "<table><thead><tr><th>Rank</th><th>Similarity</th><th>|U|</th><th>Sentence</th>"
+        f"<th>Dimensions that add most (together)</th></tr></thead><tbody>{rows}</tbody></table>"
+        f"{said}"
+    )
