@@ -72,6 +72,7 @@ from .questions.leaderboard import leaderboard as leaderboard
 from .questions.leaderboard import published_leaderboard as published_leaderboard
 from .questions.leaderboard import score_systems as score_systems
 from .questions.main_results import main_results as main_results
+from .questions.pair import pair as pair
 from .questions.predictions import predictions as predictions
 from .questions.random_sets import random_sets as random_sets
 from .questions.saving import save_figure as save_figure

@@ -13,7 +13,7 @@ from tests import shapes
 if os.environ.get("DYSEM_LAB_SHAPES"):  # before any module of ours is imported
     install_import_hook("dysem_lab", f"{shapes.__name__}.check_shapes")
 
-from dysem_lab import paths  # noqa: E402
+from dysem_lab import paths
 
 # A shared machine may be slow at any moment; time is not what the properties are about.
 settings.register_profile("steady", deadline=None, suppress_health_check=[HealthCheck.too_slow])

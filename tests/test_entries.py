@@ -24,7 +24,7 @@ from dysem_lab.explorers.attention_explorer import explore_attention
 from dysem_lab.explorers.contrast_explorer import explore_contrast
 from dysem_lab.explorers.dimension_explorer import explore_dimensions, read_corpus
 from dysem_lab.explorers.layer_explorer import capture_pair, explore_layers
-from dysem_lab.explorers.pair_explorer import explore_pair, pair_view
+from dysem_lab.explorers.pair_explorer import explore_pair
 from dysem_lab.explorers.search_explorer import explore_search
 from dysem_lab.harnesses import mteb_api
 from dysem_lab.harnesses.sentence_api import SentenceEncoder, sentence_encoder, unpack
@@ -33,6 +33,7 @@ from dysem_lab.models.steering import Contrast
 from dysem_lab.prompts import wrap
 from dysem_lab.questions.attention import attention
 from dysem_lab.questions.contrast_effect import contrast_effect
+from dysem_lab.questions.pair import pair_view
 from dysem_lab.questions.search import Corpus, search
 from dysem_lab.questions.steered import SteeredTexts
 from dysem_lab.questions.transfer_scores import compare_encoders, transfer_scores

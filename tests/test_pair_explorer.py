@@ -1,5 +1,6 @@
 """The pair explorer: its numbers against DySem and hand computations, its passes, its panel."""
 
+import json
 import math
 import re
 
@@ -9,10 +10,11 @@ import torch
 
 import dysem_lab as dl
 from dysem_lab.errors import InputError, MissingTranslationError
-from dysem_lab.explorers import pair_explorer as explorer
+from dysem_lab.explorers.pair_explorer import explore_pair
 from dysem_lab.explorers.panel import Cancelled
 from dysem_lab.models.loading import load_model
 from dysem_lab.models.record import counted
+from dysem_lab.questions import pair as question
 
 X = {"en": "A man plays.", "fr": "Un homme joue.", "ja": "男性が演奏する。"}
 Y = {"en": "A woman sings.", "fr": "Une femme chante.", "ja": "女性が歌う。"}
@@ -35,7 +37,7 @@ def shown(panel):
     return float(similarity[1]), int(size[1]), float(plain[1])
 
 
-class Given(explorer.Captures):
+class Given(question.Captures):
     """Vectors by hand: en x, en y, ja x, ja y."""
 
     rows: tuple = ()
@@ -49,7 +51,7 @@ def test_a_pair_by_hand(tiny_lens):
     given = Given(tiny_lens)
     given.rows = ((1, 2, -1, 4), (1, -1, 2, 3), (3, 2, 5, -1), (2, 1, 4, 1))
     x, y = ({code: text[code] for code in ("en", "ja")} for text in (X, Y))
-    view = explorer.pair_view(tiny_lens, x, y, k=1, captures=given)
+    view = question.pair_view(tiny_lens, x, y, k=1, captures=given)
     # x: positive in both {0, 1}, means 2 and 2, the lower wins. y: {0, 2, 3}, means 1.5, 3, 2.
     assert view.encoded.sets.tolist() == [[True, False, False, False], [False, False, True, False]]
     assert view.n_dims == 2
@@ -57,7 +59,7 @@ def test_a_pair_by_hand(tiny_lens):
     assert view.plain == pytest.approx(9 / math.sqrt(22 * 15))
     assert view.all_dimensions == pytest.approx(12 / math.sqrt(14.25 * 15.25))
     assert view.per_language["ja"] == pytest.approx((6 + 2 + 20 - 1) / math.sqrt(39 * 22))
-    table = explorer.pair_table(view)
+    table = question.pair_table(view)
     assert table["dimension"].tolist() == [2, 0]
     assert table["contribution"].tolist() == pytest.approx([6 / math.sqrt(90), 3 / math.sqrt(90)])
     assert table["membership"].tolist() == ["in S(y) only", "in S(x) only"]
@@ -67,36 +69,20 @@ def test_a_pair_by_hand(tiny_lens):
 def test_an_empty_joint_set_is_undefined_and_said(tiny_lens, recwarn):
     given = Given(tiny_lens)
     given.rows = ((-1, -2, -1), (-1, -1, -2))
-    view = explorer.pair_view(tiny_lens, {"en": "A."}, {"en": "B."}, captures=given)
+    view = question.pair_view(tiny_lens, {"en": "A."}, {"en": "B."}, captures=given)
     assert math.isnan(view.similarity)
     assert view.n_dims == 0
-    assert "similarity undefined" in explorer.pair_text(view)
-    assert "use fewer languages" in explorer.pair_text(view)
-    assert explorer.pair_table(view).empty
-    assert "undefined" in explorer.pair_figure(view).layout.title.text
+    assert "similarity undefined" in question.pair_text(view)
+    assert "use fewer languages" in question.pair_text(view)
+    assert question.pair_table(view).empty
+    assert "undefined" in question.pair_figure(view).layout.title.text
     assert not [w for w in recwarn if w.category is UserWarning]
-
-
-def test_contributions_are_the_terms_of_the_cosine():
-    generator = torch.Generator().manual_seed(1)
-    vx, vy = torch.randn(2, 5, 12, generator=generator)
-    U = torch.rand(5, 12, generator=generator) < 0.5
-    U[0], U[1] = False, True
-    found = explorer.contributions(vx, vy, U)
-    for i in range(5):
-        inside = [j for j in range(12) if U[i, j]]
-        norm = math.sqrt(sum(vx[i, j] ** 2 for j in inside)) * math.sqrt(
-            sum(vy[i, j] ** 2 for j in inside)
-        )
-        for j in range(12):
-            term = float(vx[i, j] * vy[i, j]) / norm if j in inside else 0.0
-            assert float(found[i, j]) == pytest.approx(term, abs=1e-6)
 
 
 @pytest.mark.parametrize("architecture", ["Llama", "Qwen3", "Phi3"])
 def test_the_panel_shows_the_numbers_of_dysem(tiny_folder, architecture):
     lens = load_model(tiny_folder(architecture))
-    panel = explorer.explore_pair(lens, X["en"], Y["en"], renderings=RENDERINGS)
+    panel = explore_pair(lens, X["en"], Y["en"], renderings=RENDERINGS)
     similarity, encoded = direct(lens, k=0.25)
     size = int((encoded.sets[0] | encoded.sets[1]).sum())
     acts = dl.capture(
@@ -130,7 +116,7 @@ def test_the_panel_shows_the_numbers_of_dysem(tiny_folder, architecture):
 
 
 def test_sliders_run_no_forward_pass(tiny_lens):
-    panel = explorer.explore_pair(tiny_lens, X["en"], Y["en"], renderings=RENDERINGS)
+    panel = explore_pair(tiny_lens, X["en"], Y["en"], renderings=RENDERINGS)
     before = shown(panel)
     with counted(tiny_lens) as work:  # holds the model's lock: a pass on the thread would hang
         for move in ({"k": 2}, {"m": 1}, {"m": 3}, {"vector": "source"}, {"component": "ffn"}):
@@ -148,23 +134,23 @@ def test_a_new_sentence_runs_only_what_is_new(tiny_lens, monkeypatch):
         ran.extend(prompts)
         return dl.capture(lens, prompts, *arguments, **options)
 
-    monkeypatch.setattr(explorer, "capture", spy)
-    captures = explorer.Captures(tiny_lens)
-    explorer.pair_view(tiny_lens, X, Y, captures=captures)
+    monkeypatch.setattr(question, "capture", spy)
+    captures = question.Captures(tiny_lens)
+    question.pair_view(tiny_lens, X, Y, captures=captures)
     assert len(ran) == 6
     ran.clear()
     new = {**X, "fr": "Un homme chante."}
-    view = explorer.pair_view(tiny_lens, new, Y, captures=captures)
+    view = question.pair_view(tiny_lens, new, Y, captures=captures)
     assert ran == dl.wrap(["Un homme chante."], "prompteol", "language-specific", "fr")
     assert view.similarity == pytest.approx(direct(tiny_lens, x=new, k=0.25)[0], abs=1e-5)
     ran.clear()
-    explorer.pair_view(tiny_lens, X, Y, ["en"], captures=captures, component="ffn_raw")
+    question.pair_view(tiny_lens, X, Y, ["en"], captures=captures, component="ffn_raw")
     assert len(ran) == 2  # not among the components that every pass reads
 
 
 def test_reading_can_be_stopped_and_goes_on(tiny_lens):
     prompts = dl.wrap([f"Sentence {i}." for i in range(40)])
-    captures, reported = explorer.Captures(tiny_lens), []
+    captures, reported = question.Captures(tiny_lens), []
 
     def stop_at_second(done, total, what):
         reported.append((done, total))
@@ -173,17 +159,17 @@ def test_reading_can_be_stopped_and_goes_on(tiny_lens):
 
     with pytest.raises(Cancelled):
         captures.read(prompts, "attn", stop_at_second)
-    assert reported == [(0, 40), (explorer.CHUNK, 40)]
+    assert reported == [(0, 40), (question.CHUNK, 40)]
     reported.clear()
     rows = captures.read(prompts, "attn", lambda *report: reported.append(report[:2]))
-    assert reported[0] == (0, 40 - explorer.CHUNK)
+    assert reported[0] == (0, 40 - question.CHUNK)
     expected = dl.capture(tiny_lens, prompts, "attn", progress=False)["attn"]
     torch.testing.assert_close(rows, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_a_table_renders_and_typed_lines_go_before_it(tiny_lens):
     table = dl.ParallelTable({code: [X[code], Y[code]] for code in X})
-    panel = explorer.explore_pair(tiny_lens, X["en"], Y["en"], ("en", "ja"), table)
+    panel = explore_pair(tiny_lens, X["en"], Y["en"], ("en", "ja"), table)
     assert shown(panel)[0] == pytest.approx(
         direct(tiny_lens, languages=("en", "ja"), k=8)[0], abs=2e-4
     )
@@ -211,7 +197,7 @@ class Counting:
 
 def test_nothing_is_translated_twice(tiny_lens):
     translator = Counting()
-    panel = explorer.explore_pair(tiny_lens, "A.", "B.", ("en", "fr"), translator)
+    panel = explore_pair(tiny_lens, "A.", "B.", ("en", "fr"), translator)
     panel.set(k=3).wait()
     assert translator.asked == [("A.", "fr"), ("B.", "fr")]
 
@@ -230,7 +216,7 @@ def test_nothing_is_translated_twice(tiny_lens):
     ],
 )
 def test_mistakes_are_sentences_in_the_panel(tiny_lens, move, said):
-    panel = explorer.explore_pair(tiny_lens, X["en"], Y["en"], renderings=RENDERINGS)
+    panel = explore_pair(tiny_lens, X["en"], Y["en"], renderings=RENDERINGS)
     before = panel.text
     panel.set(**move).wait()
     assert re.search(said, panel.message)
@@ -239,7 +225,7 @@ def test_mistakes_are_sentences_in_the_panel(tiny_lens, move, said):
 
 def test_a_table_without_the_sentence_says_what_else_can_be_done(tiny_lens):
     table = dl.ParallelTable({"en": ["A."], "fr": ["B."]}, name="mine")
-    panel = explorer.explore_pair(tiny_lens, "A.", "C.", ("en", "fr"), table)
+    panel = explore_pair(tiny_lens, "A.", "C.", ("en", "fr"), table)
     assert re.search(r"mine .* has no rendering in 'fr' of 'C\.'.*as a line 'fr: …'", panel.message)
     assert isinstance(panel.error, MissingTranslationError)
     panel.set(second_renderings="fr: C.").wait()
@@ -247,7 +233,7 @@ def test_a_table_without_the_sentence_says_what_else_can_be_done(tiny_lens):
 
 
 def test_m_reaches_as_far_as_there_are_languages(tiny_lens):
-    panel = explorer.explore_pair(tiny_lens, X["en"], Y["en"], renderings=RENDERINGS)
+    panel = explore_pair(tiny_lens, X["en"], Y["en"], renderings=RENDERINGS)
     assert (panel.controls["m"].value, panel.controls["m"].max) == (3, 3)
     panel.set(languages="fr en").wait()
     assert (panel.controls["m"].value, panel.controls["m"].max) == (2, 2)
@@ -258,16 +244,16 @@ def test_m_reaches_as_far_as_there_are_languages(tiny_lens):
 
 def test_settings_that_do_not_exist_are_refused_at_once(tiny_lens):
     with pytest.raises(InputError, match="unknown component 'attention'"):
-        explorer.explore_pair(tiny_lens, "A.", "B.", component="attention")
+        explore_pair(tiny_lens, "A.", "B.", component="attention")
     with pytest.raises(InputError, match=r"renderings\['fr'\] must be x and y in it"):
-        explorer.explore_pair(tiny_lens, "A.", "B.", renderings={"fr": ["A."]})
+        explore_pair(tiny_lens, "A.", "B.", renderings={"fr": ["A."]})
     with pytest.raises(MissingTranslationError, match="first sentence is not given in French"):
-        explorer.pair_view(tiny_lens, {"en": "A."}, Y, ["en", "fr"])
+        question.pair_view(tiny_lens, {"en": "A."}, Y, ["en", "fr"])
 
 
 def test_the_figure_shows_the_sets_the_values_and_the_largest_contributions(tiny_lens):
-    view = explorer.pair_view(tiny_lens, X, Y)
-    figure = explorer.pair_figure(view)
+    view = question.pair_view(tiny_lens, X, Y)
+    figure = question.pair_figure(view)
     members, values, *bars = figure.data
     (Sx, Sy), (vx, vy) = view.encoded.sets.numpy(), view.encoded.vectors.numpy()
     assert (members.z[0] > 0).tolist() == Sx.tolist()
@@ -278,7 +264,7 @@ def test_the_figure_shows_the_sets_the_values_and_the_largest_contributions(tiny
     inside = np.flatnonzero(Sx | Sy)
     norms = np.linalg.norm(vx[inside]) * np.linalg.norm(vy[inside])
     terms = {int(j): float(vx[j] * vy[j] / norms) for j in inside}
-    largest = sorted(terms, key=lambda j: -abs(terms[j]))[: explorer.N_BARS]
+    largest = sorted(terms, key=lambda j: -abs(terms[j]))[: question.N_BARS]
     assert heights == pytest.approx({j: terms[j] for j in largest}, abs=1e-5)
     assert sum(terms.values()) == pytest.approx(view.similarity, abs=1e-5)
     assert f"{view.similarity:.4f}" in figure.layout.title.text
@@ -287,15 +273,32 @@ def test_the_figure_shows_the_sets_the_values_and_the_largest_contributions(tiny
     assert bars[2].name == "in both sets"
 
 
+def test_a_finding_is_the_view_and_comes_from_the_store(tiny_lens, tmp_path):
+    view = question.pair_view(tiny_lens, X, Y, ("en", "ja"), k=8)
+    store = dl.VectorStore(tmp_path / "vectors.db")
+    for expected_passes in (True, False):
+        with counted(tiny_lens) as work:
+            finding = dl.pair(tiny_lens, X, Y, ("en", "ja"), k=8, store=store)
+        assert bool(work.rows) == expected_passes
+        assert finding.table["contribution"].sum() == pytest.approx(view.similarity, abs=1e-4)
+        assert f"DySem similarity {view.similarity:.3f}" in finding.caption
+        assert "<b>" not in finding.caption
+        assert str(finding.facts) in finding.figure.layout.title.text.replace("<sup>L</sup>", "^L")
+    recorded = finding.facts.record()
+    assert recorded["asked"]["languages"] == ["en", "ja"]
+    assert recorded["second"] == {"en": Y["en"], "ja": Y["ja"]}
+    json.dumps(recorded)
+
+
 def test_sentences_are_escaped(tiny_lens):
-    view = explorer.pair_view(tiny_lens, {"en": "<b>bold</b>"}, {"en": "B."})
-    assert "<b>bold" not in explorer.pair_text(view)
+    view = question.pair_view(tiny_lens, {"en": "<b>bold</b>"}, {"en": "B."})
+    assert "<b>bold" not in question.pair_text(view)
 
 
 def test_the_explorer_on_the_embedded_model(embedded, demo):
     lens, table = embedded("gemma-3-270m"), dl.ParallelTable.from_data(demo)
     first, second = (sentences[3] for sentences in demo.sentences["en"])
-    panel = explorer.explore_pair(lens, first, second, ("en", "ja", "ru"), table, k=0.25)
+    panel = explore_pair(lens, first, second, ("en", "ja", "ru"), table, k=0.25)
     dysem = dl.DySem(lens, ("en", "ja", "ru"), table, k=0.25)
     encoded = dysem.encode([first, second], progress=False)
     expected = dysem.similarity_pairwise(encoded[:1], encoded[1:]).item()

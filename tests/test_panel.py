@@ -7,12 +7,13 @@ import threading
 import plotly.graph_objects as go
 import pytest
 
+from dysem_lab.display import silent
 from dysem_lab.errors import DysemLabError, InputError
 from dysem_lab.explorers import panel as panels
 from dysem_lab.explorers.panel import Cancelled, Panel, View, menu, slider, text_box
 
 
-def bars(state, progress=panels.silent):
+def bars(state, progress=silent):
     figure = go.Figure(go.Bar(y=list(range(state["k"]))))
     return View(figure.update_layout(title=f"k {state['k']}", width=1000), f"k is {state['k']}")
 
@@ -161,7 +162,7 @@ def test_a_cancelled_work_is_no_error_for_those_who_call_the_functions():
     with pytest.raises(Cancelled):
         raise Cancelled
     assert not issubclass(Cancelled, DysemLabError)
-    assert panels.silent(0, 1, "Encoding") is None
+    assert silent(0, 1, "Encoding") is None
 
 
 def test_waiting_has_an_end():

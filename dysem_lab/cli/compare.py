@@ -75,36 +75,47 @@ def similarity(
         raise InputError(f"--languages {','.join(codes)} needs --translator or --table")
     made_by, usual = translator_named(table, translator)
     codes = list(check_settings(codes or usual, component, template, setting, vector))
+    texts = {"en": [a, b]}
     for code in codes:
         if made_by is not None and code != "en":
-            made_by.translate([a, b], "en", code)  # the renderings are kept
+            texts[code] = made_by.translate([a, b], "en", code)
 
     from dysem_lab.encoders.dysem import DySem
-    from dysem_lab.models.capture import capture
     from dysem_lab.models.loading import load_model
-    from dysem_lab.prompts import wrap
-    from dysem_lab.questions.scores import pair_cosine, pair_similarity
+    from dysem_lab.models.store import VectorStore
+    from dysem_lab.questions.pair import UNDEFINED, Captures, pair_view
 
     lens = load_model(model)
     dysem = DySem(lens, codes, made_by, kept, component, template, setting, vector)
-    value, dims = pair_similarity(dysem.encode([a, b]))
-    prompts = wrap([a, b], template)
-    plain = capture(lens, prompts, component)[component]
+    view = pair_view(
+        lens,
+        {code: pair[0] for code, pair in texts.items()},
+        {code: pair[1] for code, pair in texts.items()},
+        codes,
+        k=kept,
+        component=component,
+        template=template,
+        setting=setting,
+        vector=vector,
+        captures=Captures(lens, VectorStore()),
+    )
     result = {
-        "similarity": value.item(),
-        "n_dims": dims,
-        "plain_cosine": pair_cosine(plain).item(),
+        "similarity": view.similarity,
+        "n_dims": float(view.n_dims),
+        "plain_cosine": view.plain,
         "d_model": lens.d_model,
         "translator": made_by.name if made_by else None,
         **dysem.config,
         "weights": lens.weights,
     }
+    if not view.n_dims:
+        err.print(f"{UNDEFINED[0].upper()}{UNDEFINED[1:]}.")
     if as_json:
         print_json(result)
         return
     rows = [
         ("DySem similarity", f"{result['similarity']:.4f}"),
-        ("on dimensions (#Dim.)", f"{dims:.0f} of {lens.d_model}"),
+        ("on dimensions (#Dim.)", f"{view.n_dims} of {lens.d_model}"),
         (f"plain cosine of {component}, English", f"{result['plain_cosine']:.4f}"),
         ("languages", "/".join(codes)),
         ("model", lens.label),

@@ -15,7 +15,7 @@ from dysem_lab.consensus import consensus_set, resolve_k, vectors_of
 from dysem_lab.encoders.base import LensEncoder, require_language, require_model, texts_in
 from dysem_lab.encoders.settings import RANKINGS, VECTORS, check_settings
 from dysem_lab.encoders.vectors import SemanticVectors
-from dysem_lab.errors import InputError, MissingTranslationError
+from dysem_lab.errors import InputError
 from dysem_lab.inputs import by_language, checked, one_of
 from dysem_lab.models.capture import capture
 from dysem_lab.models.lens import LensModel
@@ -27,7 +27,8 @@ from dysem_lab.models.steering import (
 )
 from dysem_lab.models.store import VectorStore
 from dysem_lab.prompts import TEMPLATE_NAMES, wrap
-from dysem_lab.translation.translate import Translator, required_renderings
+from dysem_lab.translation.renderings import rendered
+from dysem_lab.translation.translate import Translator
 
 
 def language_vectors(
@@ -307,20 +308,9 @@ class DySem(LensEncoder):
     def _render(
         self, texts: list[str], source: str, target: str, renderings: Mapping[str, Sequence[str]]
     ) -> list[str]:
-        if target == source:
-            return texts
-        if target in renderings:
-            given = checked(renderings[target], f"{target} rendering")
-            if len(given) != len(texts):
-                raise InputError(f"{len(given)} renderings in {target!r} for {len(texts)} texts")
-            return given
-        if not texts:
-            return []
-        if self.translator is None:
-            raise MissingTranslationError(
-                f"no rendering of {len(texts)} texts (such as {texts[0]!r}) in {target!r}: give "
-                f"DySem a translator, give encode the renderings, or use languages=({source!r},)"
-            )
-        made = self.translator.translate(texts, source, target)
-        name = getattr(self.translator, "name", "the translator")
-        return required_renderings(made, texts, target, name)
+        missing = (
+            f"no rendering of {len(texts)} texts (such as {texts[0] if texts else ''!r}) in "
+            f"{target!r}: give DySem a translator, give encode the renderings, or use "
+            f"languages=({source!r},)"
+        )
+        return rendered(texts, source, target, renderings, self.translator, missing)

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 
 from dysem_lab.display import Progress
 from dysem_lab.encoders.base import Encoder
-from dysem_lab.explorers.pair_explorer import EXAMPLE, empty_when_it_changes, parse_renderings
 from dysem_lab.explorers.panel import Panel, State, View, slider, text_box
+from dysem_lab.explorers.renderings import EXAMPLE, empty_when_it_changes, parse_renderings
 from dysem_lab.inputs import checked
 from dysem_lab.models.store import VectorStore
 from dysem_lab.questions.search import Corpus, Nearest, figure, nearest, undefined

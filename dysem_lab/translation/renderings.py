@@ -1,0 +1,44 @@
+"""Texts into their renderings: those that are given, else those of a translator."""
+
+from collections.abc import Mapping, Sequence
+
+from dysem_lab.errors import InputError, MissingTranslationError
+from dysem_lab.inputs import checked
+from dysem_lab.translation.translate import Translator, required_renderings
+
+
+def rendered(
+    texts: Sequence[str],
+    source: str,
+    target: str,
+    given: Mapping[str, Sequence[str]],
+    translator: Translator | None,
+    missing: str,
+) -> list[str]:
+    """Return texts in another language, or as they are in their own.
+
+    Args:
+        texts: n texts.
+        source: Their language.
+        target: The language wanted.
+        given: Language → n renderings.
+        translator: Makes what is not given; None makes nothing.
+        missing: What an error says of a rendering that is neither given nor to be had.
+
+    Raises:
+        InputError: Renderings that are not n, or not texts.
+        MissingTranslationError: A rendering is neither given nor to be had.
+    """
+    if target == source:
+        return list(texts)
+    if target in given:
+        column = checked(given[target], f"{target} rendering")
+        if len(column) != len(texts):
+            raise InputError(f"{len(column)} renderings in {target!r} for {len(texts)} texts")
+        return column
+    if not texts:
+        return []
+    if translator is None:
+        raise MissingTranslationError(missing)
+    made = translator.translate(texts, source, target)
+    return required_renderings(made, texts, target, getattr(translator, "name", "the translator"))
