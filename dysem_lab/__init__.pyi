@@ -60,8 +60,10 @@ from .questions.contrast_effect import contrast_effect as contrast_effect
 from .questions.contrast_sweeps import auxiliary_prompts as auxiliary_prompts
 from .questions.contrast_sweeps import output_layers as output_layers
 from .questions.contrast_sweeps import positions as positions
+from .questions.corpus import read_corpus as read_corpus
 from .questions.cost import cost as cost
 from .questions.decomposition import decomposition as decomposition
+from .questions.dimension import dimension as dimension
 from .questions.finding import Finding as Finding
 from .questions.ladder import ladder as ladder
 from .questions.languages import language_overlap as language_overlap

@@ -8,19 +8,20 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from dysem_lab.data.sts import load_data
 from dysem_lab.encoders.dysem import DySem
 from dysem_lab.errors import InputError, MissingTranslationError
-from dysem_lab.explorers.dimension_explorer import (
-    by_frequency,
-    dimension_facts,
-    dimension_figure,
-    dimension_text,
-    explore_dimensions,
-    read_corpus,
-)
+from dysem_lab.explorers.dimension_explorer import explore_dimensions
 from dysem_lab.models.loading import load_model
 from dysem_lab.models.readout import dimension_lens, norm_weight
 from dysem_lab.models.record import counted
 from dysem_lab.models.store import VectorStore
 from dysem_lab.prompts import templates
+from dysem_lab.questions.corpus import read_corpus
+from dysem_lab.questions.dimension import (
+    by_frequency,
+    dimension,
+    dimension_facts,
+    dimension_figure,
+    dimension_text,
+)
 from dysem_lab.questions.study import Study
 from tests.reference import read
 from tests.test_attention_explorer import passes
@@ -183,6 +184,20 @@ def test_the_figure_shows_the_facts(study):
     said = dimension_text(facts)
     assert f"place {order.index(5) + 1} of 32" in said
     assert "γ_j W_U[t, j] minus its mean over all tokens" in said
+
+
+def test_a_finding_of_a_study_has_the_facts_and_saves(study, tmp_path):
+    facts = dimension_facts(read_corpus(study), 5, k=8, top=3)
+    finding = dimension(study, 5, k=8, top=3)
+    assert finding.figure.to_json() == dimension_figure(facts).to_json()
+    sentences = finding.table[finding.table["kind"] == "sentence"]
+    assert sentences["name"].tolist() == facts.sentences["text"].tolist()
+    tokens = finding.table[finding.table["kind"] == "token demoted"]["value"].tolist()
+    assert tokens == facts.tokens["effect"].tolist()[3:]
+    assert finding.caption.startswith("Dimension 5 of A^L is in S(x) of")
+    assert finding.facts.record()["asked"]["k"] == 8
+    n_texts = len(read_corpus(study).texts)
+    assert finding.name.endswith(f"_demo-{n_texts}")
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,8 @@ from dysem_lab.encoders.systems import DYSEM, ENCODERS, named_systems, needs_len
 from dysem_lab.encoders.trained import SimCSE
 from dysem_lab.encoders.vectors import SemanticVectors, n_dims
 from dysem_lab.errors import InputError
-from dysem_lab.explorers.attention_explorer import explore_attention
-from dysem_lab.explorers.contrast_explorer import explore_contrast
+from dysem_lab.explorers.attention_explorer import attention, explore_attention
+from dysem_lab.explorers.contrast_explorer import SteeredTexts, explore_contrast
 from dysem_lab.explorers.dimension_explorer import explore_dimensions, read_corpus
 from dysem_lab.explorers.layer_explorer import capture_pair, explore_layers
 from dysem_lab.explorers.pair_explorer import explore_pair
@@ -33,6 +33,7 @@ from dysem_lab.models.steering import Contrast
 from dysem_lab.prompts import wrap
 from dysem_lab.questions.attention import attention
 from dysem_lab.questions.contrast_effect import contrast_effect
+from dysem_lab.questions.corpus import read_corpus
 from dysem_lab.questions.pair import pair_view
 from dysem_lab.questions.search import Corpus, search
 from dysem_lab.questions.steered import SteeredTexts

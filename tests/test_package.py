@@ -108,6 +108,8 @@ ORDER = [
     "questions.contrast_effect",
     "questions.search",
     "questions.pair",
+    "questions.corpus",
+    "questions.dimension",
     "batch.cells",
     "batch.gallery",
     "batch.jobs",

@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 
 from dysem_lab.data.sts import STSData, available_languages, load_data
 from dysem_lab.data.transfer_data import TransferData
-from dysem_lab.display import card, say
+from dysem_lab.display import Progress, card, say
 from dysem_lab.encoders.contrastive import check_output
 from dysem_lab.errors import InputError, ModelError, choices
 from dysem_lab.inputs import names_of, one_of
@@ -580,6 +580,20 @@ class Need:
         for (template, _), unique in alike.items():
             wanted, contrasts = self.places_of(template), self.contrasts_of(template)
             yield from _fill(self.study, unique, wanted, contrasts)
+
+    def capture(self, progress: Progress) -> None:
+        """Run the model on every prompt that the store lacks, reporting after each batch.
+
+        Raises:
+            ModelError: As for `fill`.
+        """
+        plan = self.plan()
+        done, total = 0, int(plan["passes"].sum())
+        if total:
+            progress(done, total, "Capture")
+        for n_texts in self.fill(plan):
+            done += n_texts
+            progress(done, total, "Capture")
 
 
 def _fill(

@@ -1,0 +1,179 @@
+"""A corpus to look at dimensions in: its texts, and their vectors in every language and setting."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from dysem_lab.consensus import consensus_set, resolve_k
+from dysem_lab.display import Progress, silent
+from dysem_lab.encoders.dysem import DySem, language_vectors
+from dysem_lab.errors import InputError, choices
+from dysem_lab.inputs import by_language, checked
+from dysem_lab.models.lens import LensModel
+from dysem_lab.models.places import places
+from dysem_lab.models.readout import READ
+from dysem_lab.prompts import SETTINGS, TEMPLATES
+from dysem_lab.questions.grid import check_ms
+from dysem_lab.questions.study import Study
+from dysem_lab.translation.renderings import rendered
+
+
+@dataclass(eq=False)
+class Corpus:
+    """Texts and their vectors, for looking at dimensions.
+
+    Attributes:
+        lens: The model.
+        texts: n different texts in one language.
+        languages: Codes of the m languages.
+        vectors: (setting, component) → s^(ℓ) of each text, float32 ``[n, m, d]``.
+        said: What is said of the data: its name, where it has one, and the number of texts.
+        label: The data in a file name.
+    """
+
+    lens: LensModel
+    texts: list[str]
+    languages: tuple[str, ...]
+    vectors: Mapping[tuple[str, str], Float[Tensor, "n m d"]]
+    said: str
+    label: str = "texts"
+    _sets: dict[tuple[object, ...], Tensor] = field(default_factory=dict, repr=False)
+
+    @property
+    def settings(self) -> list[str]:
+        """The prompt settings that were captured."""
+        return list(dict.fromkeys(setting for setting, _ in self.vectors))
+
+    @property
+    def components(self) -> list[str]:
+        """The components that were captured."""
+        return list(dict.fromkeys(component for _, component in self.vectors))
+
+    def read(self, component: str, setting: str, m: int) -> Float[Tensor, "n m d"]:
+        """Return s^(ℓ) of each text in the first m languages.
+
+        Raises:
+            InputError: A name that the corpus does not have, or m out of range.
+        """
+        for kind, value, valid in (
+            ("prompt setting", setting, self.settings),
+            ("component", component, self.components),
+        ):
+            if value not in valid:
+                raise choices(f"{kind} of this corpus", value, valid)
+        check_ms([m], len(self.languages))
+        return self.vectors[setting, component][:, :m]
+
+    def sets(self, component: str, setting: str, m: int, k: int | float) -> Bool[Tensor, "n d"]:
+        """Return S(x) of each text (DySem Eqs. 11-13); the last ones are kept.
+
+        Raises:
+            InputError: As for `read`, or k out of range.
+        """
+        key = (component, setting, m, resolve_k(k, self.lens.d_model))
+        if key not in self._sets:
+            self._sets.clear()
+            self._sets[key] = consensus_set(self.read(component, setting, m), key[-1])
+        return self._sets[key]
+
+
+def read_corpus(
+    source: DySem | Study,
+    texts: Sequence[str] | str | None = None,
+    renderings: Mapping[str, Sequence[str]] | None = None,
+    *,
+    language: str = "en",
+    progress: Progress = silent,
+) -> Corpus:
+    """Return the vectors of a corpus.
+
+    Args:
+        source: An estimator, whose model, languages, template, contrast and translator are used; or
+            a study, whose model, first template, settings and components are.
+        texts: The texts, for an estimator; the name of a task, for a study (None is its first).
+        renderings: Language → the texts in it, for an estimator; its translator makes the rest.
+        language: The texts' own, for an estimator.
+        progress: Called between batches.
+
+    Raises:
+        InputError: No texts, or a study that has none of `READ`.
+        MissingTranslationError: A rendering is neither given nor to be had.
+    """
+    if isinstance(source, Study):
+        return _of_study(source, texts, progress)
+    texts = checked(() if texts is None else texts)
+    if not texts:
+        raise InputError("texts is empty; give a corpus of one or more")
+    unique, rendered_in = (
+        list(dict.fromkeys(texts)),
+        _renderings(source, texts, renderings, language, progress),
+    )
+    free = source.template not in TEMPLATES or source.contrast is not None
+    settings = SETTINGS[:1] if free else SETTINGS
+    vectors = {}
+    for i, setting in enumerate(settings):
+        parts = []
+        for j, (code, in_it) in enumerate(rendered_in.items()):
+            progress(i * len(rendered_in) + j, len(settings) * len(rendered_in), "Reading")
+            parts.append(
+                language_vectors(
+                    source.lens,
+                    {code: in_it},
+                    READ,
+                    source.template,
+                    setting,
+                    source.contrast,
+                    progress=False,
+                )
+            )
+        for name in READ:
+            vectors[setting, name] = torch.cat([part[name] for part in parts], dim=1)
+    return Corpus(source.lens, unique, source.languages, vectors, f"{len(unique):,} texts")
+
+
+def _renderings(
+    dysem: DySem,
+    texts: Sequence[str],
+    renderings: Mapping[str, Sequence[str]] | None,
+    language: str,
+    progress: Progress,
+) -> dict[str, list[str]]:
+    """Return language → the different texts in it."""
+    unique = list(dict.fromkeys(texts))
+    rows = [texts.index(text) for text in unique]
+    given, found = by_language(renderings), {}
+    for code in dysem.languages:
+        if code in given and code != language:  # aligned with all texts, the same ones again too
+            column = rendered(texts, language, code, given, None, "")
+            found[code] = [column[row] for row in rows]
+            continue
+        if code != language and dysem.translator:
+            progress(len(found), len(dysem.languages), "Translating")
+        missing = (
+            f"no renderings of {len(unique)} texts in {code!r}: give them, or DySem a translator"
+        )
+        found[code] = rendered(unique, language, code, {}, dysem.translator, missing)
+    return found
+
+
+def _of_study(study: Study, task: Sequence[str] | str | None, progress: Progress) -> Corpus:
+    task = next(iter(study.data)) if task is None else task
+    if not isinstance(task, str) or task not in study.data:
+        raise choices("task of this study", task, study.data)
+    components = [name for name in READ if set(places(name)) <= set(study.wanted)]
+    if not components:
+        raise InputError(f"this study reads none of {READ}; give it components='attn'")
+    study.needs(components).capture(progress)
+    texts = study.texts(task, "en")
+    unique = list(dict.fromkeys(texts))
+    rows = [texts.index(text) for text in unique]
+    vectors = {
+        (setting, name): study.vectors(task, name, setting=setting)[rows]
+        for setting in study.settings
+        for name in components
+    }
+    name, codes = study.data[task].name, tuple(study.task_languages(task))
+    return Corpus(study.lens, unique, codes, vectors, f"{name}, {len(unique):,} texts", name)
