@@ -69,12 +69,15 @@ from .questions.ladder import ladder as ladder
 from .questions.languages import language_overlap as language_overlap
 from .questions.languages import languages as languages
 from .questions.layer_alpha import layer_alpha as layer_alpha
+from .questions.layer_curves import layer_curves as layer_curves
 from .questions.layers import layers as layers
 from .questions.leaderboard import leaderboard as leaderboard
 from .questions.leaderboard import published_leaderboard as published_leaderboard
 from .questions.leaderboard import score_systems as score_systems
 from .questions.main_results import main_results as main_results
 from .questions.pair import pair as pair
+from .questions.pair_layers import capture_pair as capture_pair
+from .questions.pair_layers import pair_layer_curves as pair_layer_curves
 from .questions.predictions import predictions as predictions
 from .questions.random_sets import random_sets as random_sets
 from .questions.saving import save_figure as save_figure

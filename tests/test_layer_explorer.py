@@ -9,25 +9,28 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dysem_lab.data.sts import load_data
 from dysem_lab.errors import InputError, MissingTranslationError
-from dysem_lab.explorers import layer_explorer
-from dysem_lab.explorers.layer_explorer import (
-    capture_pair,
-    data_figure,
-    data_layers,
-    explore_data_layers,
-    explore_layers,
-    layer_caption,
-    layer_figure,
-    pair_figure,
-    pair_layers,
-    published_score,
-)
+from dysem_lab.explorers.layer_explorer import explore_data_layers, explore_layers
 from dysem_lab.models.capture import capture
 from dysem_lab.models.loading import load_model
 from dysem_lab.models.record import counted
 from dysem_lab.models.store import VectorStore
 from dysem_lab.prompts import templates, wrap
+from dysem_lab.questions import layer_curves as question
 from dysem_lab.questions import layers as layers_question
+from dysem_lab.questions.layer_curves import (
+    data_figure,
+    data_layers,
+    layer_caption,
+    layer_curves,
+    layer_figure,
+    published_score,
+)
+from dysem_lab.questions.pair_layers import (
+    capture_pair,
+    pair_figure,
+    pair_layer_curves,
+    pair_layers,
+)
 from dysem_lab.questions.scores import pair_cosine
 from dysem_lab.questions.study import Study
 from dysem_lab.translation.translate import ParallelTable
@@ -148,7 +151,7 @@ def test_data_agree_with_the_analysis_of_the_paper_and_with_spearman(study, monk
         assert stream.loc[layer, "value"] == pytest.approx(expected, abs=1e-6)
         assert stream.loc[layer, "n_dims"] == pytest.approx(sum(d for _, d in pairs) / n)
         assert stream.loc[layer, "low"] <= stream.loc[layer, "value"] <= stream.loc[layer, "high"]
-    monkeypatch.setattr(layer_explorer, "PAIRS_PER_CHUNK", 5)
+    monkeypatch.setattr(question, "PAIRS_PER_CHUNK", 5)
     again = data_layers(study, task, "language-specific", "mean", 2, 8)
     assert again["value"].tolist() == pytest.approx(table["value"].tolist())
 
@@ -177,8 +180,8 @@ def test_the_figure_has_a_panel_per_component_and_counts_layers_from_one(tiny_le
 def test_the_papers_last_point_is_drawn_where_it_is_published(study, monkeypatch):
     (task,) = study.data
     assert math.isnan(published_score(study, task, "english", "mean"))
-    monkeypatch.setattr(layer_explorer, "preset_of", lambda name: "llama2-7b")
-    monkeypatch.setattr(layer_explorer, "paper_task", lambda data: "STSB")
+    monkeypatch.setattr(question, "preset_of", lambda name: "llama2-7b")
+    monkeypatch.setattr(question, "paper_task", lambda data: "STSB")
     assert math.isnan(published_score(study, task, "english", "mean"))  # of other pairs
 
     class AllPairs(type(study.data[task])):
@@ -187,13 +190,28 @@ def test_the_papers_last_point_is_drawn_where_it_is_published(study, monkeypatch
 
     data = AllPairs(**vars(study.data[task]))
     monkeypatch.setitem(study.data, task, data)
-    rows = layer_explorer.published("llama2-7b")
+    rows = question.published("llama2-7b")
     rows = rows[(rows["method"] == "DySem") & (rows["task"] == "STSB")]
     for row in rows[rows["template"] == "prompteol"].itertuples():
         assert published_score(study, task, row.setting, row.vector) == row.score
     table = pair_layers(capture_pair(study.lens, *PAIR), k=8)
     line = layer_figure(table, "", paper=80.5).data[-1]
     assert (list(line.x), list(line.y), line.xaxis) == ([1, 3], [80.5, 80.5], "x")
+
+
+def test_findings_of_a_pair_and_of_a_study_are_their_tables_and_figures(tiny_lens, study):
+    pair = capture_pair(tiny_lens, *PAIR, ("en", "fr"), RENDERINGS)
+    finding = pair_layer_curves(pair, m=1, k=8)
+    assert finding.table.equals(pair_layers(pair, m=1, k=8))
+    assert finding.figure.to_json() == pair_figure(pair, m=1, k=8).to_json()
+    assert finding.facts.record()["texts"] == {"en": list(PAIR)}
+    (task,) = study.data
+    undeclared = Study(tiny_lens, study.data, languages=("en", "fr"), store=study.store)
+    finding = layer_curves(undeclared, m=2, k=8)
+    assert finding.table.equals(data_layers(study, task, m=2, k=8))
+    assert finding.figure.to_json() == data_figure(study, task, m=2, k=8).to_json()
+    assert finding.facts.record()["parameters"]["languages"] == ["en", "fr"]
+    assert finding.name.endswith("_demo-12")
 
 
 @pytest.mark.parametrize(

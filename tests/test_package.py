@@ -110,6 +110,8 @@ ORDER = [
     "questions.pair",
     "questions.corpus",
     "questions.dimension",
+    "questions.layer_curves",
+    "questions.pair_layers",
     "batch.cells",
     "batch.gallery",
     "batch.jobs",

@@ -57,6 +57,7 @@ def table(
     k: int | float = 1024,
     vectors: Sequence[str] = VECTORS,
     languages: Mapping[str, Sequence[str]] | Sequence[str] | None = None,
+    tasks: Sequence[str] | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Score DySem on each layer's output alone and on the sum up to that layer.
@@ -68,6 +69,7 @@ def table(
         k: Dimensions per text, or fraction of d.
         vectors: "mean" and "source".
         languages: As for `grid`; None ranks them by the sum over all layers.
+        tasks: Those of the study's tasks that are scored; None is all.
         seed: Of the bootstraps.
 
     Returns:
@@ -83,7 +85,8 @@ def table(
         raise choices("component for layers", component, PER_LAYER)
     check_ms([m], most_languages(study, languages))
     rows = []
-    for task, data in study.data.items():
+    for task in study.data if tasks is None else tasks:
+        data = study.data[task]
         for setting in study.settings:
             order = language_order(study, task, study.templates[0], setting, component, languages)
             codes = order[:m]

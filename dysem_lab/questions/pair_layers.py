@@ -1,0 +1,200 @@
+"""How similar are two texts at every layer, in several languages and prompt settings?"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+import plotly.graph_objects as go
+from jaxtyping import Float
+from torch import Tensor
+
+from dysem_lab.errors import InputError, choices
+from dysem_lab.inputs import by_language, checked, names_of
+from dysem_lab.models.capture import capture
+from dysem_lab.models.facts import ModelFacts
+from dysem_lab.models.lens import LensModel
+from dysem_lab.models.store import VectorStore
+from dysem_lab.prompts import SETTINGS, TEMPLATES, wrap
+from dysem_lab.questions.finding import Facts, Finding
+from dysem_lab.questions.grid import check_ms
+from dysem_lab.questions.layer_curves import (
+    COMPONENTS,
+    at_layers,
+    kinds_of,
+    layer_caption,
+    layer_figure,
+)
+from dysem_lab.translation.renderings import rendered
+from dysem_lab.translation.translate import Translator
+
+
+@dataclass(frozen=True, eq=False)
+class LayeredPair:
+    """Two texts at every layer, in several languages and prompt settings, from one capture.
+
+    Attributes:
+        model: Of which model.
+        languages: Codes of the m languages; the texts' own is the first.
+        template: Of the prompts.
+        texts: Language → the two texts in it.
+        vectors: (setting, component) → s^(ℓ) of the first and of the second text at every layer,
+            float32 ``[2, m, L, d]``.
+    """
+
+    model: ModelFacts
+    languages: tuple[str, ...]
+    template: str
+    texts: Mapping[str, Sequence[str]]
+    vectors: Mapping[tuple[str, str], Float[Tensor, "2 m L d"]]
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """The prompt settings that were captured."""
+        return tuple(dict.fromkeys(setting for setting, _ in self.vectors))
+
+
+def capture_pair(
+    lens: LensModel,
+    first: str,
+    second: str,
+    languages: Sequence[str] = ("en",),
+    renderings: Mapping[str, Sequence[str]] | None = None,
+    translator: Translator | None = None,
+    template: str = "prompteol",
+    *,
+    store: VectorStore | None = None,
+) -> LayeredPair:
+    """Capture two texts at every layer.
+
+    Args:
+        lens: The model.
+        first: One text, in the first of the languages.
+        second: The other.
+        languages: Different codes, in the order in which they join the consensus.
+        renderings: Language → the two texts in it.
+        translator: Makes the renderings that are not given.
+        template: As for `dysem_lab.wrap`; a free template has the English setting only.
+        store: As for `dysem_lab.capture`.
+
+    Raises:
+        InputError: No language or one twice, an empty text, renderings that are not two.
+        MissingTranslationError: A rendering is neither given nor to be had.
+    """
+    codes = names_of(languages, "language")
+    if not codes or len(set(codes)) < len(codes):
+        raise InputError(f"languages must be one or more different codes, got {languages}")
+    given = by_language(renderings)
+    texts = {codes[0]: checked([first, second])}
+    for code in codes[1:]:
+        if code in given and len(checked(given[code], f"{code} rendering")) != 2:
+            raise InputError(f"renderings in {code!r} must be two texts: {given[code]!r:.200}")
+        missing = (
+            f"no rendering of {first!r} in {code!r}: give renderings or a translator, or use "
+            f"languages=({codes[0]!r},)"
+        )
+        texts[code] = rendered(texts[codes[0]], codes[0], code, given, translator, missing)
+    settings = SETTINGS if template in TEMPLATES else SETTINGS[:1]
+    prompts = {
+        (setting, code): wrap(texts[code], template, setting, code)
+        for setting in settings
+        for code in codes
+    }
+    everything = [prompt for pair in prompts.values() for prompt in pair]
+    read = capture(lens, everything, COMPONENTS, "each", store=store, progress=False)
+    vectors = {
+        (setting, component): rows.unflatten(0, (len(settings), len(codes), 2))[i].transpose(0, 1)
+        for component, rows in read.items()
+        for i, setting in enumerate(settings)
+    }
+    return LayeredPair(lens.facts, tuple(codes), template, texts, vectors)
+
+
+def pair_layer_curves(
+    pair: LayeredPair,
+    setting: str = "english",
+    vector: str = "mean",
+    m: int | None = None,
+    k: int | float = 0.25,
+) -> Finding:
+    """Compare two texts at every layer: by what a block adds, and by the sum up to it.
+
+    Args, errors and source are those of `pair_layers`, whose table it is.
+    """
+    table, figure = (
+        pair_layers(pair, setting, vector, m, k),
+        pair_figure(pair, setting, vector, m, k),
+    )
+    facts = facts_of_pair(pair, setting, vector, m, k)
+    return Finding("pair_layers", table, figure, layer_caption(table), facts)
+
+
+def pair_layers(
+    pair: LayeredPair,
+    setting: str = "english",
+    vector: str = "mean",
+    m: int | None = None,
+    k: int | float = 0.25,
+) -> pd.DataFrame:
+    """Return the similarity of a pair at every layer.
+
+    Args:
+        pair: From `capture_pair`.
+        setting: Prompt setting.
+        vector: "mean" over the first m languages, or "source".
+        m: The first so many languages; None is all.
+        k: Dimensions per text, or fraction of d.
+
+    Returns:
+        One row per ``component`` ("attn", "ffn", "resid"), ``kind`` ("layer-wise": a^l, f^l;
+        "cumulative": A^l, F^l, h^l), ``measure`` ("DySem": on the joint set; "all dimensions": the
+        plain cosine of the same vectors) and ``layer`` (0-based): ``value`` (a cosine; NaN where it
+        is undefined), ``n_dims`` (dimensions that it is over).
+
+    Raises:
+        InputError: A setting that the pair does not have, m, k or a vector out of range.
+
+    Source: DySem Eqs. 3-6 and 11-17.
+    """
+    if setting not in pair.settings:
+        raise choices("prompt setting", setting, pair.settings)
+    m = len(pair.languages) if m is None else m
+    check_ms([m], len(pair.languages))
+    rows = []
+    for component in COMPONENTS:
+        each = pair.vectors[setting, component]
+        for kind, x in kinds_of(component, each):
+            similarity, sizes, plain = at_layers(x[:, :m], x[:, 0], k, vector)
+            for layer in range(each.shape[2]):
+                labels = {"component": component, "kind": kind, "layer": layer}
+                for measure, values, dims in (
+                    ("DySem", similarity, float(sizes[0, layer])),
+                    ("all dimensions", plain, float(each.shape[3])),
+                ):
+                    value = float(values[0, layer])
+                    rows.append({**labels, "measure": measure, "value": value, "n_dims": dims})
+    return pd.DataFrame(rows)[["component", "kind", "measure", "layer", "value", "n_dims"]]
+
+
+def pair_figure(
+    pair: LayeredPair,
+    setting: str = "english",
+    vector: str = "mean",
+    m: int | None = None,
+    k: int | float = 0.25,
+) -> go.Figure:
+    """Return `layer_figure` of a pair; arguments and errors as for `pair_layers`."""
+    table = pair_layers(pair, setting, vector, m, k)
+    return layer_figure(table, facts_of_pair(pair, setting, vector, m, k))
+
+
+def facts_of_pair(
+    pair: LayeredPair, setting: str, vector: str, m: int | None, k: int | float
+) -> Facts:
+    """Return what a pair's curves were measured on."""
+    codes = pair.languages[:m]
+    said = f"{'/'.join(codes)}, {setting}, {vector}, k = {k:g}"
+    asked = {"languages": list(codes), "setting": setting, "vector": vector, "k": k}
+    texts = {code: list(pair.texts[code]) for code in codes}
+    return Facts(
+        pair.model, said, recorded={"texts": texts, "asked": {**asked, "template": pair.template}}
+    )
