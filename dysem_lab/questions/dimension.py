@@ -52,7 +52,8 @@ def dimension(
         corpus, dimension, component=component, setting=setting, m=m, k=k, top=top
     )
     figure, caption = dimension_figure(known), dimension_caption(known)
-    return Finding("dimension", dimension_table(known), figure, caption, known.measured_on)
+    kind = f"dimension-{known.dimension}"
+    return Finding(kind, dimension_table(known), figure, caption, known.measured_on)
 
 
 class DimensionFacts(NamedTuple):

@@ -162,7 +162,8 @@ class PairView:
         ]
         texts = {"first": dict(self.first), "second": dict(self.second), "language": self.language}
         recorded = {**texts, "asked": {**settings, "languages": list(self.languages)}}
-        return Facts(self.model, ", ".join(shown), recorded=recorded)
+        label = f"{self.first[self.language]} / {self.second[self.language]}"
+        return Facts(self.model, ", ".join(shown), label, 1, recorded=recorded)
 
 
 def pair_view(

@@ -120,12 +120,9 @@ def pair_layer_curves(
 
     Args, errors and source are those of `pair_layers`, whose table it is.
     """
-    table, figure = (
-        pair_layers(pair, setting, vector, m, k),
-        pair_figure(pair, setting, vector, m, k),
-    )
+    table = pair_layers(pair, setting, vector, m, k)
     facts = facts_of_pair(pair, setting, vector, m, k)
-    return Finding("pair_layers", table, figure, layer_caption(table), facts)
+    return Finding("pair_layers", table, layer_figure(table, facts), layer_caption(table), facts)
 
 
 def pair_layers(
@@ -194,7 +191,8 @@ def facts_of_pair(
     codes = pair.languages[:m]
     said = f"{'/'.join(codes)}, {setting}, {vector}, k = {k:g}"
     asked = {"languages": list(codes), "setting": setting, "vector": vector, "k": k}
-    texts = {code: list(pair.texts[code]) for code in codes}
-    return Facts(
-        pair.model, said, recorded={"texts": texts, "asked": {**asked, "template": pair.template}}
-    )
+    recorded = {
+        "texts": {code: list(pair.texts[code]) for code in codes},
+        "asked": {**asked, "template": pair.template},
+    }
+    return Facts(pair.model, said, " / ".join(pair.texts[codes[0]]), 1, recorded=recorded)
