@@ -20,10 +20,10 @@ from dysem_lab.encoders.systems import DYSEM, ENCODERS, named_systems, needs_len
 from dysem_lab.encoders.trained import SimCSE
 from dysem_lab.encoders.vectors import SemanticVectors, n_dims
 from dysem_lab.errors import InputError
-from dysem_lab.explorers.attention_explorer import attention, explore_attention
-from dysem_lab.explorers.contrast_explorer import SteeredTexts, explore_contrast
-from dysem_lab.explorers.dimension_explorer import explore_dimensions, read_corpus
-from dysem_lab.explorers.layer_explorer import capture_pair, explore_layers
+from dysem_lab.explorers.attention_explorer import explore_attention
+from dysem_lab.explorers.contrast_explorer import explore_contrast
+from dysem_lab.explorers.dimension_explorer import explore_dimensions
+from dysem_lab.explorers.layer_explorer import explore_layers
 from dysem_lab.explorers.pair_explorer import explore_pair
 from dysem_lab.explorers.search_explorer import explore_search
 from dysem_lab.harnesses import mteb_api
