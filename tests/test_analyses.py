@@ -47,11 +47,10 @@ def study(tiny_lens, tasks, tmp_path_factory):
         tasks,
         languages=LANGUAGES,
         templates=("prompteol", "knowledge", "none"),
-        components=("attn", "attn_raw", "ffn", "resid", "final"),
-        each=("attn", "ffn"),
         store=store,
     )
-    made.capture(progress=False)
+    components = ("attn", "attn_raw", "ffn", "resid", "final")
+    made.capture(components, each=("attn", "ffn"), progress=False)
     return made
 
 
@@ -458,10 +457,9 @@ def test_the_decomposition_names_the_prompt_that_was_used(tiny_lens, tmp_path):
         of_pairs,
         languages=["ja"],
         templates=["pretended_cot", "none"],
-        components=["final", "resid", "attn", "ffn", "mean"],
         store=store,
     )
-    study.capture(progress=False)
+    study.capture(["final", "resid", "attn", "ffn", "mean"], progress=False)
     table = decomposition.table(study, ["en", "ja"])
     assert "Pretended CoT, N(h^L)" in set(table["method"])
     assert ", Pretended CoT " in decomposition.caption(table)

@@ -131,8 +131,9 @@ def test_the_finding_has_what_each_token_sees_and_says_what_was_asked(tiny_lens)
         assert "head 3: \u2068b\u2069 (token 2 of 3) looks at" in finding.caption
         assert "\u2068<\u2069" in finding.caption  # no HTML outside of a panel
     recorded = finding.facts.record()
-    assert recorded["value_weighted"] is True
-    assert (recorded["layer"], recorded["head"], recorded["token"]) == (1, 2, 1)
+    asked = recorded["asked"]
+    assert asked["value_weighted"] is True
+    assert (asked["layer"], asked["head"], asked["token"]) == (1, 2, 1)
     assert recorded["data"] == [{"label": text}]
 
 

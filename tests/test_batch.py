@@ -22,7 +22,8 @@ from dysem_lab.data.sts import load_data
 from dysem_lab.errors import DataError, DysemLabError, InputError
 from dysem_lab.models.loading import load_model
 from dysem_lab.models.store import VectorStore
-from dysem_lab.questions import decomposition, saving, style
+from dysem_lab.questions import decomposition, saving
+from dysem_lab.questions.finding import facts_of
 from dysem_lab.questions.study import Study
 from tests.unwritable import read_only
 
@@ -490,9 +491,9 @@ def test_a_notebook_needs_exactly_one_parameters_cell(tmp_path, monkeypatch, tag
 def test_without_a_browser_everything_but_the_png_is_written(tiny_lens, tmp_path, monkeypatch):
     monkeypatch.setattr(saving, "find_browser", lambda: None)
     study = Study(tiny_lens, "demo", pairs=20, store=VectorStore(tmp_path / "v.sqlite"))
-    table = decomposition(study, ["en"])
-    figure = decomposition.figure(table, style.facts(study))
-    record = saving.provenance(study, {"k": 1024})
+    table = decomposition.table(study, ["en"])
+    figure = decomposition.figure(table, facts_of(study))
+    record = facts_of(study, k=1024).record()
     out = tmp_path / "out"
     with pytest.warns(UserWarning, match="no PNG was written: .*apt-get install chromium"):
         written = saving.save_figure(figure, table, "mine", out, record, "What is seen.")

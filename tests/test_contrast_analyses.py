@@ -19,8 +19,9 @@ from dysem_lab.models.store import VectorStore
 from dysem_lab.questions import contrast, contrast_dysem, contrast_sweeps, layer_alpha
 from dysem_lab.questions.contrast import contrast_row, contrast_scores
 from dysem_lab.questions.layer_alpha import best_setting, chosen_and_oracle
+from dysem_lab.questions.needs import capture_needs
 from dysem_lab.questions.published import published_cp
-from dysem_lab.questions.study import Study, capture_needs, named_layers
+from dysem_lab.questions.study import Study, named_layers
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
 

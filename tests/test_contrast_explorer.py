@@ -186,7 +186,7 @@ def test_the_finding_has_tokens_and_probes_in_one_table_and_says_what_was_asked(
     assert f"“{TEXTS[1]}” {view.probes['plain'][0]:.4f} plain" in str(finding)
     assert str(finding.facts) == view.measured_on
     recorded = finding.facts.record()
-    assert recorded["contrast"] == contrast.settings
+    assert recorded["asked"]["contrast"] == contrast.settings
     assert [one["label"] for one in recorded["data"]] == TEXTS
 
 

@@ -144,9 +144,7 @@ def test_the_effect_is_what_the_logits_do_with_the_divisor_held_fixed(uneven_fol
 def study(tiny_lens, tmp_path_factory):
     data = load_data("demo", languages=("en", "fr", "ja")).head(10)
     store = VectorStore(tmp_path_factory.mktemp("store") / "vectors.db")
-    return Study(
-        tiny_lens, data, languages=("en", "fr", "ja"), components=("attn", "resid"), store=store
-    )
+    return Study(tiny_lens, data, languages=("en", "fr", "ja"), store=store)
 
 
 def test_a_study_and_an_estimator_give_the_same_facts(study, tiny_lens):
@@ -156,7 +154,7 @@ def test_a_study_and_an_estimator_give_the_same_facts(study, tiny_lens):
     of_study = read_corpus(study)
     of_dysem = read_corpus(DySem(tiny_lens, ("en", "fr", "ja")), texts, renderings)
     assert of_study.texts == of_dysem.texts == list(dict.fromkeys(texts))
-    assert of_study.components == ["attn", "resid"]
+    assert of_study.components == ["attn", "ffn", "resid", "final"]
     for setting in ("english", "language-specific"):
         a, b = (
             dimension_facts(corpus, 5, setting=setting, m=2, k=8) for corpus in (of_study, of_dysem)
@@ -204,7 +202,7 @@ def test_a_finding_of_a_study_has_the_facts_and_saves(study, tmp_path):
     ("arguments", "said"),
     [
         ({"dimension": 32}, "dimension must be between 0 and 31, got 32"),
-        ({"component": "ffn"}, "unknown component of this corpus 'ffn'; choose one of: attn, res"),
+        ({"component": "z"}, "unknown component of this corpus 'z'; choose one of: attn, ffn, res"),
         ({"setting": "french"}, "unknown prompt setting of this corpus 'french'"),
         ({"m": 4}, "m must be between 1 and 3 languages, got 4"),
         ({"k": 0}, "k must be an integer >= 1"),

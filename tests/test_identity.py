@@ -224,7 +224,7 @@ def test_a_store_is_read_without_loading_only_while_the_files_are_the_same(
         assert torch.equal(study().vectors("demo", "mean"), before)
     edited(path / "config.json", lambda config: config.update(rms_norm_eps=0.5))
     again = study()
-    assert again.plan()["passes"].sum() > 0
+    assert again.needs().plan()["passes"].sum() > 0
     again.capture(progress=False)
     expected = capture(load_model(path), wrap(demo.texts("en"), "none"), "mean")["mean"]
     assert torch.allclose(again.vectors("demo", "mean")[:, 0], expected, atol=1e-5)
@@ -531,7 +531,7 @@ def test_a_study_of_a_model_that_was_changed_reads_no_old_vectors(tiny_folder, s
     study.capture(progress=False)
     before = study.vectors("demo", "mean")
     in_place(lens)
-    assert study.plan()["passes"].sum() == len(set(demo.texts("en")))
+    assert study.needs().plan()["passes"].sum() == len(set(demo.texts("en")))
     study.capture(progress=False)
     after = study.vectors("demo", "mean")
     assert not torch.equal(after, before)
@@ -681,10 +681,9 @@ def test_a_store_takes_only_passes_of_the_model_itself(tiny_folder, store, demo,
         lambda: study.vectors("demo", "mean"),
         lambda: ContrastivePrompting(lens, layer=1).encode(TEXTS, store=store),
         lambda: Echo(lens).encode(TEXTS, store=store),
-        lambda: Study(
-            lens, demo, contrasts=[None, ContrastivePrompting(lens, layer=1).contrast],
-            settings="english", store=store,
-        ).capture(progress=False),
+        lambda: Study(lens, demo, settings="english", store=store).capture(
+            contrasts=[None, ContrastivePrompting(lens, layer=1).contrast], progress=False
+        ),
     ):  # fmt: skip
         with pytest.raises(ModelError, match=message):
             use()

@@ -122,7 +122,7 @@ def test_a_pair_costs_one_pass_for_all_settings_and_layers(tiny_lens):
 def study(tiny_lens, tmp_path_factory):
     data = load_data("demo", languages=("en", "fr", "ja")).head(12)
     store = VectorStore(tmp_path_factory.mktemp("store") / "vectors.db")
-    return Study(tiny_lens, data, languages=("en", "fr", "ja"), each=EACH, store=store)
+    return Study(tiny_lens, data, languages=("en", "fr", "ja"), store=store)
 
 
 def test_data_agree_with_the_analysis_of_the_paper_and_with_spearman(study, monkeypatch):
@@ -237,9 +237,6 @@ def test_errors_of_settings_name_the_bad_value(tiny_lens, study):
         pair_layers(pair, "language-specific")
     with pytest.raises(InputError, match="m must be between 1 and 1 languages, got 2"):
         pair_layers(pair, m=2)
-    without = Study(tiny_lens, study.data, components="attn", each="attn", store=study.store)
-    with pytest.raises(InputError, match=r"does not read ffn, resid at every layer; give it each="):
-        data_layers(without, next(iter(study.data)))
 
 
 def test_sliders_of_a_pair_run_no_pass_and_a_new_text_runs_one(tiny_lens):
@@ -276,8 +273,8 @@ def test_the_lines_of_python_reproduce_the_views(tiny_lens, study):
 
 
 def test_data_are_captured_once_and_sliders_run_no_pass(tiny_lens, study, tmp_path):
-    fresh = Study(tiny_lens, study.data, languages=("en", "fr"), each=EACH,
-                  store=VectorStore(tmp_path / "vectors.db"))  # fmt: skip
+    store = VectorStore(tmp_path / "vectors.db")
+    fresh = Study(tiny_lens, study.data, languages=("en", "fr"), store=store)
     with passes(tiny_lens) as widths:
         panel = explore_data_layers(fresh)
         assert widths

@@ -73,6 +73,7 @@ ORDER = [
     "encoders.systems",
     "harnesses.sentence_api",
     "harnesses.mteb_api",
+    "questions.needs",
     "questions.study",
     "questions.saving",
     "questions.finding",

@@ -195,9 +195,9 @@ def test_the_finding_says_what_is_nearest_and_what_was_asked(tiny_lens):
     assert f"nearest to “A cat.” is “{best['text']}”" in str(finding)
     assert f"{best['similarity']:.4f} on {best['n_dims']} dimensions." in str(finding)
     assert str(finding.facts) == found.measured_on
-    recorded = finding.facts.record()
-    assert recorded["query"] == "A cat."
-    assert recorded["encoder"]["k"] == 8
+    asked = finding.facts.record()["asked"]
+    assert asked["query"] == "A cat."
+    assert asked["encoder"]["k"] == 8
     vectors = {"q": (1, 0, 1), "zero": (0, 0, 0)}
     empty = question.nearest(question.Corpus(Known(vectors), ["zero"]), "q")
     assert question.caption(empty).startswith("No text is near to “q”; 1 of 1 texts have no simil")

@@ -17,9 +17,8 @@ from dysem_lab.models.lens import boot
 from dysem_lab.models.loading import load_model, stored_as
 from dysem_lab.models.storage import described, gguf_storage, safetensors_storage
 from dysem_lab.models.store import VectorStore
-from dysem_lab.questions.saving import provenance
+from dysem_lab.questions.finding import facts_of
 from dysem_lab.questions.study import Study
-from dysem_lab.questions.style import facts
 from tests.conftest import REPOSITORY
 
 FOUR_BIT = "4-bit weights, dequantised, computed in float32"
@@ -170,8 +169,8 @@ def test_an_embedded_model_is_called_4_bit_wherever_it_is_named(embedded, name, 
     assert said in repr(named), "before it is loaded"
     assert said in named._repr_html_()
     study = Study(lens, data, store=store)
-    assert facts(study).startswith(label)
-    assert provenance(study, {})["model"]["weights"] == said
+    assert str(facts_of(study)).startswith(label)
+    assert facts_of(study).record()["model"]["weights"] == said
     for encoder in (dl.MeanPooling(lens), dl.DySem(lens, ["en"])):
         assert said in encoder._repr_html_(), encoder
 

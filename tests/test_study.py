@@ -8,6 +8,8 @@ from dataclasses import replace
 from weakref import WeakValueDictionary
 
 import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
 import pytest
 import torch
 from hypothesis import given
@@ -23,13 +25,15 @@ from dysem_lab.models import named, record
 from dysem_lab.models import passes as forward_passes
 from dysem_lab.models.capture import capture
 from dysem_lab.models.loading import load_model
+from dysem_lab.models.places import place
 from dysem_lab.models.steering import Contrast
 from dysem_lab.models.store import ENTRY_BYTES, VectorStore
 from dysem_lab.prompts import SETTINGS, wrap
-from dysem_lab.questions import languages, layers, saving, scores
+from dysem_lab.questions import languages, layers, scores
+from dysem_lab.questions.finding import Finding, facts_of
 from dysem_lab.questions.grid import Cell, sweep
+from dysem_lab.questions.needs import capture_needs
 from dysem_lab.questions.study import Study
-from dysem_lab.questions.style import facts
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
 
@@ -271,11 +275,16 @@ def test_pairs_and_samples_are_taken_from_each_task(tiny_lens, few, store):
 
 def test_one_name_stands_for_a_list_of_it(tiny_lens, few, store):
     names = {"tasks": "A", "languages": "ja", "templates": "knowledge", "settings": "english"}
-    names |= {"components": "ffn", "each": "attn", "output_layers": "final"}
+    needed = {"components": "ffn", "each": "attn", "output_layers": "final"}
     contrast = Contrast(1)
-    made = Study(tiny_lens, {"A": few, "B": few}, **names, contrasts=contrast, store=store)
-    lists = {name: [value] for name, value in names.items()}
-    same = Study(tiny_lens, {"A": few, "B": few}, **lists, contrasts=[contrast], store=store)
+    made = Study(tiny_lens, {"A": few, "B": few}, **names, store=store)
+    same = Study(
+        tiny_lens, {"A": few, "B": few}, **{name: [of] for name, of in names.items()}, store=store
+    )
+    one = made.needs(**needed, contrasts=contrast)
+    same_need = same.needs(**{name: [of] for name, of in needed.items()}, contrasts=[contrast])
+    assert one.places == same_need.places == tuple(map(place, ("ffn.sum", "attn.each", "final")))
+    assert one.contrasts == same_need.contrasts == (contrast,)
     for of in (made, same):
         assert list(of.data) == ["A"]
         assert (of.languages, of.templates, of.settings) == (
@@ -283,9 +292,8 @@ def test_one_name_stands_for_a_list_of_it(tiny_lens, few, store):
             ["knowledge"],
             ["english"],
         )
-        assert (of.output_layers, of.contrasts) == (["final"], [contrast])
-        assert of.wanted == made.wanted
-    assert Study(tiny_lens, few, output_layers=2, contrasts=None, store=store).output_layers == [2]
+    plain = Study(tiny_lens, few, settings="english", store=store)
+    assert plain.needs((), output_layers=2, contrasts=None).places == (place("resid.1"),)
 
 
 def test_vectors_of_one_language_may_be_asked_for_by_its_code(captured):
@@ -330,8 +338,10 @@ def test_vectors_of_one_language_may_be_asked_for_by_its_code(captured):
 def test_names_that_do_not_exist_are_refused_with_those_that_do(
     tiny_lens, few, store, arguments, message
 ):
+    needed = {name: arguments[name] for name in ("components", "each") if name in arguments}
+    rest = {name: value for name, value in arguments.items() if name not in needed}
     with pytest.raises(InputError, match=message):
-        Study(**{"model": tiny_lens, "data": few, "store": store, **arguments})
+        Study(**{"model": tiny_lens, "data": few, "store": store, **rest}).needs(**needed)
 
 
 @pytest.mark.parametrize(
@@ -374,11 +384,9 @@ def captured(tiny_lens, few, tmp_path_factory):
         few,
         languages=("en", "ja", "ru"),
         templates=("prompteol", "knowledge", "none"),
-        components=("attn", "resid"),
-        each="attn",
         store=VectorStore(folder / "v.sqlite", each="float32"),
     )
-    made.capture(progress=False)
+    made.capture(("attn", "resid"), each="attn", progress=False)
     return made
 
 
@@ -430,7 +438,7 @@ def test_languages_come_in_the_order_asked_for_and_pairs_by_position(captured):
 
 
 def test_half_precision_on_disk_rounds_the_layers_only(tiny_lens, few, store):
-    made = Study(tiny_lens, few, each="attn", store=store)
+    made = Study(tiny_lens, few, store=store)
     prompts = wrap(few.texts("en"))
     exact = capture(tiny_lens, prompts, "attn", "each")["attn"]
     error = relative_error(made.vectors("demo", layers="each")[:, 0], exact)
@@ -496,12 +504,12 @@ def test_another_k_m_or_vector_needs_no_pass(tiny_lens, few, store, passes):
     passes.clear()
     for ks, ms, vectors in (([4], [1], ["mean"]), ([0.5, 7], [2, 3], ["source", "mean"])):
         again = Study(tiny_lens, **arguments)
-        assert again.plan()["passes"].sum() == 0
+        assert again.needs().plan()["passes"].sum() == 0
         again.capture(progress=False)
         table = scores.grid(again, ks, ms, vectors=vectors)
         assert len(table) == 2 * len(ks) * len(ms) * len(vectors)
     # Components that every pass stores along with the one asked for.
-    Study(tiny_lens, **arguments, components=("ffn", "resid", "final")).capture(progress=False)
+    Study(tiny_lens, **arguments).capture(("ffn", "resid", "final"), progress=False)
     # And the sentences of part of the pairs.
     Study(tiny_lens, **arguments, sample=3, seed=2).capture(progress=False)
     assert passes == []
@@ -527,7 +535,7 @@ def test_more_pairs_run_only_their_own_prompts(tiny_lens, few, store, passes):
 def test_sentences_that_tasks_share_are_captured_once(tiny_lens, few, store, passes):
     tasks = {"A": few.select([0, 1, 2]), "B": few.select([2, 1, 4]), "C": few.select([4, 4])}
     made = Study(tiny_lens, tasks, languages=["ja"], store=store)
-    plan = made.plan()
+    plan = made.needs().plan()
     made.capture(progress=False)
     assert sum(passes) == plan["passes"].sum() == n_prompts(few.select([0, 1, 2, 4]), ["en", "ja"])
     alone = capture(tiny_lens, wrap(few.select([4, 4]).texts("ja"), languages="ja"), "attn")["attn"]
@@ -569,19 +577,21 @@ SEQUENCES = {
 @pytest.mark.parametrize("name", SEQUENCES)
 def test_plans_count_what_capture_then_does(tiny_lens, few, store, passes, name, n_before):
     """With `planned` shared, the plans of several studies hold before any of them is captured."""
-    studies = [
-        Study(tiny_lens, few.head(4), store=store, **arguments) for arguments in SEQUENCES[name]
-    ]
-    for made in studies[:n_before]:
-        made.capture(progress=False)
+    needs = []
+    for arguments in SEQUENCES[name]:
+        asked = {of: arguments[of] for of in ("components", "each") if of in arguments}
+        rest = {of: value for of, value in arguments.items() if of not in asked}
+        needs.append(Study(tiny_lens, few.head(4), store=store, **rest).needs(**asked))
+    for need in needs[:n_before]:
+        capture_needs([need], progress=False)
     planned = set()
-    plans = [made.plan(planned) for made in studies[n_before:]]
-    for made, plan in zip(studies[n_before:], plans, strict=True):
+    plans = [need.plan(planned) for need in needs[n_before:]]
+    for need, plan in zip(needs[n_before:], plans, strict=True):
         passes.clear()
-        own = made.capture(progress=False)
+        own = capture_needs([need], progress=False)
         assert sum(passes) == own["passes"].sum() == plan["passes"].sum()
         assert own["passes"].tolist() == plan["passes"].tolist()
-        assert made.plan()["passes"].sum() == 0
+        assert need.plan()["passes"].sum() == 0
 
 
 @pytest.mark.parametrize("is_loaded", [True, False])
@@ -589,19 +599,23 @@ def test_the_plan_knows_the_megabytes(tiny_folder, tiny_lens, few, tmp_path, is_
     store = VectorStore(tmp_path / "v.sqlite")
     model = tiny_lens if is_loaded else tiny_folder("Llama")
     made = Study(model, few, languages=["ja"], templates=["prompteol", "none"], store=store)
-    layered = Study(model, few, languages=["ja"], each=["attn", "ffn"], store=store)
     planned = set()
-    megabytes = sum(one.plan(planned)["megabytes"].sum() for one in (made, layered))
+    layered = Study(model, few, languages=["ja"], store=store)
+    both = (made.needs(), layered.needs(each=["attn", "ffn"]))
+    megabytes = sum(need.plan(planned)["megabytes"].sum() for need in both)
     if not is_loaded:
         made = Study(tiny_lens, few, languages=["ja"], templates=["prompteol", "none"], store=store)
-        layered = Study(tiny_lens, few, languages=["ja"], each=["attn", "ffn"], store=store)
-    written = [made.capture(progress=False), layered.capture(progress=False)]
+        layered = Study(tiny_lens, few, languages=["ja"], store=store)
+    written = [
+        made.capture(progress=False),
+        layered.capture(each=["attn", "ffn"], progress=False),
+    ]
     contents = store.contents()
     # The cumulative vectors of the second study are rows that are there already.
     again = sum(written[1]["passes"]) * 5 * (4 * 32 + ENTRY_BYTES) / 1e6
     stored = contents["megabytes"].sum() + contents["rows"].sum() * ENTRY_BYTES / 1e6
     assert megabytes == pytest.approx(stored + again)
-    assert made.plan()["megabytes"].sum() == 0
+    assert made.needs().plan()["megabytes"].sum() == 0
 
 
 def test_an_interrupted_capture_goes_on_where_it_stopped(tiny_lens, few, store, monkeypatch):
@@ -630,8 +644,9 @@ def test_an_interrupted_capture_goes_on_where_it_stopped(tiny_lens, few, store, 
 
 def test_fill_yields_the_texts_of_each_batch(tiny_lens, few, store):
     made = Study(tiny_lens, few, languages=["ja"], store=store)
-    assert sum(made.fill(made.plan())) == 36
-    assert list(made.fill(made.plan())) == []
+    need = made.needs()
+    assert sum(need.fill(need.plan())) == 36
+    assert list(need.fill(need.plan())) == []
 
 
 def test_a_study_whose_vectors_are_stored_never_loads_the_model(
@@ -641,13 +656,12 @@ def test_a_study_whose_vectors_are_stored_never_loads_the_model(
         "data": few,
         "languages": ["ja"],
         "templates": ["prompteol", "none"],
-        "each": "attn",
         "store": store,
     }
     first = Study(tiny_folder("Llama"), **arguments)
     assert "each" not in repr(first)
     expected = [first.vectors("demo", setting=SETTINGS[1]), first.vectors("demo", layers="each")]
-    first.capture(progress=False)
+    first.capture(each="attn", progress=False)
 
     def refuse(*_, **__):
         raise AssertionError("the model is loaded")
@@ -656,8 +670,8 @@ def test_a_study_whose_vectors_are_stored_never_loads_the_model(
     monkeypatch.setattr(named, "_LOADED", {})  # the first study holds the model still
     passes.clear()
     second = Study(tiny_folder("Llama"), **arguments)
-    assert second.plan()["passes"].sum() == 0
-    second.capture()
+    assert second.needs(each="attn").plan()["passes"].sum() == 0
+    second.capture(each="attn")
     assert torch.equal(second.vectors("demo", setting=SETTINGS[1]), expected[0])
     assert torch.equal(second.vectors("demo", layers="each"), expected[1])
     assert second.model == first.lens.facts
@@ -665,7 +679,7 @@ def test_a_study_whose_vectors_are_stored_never_loads_the_model(
     assert len(scores.grid(second, [5])) == 2 * 2 * 2
     assert len(layers.table(second, 2, k=5)) == 2 * 2 * 2 * 3
     assert "Llama" in repr(second) or "llama" in repr(second)
-    facts(second)
+    facts_of(second)
     assert passes == []
     with pytest.raises(AssertionError, match="the model is loaded"):
         second.vectors("demo", template="knowledge")
@@ -701,7 +715,7 @@ def test_planning_a_model_that_was_never_seen_does_not_load_it(
         raise AssertionError("the model is loaded")
 
     monkeypatch.setattr(named, "load_model", refuse)
-    plan = Study(tiny_folder("Llama"), few, languages=["ja"], store=store).plan()
+    plan = Study(tiny_folder("Llama"), few, languages=["ja"], store=store).needs().plan()
     assert plan["passes"].tolist() == plan["texts"].tolist() == [12, 12, 12]
     assert (plan["megabytes"] > 0).all()
 
@@ -713,7 +727,7 @@ def test_a_disk_that_is_too_small_is_refused_before_any_pass(
     tiny_lens, few, store, passes, monkeypatch
 ):
     made = Study(tiny_lens, few, languages=["ja"], store=store)
-    needed = int(made.plan()["megabytes"].sum() * 1e6)
+    needed = int(made.needs().plan()["megabytes"].sum() * 1e6)
     folders = []
 
     def disk_usage(folder, free):
@@ -779,7 +793,7 @@ def test_studies_give_no_warnings(tiny_lens, few, store):
 )
 def test_the_facts_say_which_pairs_there_are(tiny_lens, few, store, arguments, said):
     made = Study(tiny_lens, few, store=store, **arguments)
-    assert facts(made) == f"{tiny_lens.name} (float32 weights), {said}"
+    assert str(facts_of(made)) == f"{tiny_lens.name} (float32 weights), {said}"
 
 
 @pytest.mark.parametrize(
@@ -796,8 +810,8 @@ def test_the_facts_say_which_pairs_there_are(tiny_lens, few, store, arguments, s
 def test_the_facts_of_several_tasks_add_their_pairs(tiny_lens, few, store, arguments, said):
     tasks = {"A": few, "B": replace(few.head(3), name="other")}
     made = Study(tiny_lens, tasks, store=store, **arguments)
-    assert facts(made) == f"{tiny_lens.name} (float32 weights), {said}"
-    with_settings = facts(made, languages=["en", "ja"], k=0.25, seed=0)
+    assert str(facts_of(made)) == f"{tiny_lens.name} (float32 weights), {said}"
+    with_settings = str(facts_of(made, languages=["en", "ja"], k=0.25, seed=0))
     assert with_settings.endswith(f"{said}, languages en/ja, k 0.25, seed 0")
 
 
@@ -818,12 +832,12 @@ def test_a_study_of_real_data_gives_the_known_numbers(sts_folder, monkeypatch):
     made = Study(
         *("gemma-3-270m", sts_folder, ["STSB"], ["en", "ja", "ru"]),
         settings="language-specific",
-        components=("attn", "attn_raw", "resid", "final"),
         pairs=600,
         store=VectorStore(vectors),
         dtype="float32",
     )
-    if n_passes := made.plan()["passes"].sum():
+    need = made.needs(("attn", "attn_raw", "resid", "final"))
+    if n_passes := need.plan()["passes"].sum():
         pytest.skip(f"the user's store lacks {n_passes} of the vectors of gemma-3-270m on STS-B")
     table = scores.grid(
         made, [1024], [3], components=("attn", "attn_raw", "resid"), vectors=["mean"]
@@ -845,8 +859,9 @@ def test_a_study_may_be_the_model_alone(tiny_lens, store):
     alone = Study(tiny_lens, {}, store=store)
     assert alone.data == {}
     assert alone.capture(progress=False).empty
-    assert facts(alone, alpha=2) == f"{tiny_lens.name} (float32 weights), alpha 2"
-    assert saving.figure_name("kind", alone).count("_") == 1
-    assert saving.provenance(alone, {})["data"] == []
+    assert str(facts_of(alone, alpha=2)) == f"{tiny_lens.name} (float32 weights), alpha 2"
+    nothing = Finding("kind", pd.DataFrame(), go.Figure(), "", facts_of(alone))
+    assert nothing.name.count("_") == 1
+    assert nothing.facts.record()["data"] == []
     with pytest.raises(InputError, match="unknown task 'STSB'"):
         Study(tiny_lens, {}, ["STSB"], store=store)

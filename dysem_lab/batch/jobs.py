@@ -27,7 +27,7 @@ from dysem_lab.models.loading import source_digest
 from dysem_lab.models.names import check_name
 from dysem_lab.models.store import Space
 from dysem_lab.questions import saving
-from dysem_lab.questions.study import Need, Planned, planning
+from dysem_lab.questions.needs import Ask, Need, Planned, planning
 
 EXECUTED = "executed"  # folder of executed notebooks, logs and stamps inside the output folder
 LISTS_OR_NONE = ("tasks", "transfer_tasks")  # parameters of notebooks
@@ -113,13 +113,9 @@ class Job:
                 for source in tagged(self.notebook, "question"):
                     with contextlib.suppress(Planned):
                         exec(compile(source, str(self.notebook), "exec"), namespace)
-            found = namespace.get("studies", namespace.get("study", []))
-            namespace["studies"] = found if isinstance(found, list) else [found]
-            for study in namespace["studies"]:
-                _ = study.wanted  # refuses layers that the model does not have
         except Exception as error:
             return {"error": error}
-        return {**namespace, "asked": asked}
+        return {"asked": asked}
 
     @property
     def problem(self) -> str:
@@ -130,23 +126,21 @@ class Job:
     @property
     def runs_the_model(self) -> bool:
         """Whether cells run the model besides the capture, which no plan counts."""
-        asked = any(ask.runs_the_model for ask in self._made.get("asked", []))
-        return asked or bool(tagged(self.notebook, "model"))
+        return any(ask.runs_the_model for ask in self._asked)
+
+    @property
+    def _asked(self) -> list[Ask]:
+        return self._made.get("asked", [])
 
     @property
     def vectors(self) -> list[Need]:
         """The vectors that the notebook needs."""
-        if asked := self._made.get("asked"):
-            return [need for ask in asked for need in ask.needs]
-        return [study._declared for study in self._made.get("studies", [])]
+        return [need for ask in self._asked for need in ask.needs]
 
     @property
     def _digests(self) -> list[str]:
-        """Digests of all data; other labelled texts than pairs are in the variable ``sets``."""
-        if asked := self._made.get("asked"):
-            return list(dict.fromkeys(digest for ask in asked for digest in ask.digests))
-        pairs = [data for study in self._made.get("studies", []) for data in study.data.values()]
-        return [data.digest for data in [*pairs, *self._made.get("sets", [])]]
+        """Digests of all data that the questions read."""
+        return list(dict.fromkeys(digest for ask in self._asked for digest in ask.digests))
 
     def why(self) -> str:
         """Return why the job has to run, or "" if it is up to date."""

@@ -34,7 +34,7 @@ from dysem_lab.batch.jobs import EXECUTED, Job, JobNeed, needs
 from dysem_lab.digests import file_digest
 from dysem_lab.errors import ModelError
 from dysem_lab.questions import saving
-from dysem_lab.questions.study import Need
+from dysem_lab.questions.needs import Need
 from dysem_lab.startup import import_nbformat
 
 

@@ -171,7 +171,6 @@ def evaluate(
         codes,
         templates=list(dict.fromkeys([template, "none"])),
         settings=settings_of(template),
-        components=("final", "resid", "attn", "ffn"),
         split=split,
         pairs=pairs,
         sample=sample,
@@ -268,9 +267,9 @@ def _evaluate(
 ) -> None:
     """Print the decomposition of a study."""
     from dysem_lab.questions import decomposition
-    from dysem_lab.questions.style import facts
+    from dysem_lab.questions.finding import facts_of
 
-    study.capture(progress=not as_json)
+    study.capture(("final", "resid", "attn", "ffn"), progress=not as_json)
     table = decomposition.table(study, languages, k=k, seed=seed)
     if as_json:
         print_json({**_described(study, k, seed), "languages": languages, **_scores(table)})
@@ -290,7 +289,7 @@ def _evaluate(
         )
         for row in table.itertuples()
     ]
-    title = facts(study, languages=languages, k=k, seed=seed)
+    title = str(facts_of(study, languages=languages, k=k, seed=seed))
     print_table(title, ("task", *columns) if several else columns, rows)
 
 
@@ -306,12 +305,12 @@ def _compare(
     """Print the main results of a study beside the published ones."""
     from dysem_lab.questions import languages as languages_question
     from dysem_lab.questions import main_results
+    from dysem_lab.questions.finding import facts_of
     from dysem_lab.questions.main_results import check_preset, comparison, remarks
-    from dysem_lab.questions.style import facts
 
     if preset:
         check_preset(study, preset)
-    study.capture(progress=not as_json)
+    study.capture(("final", "resid", "attn", "ffn"), progress=not as_json)
     ranking = languages_question.table(study, seed=seed) if preset else None
     baselines = list(dict.fromkeys(["none", study.templates[0]]))
     table = comparison(
@@ -342,7 +341,7 @@ def _compare(
         print_json({**described, **_scores(table)})
         return
     print_table(
-        facts(study, k=k, seed=seed),
+        str(facts_of(study, k=k, seed=seed)),
         ("method", "task", "m", "#Dim.", "reproduced", "published", "difference"),
         (
             (

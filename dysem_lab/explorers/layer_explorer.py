@@ -93,8 +93,7 @@ def explore_data_layers(study: Study, task: str | None = None, *, k: int | float
     """Return an explorer of a task's Spearman over the layers; what the store has runs no pass.
 
     Args:
-        study: Made with ``each=("attn", "ffn", "resid")``, which the copied line of Python calls
-            ``study``.
+        study: The copied line of Python calls it ``study``.
         task: Shown first; None is the study's first.
         k: Dimensions per text shown first, or fraction of d.
     """

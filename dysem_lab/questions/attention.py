@@ -60,10 +60,10 @@ def attention(
         text,
         len(patterns.tokens),
         [{"label": text}],
-        recorded={"template": template, **asked},
+        recorded={"asked": {"template": template, **asked}},
     )
     return Finding(
-        f"attention_{layer + 1}_{head + 1}",
+        f"attention-{layer + 1}-{head + 1}",
         table(patterns, layer, head, value_weighted=value_weighted),
         drawn,
         caption(patterns, layer, head, value_weighted=value_weighted, token=token),

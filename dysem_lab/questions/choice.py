@@ -17,8 +17,9 @@ from dysem_lab.evaluate import mean_difference, score, spearman
 from dysem_lab.inputs import names_of
 from dysem_lab.questions.finding import Facts, Finding, facts_of, sources_of
 from dysem_lab.questions.grid import Cell, CellResult, sweep
+from dysem_lab.questions.needs import prepare
 from dysem_lab.questions.scores import only_task, rank_languages
-from dysem_lab.questions.study import Study, prepare
+from dysem_lab.questions.study import Study
 from dysem_lab.questions.style import SCORE, error_bar, gain, layout
 
 CHOICE_COLOURS = {"test": "#D55E00", "dev": "#0072B2"}

@@ -20,9 +20,10 @@ from dysem_lab.evaluate import average_difference, average_score, paired_differe
 from dysem_lab.models.steering import Contrast
 from dysem_lab.prompts import TEMPLATE_NAMES
 from dysem_lab.questions.finding import Facts, Finding, facts_of
+from dysem_lab.questions.needs import prepare
 from dysem_lab.questions.published import AVERAGE
 from dysem_lab.questions.scores import pair_cosine
-from dysem_lab.questions.study import Study, named_layers, prepare
+from dysem_lab.questions.study import Study, named_layers
 from dysem_lab.questions.style import GAINS, layout
 
 PLAIN = "plain"

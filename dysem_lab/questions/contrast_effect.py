@@ -78,7 +78,7 @@ def contrast_effect(
         texts.texts[0],
         len(texts.texts),
         [{"label": one} for one in texts.texts],
-        recorded={**asked, "contrast": contrast.settings},
+        recorded={"asked": {**asked, "contrast": contrast.settings}},
     )
     return Finding("contrast_effect", table(effect), figure(effect), caption(effect), facts)
 

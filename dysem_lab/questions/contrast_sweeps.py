@@ -21,7 +21,8 @@ from dysem_lab.questions.contrast import (
     prompt_name,
 )
 from dysem_lab.questions.finding import Facts, Finding, facts_of
-from dysem_lab.questions.study import Study, prepare
+from dysem_lab.questions.needs import prepare
+from dysem_lab.questions.study import Study
 from dysem_lab.questions.style import (
     METHOD_COLOURS,
     PALETTE,

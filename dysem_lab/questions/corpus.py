@@ -13,7 +13,6 @@ from dysem_lab.encoders.dysem import DySem, language_vectors
 from dysem_lab.errors import InputError, choices
 from dysem_lab.inputs import by_language, checked
 from dysem_lab.models.lens import LensModel
-from dysem_lab.models.places import places
 from dysem_lab.models.readout import READ
 from dysem_lab.prompts import SETTINGS, TEMPLATES
 from dysem_lab.questions.grid import check_ms
@@ -99,7 +98,7 @@ def read_corpus(
         progress: Called between batches.
 
     Raises:
-        InputError: No texts, or a study that has none of `READ`.
+        InputError: No texts.
         MissingTranslationError: A rendering is neither given nor to be had.
     """
     if isinstance(source, Study):
@@ -163,17 +162,14 @@ def _of_study(study: Study, task: Sequence[str] | str | None, progress: Progress
     task = next(iter(study.data)) if task is None else task
     if not isinstance(task, str) or task not in study.data:
         raise choices("task of this study", task, study.data)
-    components = [name for name in READ if set(places(name)) <= set(study.wanted)]
-    if not components:
-        raise InputError(f"this study reads none of {READ}; give it components='attn'")
-    study.needs(components).capture(progress)
+    study.needs(READ).capture(progress)
     texts = study.texts(task, "en")
     unique = list(dict.fromkeys(texts))
     rows = [texts.index(text) for text in unique]
     vectors = {
         (setting, name): study.vectors(task, name, setting=setting)[rows]
         for setting in study.settings
-        for name in components
+        for name in READ
     }
     name, codes = study.data[task].name, tuple(study.task_languages(task))
     return Corpus(study.lens, unique, codes, vectors, f"{name}, {len(unique):,} texts", name)

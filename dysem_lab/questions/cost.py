@@ -26,8 +26,9 @@ from dysem_lab.models.steering import Contrast, auxiliary_prompts
 from dysem_lab.prompts import TEMPLATE_NAMES, parts_of, wrap
 from dysem_lab.questions.contrast import PLAIN, Method
 from dysem_lab.questions.finding import Facts, Finding, facts_of
+from dysem_lab.questions.needs import prepare
 from dysem_lab.questions.published import published_cp
-from dysem_lab.questions.study import Study, prepare
+from dysem_lab.questions.study import Study
 from dysem_lab.questions.style import METHOD_COLOURS, OTHER_COLOUR, error_bar, layout
 
 Name = TypeVar("Name")

@@ -11,8 +11,9 @@ from dysem_lab.evaluate import paired_difference, score
 from dysem_lab.inputs import names_of
 from dysem_lab.prompts import TEMPLATE_NAMES
 from dysem_lab.questions.finding import Facts, Finding, facts_of
+from dysem_lab.questions.needs import prepare
 from dysem_lab.questions.scores import pair_cosine, pair_similarity
-from dysem_lab.questions.study import Study, prepare
+from dysem_lab.questions.study import Study
 from dysem_lab.questions.style import (
     COLOURS,
     OTHER_COLOUR,

@@ -16,9 +16,10 @@ from dysem_lab.evaluate import mean_difference, score
 from dysem_lab.inputs import names_of
 from dysem_lab.joint import joint_cosine, joint_set
 from dysem_lab.questions.finding import Facts, Finding, facts_of
+from dysem_lab.questions.needs import prepare
 from dysem_lab.questions.random_sets import draw_sets
 from dysem_lab.questions.scores import only_task
-from dysem_lab.questions.study import Study, prepare
+from dysem_lab.questions.study import Study
 from dysem_lab.questions.style import (
     SCORE,
     excludes_zero,

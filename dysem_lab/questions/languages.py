@@ -8,8 +8,9 @@ import torch
 from dysem_lab.consensus import consensus_set
 from dysem_lab.errors import InputError
 from dysem_lab.questions.finding import Facts, Finding, facts_of
+from dysem_lab.questions.needs import prepare
 from dysem_lab.questions.scores import rank_languages
-from dysem_lab.questions.study import Study, prepare
+from dysem_lab.questions.study import Study
 from dysem_lab.questions.style import SCORE, bars, layout
 
 

@@ -14,7 +14,8 @@ from dysem_lab.models.steering import Contrast
 from dysem_lab.questions.contrast import LABELS, PLAIN, contrast_scores, prompt_name
 from dysem_lab.questions.contrast_sweeps import template_panels
 from dysem_lab.questions.finding import Facts, Finding, facts_of
-from dysem_lab.questions.study import Study, prepare
+from dysem_lab.questions.needs import prepare
+from dysem_lab.questions.study import Study
 from dysem_lab.questions.style import GAINS, layout, one_of_each
 
 

@@ -10,15 +10,15 @@ from jaxtyping import Float
 from plotly.subplots import make_subplots
 from torch import Tensor
 
-from dysem_lab.errors import InputError, choices
+from dysem_lab.errors import choices
 from dysem_lab.evaluate import score
-from dysem_lab.models.places import places
 from dysem_lab.questions import layers
 from dysem_lab.questions.finding import Facts, Finding, facts_of
 from dysem_lab.questions.grid import PAIRS_PER_CHUNK, check_ms, sweep
+from dysem_lab.questions.needs import Need, prepare
 from dysem_lab.questions.published import paper_task, preset_of, published
 from dysem_lab.questions.scores import pair_cosine
-from dysem_lab.questions.study import Need, Study, prepare
+from dysem_lab.questions.study import Study
 from dysem_lab.questions.style import PALETTE, SCORE, band, layout
 
 COMPONENTS = ("attn", "ffn", "resid")
@@ -80,17 +80,7 @@ def at_layers(
 
 
 def need_of(study: Study) -> Need:
-    """Return what the curves of a study's tasks need: every layer of all three components.
-
-    Raises:
-        InputError: A study that says what it reads, and does not read that.
-    """
-    missing = set(places(COMPONENTS, "each")) - set(study.wanted) if study.declared else ()
-    if missing:
-        names = ", ".join(sorted(kind.component for kind in missing))
-        raise InputError(
-            f"this study does not read {names} at every layer; give it each={COMPONENTS}"
-        )
+    """Return what the curves of a study's tasks need: every layer of all three components."""
     return study.needs((), each=COMPONENTS)
 
 
@@ -107,7 +97,7 @@ def data_layers(
     """Score DySem at every layer on the pairs of a task.
 
     Args:
-        study: Made with ``each=("attn", "ffn", "resid")``; its first template is used.
+        study: Its first template is used.
         task: Name of one of its tasks.
         setting: Prompt setting; None is the study's first.
         vector: "mean" or "source".

@@ -13,8 +13,9 @@ from dysem_lab.errors import choices
 from dysem_lab.evaluate import score
 from dysem_lab.questions.finding import Facts, Finding, facts_of
 from dysem_lab.questions.grid import PAIRS_PER_CHUNK, check_ms, sweep
+from dysem_lab.questions.needs import prepare
 from dysem_lab.questions.scores import language_order, mean_size, most_languages
-from dysem_lab.questions.study import Study, prepare
+from dysem_lab.questions.study import Study
 from dysem_lab.questions.style import PALETTE, SCORE, average, curves, layout, named_settings, over
 
 PER_LAYER = ("attn", "attn_raw", "ffn")  # what a block adds to the stream

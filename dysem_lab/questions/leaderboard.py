@@ -33,8 +33,9 @@ from dysem_lab.models.store import VectorStore
 from dysem_lab.prompts import TEMPLATE_NAMES
 from dysem_lab.questions.cost import in_turns
 from dysem_lab.questions.finding import Facts, Finding, facts_of
+from dysem_lab.questions.needs import prepare
 from dysem_lab.questions.published import AVERAGE, N_PAIRS, SENTEVAL_SICKR, published
-from dysem_lab.questions.study import Study, prepare
+from dysem_lab.questions.study import Study
 from dysem_lab.questions.style import PALETTE, SCORE, error_bar, layout
 from dysem_lab.translation.translate import Translator
 

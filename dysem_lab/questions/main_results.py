@@ -25,6 +25,7 @@ from dysem_lab.models.loading import presets
 from dysem_lab.prompts import TEMPLATE_NAMES
 from dysem_lab.questions.finding import Facts, Finding, facts_of
 from dysem_lab.questions.grid import sweep
+from dysem_lab.questions.needs import prepare
 from dysem_lab.questions.published import (
     AVERAGE,
     BASELINES,
@@ -37,7 +38,7 @@ from dysem_lab.questions.published import (
     settings_of,
 )
 from dysem_lab.questions.scores import mean_size
-from dysem_lab.questions.study import Study, prepare
+from dysem_lab.questions.study import Study
 from dysem_lab.questions.style import SCORE, layout
 
 LABELS = [

@@ -19,7 +19,8 @@ from dysem_lab.models.steering import Contrast, edit_of, warn_if_alpha_is_undone
 from dysem_lab.prompts import Prompt, wrap
 from dysem_lab.questions.contrast import both_norms
 from dysem_lab.questions.finding import Facts, Finding, facts_of
-from dysem_lab.questions.study import Study, prepare
+from dysem_lab.questions.needs import prepare
+from dysem_lab.questions.study import Study
 from dysem_lab.questions.style import layout
 
 # English words that hold a sentence together and could stand in nearly any: a list of our own.

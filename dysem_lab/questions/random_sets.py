@@ -12,8 +12,9 @@ from dysem_lab.evaluate import score
 from dysem_lab.inputs import names_of
 from dysem_lab.joint import joint_cosine, joint_set
 from dysem_lab.questions.finding import Facts, Finding, facts_of
+from dysem_lab.questions.needs import prepare
 from dysem_lab.questions.scores import pair_cosine, pair_similarity
-from dysem_lab.questions.study import Study, prepare
+from dysem_lab.questions.study import Study
 from dysem_lab.questions.style import COLOURS, band, layout, one_task
 
 

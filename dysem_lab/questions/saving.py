@@ -26,7 +26,6 @@ from plotly.offline import get_plotlyjs
 from dysem_lab import paths
 from dysem_lab.errors import DataError, InputError
 from dysem_lab.models.facts import ModelFacts
-from dysem_lab.questions.study import Study
 from dysem_lab.startup import import_nbformat
 
 import_nbformat()  # before plotly does, to save a figure
@@ -44,24 +43,6 @@ LIBRARIES = (
     *("torch", "transformers", "transformer-lens", "numpy", "scipy", "pandas", "plotly"),
     "scikit-learn",
 )
-
-
-def provenance(study: Study, parameters: Mapping[str, object]) -> dict[str, object]:
-    """Return what is needed to make a figure again: code, model, data, parameters, versions."""
-    data = [
-        {
-            "label": f"{data.name} {len(data):,} pairs ({'/'.join(data.languages)})",
-            "task": task,
-            "name": data.name,
-            "source": data.source,
-            "digest": data.digest,
-            "languages": list(data.languages),
-            "n_pairs": len(data),
-            "n_dropped": data.n_dropped,
-        }
-        for task, data in study.data.items()
-    ]
-    return record(study.model, data, {"sampling": study.sampling, "parameters": dict(parameters)})
 
 
 def record(
@@ -118,15 +99,6 @@ def git_commit() -> str | None:
     return commit.stdout.strip() + ("+" if status.stdout.strip() else "")
 
 
-def figure_name(kind: str, study: Study) -> str:
-    """Return the file name of a figure without its suffix: kind, model, data and sample size."""
-    if not study.data:
-        return file_name(kind, study.model)
-    names = [data.name for data in study.data.values()]
-    label = names[0] if len(names) == 1 else f"{len(names)} tasks"
-    return file_name(kind, study.model, label, sum(map(len, study.data.values())))
-
-
 def file_name(kind: str, model: ModelFacts, label: str = "", size: int | None = None) -> str:
     """Return a file name without its suffix: what, model, what data and how much of it."""
     measured_on = "" if size is None else f"_{slug(label)}-{size}"
@@ -164,9 +136,9 @@ def save_figure(
     Args:
         figure: What is shown.
         table: The numbers behind it.
-        name: File name without suffix, as from `figure_name`.
+        name: File name without suffix, as from `file_name`.
         out: Folder; created if absent.
-        provenance: From `provenance`.
+        provenance: From `record`.
         caption: One line that says what is seen; kept in the JSON and used as alternative text.
 
     Raises:

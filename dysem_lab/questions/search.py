@@ -60,6 +60,12 @@ def search(
             f"the encoder {encoder.name!r} says nothing of its model, and a finding does; give it "
             "facts, or ask dysem_lab.questions.search.nearest"
         )
+    asked = {
+        "encoder": {"name": encoder.name, **encoder.config},
+        "query": query,
+        "n": n,
+        "renderings": dict(renderings or {}),
+    }
     found = nearest(Corpus(encoder, corpus, language, store), query, n, renderings)
     facts = Facts(
         model,
@@ -67,12 +73,7 @@ def search(
         query,
         found.n_texts,
         [{"label": f"{found.n_texts:,} texts", "language": language}],
-        recorded={
-            "encoder": {"name": encoder.name, **encoder.config},
-            "query": query,
-            "n": n,
-            "renderings": dict(renderings or {}),
-        },
+        recorded={"asked": asked},
     )
     return Finding("search", found.table, figure(found), caption(found), facts)
 

@@ -9,10 +9,11 @@ import plotly.graph_objects as go
 from dysem_lab.consensus import consensus_set
 from dysem_lab.inputs import names_of
 from dysem_lab.questions.finding import Facts, Finding, facts_of
+from dysem_lab.questions.needs import prepare
 from dysem_lab.questions.overlap import different_texts
 from dysem_lab.questions.random_sets import draw_sets
 from dysem_lab.questions.scores import only_task
-from dysem_lab.questions.study import Study, prepare
+from dysem_lab.questions.study import Study
 from dysem_lab.questions.style import CHANCE, PALETTE, layout
 
 FREQUENT, RARE = 0.9, 0.01  # shares of texts that make a dimension universal, or all but unused

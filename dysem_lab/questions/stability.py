@@ -15,9 +15,10 @@ from dysem_lab.consensus import consensus_set
 from dysem_lab.errors import InputError
 from dysem_lab.inputs import names_of
 from dysem_lab.questions.finding import Facts, Finding, facts_of, sources_of
+from dysem_lab.questions.needs import prepare
 from dysem_lab.questions.overlap import different_texts, overlap
 from dysem_lab.questions.scores import only_task
-from dysem_lab.questions.study import Study, prepare
+from dysem_lab.questions.study import Study
 from dysem_lab.questions.style import CHANCE, PALETTE, error_bar, layout
 
 PARAPHRASE = 4.5  # gold ratings from here on count as the same meaning

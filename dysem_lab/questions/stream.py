@@ -18,8 +18,9 @@ from dysem_lab.models.record import Edit, activations, finite
 from dysem_lab.models.steering import Contrast, edit_of, warn_if_alpha_is_undone
 from dysem_lab.prompts import wrap
 from dysem_lab.questions.finding import Facts, Finding, facts_of
+from dysem_lab.questions.needs import prepare
 from dysem_lab.questions.predictions import named_variants, only_template
-from dysem_lab.questions.study import Study, prepare
+from dysem_lab.questions.study import Study
 from dysem_lab.questions.style import METHOD_COLOURS, PALETTE, layout
 
 CHANGE = [[0, "#F1F3F7"], [0.5, "#F0A35E"], [1, "#A63C00"]]

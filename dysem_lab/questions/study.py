@@ -5,36 +5,26 @@ those that the store lacks, and leaves the model unloaded where nothing is missi
 needs it says first (`prepare`), so that one capture makes it all, and a batch can plan it.
 """
 
-import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from dysem_lab.data.sts import STSData, available_languages, load_data
-from dysem_lab.data.transfer_data import TransferData
-from dysem_lab.display import Progress, card, say
+from dysem_lab.display import card
 from dysem_lab.encoders.contrastive import check_output
-from dysem_lab.errors import InputError, ModelError, choices
+from dysem_lab.errors import InputError, choices
 from dysem_lab.inputs import names_of, one_of
 from dysem_lab.models.capture import (
-    fill,
-    fill_contrasts,
-    missing_rows,
     read_rows,
     space_of,
-    stored_with,
 )
 from dysem_lab.models.facts import ModelFacts
 from dysem_lab.models.lens import LensModel
@@ -42,19 +32,10 @@ from dysem_lab.models.loading import DEFAULT_MODEL
 from dysem_lab.models.named import NamedModel
 from dysem_lab.models.passes import MAX_TOKENS
 from dysem_lab.models.places import Blocks, Place, output_place, places
-from dysem_lab.models.steering import Contrast, contrast_facts, warn_if_alpha_is_undone
-from dysem_lab.models.store import Space, VectorStore, prompt_key
+from dysem_lab.models.steering import Contrast, contrast_facts
+from dysem_lab.models.store import VectorStore, prompt_key
 from dysem_lab.prompts import SETTINGS, parts_of, template_parts, wrap
-
-# Stands for a model that the store has never seen, in plans.
-_UNKNOWN = ModelFacts("", "", "", "", "", 0, 0, "")
-
-
-class _Prompts(NamedTuple):
-    """The prompts of a task's texts, and their keys in the store."""
-
-    prompts: Sequence[str]
-    keys: list[str]
+from dysem_lab.questions.needs import Need, Prompts, capture_needs, fill_missing
 
 
 class Study:
@@ -97,7 +78,6 @@ class Study:
         store: VectorStore | None = None,
         device: str = "auto",
         dtype: str = "auto",
-        **declared: Any,
     ) -> None:
         """Check every name; the model is loaded when a vector is missing."""
         codes = list(dict.fromkeys(["en", *names_of(languages, "language")]))
@@ -116,44 +96,7 @@ class Study:
         self.sampling = {"pairs": pairs, "sample": sample, "seed": seed if sample else None}
         self.store = store if store is not None else VectorStore()
         self._model = NamedModel(model, device, dtype)
-        self._wrapped: dict[tuple[str, str, str, str], _Prompts] = {}
-        self.declared = declared
-        self.needs(**{name: of for name, of in declared.items() if name != "output_layers"})
-
-    # Until all questions declare what they need, a study declares it for them.
-    @property
-    def _declared(self) -> "Need":
-        return self.needs(**self.declared)
-
-    @property
-    def wanted(self) -> list[Place]:
-        """What is declared."""
-        return list(self._declared.places)
-
-    @property
-    def contrasts(self) -> list[Contrast | None]:
-        """What is declared."""
-        return list(self._declared.contrasts)
-
-    @property
-    def output_layers(self) -> list[int | str]:
-        """What is declared."""
-        return named_layers(
-            self.declared.get("output_layers", ()), self._declared.contrasts, self.n_layers
-        )
-
-    @property
-    def reads_each(self) -> bool:
-        """What is declared."""
-        return self._declared.reads_each
-
-    def plan(self, planned: set[tuple[str, Space]] | None = None) -> pd.DataFrame:
-        """Of what is declared."""
-        return self._declared.plan(planned)
-
-    def fill(self, plan: pd.DataFrame) -> Iterator[int]:
-        """Of what is declared."""
-        return self._declared.fill(plan)
+        self._wrapped: dict[tuple[str, str, str, str], Prompts] = {}
 
     def __repr__(self) -> str:
         sizes = ", ".join(
@@ -201,10 +144,19 @@ class Study:
         return self._model.facts(self.store)
 
     @property
+    def known(self) -> ModelFacts | None:
+        """What is known of the model without loading it."""
+        return self._model.known(self.store)
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """(L, d), from the configuration alone; None where that does not tell."""
+        return self._model.size()
+
+    @property
     def n_layers(self) -> int:
         """Number of blocks, from the configuration where that is enough."""
-        size = self._model.size()
-        return size[0] if size else self.model.n_layers
+        return self.size[0] if self.size else self.model.n_layers
 
     def _check_prompts(self) -> None:
         for template in self.templates:
@@ -246,13 +198,13 @@ class Study:
             raise choices("task", task, self.data)
         return self.data[task]
 
-    def _prompts(self, task: str, template: str, setting: str, code: str) -> _Prompts:
+    def prompts(self, task: str, template: str, setting: str, code: str) -> Prompts:
         """Return the prompts of a task's texts; each text is wrapped and hashed once."""
         # English prompts are the same in both settings.
         of = (task, template, setting if code != "en" else SETTINGS[0], code)
         if of not in self._wrapped:
             prompts = wrap(self.texts(task, code), template, setting, code)
-            self._wrapped[of] = _Prompts(prompts, [prompt_key(one, MAX_TOKENS) for one in prompts])
+            self._wrapped[of] = Prompts(prompts, [prompt_key(one, MAX_TOKENS) for one in prompts])
         return self._wrapped[of]
 
     def needs(
@@ -263,7 +215,7 @@ class Study:
         output_layers: Sequence[int | str] | int | str = (),
         contrasts: Sequence[Contrast | None] | Contrast | None = (None,),
         templates: Sequence[str] | None = None,
-    ) -> "Need":
+    ) -> Need:
         """Return what a question will ask of this study.
 
         Args:
@@ -323,8 +275,6 @@ class Study:
             ModelError: The disk has less room than the vectors will need.
         """
         need = self.needs(components, each=each, output_layers=output_layers, contrasts=contrasts)
-        if self.declared:
-            need = self._declared
         return capture_needs([need], progress=progress)
 
     def vectors(
@@ -371,7 +321,7 @@ class Study:
             one_of(code, there, "language")
         columns = []
         for code in codes:
-            prompts, keys = self._prompts(task, template, setting, code)
+            prompts, keys = self.prompts(task, template, setting, code)
             unique = {keys[i]: prompts[i] for i in texts}
             row_of = {key: row for row, key in enumerate(unique)}
             rows = self._rows(unique, place, contrast)
@@ -420,7 +370,7 @@ class Study:
         rows, found = self.store.read(space_of(facts, place), list(unique))
         if rows is not None and found.all():
             return rows
-        for _ in _fill(self, unique, [place], [contrast]):
+        for _ in fill_missing(self, unique, [place], [contrast]):
             pass
         return read_rows(facts, self.store, list(unique), [place])[place]
 
@@ -435,270 +385,6 @@ def named_layers(
         first = max((contrast.layer for contrast in contrasts if contrast), default=0) + 1
         return [*range(first, n_layers + 1), "final"]
     return [named] if isinstance(named, str | int) else list(named)
-
-
-@dataclass(frozen=True)
-class Need:
-    """What a question will ask of a study; from `Study.needs`.
-
-    Attributes:
-        study: The study; its tasks, prompt settings and languages are all meant.
-        places: What will be read of each prompt; "none" is read by mean pooling instead.
-        contrasts: Under which interventions; None is the plain prompt.
-        templates: Of the study's, those that are meant.
-    """
-
-    study: Study
-    places: tuple[Place, ...]
-    contrasts: tuple[Contrast | None, ...]
-    templates: tuple[str, ...]
-
-    @property
-    def reads_each(self) -> bool:
-        """Whether vectors of every layer will be asked for."""
-        return any(place.blocks == "each" for place in self.places)
-
-    def places_of(self, template: str) -> tuple[Place, ...]:
-        """Return what will be read of a template's prompts."""
-        return tuple(places("mean")) if template == "none" else self.places
-
-    def contrasts_of(self, template: str) -> tuple[Contrast | None, ...]:
-        """Return the interventions under which a template's prompts will run."""
-        return (None,) if template == "none" else self.contrasts
-
-    def groups(self) -> Iterator[tuple[str, str, str, dict[str, str]]]:
-        """Yield (template, setting, language, key → prompt) of everything that is meant."""
-        study = self.study
-        for template in self.templates:
-            for code in ["en"] if template == "none" else study.languages:
-                # English prompts are the same in both settings.
-                for setting in study.settings[:1] if code == "en" else study.settings:
-                    unique: dict[str, str] = {}
-                    for task, data in study.data.items():
-                        if code in data.languages:
-                            prompts, keys = study._prompts(task, template, setting, code)
-                            unique |= dict(zip(keys, prompts, strict=True))
-                    if unique:
-                        yield template, setting, code, unique
-
-    def plan(self, planned: set[tuple[str, Space]] | None = None) -> pd.DataFrame:
-        """Return how many forward passes and how much disk it still takes.
-
-        Args:
-            planned: What needs of this model before this one will have captured; what this one
-                adds is added to it.
-
-        Returns:
-            One row per template, setting and language: ``texts`` (different prompts), ``passes``
-            (those that the store lacks; one pass serves all contrasts of the last token),
-            ``megabytes`` (what they will add; NaN where neither the store nor the model's
-            configuration tells the width).
-        """
-        planned = set() if planned is None else planned
-        rows = []
-        for template, setting, code, unique in self.groups():
-            wanted = self.places_of(template)
-            new = {
-                contrast: self._new(list(unique), wanted, contrast, planned)
-                for contrast in self.contrasts_of(template)
-            }
-            together = [
-                part for contrast, part in new.items() if not (contrast and contrast.every_token)
-            ]
-            alone = [part for contrast, part in new.items() if contrast and contrast.every_token]
-            rows.append(
-                {
-                    "template": template,
-                    "setting": setting,
-                    "language": code,
-                    "texts": len(unique),
-                    "passes": len(set().union(*together)) + sum(map(len, alone)),
-                    "megabytes": sum(map(len, new.values())) * self._row_bytes(wanted) / 1e6,
-                }
-            )
-        columns = ["template", "setting", "language", "texts", "passes", "megabytes"]
-        return pd.DataFrame(rows, columns=columns)
-
-    def _new(
-        self,
-        keys: list[str],
-        wanted: Sequence[Place],
-        contrast: Contrast | None,
-        planned: set[tuple[str, Space]],
-    ) -> set[str]:
-        """Return the prompts that neither the store nor the plan so far has; plan them."""
-        store, known = self.study.store, self.study._model.known(self.study.store)
-        facts = contrast_facts(known or _UNKNOWN, contrast)
-        lacking = {
-            (keys[i], space_of(facts, place))
-            for place in wanted
-            for i in (missing_rows(facts, store, keys, [place]) if known else range(len(keys)))
-        }
-        new = {key for key, _ in lacking - planned}
-        planned.update(
-            (key, space_of(facts, place)) for key in new for place in self._stored(wanted)
-        )
-        return new
-
-    def _stored(self, wanted: Sequence[Place]) -> Sequence[Place]:
-        return wanted if any(self.contrasts) else stored_with(wanted)
-
-    def _row_bytes(self, wanted: Sequence[Place]) -> float:
-        """Return the bytes that one captured prompt adds to the store."""
-        known = self.study._model.known(self.study.store)
-        size = (known.n_layers, known.d_model) if known else self.study._model.size()
-        if size is None:
-            return float("nan")
-        n_layers, d_model = size
-        return sum(
-            self.study.store.row_bytes(
-                str(place.blocks), d_model * (n_layers if place.blocks == "each" else 1)
-            )
-            for place in self._stored(wanted)
-        )
-
-    def fill(self, plan: pd.DataFrame) -> Iterator[int]:
-        """Capture what a plan counts, yielding after each batch how many texts it held.
-
-        Raises:
-            ModelError: The disk has less room than the vectors will need.
-        """
-        if not plan["passes"].sum():
-            return
-        store = self.study.store
-        megabytes, free = plan["megabytes"].sum(), shutil.disk_usage(store.path.parent).free
-        if megabytes > free / 1e6:
-            raise ModelError(
-                f"the vectors need about {megabytes:,.0f} MB in {store.path}, but only "
-                f"{free / 1e6:,.0f} MB are free; take a smaller sample, or prune with "
-                "`dysem-lab store`"
-            )
-        alike: dict[tuple[str, str], dict[str, str]] = {}  # whose beginning is computed once
-        for template, setting, code, unique in self.groups():
-            begins = "english" if setting == "english" else code
-            alike.setdefault((template, begins), {}).update(unique)
-        for (template, _), unique in alike.items():
-            wanted, contrasts = self.places_of(template), self.contrasts_of(template)
-            yield from _fill(self.study, unique, wanted, contrasts)
-
-    def capture(self, progress: Progress) -> None:
-        """Run the model on every prompt that the store lacks, reporting after each batch.
-
-        Raises:
-            ModelError: As for `fill`.
-        """
-        plan = self.plan()
-        done, total = 0, int(plan["passes"].sum())
-        if total:
-            progress(done, total, "Capture")
-        for n_texts in self.fill(plan):
-            done += n_texts
-            progress(done, total, "Capture")
-
-
-def _fill(
-    study: Study,
-    unique: Mapping[str, str],
-    wanted: Sequence[Place],
-    contrasts: Sequence[Contrast | None],
-) -> Iterator[int]:
-    """Capture those of different prompts, by their keys, that the store lacks."""
-    prompts = list(unique.values())
-    if any(contrasts):
-        for contrast in filter(None, contrasts):
-            warn_if_alpha_is_undone(contrast, study.lens)
-        yield from fill_contrasts(study.lens, prompts, contrasts, wanted, study.store)
-    else:
-        only = missing_rows(study.lens.facts, study.store, list(unique), wanted)
-        yield from fill(study.lens, prompts, wanted, study.store, only)
-
-
-def capture_needs(needs: Sequence[Need], *, progress: bool = True) -> pd.DataFrame:
-    """Run the models on every prompt that the store lacks; return the plan that was followed.
-
-    Raises:
-        ModelError: The disk has less room than the vectors will need.
-    """
-    planned: dict[tuple[str, str], set[tuple[str, Space]]] = {}
-    plans = [
-        need.plan(planned.setdefault((need.study.name, need.study.dtype), set())) for need in needs
-    ]
-    whole = pd.concat(plans, ignore_index=True)
-    n_passes = int(whole["passes"].sum())
-    if progress and n_passes:
-        megabytes = whole["megabytes"].sum(skipna=False)
-        size = "" if np.isnan(megabytes) else f", about {megabytes:,.0f} MB"
-        stores = " and ".join(dict.fromkeys(str(need.study.store.path) for need in needs))
-        say(
-            f"{n_passes:,} forward passes (of {whole['texts'].sum():,} prompts; the others are "
-            f"stored){size} in {stores}"
-        )
-    hidden = not progress or not n_passes
-    with tqdm(total=n_passes, desc="capture", unit="text", disable=hidden) as bar:
-        for need, plan in zip(needs, plans, strict=True):
-            for n_texts in need.fill(plan):
-                bar.update(n_texts)
-    return whole
-
-
-# --- what a question needs, said before anything runs
-
-
-class Planned(Exception):  # noqa: N818 - nothing is wrong
-    """Ends a question in a plan, once it has said what it needs."""
-
-
-@dataclass
-class Ask:
-    """What a question said that it needs.
-
-    Attributes:
-        needs: Vectors, by study.
-        digests: Of all data that it reads.
-        runs_the_model: Whether it runs the model besides, which no plan counts.
-    """
-
-    needs: list[Need]
-    digests: list[str]
-    runs_the_model: bool
-
-
-_asked: ContextVar[list[Ask] | None] = ContextVar("asked", default=None)
-
-
-@contextmanager
-def planning() -> Iterator[list[Ask]]:
-    """Collect what questions need: inside, each ends in `Planned` instead of computing."""
-    asked: list[Ask] = []
-    token = _asked.set(asked)
-    try:
-        yield asked
-    finally:
-        _asked.reset(token)
-
-
-def prepare(
-    *needs: Need, data: Iterable[STSData | TransferData] = (), runs_the_model: bool = False
-) -> None:
-    """Say what a question needs, and capture it: the first thing that a question does.
-
-    Args:
-        needs: Vectors, from `Study.needs`.
-        data: What it reads besides the studies' pairs.
-        runs_the_model: It will run the model besides, which no plan counts.
-
-    Raises:
-        Planned: In a plan, which ends here.
-        ModelError: As for `capture_needs`.
-    """
-    asked = _asked.get()
-    if asked is not None:
-        studies = [pairs for need in needs for pairs in need.study.data.values()]
-        digests = [one.digest for one in (*studies, *data)]
-        asked.append(Ask(list(needs), digests, runs_the_model))
-        raise Planned
-    if needs:
-        capture_needs(needs)
 
 
 def _loaded(

@@ -13,7 +13,6 @@ from plotly.subplots import make_subplots
 
 from dysem_lab.errors import InputError
 from dysem_lab.questions.finding import Facts
-from dysem_lab.questions.study import Study
 from dysem_lab.startup import import_nbformat
 
 import_nbformat()  # before plotly does, to show a figure
@@ -108,30 +107,6 @@ def with_gaps(values: Float[np.ndarray, "n m"]) -> list[list[float | None]]:
 def superscript(text: str) -> str:
     """Return a symbol such as A^L as plotly sets it."""
     return text.replace("^L", "<sup>L</sup>")
-
-
-def facts(study: Study, **settings: object) -> str:
-    """Return the line that says what a figure was measured on."""
-    sizes = [len(data) for data in study.data.values()]
-    names = [data.name for data in study.data.values()]
-    shown = [study.model.label]
-    if len(names) == 1:
-        shown += [names[0], f"{sizes[0]:,} pairs"]
-    elif names:
-        shown += [f"{len(names)} tasks with {sum(sizes):,} pairs"]
-    pairs, sample = study.sampling["pairs"], study.sampling["sample"]
-    if sample is not None and sample <= max(sizes, default=0):
-        at_most = "at most " if sample > min(sizes) else ""
-        first = f" from its first {pairs:,}" if pairs is not None else ""
-        seed = study.sampling["seed"]
-        shown[-1] += f" (random sample of {at_most}{sample:,} per task{first}, seed {seed})"
-    elif pairs is not None and pairs <= max(sizes, default=0):
-        shown[-1] += " (the first of each task)" if len(names) > 1 else " (the first)"
-    shown += [
-        f"{name} {'/'.join(map(str, value)) if isinstance(value, list | tuple) else value}"
-        for name, value in settings.items()
-    ]
-    return ", ".join(shown)
 
 
 def rgba(colour: str, alpha: float) -> str:

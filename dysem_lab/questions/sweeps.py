@@ -12,8 +12,9 @@ import plotly.graph_objects as go
 from dysem_lab.encoders.settings import VECTORS
 from dysem_lab.prompts import TEMPLATE_NAMES
 from dysem_lab.questions.finding import Facts, Finding, facts_of
+from dysem_lab.questions.needs import prepare
 from dysem_lab.questions.scores import grid, plain_scores
-from dysem_lab.questions.study import Study, prepare
+from dysem_lab.questions.study import Study
 from dysem_lab.questions.style import (
     BASELINES,
     COLOURS,

@@ -17,7 +17,7 @@ from dysem_lab.models.lens import LensModel
 from dysem_lab.models.named import NamedModel
 from dysem_lab.models.store import VectorStore
 from dysem_lab.questions.finding import Facts, Finding
-from dysem_lab.questions.study import prepare
+from dysem_lab.questions.needs import prepare
 from dysem_lab.questions.style import PALETTE, error_bar, layout
 from dysem_lab.questions.transfer_scores import AVERAGE, compare_encoders
 

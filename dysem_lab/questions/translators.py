@@ -19,9 +19,10 @@ from dysem_lab.evaluate import mean_difference, score
 from dysem_lab.inputs import names_of
 from dysem_lab.questions.finding import Facts, Finding, facts_of
 from dysem_lab.questions.grid import sweep
+from dysem_lab.questions.needs import prepare
 from dysem_lab.questions.overlap import different_texts, overlap
 from dysem_lab.questions.scores import pair_cosine
-from dysem_lab.questions.study import Study, prepare
+from dysem_lab.questions.study import Study
 from dysem_lab.questions.style import (
     CHANCE,
     PALETTE,
