@@ -13,7 +13,7 @@ figures: $(INSTALLED)  ## Run the figure notebooks into figures/; ARGS="--data s
 
 # Two workers, a test file at a time, one thread each: faster than one that shares two cores. The
 # notebooks, whose input is sound, run with every annotated shape checked.
-SHAPES := tests/test_every_notebook.py
+SHAPES := tests/notebooks/test_every_notebook.py
 test: $(INSTALLED)  ## Run the tests; ARGS="-k capture" goes to pytest
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(or $(ARGS),--ignore $(SHAPES))
 	$(if $(ARGS),,DYSEM_LAB_SHAPES=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 $(SHAPES))

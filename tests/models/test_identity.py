@@ -319,7 +319,8 @@ def test_capturing_does_not_change_a_model(tiny_folder, store, architecture):
 def test_the_fingerprint_of_a_model_in_memory_is_the_same_in_another_process(tiny_folder):
     path = tiny_folder("Gemma2")
     code = (
-        "import sys, torch; from tests.test_identity import in_memory; from pathlib import Path; "
+        "import sys, torch; from pathlib import Path; "
+        "from tests.models.test_identity import in_memory; "
         "print(in_memory(Path(sys.argv[1])).fingerprint)"
     )
     found = subprocess.run(

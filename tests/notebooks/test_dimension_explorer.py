@@ -23,8 +23,8 @@ from dysem_lab.questions.dimension import (
     dimension_text,
 )
 from dysem_lab.questions.study import Study
+from tests.notebooks.test_attention_explorer import passes
 from tests.reference import read
-from tests.test_attention_explorer import passes
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
 

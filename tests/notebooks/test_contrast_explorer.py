@@ -24,7 +24,7 @@ from dysem_lab.questions.contrast_effect import (
     remark,
 )
 from dysem_lab.questions.steered import SteeredTexts
-from tests.test_attention_explorer import passes
+from tests.notebooks.test_attention_explorer import passes
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
 

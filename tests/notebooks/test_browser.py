@@ -14,11 +14,11 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+from tests.conftest import REPOSITORY
+
 EXPLORERS = sorted((REPOSITORY / "notebooks" / "explore").glob("*.ipynb"))
 SCREENSHOTS = REPOSITORY / "build" / "screenshots"
 CHROMIUM = os.environ.get("BROWSER_PATH") or shutil.which("chromium")

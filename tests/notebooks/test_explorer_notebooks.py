@@ -4,17 +4,15 @@ On a tiny Llama they run with all other notebooks.
 """
 
 import json
-from pathlib import Path
 
 import pytest
 from ipywidgets.widgets.widget import _remove_buffers
 
 import dysem_lab as dl
+from tests.conftest import REPOSITORY
 from tests.notebook_runs import run_notebook
 
-EXPLORERS = sorted(
-    (Path(__file__).resolve().parent.parent / "notebooks" / "explore").glob("*.ipynb")
-)
+EXPLORERS = sorted((REPOSITORY / "notebooks" / "explore").glob("*.ipynb"))
 ids = [path.stem for path in EXPLORERS]
 
 
