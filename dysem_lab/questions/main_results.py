@@ -107,7 +107,7 @@ def main_results(
 
     Source: DySem Tables 1 and 2.
     """
-    english = study.prompted(list(BASELINES), "english")
+    english = study.prompted(list(BASELINES), "english", "en")
     prepare(study.needs("attn"), english.needs("final"))
     named = study.languages if languages is None else names_of(languages, "language")
     facts = facts_of(study, languages=named, m=m, k=k, seed=seed)

@@ -168,11 +168,12 @@ class Study:
         self,
         templates: str | Sequence[str] | None = None,
         settings: str | Sequence[str] | None = None,
+        languages: str | Sequence[str] | None = None,
     ) -> "Study":
         """Return a study of the same model and pairs with other prompts; None leaves them.
 
         Raises:
-            InputError: Unknown names.
+            InputError: Unknown names, a language that this study does not have.
         """
         other = copy(self)
         if templates is not None:
@@ -181,6 +182,10 @@ class Study:
             other.templates = list(dict.fromkeys(parts))
         if settings is not None:
             other.settings = names_of(settings, "setting")
+        if languages is not None:
+            codes = names_of(languages, "language")
+            other.languages = [one_of(code, self.languages, "language") for code in codes]
+            other.data = {task: _only(codes, pairs) for task, pairs in self.data.items()}
         other._check_prompts()
         return other
 
