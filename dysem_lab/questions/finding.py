@@ -37,7 +37,7 @@ class Facts:
     recorded: Mapping[str, object] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        said = [_said(name, value) for name, value in self.settings.items()]
+        said = [_said(name, of) for name, of in self.settings.items() if of is not None]
         return ", ".join([self.model.label, *filter(None, [self.data]), *said])
 
     def record(self) -> dict[str, object]:

@@ -47,7 +47,8 @@ LABELS = [
 ]
 Cell = tuple[dict[str, object], Float[Tensor, " n"], float]  # labels, similarities, #Dim.
 WIDTH, COLUMN, CHARACTER = 960, 110, 6.9  # in px: the table, a column at most, a letter
-TITLE, HEADER, ROW, TALL_ROW, NOTE = 38, 30, 24, 42, 19  # heights in px
+# Heights in px. Plotly gives a cell with markup 17 per line and 16 around them, whatever it is told.
+TITLE, HEADER, ROW, TALL_ROW, NOTE = 38, 34, 34, 51, 19
 NOTE_WIDTH = 150  # characters of a line of notes
 INK, LINE, SHADE = "#2a3f5f", "#dfe4ea", "#e8eef4"
 SMALL = "<span style='font-size:10px;color:#555555'>{}</span>"

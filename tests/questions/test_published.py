@@ -597,6 +597,8 @@ def test_both_tables_of_the_figure_fit_into_it_whole():
         rows = len(block.cells.values[0])
         needed = block.header.height + rows * block.cells.height
         assert needed <= high * (block.domain.y[1] - block.domain.y[0]) + 1e-6  # nothing to scroll
+        lines = max(text.count("<br>") + 1 for column in block.cells.values for text in column)
+        assert block.cells.height >= 17 * lines + 16  # what plotly gives a cell with markup
         scale = wide * block.domain.x[1] / sum(block.columnwidth)
         longest = max(len(text.partition("<br>")[0]) for text in block.cells.values[0])
         assert 6.5 * longest + 16 < scale * block.columnwidth[0]
