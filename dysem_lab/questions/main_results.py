@@ -47,7 +47,7 @@ LABELS = [
 ]
 Cell = tuple[dict[str, object], Float[Tensor, " n"], float]  # labels, similarities, #Dim.
 WIDTH, COLUMN, CHARACTER = 960, 110, 6.9  # in px: the table, a column at most, a letter
-# Heights in px. Plotly gives a cell with markup 17 per line and 16 around them, whatever it is told.
+# Heights in px; plotly gives a cell with markup 17 per line and 16 around them in any case.
 TITLE, HEADER, ROW, TALL_ROW, NOTE = 38, 34, 34, 51, 19
 NOTE_WIDTH = 150  # characters of a line of notes
 INK, LINE, SHADE = "#2a3f5f", "#dfe4ea", "#e8eef4"
@@ -398,7 +398,7 @@ class Block(NamedTuple):
     @property
     def height(self) -> int:
         """Height of title, header and rows in px."""
-        return TITLE + HEADER + self.row_height * self.n_rows
+        return TITLE + HEADER + self.row_height * self.n_rows + 4  # for its lower edge
 
     @property
     def label_width(self) -> float:
