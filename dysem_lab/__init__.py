@@ -1,7 +1,30 @@
 """dysem-lab: where in a language model does sentence meaning live?
 
 The names of `__init__.pyi` load on first use, so importing the package is quick and needs no model
-library.
+library. They are, in the order of the data flow:
+
+- texts and renderings: `load_data`, `load_transfer`, `STSData`, `LANGUAGES`, `ParallelTable`,
+  `ApertiumTranslator`, `Seq2SeqTranslator`, `CachedTranslator`, `wrap`
+- a model and its vectors: `load_model`, `presets`, `LensModel`, `capture`, `VectorStore`
+- verbs on a forward pass: `ablate`, `patch`, `contrast` (`Contrast`), `logit_lens`,
+  `next_token_probabilities`
+- the mathematics: `consensus_set`, `joint_set`, `joint_cosine`, `pairwise_similarity`,
+  `all_pairs_similarity`, `spearman`, `score`, `score_table`, `aggregate_score`,
+  `paired_difference`
+- systems: `DySem`, `ContrastivePrompting`, `PromptEncoder`, `MeanPooling`, `Echo`,
+  `ValueAggregation`, `TokenPrepending`, `SentenceBERT`, `SimCSE`, `PromptBERT`, `LLM2Vec`, all by
+  `named_systems`; what they give: `SemanticVectors`, `n_dims`; for other libraries:
+  `sentence_encoder`, `mteb_model`, `mteb_scores`
+- questions of a `Study`, each a `Finding`: `decomposition`, `random_sets`, `components`,
+  `languages`, `language_overlap`, `m_sweep`, `prompt_vector`, `k_sweep`, `templates`, `layers`,
+  `main_results`, `ladder`, `honest_choice`, `stability`, `selection_frequency`, `translators`,
+  `contrast_gains`, `layer_alpha`, `output_layers`, `auxiliary_prompts`, `positions`,
+  `cp_with_dysem`, `predictions`, `stream_change`, `cost`, `transfer`, `leaderboard`
+- questions of a few texts: `pair`, `pair_layer_curves`, `layer_curves`, `dimension`, `attention`,
+  `contrast_effect`, `search`
+- explorers of these in a notebook: `explore_pair`, `explore_layers`, `explore_data_layers`,
+  `explore_dimensions`, `explore_attention`, `explore_contrast`, `explore_search`
+- errors: `DysemLabError`
 """
 
 from importlib.metadata import version
