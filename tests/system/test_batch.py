@@ -67,7 +67,7 @@ def test_each_figure_has_its_files_and_its_numbers(made):
     lens = load_model(folder)
     data = load_data("demo", languages=("en", "ja")).head(24)
     study = Study(lens, data, languages=["en", "ja"], store=VectorStore(out / "own.sqlite"))
-    expected = decomposition(study, ["en", "ja"])
+    expected = decomposition.table(study, ["en", "ja"])
     assert table["method"].tolist() == expected["method"].tolist()
     assert table["spearman"].tolist() == pytest.approx(expected["spearman"].tolist(), abs=1e-3)
     record = json.loads((out / f"{name}.json").read_text())
