@@ -748,7 +748,7 @@ def check_that_alpha_is_undone(lens, layer, texts):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = [
-            ContrastivePrompting(lens, alpha=alpha, **where, **settings).encode(texts)
+            ContrastivePrompting(lens, alpha=alpha, **where, **settings).encode(texts).vectors
             for where in ({"position": "hidden"}, {"heads": (0,)})
             for alpha in (0.5, 3)
         ]
@@ -762,7 +762,7 @@ def test_without_a_post_norm_alpha_matters_and_nothing_is_said(pair):
         warnings.simplefilter("error")
         for position in POSITIONS:
             one, other = (
-                ContrastivePrompting(lens, 1, alpha=alpha, position=position).encode(TEXTS)
+                ContrastivePrompting(lens, 1, alpha=alpha, position=position).encode(TEXTS).vectors
                 for alpha in (0.5, 3)
             )
             assert relative_errors(one, other).min() > 1e-2
