@@ -259,7 +259,8 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
         rows=len(sentences),
         cols=len(variants),
         horizontal_spacing=0.02,
-        vertical_spacing=TITLE / (height - TOP - TITLE - BOTTOM),
+        # The room between two rows, of which a single sentence has none.
+        vertical_spacing=min(1.0, TITLE / (height - TOP - TITLE - BOTTOM)),
         shared_xaxes="all",
     )
     longest = 1.45 * table["probability"].max()

@@ -331,7 +331,7 @@ def test_what_else_is_wrong_is_said_before_a_model_is_loaded(
 ):
     table = tmp_path / "table.csv"
     table.write_text("en,ja\nA.,ア。\nB.,ベ。\n", encoding="utf-8")
-    for module in ("dysem_lab.models.loading", "dysem_lab.questions.study"):
+    for module in ("dysem_lab.models.loading", "dysem_lab.models.named"):
         monkeypatch.setattr(f"{module}.load_model", lambda *_, **__: pytest.fail("it was loaded"))
     with pytest.raises(DysemLabError, match=message):
         run(*(argument.format(table=table) for argument in arguments))
