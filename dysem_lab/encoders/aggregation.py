@@ -1,18 +1,16 @@
 """Value aggregation: sentence vectors from the value vectors of attention, without the stream."""
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
 
-from dysem_lab.encoders.base import LensEncoder, require_model
+from dysem_lab.encoders.base import LensEncoder
 from dysem_lab.errors import InputError, choices
 from dysem_lab.inputs import one_of, whole_number
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.places import Place
-from dysem_lab.models.record import Edit
-from dysem_lab.prompts import parts_of, template_parts, wrap
+from dysem_lab.prompts import parts_of, template_parts
 
 # Variant → (name, component that is read, default template).
 VARIANTS = {
@@ -44,8 +42,6 @@ class ValueAggregation(LensEncoder):
     be read, so layers and prompts are parameters here; DySem's Tables 1 and 5 have scores.
     """
 
-    settings: ClassVar[Sequence[str]] = ("variant", "layers", "template")
-
     def __init__(
         self,
         lens: LensModel,
@@ -54,9 +50,9 @@ class ValueAggregation(LensEncoder):
         template: str | None = None,
     ) -> None:
         """Check the settings; no text is read yet."""
-        require_model(lens)
+        super().__init__(lens)
         self.name, component, default = VARIANTS[one_of(variant, VARIANTS, "variant")]
-        self.lens, self.variant = lens, variant
+        self.variant = variant
         self.template = default if template is None else template
         self.templates = parts_of(self.template)
         for part in self.templates:
@@ -68,12 +64,6 @@ class ValueAggregation(LensEncoder):
         self.blocks = self.passes * blocks.stop
         heads = {"va": lens.n_kv_heads, "wva": lens.n_heads}
         self.width = heads[variant] * lens.d_head if variant in heads else lens.d_model
-
-    def _prompts(self, texts: Sequence[str]) -> Sequence[Sequence[str]]:
-        return [wrap(texts, template) for template in self.templates]
-
-    def _edits(self) -> Sequence[Edit | None]:
-        return [None] * len(self.templates)
 
     def _pooled(self, read: Float[Tensor, "n ..."]) -> Float[Tensor, "n width"]:
         return read.reshape(len(read), self.width) / self._n_summed

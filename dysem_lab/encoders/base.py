@@ -5,10 +5,10 @@ An encoder has the shape of a sentence-transformers model: `encode`, `similarity
 such a model.
 """
 
-import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -20,9 +20,10 @@ from torch import Tensor
 from dysem_lab.consensus import vectors_of
 from dysem_lab.data.languages import LANGUAGES
 from dysem_lab.display import card
+from dysem_lab.encoders.settings import load_settings, save_settings
 from dysem_lab.encoders.vectors import SemanticVectors, require_semantic
 from dysem_lab.errors import InputError, choices
-from dysem_lab.inputs import checked, path_of
+from dysem_lab.inputs import checked
 from dysem_lab.joint import all_pairs_cosine, all_pairs_similarity, pairwise_similarity
 from dysem_lab.models.capture import capture
 from dysem_lab.models.facts import ModelFacts
@@ -31,14 +32,7 @@ from dysem_lab.models.passes import MAX_TOKENS
 from dysem_lab.models.places import Place, output_place
 from dysem_lab.models.record import Edit
 from dysem_lab.models.store import VectorStore
-from dysem_lab.prompts import (
-    SLOT,
-    TEMPLATE_NAMES,
-    metaeol,
-    parts_of,
-    template_parts,
-    wrap,
-)
+from dysem_lab.prompts import SLOT, TEMPLATE_NAMES, metaeol, parts_of, template_parts, wrap
 from dysem_lab.translation.translate import Translator
 
 # Where the paper of a prompt reads its embedding: PromptEOL and MetaEOL after the final norm,
@@ -47,6 +41,7 @@ from dysem_lab.translation.translate import Translator
 OUTPUT_OF = {"pretended_cot": "penultimate", "knowledge": "penultimate", "ck": "penultimate"}
 
 Encoded = SemanticVectors | Tensor | np.ndarray
+GIVEN = ("self", "lens", "translator", "device")  # arguments of constructors that are no settings
 
 
 class Encoder(ABC):
@@ -56,7 +51,8 @@ class Encoder(ABC):
     the plain cosine; DySem chooses its dimensions.
 
     Attributes:
-        settings: Names of the constructor's arguments that `config` has; kept as attributes.
+        settings: Names of the constructor's arguments that `config` has, kept as attributes: all
+            but those of `GIVEN`, unless a class says others.
         optional: Those that may be missing.
         dense: Whether every set is full, so that a text is its vector.
         needs_lens: Whether it reads a model of `dysem_lab.load_model`.
@@ -87,6 +83,16 @@ class Encoder(ABC):
     max_tokens: int | None = None
     languages: Sequence[str] = ()
     translator: Translator | None = None
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "__init__" in vars(cls) and "settings" not in vars(cls):
+            several = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+            cls.settings = tuple(
+                name
+                for name, argument in signature(cls.__init__).parameters.items()
+                if name not in (*GIVEN, *cls.optional) and argument.kind not in several
+            )
 
     @property
     @abstractmethod
@@ -123,14 +129,9 @@ class Encoder(ABC):
         store: VectorStore | None = None,
         progress: bool = True,
     ) -> SemanticVectors:
-        """Return the vectors and sets of texts that are there in several languages.
+        """Return the vectors and sets of texts that are there in several languages; see `encode`.
 
-        Args:
-            renderings: Language → the n texts in it. Those in other languages than `language` are
-                read by the encoders that have ``languages``.
-            language: As for `encode`.
-            store: As for `encode`.
-            progress: As for `encode`.
+        Texts in other languages than `language` are read by the encoders that have ``languages``.
 
         Raises:
             InputError: No texts in `language`, or as for `encode`.
@@ -175,12 +176,7 @@ class Encoder(ABC):
 
     @classmethod
     def load(cls, where: str | Path, lens: LensModel | None = None, **given: Any) -> Self:
-        """Return the encoder that `save` wrote.
-
-        Args:
-            where: The file.
-            lens: As for `from_config`.
-            **given: ``translator`` and ``device`` of `from_config`.
+        """Return the encoder that `save` wrote, with what `from_config` is given besides.
 
         Raises:
             InputError: The file is no such configuration, or was saved for another model.
@@ -197,29 +193,31 @@ class Encoder(ABC):
         translator: Translator | None = None,
         device: str = "auto",
     ) -> Self:
-        """Return the encoder with the settings of `config`.
+        """Return the encoder with the settings of `config`; an error calls them `where`.
 
-        Args:
-            config: As the encoder's ``config`` gives it.
-            lens: The model, loaded already, of those that read one (``needs_lens``).
-            where: What an error calls the settings.
-            translator: Of those that have ``languages``.
-            device: Of those that load a model themselves; as for `dysem_lab.load_model`.
+        The model is of those that read one (``needs_lens``), a translator of those that have
+        ``languages``, the device of those that load a model themselves.
 
         Raises:
             InputError: Settings of another kind or model, or one that has no meaning.
         """
         needed = ("model", *cls.settings) if cls.needs_lens else cls.settings
-        check_names(config, cls.__name__, needed, where, cls.optional)
+        wrong = f"{where} is not a saved configuration of {cls.__name__}"
+        if missing := [name for name in needed if name not in config]:
+            raise InputError(f"{wrong}: it has no {', '.join(missing)}")
+        if unknown := [name for name in config if name not in (*needed, *cls.optional)]:
+            raise InputError(f"{wrong}: it has an unknown {', '.join(unknown)}")
+        arguments = dict(config)
+        if cls.needs_lens:
+            lens = require_model(lens)
+            if (model := arguments.pop("model")) != lens.name:
+                raise InputError(
+                    f"these are settings of {model!r}, not of {lens.name!r}; layers of one model "
+                    f"mean nothing in another, so give {cls.__name__} your own"
+                )
         given = {"lens": lens, "translator": translator, "device": device}
-        return cls(**cls._arguments(config, given, where))
-
-    @classmethod
-    def _arguments(
-        cls, config: dict[str, Any], given: dict[str, Any], where: str | Path
-    ) -> dict[str, Any]:
-        """Return the arguments of the constructor, from the settings and what is not among them."""
-        return config
+        taken = signature(cls).parameters
+        return cls(**arguments, **{name: given[name] for name in given if name in taken})
 
     def __repr__(self) -> str:
         settings = ", ".join(f"{name}={value!r}" for name, value in self.config.items())
@@ -238,11 +236,14 @@ class LensEncoder(Encoder):
 
     needs_lens = True
     lens: LensModel
+    templates: Sequence[str] = ("none",)  # what is read is the mean over their prompts
     _place: Place  # what is read at
 
     @abstractmethod
     def __init__(self, lens: LensModel, **settings: Any) -> None:
         """Take the model; subclasses name their settings."""
+        self.lens = require_model(lens)
+        self.width, self.blocks = lens.d_model, lens.n_layers
 
     @property
     def facts(self) -> ModelFacts:  # type: ignore[override]
@@ -284,101 +285,17 @@ class LensEncoder(Encoder):
                 progress=progress,
                 description=self.name,
             )[component]
-            for prompts, edit in zip(self._prompts(checked(texts)), self._edits(), strict=True)
+            for prompts, edit in self._passes(checked(texts))
         ]
         return SemanticVectors(self._pooled(torch.stack(read).mean(0)))
 
-    def _prompts(self, texts: Sequence[str]) -> Sequence[Sequence[str]]:
-        """Return the prompts of the texts in each template."""
-        return [wrap(texts, "none")]
-
-    def _edits(self) -> Sequence[Edit | None]:
-        """Return the change of the forward pass in each template."""
-        return [None]
+    def _passes(self, texts: Sequence[str]) -> Iterable[tuple[Sequence[str], Edit | None]]:
+        """Return the prompts in each template, and the change of their forward pass."""
+        return [(wrap(texts, template), None) for template in self.templates]
 
     def _pooled(self, read: Float[Tensor, "n ..."]) -> Float[Tensor, "n width"]:
         """Return the vectors from what was read."""
         return read
-
-    @classmethod
-    def _arguments(
-        cls, config: dict[str, Any], given: dict[str, Any], where: str | Path
-    ) -> dict[str, Any]:
-        lens = given["lens"]
-        require_model(lens)
-        if config["model"] != lens.name:
-            raise InputError(
-                f"these are settings of {config['model']!r}, not of {lens.name!r}; layers of one "
-                f"model mean nothing in another, so give {cls.__name__} your own"
-            )
-        return {"lens": lens, **{name: value for name, value in config.items() if name != "model"}}
-
-
-def save_settings(where: str | Path, settings: dict[str, Any]) -> Path:
-    """Write settings as JSON and return the file.
-
-    Raises:
-        InputError: The file cannot be written.
-    """
-    path = path_of(where)
-    text = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot write {path} ({error}); give the path of a file") from error
-    return path
-
-
-def load_settings(where: str | Path, kind: str) -> dict[str, Any]:
-    """Return what `save_settings` wrote.
-
-    Args:
-        where: The file.
-        kind: Whose settings they should be.
-
-    Raises:
-        InputError: The file cannot be read, or holds no JSON object.
-    """
-    path = path_of(where)
-    try:
-        if path.exists() and not path.is_file():  # a folder, or a device that never ends
-            raise OSError("it is no file")
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read {where} ({error}); give a file that `save` wrote") from error
-    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, nested without an end
-        raise InputError(f"{where} is not a saved configuration of {kind}: {error}") from error
-    if not isinstance(settings, dict):
-        raise InputError(
-            f"{where} is not a saved configuration of {kind}: its JSON is no object of settings"
-        )
-    return settings
-
-
-def check_names(
-    config: Collection[str],
-    kind: str,
-    needed: Collection[str],
-    where: str | Path,
-    optional: Collection[str] = (),
-) -> None:
-    """Raise an error unless saved settings are those that there have to be.
-
-    Args:
-        config: The names of the settings.
-        kind: Whose settings they should be.
-        needed: Those that there have to be.
-        where: What an error calls them.
-        optional: Those that there may be.
-
-    Raises:
-        InputError: A setting too few or too many.
-    """
-    wrong = f"{where} is not a saved configuration of {kind}"
-    if missing := [name for name in needed if name not in config]:
-        raise InputError(f"{wrong}: it has no {', '.join(missing)}")
-    if unknown := [name for name in config if name not in (*needed, *optional)]:
-        raise InputError(f"{wrong}: it has an unknown {', '.join(unknown)}")
 
 
 def require_language(language: object) -> None:
@@ -398,12 +315,13 @@ def texts_in(language: str, renderings: Mapping[str, Sequence[str]]) -> Sequence
     return renderings[language]
 
 
-def require_model(lens: object) -> None:
-    """Raise `InputError` where something else than a model is given, such as the name of one."""
+def require_model(lens: Any) -> LensModel:
+    """Return the model; raise `InputError` where it is something else, such as the name of one."""
     if not hasattr(lens, "d_model"):
         raise InputError(
             f"lens must be a model of load_model, got {lens!r:.80}; use lens = load_model(name)"
         )
+    return lens
 
 
 class MeanPooling(LensEncoder):
@@ -422,8 +340,7 @@ class MeanPooling(LensEncoder):
 
     def __init__(self, lens: LensModel) -> None:
         """Take the model."""
-        require_model(lens)
-        self.lens, self.width, self.blocks = lens, lens.d_model, lens.n_layers
+        super().__init__(lens)
         self._place = Place("mean")
 
 
@@ -444,16 +361,12 @@ class PromptEncoder(LensEncoder):
         InputError: An unknown template or output layer.
     """
 
-    settings: ClassVar[Sequence[str]] = ("template", "output_layer")
-
     def __init__(
         self, lens: LensModel, template: str = "prompteol", output_layer: int | str | None = None
     ) -> None:
         """Check the settings; no text is read yet."""
-        require_model(lens)
-        self.lens, self.width = lens, lens.d_model
-        self.template = template
-        self.templates = parts_of(template)
+        super().__init__(lens)
+        self.template, self.templates = template, parts_of(template)
         if template == "none":
             raise InputError("template 'none' has no prompt; use 'prompteol', or MeanPooling")
         if template not in (*TEMPLATE_NAMES, *metaeol()) and SLOT not in template:
@@ -466,24 +379,6 @@ class PromptEncoder(LensEncoder):
         self._place = output_place(self.output_layer, lens.n_layers)
         if not isinstance(self.output_layer, str):
             self.output_layer = int(self.output_layer)  # numpy's is no JSON value
-
-    @property
-    def name(self) -> str:  # type: ignore[override]
-        """The prompt's name."""
-        return TEMPLATE_NAMES.get(self.template, self.template)
-
-    @property
-    def passes(self) -> int:  # type: ignore[override]
-        """Forward passes per text."""
-        return len(self.templates)
-
-    @property
-    def blocks(self) -> int:  # type: ignore[override]
-        """Blocks that run per text."""
-        return len(self.templates) * self._place.n_blocks(self.lens.n_layers)
-
-    def _prompts(self, texts: Sequence[str]) -> Sequence[Sequence[str]]:
-        return [wrap(texts, template) for template in self.templates]
-
-    def _edits(self) -> Sequence[Edit | None]:
-        return [None] * len(self.templates)
+        self.name = TEMPLATE_NAMES.get(template, template)
+        self.passes = len(self.templates)
+        self.blocks = self.passes * self._place.n_blocks(lens.n_layers)

@@ -1,5 +1,6 @@
 """Checkpoints of transformers: found, loaded whole or refused, and told from each other."""
 
+from collections.abc import Collection
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,12 +13,12 @@ from transformers import (
     AutoModel,
     AutoTokenizer,
     BertForMaskedLM,
-    PreTrainedConfig,
     PreTrainedTokenizerBase,
 )
 
 from dysem_lab.errors import InputError, ModelError
 from dysem_lab.hub import find_on_hub
+from dysem_lab.inputs import one_of
 from dysem_lab.models.loading import own_keys, resolve_device, whole_model
 from dysem_lab.models.names import local_path
 from dysem_lab.weights import loading, require_whole
@@ -65,10 +66,17 @@ def located(model: str | Path, revision: str | None = None) -> tuple[str, dict[s
         return str(model), find_on_hub(str(model), revision)._asdict()
 
 
-def load_config(source: str, at: dict[str, Any]) -> PreTrainedConfig:
-    """Return the configuration of a model that is not loaded yet, by its `located` place."""
+def architecture_of(model: str | Path, known: Collection[str], revision: str | None = None) -> str:
+    """Return the architecture of a model that is not loaded yet, once it is one of the known.
+
+    Raises:
+        InputError: Another one.
+        ModelError: Its configuration cannot be loaded.
+    """
+    source, at = located(model, revision)
     with loading(source, remedy=REMEDY):
-        return AutoConfig.from_pretrained(source, **at, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(source, **at, trust_remote_code=False)
+    return one_of(config.model_type, known, f"architecture of {model}:")
 
 
 def load_checkpoint(
@@ -79,15 +87,10 @@ def load_checkpoint(
     pooler: bool = False,
     tokenizer: str | None = None,
 ) -> tuple[Any, PreTrainedTokenizerBase]:
-    """Return a model in float32, on its device, and its tokenizer.
+    """Return a model in float32, on its device, and its tokenizer, which may be elsewhere.
 
-    Args:
-        model: A hub id or a folder.
-        revision: Branch, tag or commit on the hub.
-        device: As for `dysem_lab.load_model`.
-        pooler: Whether the checkpoint must have the pooler's weights; without, a pooler that it
-            lacks is taken out.
-        tokenizer: Where the tokenizer is, if not with the model.
+    With ``pooler`` the checkpoint must have the pooler's weights; without, a pooler that it lacks
+    is taken out.
 
     Raises:
         ModelError: The checkpoint cannot be loaded, or lacks weights that are read.
@@ -142,5 +145,6 @@ def optional_package(module: str, extra: str, encoder: str) -> Any:
         return import_module(module)
     except ImportError as error:
         raise ModelError(
-            f"{encoder} needs {module} ({error}); pip install 'dysem-lab[{extra}]'"
+            f"{encoder} needs {module.partition('.')[0]} ({error}); "
+            f"pip install 'dysem-lab[{extra}]'"
         ) from error

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from dysem_lab import paths
-from dysem_lab.encoders.base import PromptEncoder, require_model, save_settings
+from dysem_lab.encoders.base import PromptEncoder, require_model
 from dysem_lab.errors import InputError, choices
 from dysem_lab.inputs import path_of
 from dysem_lab.models.lens import LensModel
@@ -116,22 +116,11 @@ class ContrastivePrompting(PromptEncoder):
         check_output(output_layer, self.contrast, lens.n_layers)
         super().__init__(lens, template, output_layer)
         warn_if_alpha_is_undone(self.contrast, lens)
-
-    @property
-    def name(self) -> str:  # type: ignore[override]
-        """The prompt's name and the norm."""
         norms = {"scaling": "CP-NS", "recovering": "CP-NR"}
-        return f"{super().name} + {norms.get(self.contrast.norm, f'CP {self.contrast.norm}')}"
-
-    @property
-    def passes(self) -> int:  # type: ignore[override]
-        """Forward passes per text, the auxiliary one included."""
-        return super().passes + (not self.contrast.every_token)
-
-    @property
-    def blocks(self) -> int:  # type: ignore[override]
-        """Blocks that run per text: l + 1 more than for the plain prompts."""
-        return super().blocks + (0 if self.contrast.every_token else self.contrast.layer + 1)
+        self.name += f" + {norms.get(norm, f'CP {norm}')}"
+        if not self.contrast.every_token:  # the auxiliary pass ends after block l
+            self.passes += 1
+            self.blocks += self.contrast.layer + 1
 
     @property
     def config(self) -> dict[str, Any]:
@@ -149,16 +138,11 @@ class ContrastivePrompting(PromptEncoder):
         Args:
             where: A path that ends in ``.json``, or a name under which `load` finds them.
         """
-        return save_settings(_settings_file(where), self.config)
+        return super().save(_settings_file(where))
 
     @classmethod
     def load(cls, where: str | Path, lens: LensModel | None = None, **given: Any) -> Self:
-        """Return the encoder that `save` wrote, or one of the paper's by name.
-
-        Args:
-            where: As for `save`, or a name of `contrastive_settings`.
-            lens: The model, loaded already.
-            **given: Nothing that is read.
+        """Return the encoder that `save` wrote, or one of the paper's by a name of its settings.
 
         Raises:
             InputError: No such settings, or settings of another model.
@@ -173,6 +157,6 @@ class ContrastivePrompting(PromptEncoder):
         # The paper's settings say nothing of heads: all of them.
         return cls.from_config({**published[str(where)], "heads": None}, lens, where)
 
-    def _edits(self) -> Sequence[Edit | None]:
+    def _passes(self, texts: Sequence[str]) -> Iterable[tuple[Sequence[str], Edit | None]]:
         edit = Intervention(self.lens, self.contrast)  # all templates share its auxiliary passes
-        return [edit] * len(self.templates)
+        return [(prompts, edit) for prompts, _ in super()._passes(texts)]

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from numbers import Integral
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import pandas as pd
 import torch
@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dysem_lab.consensus import consensus_set, resolve_k, vectors_of
-from dysem_lab.encoders.base import LensEncoder, require_language, require_model, texts_in
+from dysem_lab.encoders.base import LensEncoder, require_language, texts_in
 from dysem_lab.encoders.settings import RANKINGS, VECTORS, check_settings
 from dysem_lab.encoders.vectors import SemanticVectors
 from dysem_lab.errors import InputError
@@ -143,15 +143,6 @@ class DySem(LensEncoder):
     Source: DySem, arXiv 2605.29751, Section 3, Eqs. 9–17.
     """
 
-    settings: ClassVar[Sequence[str]] = (
-        "languages",
-        "k",
-        "component",
-        "template",
-        "setting",
-        "vector",
-        "rank_by",
-    )
     optional: ClassVar[Sequence[str]] = ("contrast",)
     dense = False
     languages: tuple[str, ...]
@@ -170,7 +161,7 @@ class DySem(LensEncoder):
         contrast: Contrast | None = None,
     ) -> None:
         """Check the settings; no text is read yet."""
-        require_model(lens)
+        super().__init__(lens)
         languages = check_settings(languages, component, template, setting, vector, rank_by)
         resolve_k(k, lens.d_model)
         if translator is not None and not hasattr(translator, "name"):  # as strings have none
@@ -178,49 +169,27 @@ class DySem(LensEncoder):
                 f"translator must be one, such as a ParallelTable, got {translator!r:.80}"
             )
         if contrast is not None:
-            if not isinstance(contrast, Contrast):
-                raise InputError(f"contrast must be a Contrast, got {contrast!r:.80}")
+            check_contrast(contrast, lens)
             if setting != "english":
                 raise InputError(
                     "a contrast needs setting='english': the auxiliary prompts are in English only"
                 )
-            check_contrast(contrast, lens)
             warn_if_alpha_is_undone(contrast, lens)
-        self.lens, self.width = lens, lens.d_model
-        self.languages = languages
-        self.translator = translator
+        self.languages, self.translator = languages, translator
         self.k = int(k) if isinstance(k, Integral) else float(k)  # numpy's is no JSON value
-        self.component = component
-        self.template = template
-        self.setting = setting
-        self.vector = vector
-        self.rank_by = rank_by
-        self.contrast = contrast
-
-    @property
-    def name(self) -> str:  # type: ignore[override]
-        """What tables call it."""
-        template = TEMPLATE_NAMES.get(self.template, self.template)
-        setting = "LS" if self.setting == "language-specific" else self.setting
-        component = [] if self.component == "attn" else [self.component]
-        settings = [*component, setting, self.vector, f"m={len(self.languages)}"]
-        contrast = f" on {self.contrast}" if self.contrast else ""
-        return f"{template} + DySem ({', '.join(settings)}){contrast}"
-
-    @property
-    def passes(self) -> int:  # type: ignore[override]
-        """Forward passes per text in English: one per language, auxiliary ones included."""
-        n_prompts = len({*self.languages, *(["en"] if self.vector == "source" else [])})
-        steered = self.contrast is not None and not self.contrast.every_token
-        return n_prompts * (2 if steered else 1)
-
-    @property
-    def blocks(self) -> int:  # type: ignore[override]
-        """Blocks that run per text in English."""
-        n_blocks = self.lens.n_layers
-        if self.contrast is None or self.contrast.every_token:
-            return self.passes * n_blocks
-        return self.passes // 2 * (n_blocks + self.contrast.layer + 1)
+        self.component, self.template, self.setting = component, template, setting
+        self.vector, self.rank_by, self.contrast = vector, rank_by, contrast
+        components = [] if component == "attn" else [component]
+        of_prompt = "LS" if setting == "language-specific" else setting
+        named = ", ".join([*components, of_prompt, vector, f"m={len(languages)}"])
+        steered = f" on {contrast}" if contrast else ""
+        self.name = f"{TEMPLATE_NAMES.get(template, template)} + DySem ({named}){steered}"
+        # Of a text in English, which is read in each language, and for v(x) in its own.
+        self.passes = len({*languages, *(["en"] if vector == "source" else [])})
+        self.blocks = self.passes * lens.n_layers
+        if contrast and not contrast.every_token:  # auxiliary passes end after block l
+            self.blocks += self.passes * (contrast.layer + 1)
+            self.passes *= 2
 
     @property
     def config(self) -> dict[str, Any]:
@@ -229,19 +198,23 @@ class DySem(LensEncoder):
         return {**super().config, "languages": list(self.languages), **contrast}
 
     @classmethod
-    def _arguments(
-        cls, config: dict[str, Any], given: dict[str, Any], where: str | Path
-    ) -> dict[str, Any]:
-        settings = super()._arguments(config, given, where)
-        if (steering := settings.get("contrast")) is not None:
+    def from_config(
+        cls,
+        config: dict[str, Any],
+        lens: LensModel | None = None,
+        where: str | Path = "this",
+        **given: Any,
+    ) -> Self:
+        """Return the estimator; see `Encoder.from_config`."""
+        if (steering := config.get("contrast")) is not None:
             names = {field.name for field in fields(Contrast)}
             if not isinstance(steering, dict) or steering.keys() != names:
                 raise InputError(
                     f"{where} is not a saved configuration of DySem: its contrast needs "
                     f"{', '.join(sorted(names))}"
                 )
-            settings["contrast"] = Contrast(**steering)
-        return {**settings, "translator": given["translator"]}
+            config = {**config, "contrast": Contrast(**steering)}
+        return super().from_config(config, lens, where, **given)
 
     def encode(
         self,
@@ -259,12 +232,11 @@ class DySem(LensEncoder):
             language: Its code; the source language of Eq. 15.
             renderings: Ready translations, language → n texts, or a table with a column for each
                 language and a row for each text; the translator makes the rest.
-            store: As for `dysem_lab.capture`.
-            progress: Show progress bars.
+            store: As for `Encoder.encode`.
+            progress: As for `Encoder.encode`.
 
         Raises:
-            InputError: An empty text, what is no list of texts (see `dysem_lab.inputs.checked`),
-                renderings of another length.
+            InputError: As for `Encoder.encode`, or renderings of another length.
             MissingTranslationError: A rendering is neither given nor to be had.
         """
         texts = checked(texts)
@@ -273,10 +245,17 @@ class DySem(LensEncoder):
         wanted = [*self.languages]
         if self.vector == "source" and language not in wanted:
             wanted.append(language)
-        rendered = {code: self._render(texts, language, code, given) for code in wanted}
+        in_each = {}
+        for code in wanted:
+            missing = (
+                f"no rendering of {len(texts)} texts (such as {texts[0] if texts else ''!r}) in "
+                f"{code!r}: give DySem a translator, give encode the renderings, or use "
+                f"languages=({language!r},)"
+            )
+            in_each[code] = rendered(texts, language, code, given, self.translator, missing)
         vectors = language_vectors(
             self.lens,
-            rendered,
+            in_each,
             self.component,
             self.template,
             self.setting,
@@ -304,13 +283,3 @@ class DySem(LensEncoder):
         """Return v(x) and S(x) of each text; see `Encoder.encode_renderings`."""
         texts = texts_in(language, renderings)
         return self.encode(texts, language, renderings, store=store, progress=progress)
-
-    def _render(
-        self, texts: list[str], source: str, target: str, renderings: Mapping[str, Sequence[str]]
-    ) -> list[str]:
-        missing = (
-            f"no rendering of {len(texts)} texts (such as {texts[0] if texts else ''!r}) in "
-            f"{target!r}: give DySem a translator, give encode the renderings, or use "
-            f"languages=({source!r},)"
-        )
-        return rendered(texts, source, target, renderings, self.translator, missing)

@@ -1,13 +1,12 @@
 """Echo embeddings: the sentence twice, so that its second copy has seen all of it."""
 
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Iterable, Sequence
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from dysem_lab.encoders.base import LensEncoder, require_model
+from dysem_lab.encoders.base import LensEncoder
 from dysem_lab.errors import InputError
 from dysem_lab.inputs import require_characters
 from dysem_lab.models.facts import ModelFacts
@@ -25,22 +24,16 @@ class SecondCopy(Edit):
 
     Prefix, text, middle, text and suffix are cut into tokens separately, with the model's beginning
     token once, so that both copies have the same tokens.
-
-    Args:
-        lens: The model.
-        parts: Prefix, middle and suffix of the template.
     """
 
     def __init__(self, lens: LensModel, parts: Sequence[str]) -> None:
-        """Cut the template into tokens."""
+        """Cut prefix, middle and suffix of the template into tokens."""
         super().__init__(lens)
         self._parts = tuple(parts)
-        with_specials = lens.tokenizer("a")["input_ids"]
-        begins = lens.tokenizer.bos_token_id is not None and (
-            with_specials[:1] == [lens.tokenizer.bos_token_id]
-        )
+        bos = [lens.tokenizer.bos_token_id]
+        begins = lens.tokenizer("a")["input_ids"][:1] == bos
         prefix, self._middle, self._suffix = (self._ids([part])[0] for part in parts)
-        self._prefix = [lens.tokenizer.bos_token_id] * begins + prefix
+        self._prefix = bos * begins + prefix
 
     @property
     def facts(self) -> ModelFacts:
@@ -88,26 +81,21 @@ class Echo(LensEncoder):
     """
 
     name = "Echo"
-    settings: ClassVar[Sequence[str]] = ("template",)
 
     def __init__(self, lens: LensModel, template: str = TEMPLATE) -> None:
         """Check the template; no text is read yet."""
-        require_model(lens)
+        super().__init__(lens)
         n_slots = template.count(SLOT) if isinstance(template, str) else 0
         if n_slots != 2:
             raise InputError(
                 f"an echo template needs two {SLOT} slots, {template!r:.200} has {n_slots}"
             )
         require_characters(template, "the template")
-        parts = template.split(SLOT)
-        self.lens, self.width, self.blocks = lens, lens.d_model, lens.n_layers
         self.template = template
-        self._parts, self._place = parts, Place("mean")
+        self._parts, self._place = template.split(SLOT), Place("mean")
 
-    def _prompts(self, texts: Sequence[str]) -> Sequence[Sequence[str]]:
+    def _passes(self, texts: Sequence[str]) -> Iterable[tuple[Sequence[str], Edit | None]]:
         prefix, middle, suffix = self._parts
         texts = [text.strip() for text in wrap(texts, "none")]
-        return [[Prompt.build(prefix, text, middle + text + suffix) for text in texts]]
-
-    def _edits(self) -> Sequence[Edit | None]:
-        return [SecondCopy(self.lens, self._parts)]
+        prompts = [Prompt.build(prefix, text, middle + text + suffix) for text in texts]
+        return [(prompts, SecondCopy(self.lens, self._parts))]

@@ -14,18 +14,13 @@ from transformers import PreTrainedModel
 
 from dysem_lab.encoders.checkpoints import (
     REMEDY,
+    architecture_of,
     load_checkpoint,
-    load_config,
     located,
     optional_package,
 )
-from dysem_lab.encoders.trained import (
-    TrainedEncoder,
-    padded,
-    token_ids_of,
-    warn_shortened,
-)
-from dysem_lab.errors import InputError, ModelError, choices
+from dysem_lab.encoders.trained_base import TrainedEncoder, padded, token_ids_of, warn_shortened
+from dysem_lab.errors import InputError, ModelError
 from dysem_lab.models.loading import base_of
 from dysem_lab.prompts import Prompt
 from dysem_lab.weights import loading, require_whole
@@ -74,7 +69,8 @@ class LLM2Vec(TrainedEncoder):
     Source: LLM2Vec (arXiv 2404.05961), Section 2, and the code of llm2vec 0.2.3.
     """
 
-    settings = ("base", "adapter", "instruction", "chat")
+    name, component = "LLM2Vec", "text mean"
+    max_tokens = LLM2VEC_TOKENS
 
     def __init__(
         self,
@@ -86,23 +82,25 @@ class LLM2Vec(TrainedEncoder):
         device: str = "auto",
     ) -> None:
         """Load the base and merge its adapters."""
-        self.name, self.component = "LLM2Vec", "text mean"
         self.base, self.adapter = str(base), None if adapter is None else str(adapter)
         self.instruction = instruction
         source, at = located(base)
         with loading(base, source, REMEDY):
             whole = base_of(source, at) or source
         adapters = [one for one in (base if whole != source else None, adapter) if one is not None]
-        architecture = load_config(*located(whole)).model_type
-        if architecture not in LLM2VEC_TYPES:
-            raise choices(f"architecture of {whole}:", architecture, LLM2VEC_TYPES)
+        architecture_of(whole, LLM2VEC_TYPES)
         self.chat = list(CHAT_FORMATS.get(whole, ("", "")) if chat is None else chat)
         self.model, self.tokenizer = load_checkpoint(whole, None, device, tokenizer=source)
         for one in adapters:
             self.model = merged(self.model, one)
         self.tokenizer.pad_token = self.tokenizer.eos_token
-        self.max_tokens = LLM2VEC_TOKENS
-        self._check_both_ways()
+        with torch.inference_mode():
+            first, second = self.states([[0, 1], [0, 2]])[:, 0]
+        if torch.equal(first, second):
+            raise ModelError(
+                f"{base}: a later token does not reach an earlier one, so transformers "
+                f"{transformers.__version__} attends one way only; LLM2Vec needs both"
+            )
         self._know(" + ".join(dict.fromkeys(map(str, (base, *adapters)))))
 
     def prompts(self, texts: Sequence[str]) -> list[str]:
@@ -156,15 +154,6 @@ class LLM2Vec(TrainedEncoder):
                     f"{LLM2VEC_TEXT_TOKENS}: {text[:40]!r}…; shorten it"
                 )
             text = kept
-
-    def _check_both_ways(self) -> None:
-        with torch.inference_mode():
-            first, second = self.states([[0, 1], [0, 2]])[:, 0]
-        if torch.equal(first, second):
-            raise ModelError(
-                f"{self.base}: a later token does not reach an earlier one, so transformers "
-                f"{transformers.__version__} attends one way only; LLM2Vec needs both"
-            )
 
 
 def merged(model: PreTrainedModel, adapter: str | Path) -> PreTrainedModel:

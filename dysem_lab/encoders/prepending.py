@@ -1,10 +1,8 @@
 """Token Prepending: a placeholder before the sentence that lets early tokens see the late ones."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from functools import partial
-from typing import ClassVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -23,11 +21,11 @@ from dysem_lab.prompts import Prompt, template_parts, wrap
 
 # A character of private use: no text holds it, as one may hold the papers' "<PST>".
 PLACEHOLDER = "\U000f5054"
-# One copy for each model: copying a large vocabulary takes seconds.
-# Of each model, the copy of its tokenizer and the fingerprint that the model had.
+# Of each model one copy of its tokenizer, as copying a large vocabulary takes seconds, and the
+# fingerprint that the model had.
 _TOKENIZERS: WeakKeyDictionary[LensModel, tuple[str, PreTrainedTokenizerBase]] = WeakKeyDictionary()
 MOST_SEED = 2**64 - 1  # of torch
-QUOTES = "\"'“”‘’「『«"
+QUOTES = tuple("\"'“”‘’「『«")
 
 
 class Prepending(Edit):
@@ -36,15 +34,8 @@ class Prepending(Edit):
     For every block l with ``start <= l < exit``, x_l at the placeholder is replaced by x_l at the
     last token, one block after the other.
 
-    Args:
-        lens: The model.
-        prefix: What stands before the placeholder in every prompt.
-        start: First block whose input is replaced, 0-based.
-        stop: The block after the last one.
-        placeholder: A text of one token whose embedding the placeholder has; None draws it from
-            N(0, 1).
-        seed: Of that draw.
-        tokenizer: The model's with the placeholder registered, from `with_placeholder`.
+    The arguments are those of `TokenPrepending`, with what stands before the placeholder in every
+    prompt and the tokenizer of `with_placeholder`.
     """
 
     every_token = True
@@ -103,22 +94,19 @@ class Prepending(Edit):
         last = mask.sum(1)[rows] - 1
         at = self._position
 
-        def prepend(x: Float[Tensor, "batch pos d"], hook: object) -> Tensor:
-            edited = x.clone()
-            edited[rows, at] = x[texts, last]
-            return edited
+        def put(vectors: Callable[[Tensor], Tensor]) -> Callable[[Tensor, object], Tensor]:
+            def edit(x: Float[Tensor, "batch pos d"], hook: object) -> Tensor:
+                edited = x.clone()
+                edited[rows, at] = vectors(x)
+                return edited
 
+            return edit
+
+        prepend = put(lambda x: x[texts, last])
         hooks: list[Hook] = [(f"blocks.{layer}.hook_in", prepend) for layer in self._blocks]
         if self._embedding is not None:
-            hooks.insert(0, ("blocks.0.hook_in", partial(_placed, self._embedding, rows, at)))
+            hooks.insert(0, ("blocks.0.hook_in", put(self._embedding.to)))
         return hooks
-
-
-def _placed(embedding: Tensor, rows: slice, at: int, x: Tensor, hook: object) -> Tensor:
-    """Return the input of the first block with the placeholder's own embedding."""
-    edited = x.clone()
-    edited[rows, at] = embedding.to(x)
-    return edited
 
 
 def with_placeholder(lens: LensModel) -> PreTrainedTokenizerBase:
@@ -177,15 +165,6 @@ class TokenPrepending(PromptEncoder):
     Source: Token Prepending, arXiv 2412.11556, Section 3 and released configurations.
     """
 
-    settings: ClassVar[Sequence[str]] = (
-        "template",
-        "start",
-        "exit",
-        "output_layer",
-        "placeholder",
-        "seed",
-    )
-
     def __init__(
         self,
         lens: LensModel,
@@ -212,40 +191,16 @@ class TokenPrepending(PromptEncoder):
         self.placeholder, self.seed = placeholder, at_least(seed, 0, "seed")
         if self.seed > MOST_SEED:
             raise InputError(f"seed must be at most {MOST_SEED}, got {seed}")
+        self.name += " + TP"
 
-    @property
-    def name(self) -> str:  # type: ignore[override]
-        """The prompt's name with TP."""
-        return f"{super().name} + TP"
-
-    def _prompts(self, texts: Sequence[str]) -> Sequence[Sequence[str]]:
-        return [self._with_placeholder(texts, template) for template in self.templates]
-
-    def _with_placeholder(self, texts: Sequence[str], template: str) -> Sequence[str]:
-        prefix, suffix = template_parts(template, "english", "en")
-        before, quote = _before_quote(prefix)
-        prefix = f"{before}{PLACEHOLDER} {quote}"
-        return [
-            Prompt.build(prefix, prompt[prompt.start : prompt.stop], suffix)
-            for prompt in wrap(texts, template)
-        ]
-
-    def _edits(self) -> Sequence[Edit | None]:
-        return [
-            Prepending(
-                self.lens,
-                _before_quote(template_parts(template, "english", "en")[0])[0],
-                self.start,
-                self.exit,
-                self.placeholder,
-                self.seed,
-                with_placeholder(self.lens),
-            )
-            for template in self.templates
-        ]
-
-
-def _before_quote(prefix: str) -> tuple[str, str]:
-    """Return what stands before the opening quote of the sentence, and that quote ("" if none)."""
-    at = len(prefix) - (prefix[-1:] in QUOTES and prefix != "")
-    return prefix[:at], prefix[at:]
+    def _passes(self, texts: Sequence[str]) -> Iterable[tuple[Sequence[str], Edit | None]]:
+        settings = (self.start, self.exit, self.placeholder, self.seed)
+        for template in self.templates:
+            prefix, suffix = template_parts(template, "english", "en")
+            before = prefix[: len(prefix) - prefix.endswith(QUOTES)]
+            with_quote = f"{before}{PLACEHOLDER} {prefix[len(before) :]}"
+            prompts = [
+                Prompt.build(with_quote, prompt[prompt.start : prompt.stop], suffix)
+                for prompt in wrap(texts, template)
+            ]
+            yield prompts, Prepending(self.lens, before, *settings, with_placeholder(self.lens))

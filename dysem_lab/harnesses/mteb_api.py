@@ -22,20 +22,19 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 from dysem_lab.data.languages import LANGUAGES
 from dysem_lab.encoders.base import Encoder
-from dysem_lab.errors import InputError, ModelError, choices
+from dysem_lab.encoders.checkpoints import optional_package
+from dysem_lab.errors import InputError, choices
 from dysem_lab.harnesses.sentence_api import (
-    Embeddings,
     SentenceEncoder,
     commit_of,
     pack,
@@ -121,7 +120,9 @@ def mteb_scores(result: Any) -> pd.DataFrame:
             "key": key,
             "score": float(score),
             "main_score": float(scores["main_score"]),
-            "own_similarity": _own_similarity(key, scores),
+            "own_similarity": not (
+                key.startswith(GENERIC) or any(mark in scores for mark in WITHOUT_SIMILARITY)
+            ),
         }
         for task in result.task_results
         for split, of_subsets in task.scores.items()
@@ -140,8 +141,8 @@ class _Model:
     """
 
     def __init__(self, model: SentenceEncoder, meta: Any) -> None:
-        self.model = model
-        self.mteb_model_meta = meta
+        self.model, self.mteb_model_meta = model, meta
+        self.similarity, self.similarity_pairwise = model.similarity, model.similarity_pairwise
 
     def encode(
         self,
@@ -153,16 +154,11 @@ class _Model:
         prompt_type: Any = None,
         **options: Any,
     ) -> Float[np.ndarray, "n width"]:
-        """Return the embeddings of the texts of a task.
+        """Return the embeddings of the texts of a task, queries and documents alike.
 
-        Args:
-            inputs: Batches with a list under ``text``; that of a document is title and text.
-            task_metadata: Its type decides what is seen of DySem (see the module).
-            hf_split: Not used.
-            hf_subset: Names the language of the texts.
-            prompt_type: Not used: queries and documents are encoded alike.
-            **options: ``show_progress_bar``; ``batch_size`` is not used, and ``precision`` can
-                only be float32.
+        A batch has a list under ``text``; that of a document is title and text. The task's type
+        decides what is seen of DySem (see the module), its subset names the language. Of the
+        options, `SentenceEncoder.encode` says which can be honoured.
 
         Raises:
             InputError: Inputs without text, an unknown option, or a language that DySem does not
@@ -181,32 +177,15 @@ class _Model:
         plain = task_metadata.type in VECTOR_TASKS
         return (semantic.masked() if plain else pack(semantic)).numpy()
 
-    def similarity(self, embeddings1: Embeddings, embeddings2: Embeddings) -> Tensor:
-        """Return the encoder's similarity of all pairs ``[n1, n2]``."""
-        return self.model.similarity(embeddings1, embeddings2)
-
-    def similarity_pairwise(self, embeddings1: Embeddings, embeddings2: Embeddings) -> Tensor:
-        """Return the encoder's similarity of the i-th with the i-th ``[n]``."""
-        return self.model.similarity_pairwise(embeddings1, embeddings2)
-
 
 @cache
 def _model_class() -> type:
-    """Return `_Model` as a subclass of MTEB's base class.
-
-    Raises:
-        ModelError: mteb is not installed.
-    """
-    return type("DysemLabModel", (_Model, _mteb("abs_encoder").AbsEncoder), {})
-
-
-def _mteb(module: str) -> Any:
-    try:
-        return import_module(f"mteb.models.{module}")
-    except ImportError as error:
-        raise ModelError(
-            f"mteb_model needs mteb ({error}); pip install 'dysem-lab[eval]'"
-        ) from error
+    """Return `_Model` as a subclass of MTEB's base class."""
+    return type(
+        "DysemLabModel",
+        (_Model, optional_package("mteb.models.abs_encoder", "eval", "mteb_model").AbsEncoder),
+        {},
+    )
 
 
 def _texts(inputs: Iterable[Mapping[str, Any]]) -> Iterator[str]:
@@ -218,11 +197,7 @@ def _texts(inputs: Iterable[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _language(task_metadata: Any, hf_subset: str) -> str:
-    """Return the code of the one language of a task's texts.
-
-    Raises:
-        InputError: Another number of languages, or one that DySem does not know.
-    """
+    """Return the code of the one language of a task's texts."""
     scripts = task_metadata.hf_subsets_to_langscripts.get(hf_subset, ())
     codes = {ISO_639_3.get(script.split("-")[0], script) for script in scripts}
     if len(codes) == 1 and codes <= set(LANGUAGES):
@@ -233,13 +208,9 @@ def _language(task_metadata: Any, hf_subset: str) -> str:
     )
 
 
-def _own_similarity(key: str, scores: Mapping[str, Any]) -> bool:
-    return not any(mark in scores for mark in WITHOUT_SIMILARITY) and not key.startswith(GENERIC)
-
-
 def _meta(model: SentenceEncoder, revision: str | None, known: Mapping[str, Any]) -> Any:
     """Return what MTEB wants to know of a model."""
-    library = _mteb("model_meta")
+    library = optional_package("mteb.models.model_meta", "eval", "mteb_model")
     fields = {**_described(model), **_weighed(model.encoder), "loader": None}
     fields["revision"] = revision or fields["revision"]
     unknown = set(known) - set(library.ModelMeta.model_fields)
@@ -263,7 +234,8 @@ def _described(model: SentenceEncoder) -> dict[str, Any]:
     source = facts.name if facts else type(encoder).__name__
     preset = presets().query("preset == @source")["hf_id"].tolist()
     hub_id, date, licence = PACKAGED_FACTS.get(source, (None, None, None))
-    hub_id = hub_id or (preset[0] if preset else source if _is_hub_id(source) else None)
+    is_id = source.count("/") == 1 and source[0] not in "./~" and not Path(source).exists()
+    hub_id = hub_id or (preset[0] if preset else source if is_id else None)
     settings = {
         **encoder.config,
         "encoder": type(encoder).__qualname__,
@@ -297,10 +269,6 @@ def _described(model: SentenceEncoder) -> dict[str, Any]:
         "adapted_from": hub_id,
         "experiment_kwargs": settings,
     }
-
-
-def _is_hub_id(name: str) -> bool:
-    return name.count("/") == 1 and name[0] not in "./~" and not Path(name).exists()
 
 
 def _weighed(encoder: Encoder) -> dict[str, Any]:

@@ -22,8 +22,8 @@ from dysem_lab.consensus import vectors_of
 from dysem_lab.encoders.base import Encoder, load_settings, save_settings
 from dysem_lab.encoders.systems import ENCODERS
 from dysem_lab.encoders.vectors import SemanticVectors, require_semantic
-from dysem_lab.errors import InputError, ModelError, choices
-from dysem_lab.inputs import checked, real_number, whole_number
+from dysem_lab.errors import InputError, ModelError
+from dysem_lab.inputs import checked, one_of, real_number, whole_number
 from dysem_lab.models.facts import ModelFacts
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.loading import load_model
@@ -47,7 +47,6 @@ def pack(semantic: SemanticVectors) -> Float[Tensor, "n two_d"]:
     Returns:
         float32 ``[n, 2d]``. The plain cosine of two rows is that of v(x) and v(y) on all d
         dimensions, so it is *not* DySem's similarity.
-
     """
     return torch.cat([semantic.vectors.float(), torch.where(semantic.sets, MARK, -MARK)], dim=1)
 
@@ -95,10 +94,7 @@ def sentence_encoder(
 class SentenceEncoder:
     """An encoder in the shape of `sentence_transformers.SentenceTransformer` (5 and 6).
 
-    Args:
-        encoder: As for `sentence_encoder`.
-        store: As for `sentence_encoder`.
-        undefined: As for `sentence_encoder`.
+    It is made by `sentence_encoder`, which says what the arguments are.
 
     Attributes:
         similarity_fn_name: "cosine", or "dysem".
@@ -120,9 +116,7 @@ class SentenceEncoder:
         value = real_number(undefined, "undefined")
         if not -1 <= value <= 1:  # NaN neither
             raise InputError(f"undefined must be a number between -1 and 1, got {undefined!r}")
-        self.encoder = encoder
-        self.store = store
-        self.undefined = value
+        self.encoder, self.store, self.undefined = encoder, store, value
         self.similarity_fn_name = "cosine" if encoder.dense else "dysem"
         self.model_card_data = _NoCard()
 
@@ -164,29 +158,18 @@ class SentenceEncoder:
         sentences: Sequence[str] | str | None = None,
         **kwargs: Any,
     ) -> np.ndarray | Tensor | list[Tensor]:
-        """Return the embeddings of texts, in float32 and on the CPU.
+        """Return the embeddings of texts, float32 on the CPU, in an array unless told otherwise.
 
+        The arguments are those of `sentence_transformers.SentenceTransformer.encode`; `sentences`
+        is another name of `inputs`. What cannot be honoured is refused: a prompt but "" (it is a
+        setting of the encoder), another output, precision or device than the encoder's, an option
+        that is not named here, and of DySem, whose rows are packed (see `pack`), to be normalised
+        or truncated. Batches are made by their number of tokens, so `batch_size` is only checked.
         Queries and documents are encoded alike: `encode_query` and `encode_document` are this.
 
-        Args:
-            inputs: Texts, or one text.
-            prompt_name: Not to be had: the prompt is a setting of the encoder.
-            prompt: Nor this, but for "" (no other prompt).
-            batch_size: Checked, and not used: batches are made by their number of tokens.
-            show_progress_bar: Show one; None does not.
-            output_value: "sentence_embedding" only.
-            precision: "float32" only.
-            convert_to_numpy: Return an array; False without `convert_to_tensor` gives a list of
-                tensors.
-            convert_to_tensor: Return a tensor.
-            device: The model's, or None; a model stays where it was loaded.
-            normalize_embeddings: Scale to length 1. Not for DySem.
-            truncate_dim: Keep the first so many values. Not for DySem.
-            sentences: Another name of `inputs`.
-            **kwargs: No other option is known.
-
         Returns:
-            ``[n, width]``, for one text ``[width]``. DySem's rows are packed; see `pack`.
+            ``[n, width]``, for one text ``[width]``; without `convert_to_numpy` and
+            `convert_to_tensor`, a list of n tensors.
 
         Raises:
             InputError: An option that cannot be honoured, an input that is no text.
@@ -196,55 +179,20 @@ class SentenceEncoder:
         for flag in (show_progress_bar, convert_to_numpy, convert_to_tensor, normalize_embeddings):
             if not isinstance(flag, bool | int | np.bool_ | None):
                 raise InputError(f"an option that is True or False cannot be {flag!r:.80}")
-        self._refuse(
-            prompt_name, prompt, batch_size, output_value, precision, device, truncate_dim, kwargs
-        )
-        given = sentences if inputs is None else inputs
-        texts = checked([given] if isinstance(given, str) else given)  # type: ignore[arg-type]
-        if normalize_embeddings and not self.encoder.dense:
-            raise InputError(
-                "normalize_embeddings=True would break DySem's packed vectors, whose similarity "
-                "is a cosine already; leave it out"
-            )
-        encoded = self.encoder.encode(texts, store=self.store, progress=bool(show_progress_bar))
-        encoded = require_semantic(encoded)  # one of your own may give something else
-        rows = (encoded.vectors if self.encoder.dense else pack(encoded))[:, :truncate_dim]
-        if normalize_embeddings:
-            rows = torch.nn.functional.normalize(rows, dim=1)
-        made: np.ndarray | Tensor | list[Tensor] = rows
-        if not convert_to_tensor:
-            made = rows.numpy() if convert_to_numpy else list(rows)
-        return made[0] if isinstance(given, str) else made
-
-    encode_query = encode
-    encode_document = encode
-
-    def _refuse(
-        self,
-        prompt_name: str | None,
-        prompt: str | None,
-        batch_size: int,
-        output_value: str | None,
-        precision: str | None,
-        device: object,
-        truncate_dim: int | None,
-        others: dict[str, Any],
-    ) -> None:
-        """Raise for an option of sentence-transformers that this encoder cannot honour."""
         for name, value in (("prompt_name", prompt_name), ("prompt", prompt)):
-            if value is not None and not (isinstance(value, str) and value == ""):
+            if value is not None and not _is(value, ""):
                 raise InputError(
                     f"{name}={value!r:.80}: the prompt is a setting of the encoder, here "
                     f"{self.encoder.name!r}; choose it there (template=…)"
                 )
         if (whole_number(batch_size) or 0) <= 0:
             raise InputError(f"batch_size must be positive, got {batch_size!r:.80}")
-        if not isinstance(output_value, str) or output_value != "sentence_embedding":
+        if not _is(output_value, "sentence_embedding"):
             raise InputError(
                 f"output_value={output_value!r:.80} is not to be had, only 'sentence_embedding'; "
                 "dysem_lab.capture reads single tokens"
             )
-        if precision is not None and not (isinstance(precision, str) and precision == "float32"):
+        if precision is not None and not _is(precision, "float32"):
             raise InputError(
                 f"precision={precision!r:.80} is not to be had, only 'float32'; for vectors of a "
                 "dense encoder use sentence_transformers.quantize_embeddings"
@@ -254,34 +202,43 @@ class SentenceEncoder:
                 f"device={device!r}, but the model is on {self.device}; load it there: "
                 "load_model(name, device=…)"
             )
-        if truncate_dim is not None:
-            if not self.encoder.dense:
-                raise InputError(
-                    f"truncate_dim={truncate_dim} would break DySem's packed vectors; it chooses "
-                    "its dimensions by k"
-                )
-            if not 1 <= (whole_number(truncate_dim) or 0) <= self.encoder.width:
-                raise InputError(
-                    f"truncate_dim must be between 1 and {self.encoder.width}, got {truncate_dim!r}"
-                )
-        unknown = [f"{name}={value!r}" for name, value in others.items() if value is not None]
+        dense, width = self.encoder.dense, self.encoder.width
+        if truncate_dim is not None and not dense:
+            raise InputError(
+                f"truncate_dim={truncate_dim} would break DySem's packed vectors; it chooses "
+                "its dimensions by k"
+            )
+        if truncate_dim is not None and not 1 <= (whole_number(truncate_dim) or 0) <= width:
+            raise InputError(f"truncate_dim must be between 1 and {width}, got {truncate_dim!r}")
+        unknown = [f"{name}={value!r}" for name, value in kwargs.items() if value is not None]
         if unknown:
             raise InputError(f"encode has no option {', '.join(unknown)} here; leave it out")
+        given = sentences if inputs is None else inputs
+        texts = checked([given] if isinstance(given, str) else given)  # type: ignore[arg-type]
+        if normalize_embeddings and not dense:
+            raise InputError(
+                "normalize_embeddings=True would break DySem's packed vectors, whose similarity "
+                "is a cosine already; leave it out"
+            )
+        encoded = self.encoder.encode(texts, store=self.store, progress=bool(show_progress_bar))
+        encoded = require_semantic(encoded)  # one of your own may give something else
+        rows = (encoded.vectors if dense else pack(encoded))[:, :truncate_dim]
+        if normalize_embeddings:
+            rows = torch.nn.functional.normalize(rows, dim=1)
+        made: np.ndarray | Tensor | list[Tensor] = rows
+        if not convert_to_tensor:
+            made = rows.numpy() if convert_to_numpy else list(rows)
+        return made[0] if isinstance(given, str) else made
+
+    encode_query = encode_document = encode
 
     def similarity(
         self, embeddings1: Embeddings, embeddings2: Embeddings
     ) -> Float[Tensor, "n1 n2"]:
         """Return the encoder's similarity of every embedding of one with every one of the other.
 
-        Args:
-            embeddings1: From `encode`, ``[n1, width]`` or ``[width]``.
-            embeddings2: From `encode`.
-
-        Raises:
-            InputError: Not what `encode` returns.
-
-        Warns:
-            UserWarning: How many pairs have no similarity; they are `undefined`.
+        Both are what `encode` returned. A warning counts the pairs that have no similarity; they
+        are `undefined`.
         """
         e1, e2 = self._unpacked(embeddings1), self._unpacked(embeddings2)
         return self.encoder.similarity(e1, e2, self.undefined)
@@ -315,20 +272,37 @@ class SentenceEncoder:
         translator: Translator | None = None,
         store: VectorStore | None = None,
     ) -> Self:
-        """Return what `save` wrote.
+        """Return what `save` wrote, with a translator for DySem and a store for the vectors.
 
-        Args:
-            path: The file.
-            lens: The model, if it is loaded already; else it is loaded by its name.
-            translator: For DySem.
-            store: As for `sentence_encoder`.
+        The model is loaded by its name, unless it is given.
 
         Raises:
             InputError: The file is no such configuration, or was saved for another model.
             ModelError: The model cannot be loaded, or has other weights by now.
         """
         settings = load_settings(path, "SentenceEncoder")
-        encoder = _restored(settings, lens, translator, "auto", path)
+        return cls._restored(settings, lens, translator, store, where=path)
+
+    @classmethod
+    def _restored(
+        cls,
+        settings: dict[str, Any],
+        lens: LensModel | None,
+        translator: Translator | None,
+        store: VectorStore | None,
+        device: str = "auto",
+        where: str | Path = "this",
+    ) -> Self:
+        """Return what has these settings; errors as for `load`."""
+        wrong = f"{where} is not a saved configuration of SentenceEncoder"
+        for name, needed in (("encoder", str), ("config", dict), ("undefined", int | float)):
+            if not isinstance(settings.get(name), needed):
+                raise InputError(f"{wrong}: its {name!r} is {settings.get(name)!r:.80}")
+        kind = ENCODERS[one_of(settings["encoder"], ENCODERS, "encoder")]
+        config = settings["config"]
+        if kind.needs_lens and lens is None:
+            lens = _same_model(config, settings.get("model"), device, wrong)
+        encoder = kind.from_config(config, lens, where, translator=translator, device=device)
         return cls(encoder, store=store, undefined=settings["undefined"])
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -345,8 +319,8 @@ class SentenceEncoder:
                 f"{lens.name!r} was built in memory, so no other process can load it by name; "
                 "save model and tokenizer to a folder and use load_model(folder)"
             )
-        given = self.encoder.translator, self.store
-        return _unpickled, (self._settings(), str(lens.device), *given)
+        given = None, self.encoder.translator, self.store, str(lens.device)
+        return SentenceEncoder._restored, (self._settings(), *given)
 
     def _settings(self) -> dict[str, Any]:
         """Return as JSON values what `_restored` reads."""
@@ -385,39 +359,8 @@ def commit_of(facts: ModelFacts) -> str | None:
     return found[1] if found else None
 
 
-def _restored(
-    settings: dict[str, Any],
-    lens: LensModel | None,
-    translator: Translator | None,
-    device: str,
-    where: str | Path = "this",
-) -> Encoder:
-    """Return the encoder with these settings.
-
-    Raises:
-        InputError: Settings of no encoder, or of another model than `lens`.
-        ModelError: The model cannot be loaded, or has other weights by now.
-    """
-    wrong = f"{where} is not a saved configuration of SentenceEncoder"
-    for name, needed in (("encoder", str), ("config", dict), ("undefined", int | float)):
-        if not isinstance(settings.get(name), needed):
-            raise InputError(f"{wrong}: its {name!r} is {settings.get(name)!r:.80}")
-    config = settings["config"]
-    if settings["encoder"] not in ENCODERS:
-        raise choices("encoder", settings["encoder"], ENCODERS)
-    kind = ENCODERS[settings["encoder"]]
-    if kind.needs_lens and lens is None:
-        lens = _same_model(config, settings.get("model"), device, wrong)
-    return kind.from_config(config, lens, where, translator=translator, device=device)
-
-
 def _same_model(config: dict[str, Any], saved: object, device: str, wrong: str) -> LensModel:
-    """Load a model by name, once more.
-
-    Raises:
-        InputError: The settings do not say which model.
-        ModelError: It cannot be loaded, or has other weights than the saved ones.
-    """
+    """Load a model by name, once more; it has to be the saved one."""
     name, model = config.get("model"), saved if isinstance(saved, dict) else {}
     kinds = {"dtype": str, "revision": str | None, "fingerprint": str}
     known = all(isinstance(model.get(field), kind) for field, kind in kinds.items())
@@ -433,19 +376,12 @@ def _same_model(config: dict[str, Any], saved: object, device: str, wrong: str) 
     return lens
 
 
-def _unpickled(
-    settings: dict[str, Any], device: str, translator: Translator | None, store: VectorStore | None
-) -> SentenceEncoder:
-    encoder = _restored(settings, None, translator, device)
-    return SentenceEncoder(encoder, store=store, undefined=settings["undefined"])
+def _is(value: object, only: str) -> bool:
+    return isinstance(value, str) and value == only  # an array would compare its elements
 
 
 def _rows(embeddings: Embeddings) -> Float[Tensor, "n width"]:
-    """Return embeddings as a float32 tensor with one row each.
-
-    Raises:
-        InputError: Not finite numbers of two axes, nor one row.
-    """
+    """Return embeddings as a float32 tensor with one row each."""
     if isinstance(embeddings, Tensor | np.ndarray):
         rows = embeddings
     elif not isinstance(embeddings, Sequence) or isinstance(embeddings, str):

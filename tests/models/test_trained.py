@@ -13,11 +13,12 @@ from safetensors.torch import load_file, save_file
 from scipy.stats import spearmanr
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from dysem_lab.encoders import checkpoints, llm2vec, trained
+from dysem_lab.encoders import checkpoints, llm2vec
 from dysem_lab.encoders.llm2vec import LLM2Vec
 from dysem_lab.encoders.trained import PromptBERT, SentenceBERT, SimCSE
 from dysem_lab.errors import InputError, ModelError
 from dysem_lab.harnesses.sentence_api import SentenceEncoder, sentence_encoder
+from dysem_lab.models import passes
 from dysem_lab.models.store import VectorStore
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
@@ -362,7 +363,7 @@ def test_a_trained_encoder_is_saved_and_restored_as_any_other(
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(bert, tmp_path, monkeypatch):
-    monkeypatch.setitem(trained.TOKENS_PER_BATCH, "cpu", 40)
+    monkeypatch.setitem(passes.TOKENS_PER_BATCH, "cpu", 40)
     texts = [f"the dog {'sleeps ' * (i % 5)}{i}" for i in range(30)]
     store = VectorStore(tmp_path / "vectors.sqlite")
     encoder = SimCSE(bert, supervised=False)
