@@ -19,7 +19,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dysem_lab.consensus import vectors_of
-from dysem_lab.encoders.base import Encoder, load_settings, save_settings
+from dysem_lab.encoders.base import Encoder
+from dysem_lab.encoders.settings import load_settings, save_settings
 from dysem_lab.encoders.systems import ENCODERS
 from dysem_lab.encoders.vectors import SemanticVectors, require_semantic
 from dysem_lab.errors import InputError, ModelError
@@ -40,9 +41,6 @@ Embeddings = Tensor | np.ndarray | Sequence[Tensor] | Sequence[np.ndarray]
 
 def pack(semantic: SemanticVectors) -> Float[Tensor, "n two_d"]:
     """Return vectors and sets as one finite array: v(x), then `MARK` for S(x) and −`MARK` else.
-
-    Args:
-        semantic: From `dysem_lab.DySem.encode`.
 
     Returns:
         float32 ``[n, 2d]``. The plain cosine of two rows is that of v(x) and v(y) on all d
