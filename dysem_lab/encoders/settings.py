@@ -30,12 +30,9 @@ def check_settings(
     codes = tuple(names_of(languages, "language"))
     if not codes or len(set(codes)) != len(codes):
         raise InputError(f"languages must be one or more different codes, got {codes}")
-    for kind, value, valid in (
-        ("component", component, VECTOR_COMPONENTS),
-        ("vector", vector, VECTORS),
-        ("rank_by", rank_by, RANKINGS),
-    ):
-        one_of(value, valid, kind)
+    one_of(component, VECTOR_COMPONENTS, "component")
+    one_of(vector, VECTORS, "vector")
+    one_of(rank_by, RANKINGS, "rank_by")
     for code in codes:
         template_parts(template, setting, code)
     return codes
