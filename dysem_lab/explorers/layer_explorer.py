@@ -3,8 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pandas as pd
-
 from dysem_lab.consensus import resolve_k
 from dysem_lab.display import Progress
 from dysem_lab.encoders.settings import VECTORS
@@ -13,8 +11,9 @@ from dysem_lab.explorers.renderings import checked_renderings
 from dysem_lab.inputs import checked, names_of
 from dysem_lab.models.lens import LensModel
 from dysem_lab.prompts import SETTINGS, TEMPLATES
-from dysem_lab.questions.layer_curves import data_figure, data_layers, layer_caption, need_of
-from dysem_lab.questions.pair_layers import LayeredPair, capture_pair, pair_figure, pair_layers
+from dysem_lab.questions.finding import Finding
+from dysem_lab.questions.layer_curves import layer_curves, need_of
+from dysem_lab.questions.pair_layers import LayeredPair, capture_pair, pair_layer_curves
 from dysem_lab.questions.study import Study
 from dysem_lab.translation.translate import Translator
 
@@ -63,7 +62,8 @@ def explore_layers(
         progress(0, 1, "Reading")
         pair = read(state["first"], state["second"])
         chosen = {name: state[name] for name in ("setting", "vector", "m", "k")}
-        return View(pair_figure(pair, **chosen), layer_caption(pair_layers(pair, **chosen)))
+        found = pair_layer_curves(pair, **chosen)
+        return View(found.figure, found.caption)
 
     def python(state: State) -> str:
         pair = known[state["first"], state["second"]]
@@ -71,8 +71,8 @@ def explore_layers(
         made = f"{state['first']!r}, {state['second']!r}, {list(pair.languages)!r}, {others!r}"
         chosen = ", ".join(f"{name}={state[name]!r}" for name in ("setting", "vector", "m", "k"))
         return (
-            "from dysem_lab.questions.pair_layers import capture_pair, pair_figure; pair_figure("
-            f"capture_pair(lens, {made}, template={template!r}), {chosen})"
+            "from dysem_lab.questions.pair_layers import capture_pair, pair_layer_curves; "
+            f"pair_layer_curves(capture_pair(lens, {made}, template={template!r}), {chosen}).figure"
         )
 
     settings = SETTINGS if template in TEMPLATES else SETTINGS[:1]
@@ -97,7 +97,7 @@ def explore_data_layers(study: Study, task: str | None = None, *, k: int | float
         task: Shown first; None is the study's first.
         k: Dimensions per text shown first, or fraction of d.
     """
-    tables: dict[tuple[Any, ...], pd.DataFrame] = {}
+    known: dict[tuple[Any, ...], Finding] = {}
 
     def arguments(state: State) -> dict[str, Any]:
         chosen = {name: state[name] for name in ("task", "setting", "vector", "m", "k")}
@@ -107,15 +107,15 @@ def explore_data_layers(study: Study, task: str | None = None, *, k: int | float
         need_of(study).capture(progress)
         chosen = arguments(state)
         key = tuple(chosen.values())
-        if key not in tables:
-            tables[key] = data_layers(study, **chosen)
-        return View(data_figure(study, **chosen, table=tables[key]), layer_caption(tables[key]))
+        if key not in known:
+            known[key] = layer_curves(study, **chosen)
+        return View(known[key].figure, known[key].caption)
 
     def python(state: State) -> str:
         chosen = ", ".join(f"{name}={value!r}" for name, value in arguments(state).items())
         return (
-            "from dysem_lab.questions.layer_curves import data_figure; "
-            f"data_figure(study, {chosen})"
+            "from dysem_lab.questions.layer_curves import layer_curves; "
+            f"layer_curves(study, {chosen}).figure"
         )
 
     tasks = list(study.data)

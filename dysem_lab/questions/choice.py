@@ -18,9 +18,9 @@ from dysem_lab.inputs import names_of
 from dysem_lab.questions.finding import Facts, Finding, facts_of, sources_of
 from dysem_lab.questions.grid import Cell, CellResult, sweep
 from dysem_lab.questions.needs import prepare
-from dysem_lab.questions.scores import only_task, rank_languages
+from dysem_lab.questions.scores import mean_size, only_task, rank_languages
 from dysem_lab.questions.study import Study
-from dysem_lab.questions.style import SCORE, error_bar, gain, layout
+from dysem_lab.questions.style import SCORE, error_bar, gain, layout, rows_of
 
 CHOICE_COLOURS = {"test": "#D55E00", "dev": "#0072B2"}
 
@@ -97,61 +97,15 @@ def honest_choice(
 ) -> Finding:
     """Choose languages, m and k on the test labels and on the dev labels; report both on test.
 
-    Args:
-        dev: Pairs to choose on, of one task.
-        test: Pairs to report on, of the same task, in the same languages, with the same model. Its
-            first template is used, in each prompt setting.
-        component: Internal vector.
-        ks: Dimensions per text, or fractions of d, to choose from.
-        ms: Numbers of languages to choose from; None is all.
-        seed: Of the bootstraps.
-
-    Raises:
-        InputError: Several tasks, different models or languages, a name or number out of range, or
-            no setting with a defined score.
-    """
-    prepare(dev.needs(component), test.needs(component))
-    task = only_task(test)
-    scores = table(dev, test, task, component=component, ks=ks, ms=ms, seed=seed)
-    of_test = facts_of(
-        test,
-        template=test.templates[0],
-        component=component,
-        ks=list(ks),
-        **({} if ms is None else {"ms": list(ms)}),
-        seed=seed,
-    )
-    facts = replace(
-        of_test,
-        data=f"{of_test.data}, dev {dev.data[task].name} with {len(dev.data[task]):,} pairs",
-        recorded={**of_test.recorded, "chosen_on": sources_of(dev)},
-    )
-    return Finding("honest_choice", scores, figure(scores, facts), caption(scores), facts)
-
-
-def table(
-    dev: Study,
-    test: Study,
-    task: str,
-    *,
-    component: str = "attn",
-    template: str | None = None,
-    ks: Sequence[int | float] = (1024,),
-    ms: Sequence[int] | None = None,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Choose languages, m and k on the test labels and on the dev labels; report both on test.
-
     Either way, languages are ranked by the Spearman score of the plain cosine in that one language,
     and the m and k with the best score are taken (of equals the smaller m, then the k named
     first). The paper does both on the test labels. Choosing on dev uses no test label.
 
     Args:
-        dev: Pairs to choose on.
-        test: Pairs to report on, in the same languages, with the same model.
-        task: Name of a task that both studies have.
+        dev: Pairs to choose on, of one task.
+        test: Pairs to report on, of the same task, in the same languages, with the same model. Its
+            first template is used, in each prompt setting.
         component: Internal vector.
-        template: Prompt template; None is the study's first.
         ks: Dimensions per text, or fractions of d, to choose from.
         ms: Numbers of languages to choose from; None is all.
         seed: Of the bootstraps.
@@ -166,9 +120,33 @@ def table(
         scores is a rule of thumb, not a search over all sets of languages.
 
     Raises:
-        InputError: Different models or languages, a name or number out of range, or no setting with
-            a defined score.
+        InputError: Several tasks, different models or languages, a name or number out of range, or
+            no setting with a defined score.
     """
+    prepare(dev.needs(component), test.needs(component))
+    task = only_task(test)
+    scores = table(dev, test, task, component, ks, ms, seed)
+    asked = {"template": test.templates[0], "component": component, "ks": list(ks)}
+    asked |= {} if ms is None else {"ms": list(ms)}
+    of_test = facts_of(test, **asked, seed=seed)
+    facts = replace(
+        of_test,
+        data=f"{of_test.data}, dev {dev.data[task].name} with {len(dev.data[task]):,} pairs",
+        recorded={**of_test.recorded, "chosen_on": sources_of(dev)},
+    )
+    return Finding("honest_choice", scores, figure(scores, facts), caption(scores), facts)
+
+
+def table(
+    dev: Study,
+    test: Study,
+    task: str,
+    component: str,
+    ks: Sequence[int | float],
+    ms: Sequence[int] | None,
+    seed: int,
+) -> pd.DataFrame:
+    """Return the table of `honest_choice`."""
     if (dev.model.fingerprint, dev.model.dtype) != (test.model.fingerprint, test.model.dtype):
         raise InputError("dev and test must be studies of one model in one dtype")
     for study in (dev, test):
@@ -182,7 +160,7 @@ def table(
     rows: list[dict[str, object]] = []
     for setting in test.settings:
         ranked = {
-            name: _ranked(study, test, task, component, setting, template, ks, ms, seed)
+            name: _ranked(study, test, task, component, setting, ks, ms, seed)
             for name, study in (("test", test), ("dev", dev))
         }
         for vector in VECTORS:
@@ -193,7 +171,6 @@ def table(
                 for cell, result in reported.items():
                     if cell.vector != vector:
                         continue
-                    size = float(result.sizes.double().mean())
                     is_chosen = cell == chosen[name]
                     rows.append(
                         {
@@ -205,7 +182,7 @@ def table(
                             "languages": "/".join(order[: cell.m]),
                             "choosing_score": choosing[cell],
                             "chosen": is_chosen,
-                            **score(result.similarity, gold, size, seed=seed),
+                            **score(result.similarity, gold, mean_size(result.sizes), seed=seed),
                             **(optimism if is_chosen and name == "test" else {}),
                         }
                     )
@@ -232,19 +209,16 @@ def _ranked(
     task: str,
     component: str,
     setting: str,
-    template: str | None,
     ks: Sequence[int | float],
     ms: Sequence[int] | None,
     seed: int,
 ) -> _Ranked:
     """Rank the languages and score every m and k on one study; apply them to the test study."""
-    ranking = rank_languages(
-        study, task, template=template, setting=setting, component=component, seed=seed
-    )
+    ranking = rank_languages(study, task, setting=setting, component=component, seed=seed)
     order = ranking["language"].tolist()
 
     def cells(of: Study) -> dict[Cell, CellResult]:
-        x = of.vectors(task, component, template=template, setting=setting, languages=order)
+        x = of.vectors(task, component, setting=setting, languages=order)
         wanted = range(1, len(order) + 1) if ms is None else ms
         return sweep(x, x[:, order.index("en")], ks, wanted)
 
@@ -267,15 +241,10 @@ def best_cell(scores: Mapping[Cell, float], vector: str, ks: Sequence[int | floa
 
 
 def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
-    """Return score on test against m, with languages ranked on test or on dev, and both choices.
-
-    Args:
-        table: From `dysem_lab.questions.choice.table`.
-        facts: What it was measured on.
-    """
+    """Return score on test against m, with languages ranked on test or on dev, and both choices."""
     panels = list(table.groupby(["setting", "vector"], sort=False))
     titles = [f"{setting}, {vector}: {_verdict(part)}" for (setting, vector), part in panels]
-    n_rows = -(-len(panels) // 2)
+    n_rows = rows_of(panels, 2)
     figure = make_subplots(
         rows=n_rows,
         cols=2,

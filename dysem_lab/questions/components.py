@@ -12,7 +12,7 @@ from dysem_lab.questions.grid import sweep
 from dysem_lab.questions.needs import prepare
 from dysem_lab.questions.scores import mean_size, pair_cosine
 from dysem_lab.questions.study import Study
-from dysem_lab.questions.style import SCORE, SYMBOLS, bars, layout, over
+from dysem_lab.questions.style import SCORE, SYMBOLS, bars, layout, over, rows_of
 
 COMPONENTS = ("resid", "attn", "attn_raw", "ffn")
 
@@ -26,36 +26,27 @@ def components(
 ) -> Finding:
     """Score h^L, A^L and F^L in English alone: plain cosine, and DySem with m = 1.
 
+    "attn_raw", the attention output before a post-norm, is left out where the model has none.
+
     Args:
         study: Its first template and first prompt setting are used.
         components: Internal vectors.
         k: Dimensions per text, or fraction of d.
         seed: Of the bootstraps.
 
-    Source: DySem Figures 4 and 11.
-    """
-    prepare(study.needs(components))
-    facts = facts_of(study, components=list(components), k=k, seed=seed)
-    scores = table(study, components, k=k, seed=seed)
-    return Finding("components", scores, figure(scores, facts), caption(scores), facts)
-
-
-def table(
-    study: Study,
-    components: Sequence[str] = COMPONENTS,
-    *,
-    k: int | float = 1024,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Score h^L, A^L and F^L in English alone: plain cosine, and DySem with m = 1.
-
-    "attn_raw", the attention output before a post-norm, is left out where the model has none.
-
     Returns:
         One row per task, component and ``method`` ("all dimensions", "DySem, m = 1").
 
     Source: DySem Figures 4 and 11.
     """
+    prepare(study.needs(components))
+    facts = facts_of(study, components=list(components), k=k, seed=seed)
+    scores = table(study, components, k, seed)
+    return Finding("components", scores, figure(scores, facts), caption(scores), facts)
+
+
+def table(study: Study, components: Sequence[str], k: int | float, seed: int) -> pd.DataFrame:
+    """Return the table of `components`."""
     rows = []
     for task, data in study.data.items():
         read = {name: study.vectors(task, name, languages=["en"]) for name in components}
@@ -79,18 +70,12 @@ def _agree(a: Tensor, b: Tensor) -> bool:
 
 
 def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
-    """Return the score of each component per task, on all dimensions and under DySem with m = 1.
-
-    Args:
-        table: From `dysem_lab.questions.components.table`.
-        facts: What it was measured on.
-    """
+    """Return the score of each component per task, on all dimensions and under DySem with m = 1."""
     labels = {**SYMBOLS, "attn_raw": "A^L, raw"}
     figure = bars(table, "component", "method", "task", labels)
     figure.update_yaxes(title=SCORE, col=1)
-    n_rows = -(-table["task"].nunique() // 4)
     title = "h<sup>L</sup>, A<sup>L</sup> or F<sup>L</sup>? Each component in English"
-    return layout(figure, title, facts, 260 * n_rows + 240)
+    return layout(figure, title, facts, 260 * rows_of(table["task"].unique()) + 240)
 
 
 def caption(table: pd.DataFrame) -> str:

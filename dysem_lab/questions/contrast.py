@@ -22,7 +22,7 @@ from dysem_lab.prompts import TEMPLATE_NAMES
 from dysem_lab.questions.finding import Facts, Finding, facts_of
 from dysem_lab.questions.needs import prepare
 from dysem_lab.questions.published import AVERAGE
-from dysem_lab.questions.scores import pair_cosine
+from dysem_lab.questions.scores import gain_columns, pair_cosine
 from dysem_lab.questions.study import Study, named_layers
 from dysem_lab.questions.style import GAINS, layout
 
@@ -186,12 +186,6 @@ def contrast_scores(
             gain = average_difference(tasks, seed=seed) if method.contrast else NO_GAIN
             rows.append({"task": AVERAGE, **method.labels(), **result, **gain_columns(gain)})
     return pd.DataFrame(rows)
-
-
-def gain_columns(difference: Mapping[str, float]) -> dict[str, float]:
-    """Return a paired difference as the columns of a gain."""
-    names = {"gain": "difference", "gain_low": "low", "gain_high": "high"}
-    return {name: difference[column] for name, column in names.items()}
 
 
 def _similarities(

@@ -13,10 +13,10 @@ from dysem_lab.encoders.settings import VECTORS
 from dysem_lab.evaluate import paired_difference, score
 from dysem_lab.inputs import names_of
 from dysem_lab.models.steering import Contrast
-from dysem_lab.questions.contrast import NO_GAIN, PLAIN, both_norms, contrast_row, gain_columns
+from dysem_lab.questions.contrast import NO_GAIN, PLAIN, both_norms, contrast_row
 from dysem_lab.questions.finding import Facts, Finding, facts_of
 from dysem_lab.questions.needs import prepare
-from dysem_lab.questions.scores import pair_cosine, pair_similarity
+from dysem_lab.questions.scores import gain_columns, pair_cosine, pair_similarity
 from dysem_lab.questions.study import Study
 from dysem_lab.questions.style import (
     METHOD_COLOURS,

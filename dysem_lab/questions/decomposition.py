@@ -12,13 +12,15 @@ from dysem_lab.inputs import names_of
 from dysem_lab.prompts import TEMPLATE_NAMES
 from dysem_lab.questions.finding import Facts, Finding, facts_of
 from dysem_lab.questions.needs import prepare
-from dysem_lab.questions.scores import pair_cosine, pair_similarity
+from dysem_lab.questions.scores import gain_columns, pair_cosine, pair_similarity
 from dysem_lab.questions.study import Study
 from dysem_lab.questions.style import (
     COLOURS,
     OTHER_COLOUR,
     SYMBOLS,
+    best,
     error_bar,
+    interval,
     layout,
     one_task,
     superscript,
@@ -45,36 +47,27 @@ def decomposition(
         components: Parts that DySem is run on.
         seed: Of the bootstraps.
 
+    Returns:
+        One row per task and method with ``group``, ``method``, ``component``, ``setting``,
+        ``vector``; ``gain``, ``gain_low``, ``gain_high`` are the paired difference to the plain
+        cosine of the same component in English (NaN for parts).
+
     Source: DySem Section 3.1 and Figure 2.
     """
     prepare(study.needs([*dict.fromkeys((*PLAIN, *components))]))
     facts = facts_of(study, languages=names_of(languages, "language"), k=k, seed=seed)
-    scores = table(study, languages, k=k, components=components, seed=seed)
+    scores = table(study, languages, k, components, seed)
     return Finding("decomposition", scores, figure(scores, facts), caption(scores), facts)
 
 
 def table(
     study: Study,
     languages: Sequence[str],
-    *,
     k: int | float = 1024,
     components: Sequence[str] = ("attn", "resid"),
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Score each part of h^L = h^0 + A^L + F^L alone, and DySem on the parts that it uses.
-
-    Args:
-        study: Its first template is used, and "none" for mean pooling; DySem in its settings.
-        languages: 𝓛, English among them where it should be.
-        k: Dimensions per text, or fraction of d.
-        components: Parts that DySem is run on.
-        seed: Of the bootstraps.
-
-    Returns:
-        One row per task and method with ``group``, ``method``, ``component``, ``setting``,
-        ``vector``; ``gain``, ``gain_low``, ``gain_high`` are the paired difference to the plain
-        cosine of the same component in English (NaN for parts).
-    """
+    """Return the table of `decomposition`, of each task of the study."""
     prompt = TEMPLATE_NAMES.get(study.templates[0], study.templates[0])
     rows: list[dict[str, object]] = []
     for task, data in study.data.items():
@@ -85,16 +78,12 @@ def table(
         }
         cosines = {name: pair_cosine(vectors) for name, vectors in parts.items()}
         pooled = pair_cosine(study.vectors(task, "mean", template="none", languages=["en"])[:, 0])
-        plain_rows = [("baseline", "mean pooling", "mean", pooled)] + [
-            (
-                "baseline" if name == "final" else "part",
-                f"{prompt}, {SYMBOLS[name]}" if name == "final" else SYMBOLS[name],
-                name,
-                cosines[name],
-            )
-            for name in PLAIN
+        plain = [
+            ("baseline", "mean pooling", "mean", pooled),
+            ("baseline", f"{prompt}, {SYMBOLS['final']}", "final", cosines["final"]),
+            *(("part", SYMBOLS[name], name, cosines[name]) for name in PLAIN[1:]),
         ]
-        for group, method, name, similarity in plain_rows:
+        for group, method, name, similarity in plain:
             labels = {"task": task, "group": group, "method": method, "component": name}
             rows.append({**labels, **score(similarity, data.gold, d_model, seed=seed)})
         for setting in study.settings:
@@ -113,21 +102,14 @@ def table(
                             "setting": setting,
                             "vector": vector,
                             **score(similarity, data.gold, dims, seed=seed),
-                            "gain": gain["difference"],
-                            "gain_low": gain["low"],
-                            "gain_high": gain["high"],
+                            **gain_columns(gain),
                         }
                     )
     return pd.DataFrame(rows)
 
 
 def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
-    """Return horizontal bars with 95 % intervals, one per method, with #Dim. beside each.
-
-    Args:
-        table: From `dysem_lab.questions.decomposition.table`.
-        facts: What it was measured on.
-    """
+    """Return horizontal bars with 95 % intervals, one per method, with #Dim. beside each."""
     figure = go.Figure()
     rows = one_task(table).iloc[::-1]
     for group in table["group"].unique():
@@ -175,10 +157,10 @@ def caption(table: pd.DataFrame) -> str:
     """Return one line with the numbers that matter of a decomposition table."""
     score = one_task(table).set_index("method")["spearman"]
     final = next(name for name in score.index if name.endswith(", N(h^L)"))
-    best = table.loc[table["spearman"].idxmax()]
+    top = best(table)
     return (
         f"Spearman × 100: mean pooling {score['mean pooling']:.1f}, {final.partition(',')[0]} "
         f"{score[final]:.1f}, plain h^L {score['h^L']:.1f}, A^L {score['A^L']:.1f}, "
-        f"F^L {score['F^L']:.1f}; best is {best['method']} with {best['spearman']:.1f} "
-        f"[{best['low']:.1f}, {best['high']:.1f}] on {best['n_dims']:.0f} dimensions."
+        f"F^L {score['F^L']:.1f}; best is {top['method']} with {interval(top)} on "
+        f"{top['n_dims']:.0f} dimensions."
     )

@@ -7,27 +7,27 @@ import pandas as pd
 import plotly.graph_objects as go
 import torch
 from jaxtyping import Bool, Float
-from plotly.subplots import make_subplots
 from torch import Tensor
 
 from dysem_lab.consensus import consensus_set, resolve_k, top_k
 from dysem_lab.errors import InputError
 from dysem_lab.evaluate import mean_difference, score
-from dysem_lab.inputs import names_of
 from dysem_lab.joint import joint_cosine, joint_set
 from dysem_lab.questions.finding import Facts, Finding, facts_of
 from dysem_lab.questions.needs import prepare
 from dysem_lab.questions.random_sets import draw_sets
-from dysem_lab.questions.scores import only_task
+from dysem_lab.questions.scores import one_prompt, only_task
 from dysem_lab.questions.study import Study
 from dysem_lab.questions.style import (
     SCORE,
+    difference_axis,
     excludes_zero,
     gain,
-    intervals,
-    labels_at,
     layout,
+    lines_down,
+    measured,
     range_with_room,
+    side_by_side,
 )
 
 STEPS = ("source, all d", "mean, all d", "positive mean", "consensus", "top k")
@@ -63,48 +63,6 @@ def ladder(
 ) -> Finding:
     """Score the method one step at a time, then with its last step replaced by controls.
 
-    Args:
-        study: Of one task. Its first template and first prompt setting are used.
-        languages: 𝓛.
-        component: Internal vector.
-        k: Dimensions per text, or fraction of d.
-        seed: The first random draw, and the bootstraps.
-        n_random: Random draws.
-
-    Raises:
-        InputError: Several tasks, a name that the study does not have, k out of range, n_random
-            below 1.
-    """
-    prepare(study.needs(component))
-    task = only_task(study)
-    facts = facts_of(
-        study,
-        languages=names_of(languages, "language"),
-        template=study.templates[0],
-        setting=study.settings[0],
-        component=component,
-        k=k,
-        n_random=n_random,
-        seed=seed,
-    )
-    scores = table(study, task, languages, component=component, k=k, seed=seed, n_random=n_random)
-    return Finding("ladder", scores, figure(scores, facts), caption(scores), facts)
-
-
-def table(
-    study: Study,
-    task: str,
-    languages: Sequence[str],
-    *,
-    component: str = "attn",
-    setting: str | None = None,
-    template: str | None = None,
-    k: int | float = 1024,
-    seed: int = 0,
-    n_random: int = 5,
-) -> pd.DataFrame:
-    """Score the method one step at a time, then with its last step replaced by controls.
-
     Steps: the source vector on all d dimensions; the mean over the languages on all d; on U of the
     dimensions whose mean is positive; on U of the consensus sets I(x) (Eq. 11); on U of the top k
     of them, S(x) (Eq. 13), which is DySem. Controls, each in place of the top k: random sets of
@@ -113,12 +71,9 @@ def table(
     semantic vectors, mean and source, on the same sets.
 
     Args:
-        study: The model and its pairs.
-        task: Name of a task of the study.
+        study: Of one task. Its first template and first prompt setting are used.
         languages: 𝓛.
         component: Internal vector.
-        setting: Prompt setting; None is the study's first.
-        template: Prompt template; None is the study's first.
         k: Dimensions per text, or fraction of d.
         seed: The first random draw, and the bootstraps.
         n_random: Random draws.
@@ -133,12 +88,31 @@ def table(
         is larger than k. Differences are over the pairs that both sides define (NaN below three).
 
     Raises:
-        InputError: A name that the study does not have, k out of range, n_random below 1.
+        InputError: Several tasks, a name that the study does not have, k out of range, n_random
+            below 1.
     """
+    prepare(study.needs(component))
+    task = only_task(study)
+    asked = {"component": component, "k": k, "n_random": n_random, "seed": seed}
+    facts = facts_of(study, **one_prompt(study, languages), **asked)
+    scores = table(study, task, languages, component, k, seed, n_random)
+    return Finding("ladder", scores, figure(scores, facts), caption(scores), facts)
+
+
+def table(
+    study: Study,
+    task: str,
+    languages: Sequence[str],
+    component: str,
+    k: int | float,
+    seed: int,
+    n_random: int,
+) -> pd.DataFrame:
+    """Return the table of `ladder`."""
     if n_random < 1:
         raise InputError(f"n_random must be at least 1 draw, got {n_random}")
-    x = study.vectors(task, component, setting=setting, template=template, languages=languages)
-    source = study.vectors(task, component, setting=setting, template=template, languages=["en"])
+    x = study.vectors(task, component, languages=languages)
+    source = study.vectors(task, component, languages=["en"])
     gold = study.data[task].gold
     n_pairs, n_kept = len(gold), resolve_k(k, x.shape[-1])
     v = {"source": source[:, 0], "mean": x.mean(dim=1)}
@@ -235,56 +209,28 @@ def _before(rung: str, vector: str) -> tuple[str, str] | None:
 
 
 def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
-    """Return the rungs from top to bottom: scores on the left, paired steps on the right.
-
-    Args:
-        table: From `dysem_lab.questions.ladder.table`.
-        facts: What it was measured on.
-    """
-    figure = make_subplots(
-        rows=1,
-        cols=2,
-        shared_yaxes=True,
-        column_widths=[0.42, 0.58],
-        horizontal_spacing=0.03,
-        subplot_titles=["score", "paired difference"],
-    )
+    """Return the rungs from top to bottom: scores on the left, paired steps on the right."""
+    figure = side_by_side(["score", "paired difference"], [0.42, 0.58])
     steps = table.loc[table["kind"] == "step", "rung"].unique().tolist()
     controls = table.loc[table["kind"] == "control", "rung"].unique().tolist()
     lines = ["<b>steps, each against the one before</b>", *steps]
     lines += ["<b>in place of top k, each against it</b>", *controls]
     place = {name: i for i, name in enumerate(lines)}
     step = ["step", "step_low", "step_high"]
-    scores, steps_range = (
-        range_with_room(table[["low", "high"]]),
-        range_with_room(table[step].assign(zero=0.0), 0.6),
-    )
+    ends = range_with_room(table[step].assign(zero=0.0), 0.6)
     for vector, part in table.groupby("vector", sort=False):
         name, colour = f"{vector} vector", VECTOR_COLOURS[vector]
         both = part["rung"].map(table.groupby("rung")["vector"].nunique()) > 1
         y = part["rung"].map(place) + np.where(both, {"mean": -0.18, "source": 0.18}[vector], 0)
-        intervals(figure, part[["spearman", "low", "high"]], y, 1, name, colour)
-        labels_at(figure, part["high"], y, part["spearman"].map("{:.1f}".format), 1, colour)
+        measured(figure, part[["spearman", "low", "high"]], y, 1, name, colour, ".1f")
         part, y = part[part["against"] != ""], y[part["against"] != ""]
         if len(part):
-            intervals(figure, part[step], y, 2, name, colour)
-            labels_at(figure, steps_range[1], y, part.apply(gain, axis=1, name="step"), 2, colour)
+            gains = part.apply(gain, axis=1, name="step")
+            measured(figure, part[step], y, 2, name, colour, gains, ends[1])
     labels = [_rung_label(name, table) if name in SHOWN_RUNGS else name for name in lines]
-    figure.update_yaxes(
-        tickvals=list(place.values()),
-        ticktext=labels,
-        range=[len(lines) - 0.4, -0.5],
-        zeroline=False,
-        showgrid=False,
-    )
-    figure.update_xaxes(title=SCORE, range=scores, col=1)
-    figure.update_xaxes(
-        title=f"difference in {SCORE}",
-        range=steps_range,
-        zeroline=True,
-        zerolinecolor="#333333",
-        col=2,
-    )
+    lines_down(figure, labels, above=0.5)
+    figure.update_xaxes(title=SCORE, range=range_with_room(table[["low", "high"]]), col=1)
+    difference_axis(figure, SCORE, ends, col=2)
     return layout(figure, "Which step of the method earns the score?", facts, 44 * len(lines) + 200)
 
 

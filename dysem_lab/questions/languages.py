@@ -26,7 +26,7 @@ def languages(study: Study, *, component: str = "attn", seed: int = 0) -> Findin
     """
     prepare(study.needs(component))
     facts = facts_of(study, component=component, seed=seed)
-    scores = table(study, component=component, seed=seed)
+    scores = table(study, component, seed)
     return Finding("languages", scores, figure(scores, facts), caption(scores), facts)
 
 
@@ -40,12 +40,18 @@ def language_overlap(
 ) -> Finding:
     """Say how much the sets overlap that each two languages select for the same text.
 
+    A language's set is its k largest positive dimensions: the consensus set for m = 1.
+
     Args:
         study: Its first template is used.
         task: Its name; None is the last of those that are in the most languages.
         setting: Prompt setting.
         component: Internal vector.
         k: Dimensions per text, or fraction of d.
+
+    Returns:
+        The mean Jaccard index over texts, languages on both axes (a text for which both sets are
+        empty does not count).
 
     Raises:
         InputError: The task is in one language only.
@@ -54,13 +60,13 @@ def language_overlap(
     if task is None:
         task = max(reversed(study.data), key=lambda name: len(study.task_languages(name)))
     facts = facts_of(study, task=task, setting=setting, component=component, k=k)
-    overlap, chance = overlaps(study, task, setting=setting, component=component, k=k)
+    overlap, chance = overlaps(study, task, setting, component, k)
     tidy = overlap.rename_axis("language").reset_index()
     said = overlap_caption(overlap, chance)
     return Finding("language_overlap", tidy, overlap_figure(overlap, facts), said, facts)
 
 
-def table(study: Study, *, component: str = "attn", seed: int = 0) -> pd.DataFrame:
+def table(study: Study, component: str = "attn", seed: int = 0) -> pd.DataFrame:
     """Return `rank_languages` for every task and setting of a study."""
     return pd.concat(
         [
@@ -73,12 +79,7 @@ def table(study: Study, *, component: str = "attn", seed: int = 0) -> pd.DataFra
 
 
 def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
-    """Return the score in each single language, ranked, one panel per task and setting.
-
-    Args:
-        table: From `dysem_lab.questions.languages.table`.
-        facts: What it was measured on.
-    """
+    """Return the score in each single language, ranked, one panel per task and setting."""
     many = table["task"].nunique() > 1
     panel = table["task"] + ", " + table["setting"] if many else table["setting"]
     figure = bars(table.assign(panel=panel), "language", "setting", "panel")
@@ -104,19 +105,11 @@ def caption(table: pd.DataFrame) -> str:
 
 
 def overlaps(
-    study: Study, task: str, *, setting: str, component: str = "attn", k: int | float = 1024
+    study: Study, task: str, setting: str, component: str, k: int | float
 ) -> tuple[pd.DataFrame, float]:
-    """Return how much the sets overlap that each two languages select for the same text.
+    """Return the table of `language_overlap`, and what it would be by chance.
 
-    A language's set is its k largest positive dimensions: the consensus set for m = 1.
-
-    Returns:
-        The mean Jaccard index over texts, languages on both axes (a text for which both sets are
-        empty does not count); and the Jaccard index of two
-        random sets of the mean size, |S|² / d over 2|S| − |S|² / d.
-
-    Raises:
-        InputError: The task is in one language only.
+    That is the Jaccard index of two random sets of the mean size, |S|² / d over 2|S| − |S|² / d.
     """
     codes = study.task_languages(task)
     if len(codes) < 2:
@@ -138,12 +131,7 @@ def overlaps(
 
 
 def overlap_figure(overlap: pd.DataFrame, facts: Facts | str) -> go.Figure:
-    """Return a heat map of the overlap between the sets of each two languages.
-
-    Args:
-        overlap: Mean Jaccard index, languages on both axes.
-        facts: What it was measured on.
-    """
+    """Return a heat map of the overlap between the sets of each two languages."""
     off_diagonal = overlap.where(~np.eye(len(overlap), dtype=bool))
     figure = go.Figure(
         go.Heatmap(
@@ -161,12 +149,7 @@ def overlap_figure(overlap: pd.DataFrame, facts: Facts | str) -> go.Figure:
 
 
 def overlap_caption(overlap: pd.DataFrame, chance: float) -> str:
-    """Return one line with the mean, the closest and the farthest two languages.
-
-    Args:
-        overlap: Mean Jaccard index, languages on both axes.
-        chance: Jaccard index of two random sets of the mean size.
-    """
+    """Return one line with the mean, the closest and the farthest two languages."""
     upper = overlap.where(np.triu(np.ones(overlap.shape, dtype=bool), 1)).stack()
     (a, b), (c, d) = upper.idxmax(), upper.idxmin()
     return (

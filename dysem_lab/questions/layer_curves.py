@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 import torch
 from jaxtyping import Float
-from plotly.subplots import make_subplots
 from torch import Tensor
 
 from dysem_lab.errors import choices
@@ -19,7 +19,7 @@ from dysem_lab.questions.needs import Need, prepare
 from dysem_lab.questions.published import paper_task, preset_of, published
 from dysem_lab.questions.scores import pair_cosine
 from dysem_lab.questions.study import Study
-from dysem_lab.questions.style import PALETTE, SCORE, band, layout
+from dysem_lab.questions.style import PALETTE, SCORE, band, layout, side_by_side
 
 COMPONENTS = ("attn", "ffn", "resid")
 PANELS = {"attn": "attention", "ffn": "FFN", "resid": "residual stream"}
@@ -46,13 +46,39 @@ def layer_curves(
 ) -> Finding:
     """Score DySem at every layer on the pairs of a task: what a block adds, and the sum up to it.
 
-    Args, errors and source are those of `data_layers`; None is the study's first task.
+    Args:
+        study: Its first template is used.
+        task: Name of one of its tasks; None is its first.
+        setting: Prompt setting; None is the study's first.
+        vector: "mean" or "source".
+        m: The first so many of the task's languages; None is all.
+        k: Dimensions per text, or fraction of d.
+        seed: Of the bootstraps.
+
+    Returns:
+        As from `dysem_lab.questions.pair_layers.pair_layer_curves`, with the measure "DySem" alone:
+        ``value`` is Spearman × 100, ``low`` and ``high`` its 95 % interval, ``n_dims`` the mean
+        size of the joint sets.
+
+    Raises:
+        InputError: A name that the study does not have, m or k out of range, or a study that does
+            not read every layer.
+
+    Source: DySem Figures 8 and 18-21 have attention and FFN; the residual stream is ours.
     """
     prepare(need_of(study))
     task = next(iter(study.data), "") if task is None else task
-    table = data_layers(study, task, setting, vector, m, k, seed=seed)
-    figure = data_figure(study, task, setting, vector, m, k, table)
-    facts = facts_of_curves(study, task, setting or study.settings[0], vector, m, k)
+    setting = study.settings[0] if setting is None else setting
+    if setting not in study.settings:
+        raise choices("prompt setting of this study", setting, study.settings)
+    codes = study.task_languages(task)
+    m = len(codes) if m is None else m
+    check_ms([m], len(codes))
+    table = data_layers(study.prompted(settings=setting), task, vector, codes[:m], k, seed)
+    asked = {"languages": codes[:m], "prompts": setting, "vector": vector, "k": k}
+    facts = facts_of(study, [task], **asked)
+    paper = published_score(study, task, setting, vector)
+    figure = layer_figure(table, facts, SCORE, paper)
     return Finding("layer_curves", table, figure, layer_caption(table), facts)
 
 
@@ -85,59 +111,15 @@ def need_of(study: Study) -> Need:
 
 
 def data_layers(
-    study: Study,
-    task: str,
-    setting: str | None = None,
-    vector: str = "mean",
-    m: int | None = None,
-    k: int | float = 0.25,
-    *,
-    seed: int = 0,
+    study: Study, task: str, vector: str, codes: list[str], k: int | float, seed: int
 ) -> pd.DataFrame:
-    """Score DySem at every layer on the pairs of a task.
-
-    Args:
-        study: Its first template is used.
-        task: Name of one of its tasks.
-        setting: Prompt setting; None is the study's first.
-        vector: "mean" or "source".
-        m: The first so many of the task's languages; None is all.
-        k: Dimensions per text, or fraction of d.
-        seed: Of the bootstraps.
-
-    Returns:
-        As from `dysem_lab.questions.pair_layers.pair_layers`, with the measure "DySem" alone:
-        ``value`` is Spearman × 100, ``low`` and ``high`` its 95 % interval, ``n_dims`` the mean
-        size of the joint sets.
-
-    Raises:
-        InputError: A name that the study does not have, m or k out of range, or a study that does
-            not read every layer.
-
-    Source: DySem Figures 8 and 18-21 have attention and FFN; the residual stream is ours.
-    """
-    setting = study.settings[0] if setting is None else setting
-    if setting not in study.settings:
-        raise choices("prompt setting of this study", setting, study.settings)
-    need_of(study)
-    codes = study.task_languages(task)
-    m = len(codes) if m is None else m
-    check_ms([m], len(codes))
-    prompted = study.prompted(settings=setting)
+    """Return the table of `layer_curves`, of a study with one prompt setting."""
+    asked: dict[str, Any] = {"k": k, "vectors": [vector], "languages": codes, "tasks": [task]}
     tables = [
-        layers.table(
-            prompted,
-            m,
-            component=name,
-            k=k,
-            vectors=[vector],
-            languages=codes[:m],
-            tasks=[task],
-            seed=seed,
-        ).assign(component=name)
+        layers.table(study, len(codes), component=name, **asked, seed=seed).assign(component=name)
         for name in ("attn", "ffn")
     ]
-    tables.append(_stream_scores(prompted, task, vector, codes[:m], k, seed))
+    tables.append(_stream_scores(study, task, vector, codes, k, seed))
     table = pd.concat(tables, ignore_index=True).rename(columns={"spearman": "value"})
     table["measure"] = "DySem"
     columns = ["component", "kind", "measure", "layer", "value", "low", "high", "n_dims"]
@@ -192,18 +174,12 @@ def layer_figure(
     Layers are 1-based here, as in the paper.
 
     Args:
-        table: From `dysem_lab.questions.pair_layers.pair_layers` or `data_layers`.
+        table: Of `layer_curves`, or of a pair.
         measured_on: The line under the title.
         value: What the values are.
         paper: A published score of A^L to draw beside it; NaN where there is none.
     """
-    figure = make_subplots(
-        rows=1,
-        cols=3,
-        shared_yaxes=True,
-        horizontal_spacing=0.03,
-        subplot_titles=list(PANELS.values()),
-    )
+    figure = side_by_side(list(PANELS.values()))
     named: set[str] = set()
     for (component, kind, measure), part in table.groupby(
         ["component", "kind", "measure"], sort=False
@@ -245,34 +221,6 @@ def layer_figure(
     figure.update_yaxes(title=value, col=1)
     title = "Where does the similarity arise, layer by layer?"
     return layout(figure, title, measured_on, 480)
-
-
-def data_figure(
-    study: Study,
-    task: str,
-    setting: str | None = None,
-    vector: str = "mean",
-    m: int | None = None,
-    k: int | float = 0.25,
-    table: pd.DataFrame | None = None,
-) -> go.Figure:
-    """Return `layer_figure` of a task's pairs; arguments and errors as for `data_layers`.
-
-    A table of the same arguments is not made again.
-    """
-    setting = study.settings[0] if setting is None else setting
-    if table is None:
-        table = data_layers(study, task, setting, vector, m, k)
-    facts = facts_of_curves(study, task, setting, vector, m, k)
-    return layer_figure(table, facts, SCORE, published_score(study, task, setting, vector))
-
-
-def facts_of_curves(
-    study: Study, task: str, setting: str, vector: str, m: int | None, k: int | float
-) -> Facts:
-    """Return what a task's curves were measured on."""
-    codes = study.task_languages(task)[:m]
-    return facts_of(study, [task], languages=codes, prompts=setting, vector=vector, k=k)
 
 
 def layer_caption(table: pd.DataFrame) -> str:

@@ -16,7 +16,16 @@ from dysem_lab.questions.grid import PAIRS_PER_CHUNK, check_ms, sweep
 from dysem_lab.questions.needs import prepare
 from dysem_lab.questions.scores import language_order, mean_size, most_languages
 from dysem_lab.questions.study import Study
-from dysem_lab.questions.style import PALETTE, SCORE, average, curves, layout, named_settings, over
+from dysem_lab.questions.style import (
+    PALETTE,
+    SCORE,
+    average,
+    curves,
+    layout,
+    named_settings,
+    over,
+    rows_of,
+)
 
 PER_LAYER = ("attn", "attn_raw", "ffn")  # what a block adds to the stream
 
@@ -40,6 +49,13 @@ def layers(
         vectors: "mean" and "source".
         seed: Of the bootstraps.
 
+    Returns:
+        One row per task, setting, vector, ``kind`` ("layer-wise", "cumulative") and ``layer``
+        (0-based block index).
+
+    Raises:
+        InputError: k, m or a name out of range.
+
     Source: DySem Figures 8 and 18–21.
     """
     if component not in PER_LAYER:  # h^l is a sum over layers already
@@ -61,27 +77,7 @@ def table(
     tasks: Sequence[str] | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Score DySem on each layer's output alone and on the sum up to that layer.
-
-    Args:
-        study: Its first template is used.
-        m: Number of languages; a task with fewer uses all that it has.
-        component: "attn" (a^l and A^l), "attn_raw" or "ffn" (f^l and F^l).
-        k: Dimensions per text, or fraction of d.
-        vectors: "mean" and "source".
-        languages: As for `grid`; None ranks them by the sum over all layers.
-        tasks: Those of the study's tasks that are scored; None is all.
-        seed: Of the bootstraps.
-
-    Returns:
-        One row per task, setting, vector, ``kind`` ("layer-wise", "cumulative") and ``layer``
-        (0-based block index).
-
-    Raises:
-        InputError: k, m or a name out of range.
-
-    Source: DySem Figures 8 and 18–21.
-    """
+    """Return the table of `layers`, of all tasks or some, in given orders of languages (`grid`)."""
     if component not in PER_LAYER:  # h^l is a sum over layers already
         raise choices("component for layers", component, PER_LAYER)
     check_ms([m], most_languages(study, languages))
@@ -154,10 +150,6 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
     """Return layer-wise and cumulative scores over layers, one panel per setting and vector.
 
     Layers are 1-based here, as in the paper.
-
-    Args:
-        table: From `dysem_lab.questions.layers.table`.
-        facts: What it was measured on.
     """
     many = table["task"].nunique() > 1
     named = named_settings(table).assign(layer=table["layer"] + 1)
@@ -172,9 +164,8 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
     figure.update_xaxes(title="layer")
     figure.update_yaxes(title=SCORE, col=1)
     figure.update_annotations(font_size=12)
-    height = 270 * -(-panel.nunique() // 4) + 240
-    title = "One layer's output, or the sum up to it?"
-    return layout(figure, title, facts, height)
+    height = 270 * rows_of(panel.unique()) + 240
+    return layout(figure, "One layer's output, or the sum up to it?", facts, height)
 
 
 def caption(table: pd.DataFrame) -> str:

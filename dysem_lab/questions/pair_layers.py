@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
-import plotly.graph_objects as go
 from jaxtyping import Float
 from torch import Tensor
 
@@ -118,22 +117,6 @@ def pair_layer_curves(
 ) -> Finding:
     """Compare two texts at every layer: by what a block adds, and by the sum up to it.
 
-    Args, errors and source are those of `pair_layers`, whose table it is.
-    """
-    table = pair_layers(pair, setting, vector, m, k)
-    facts = facts_of_pair(pair, setting, vector, m, k)
-    return Finding("pair_layers", table, layer_figure(table, facts), layer_caption(table), facts)
-
-
-def pair_layers(
-    pair: LayeredPair,
-    setting: str = "english",
-    vector: str = "mean",
-    m: int | None = None,
-    k: int | float = 0.25,
-) -> pd.DataFrame:
-    """Return the similarity of a pair at every layer.
-
     Args:
         pair: From `capture_pair`.
         setting: Prompt setting.
@@ -156,6 +139,23 @@ def pair_layers(
         raise choices("prompt setting", setting, pair.settings)
     m = len(pair.languages) if m is None else m
     check_ms([m], len(pair.languages))
+    table = pair_layers(pair, setting, vector, m, k)
+    codes = pair.languages[:m]
+    said = f"{'/'.join(codes)}, {setting}, {vector}, k = {k:g}"
+    asked = {"languages": list(codes), "setting": setting, "vector": vector, "k": k}
+    recorded = {
+        "texts": {code: list(pair.texts[code]) for code in codes},
+        "asked": {**asked, "template": pair.template},
+    }
+    label = " / ".join(pair.texts[codes[0]])
+    facts = Facts(pair.model, said, label, 1, recorded=recorded)
+    return Finding("pair_layers", table, layer_figure(table, facts), layer_caption(table), facts)
+
+
+def pair_layers(
+    pair: LayeredPair, setting: str, vector: str, m: int, k: int | float
+) -> pd.DataFrame:
+    """Return the table of `pair_layer_curves`."""
     rows = []
     for component in COMPONENTS:
         each = pair.vectors[setting, component]
@@ -170,29 +170,3 @@ def pair_layers(
                     value = float(values[0, layer])
                     rows.append({**labels, "measure": measure, "value": value, "n_dims": dims})
     return pd.DataFrame(rows)[["component", "kind", "measure", "layer", "value", "n_dims"]]
-
-
-def pair_figure(
-    pair: LayeredPair,
-    setting: str = "english",
-    vector: str = "mean",
-    m: int | None = None,
-    k: int | float = 0.25,
-) -> go.Figure:
-    """Return `layer_figure` of a pair; arguments and errors as for `pair_layers`."""
-    table = pair_layers(pair, setting, vector, m, k)
-    return layer_figure(table, facts_of_pair(pair, setting, vector, m, k))
-
-
-def facts_of_pair(
-    pair: LayeredPair, setting: str, vector: str, m: int | None, k: int | float
-) -> Facts:
-    """Return what a pair's curves were measured on."""
-    codes = pair.languages[:m]
-    said = f"{'/'.join(codes)}, {setting}, {vector}, k = {k:g}"
-    asked = {"languages": list(codes), "setting": setting, "vector": vector, "k": k}
-    recorded = {
-        "texts": {code: list(pair.texts[code]) for code in codes},
-        "asked": {**asked, "template": pair.template},
-    }
-    return Facts(pair.model, said, " / ".join(pair.texts[codes[0]]), 1, recorded=recorded)

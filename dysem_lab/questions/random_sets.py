@@ -30,52 +30,13 @@ def random_sets(
 ) -> Finding:
     """Score DySem's joint sets against random sets of the same size.
 
-    Args:
-        study: Of one task. Its first template and first prompt setting are used.
-        languages: 𝓛.
-        component: Internal vector.
-        vector: "mean" or "source".
-        ks: Dimensions per text, or fractions of d.
-        n_seeds: Random draws per k.
-        seed: The first random draw, and the bootstrap.
-
-    Source: DySem Figures 3 and 10.
-    """
-    prepare(study.needs(component))
-    facts = facts_of(
-        study,
-        languages=names_of(languages, "language"),
-        component=component,
-        vector=vector,
-        ks=list(ks),
-        n_seeds=n_seeds,
-        seed=seed,
-    )
-    scores = table(
-        study, languages, component=component, vector=vector, ks=ks, n_seeds=n_seeds, seed=seed
-    )
-    return Finding("random_vs_semantic", scores, figure(scores, facts), caption(scores), facts)
-
-
-def table(
-    study: Study,
-    languages: Sequence[str],
-    *,
-    component: str = "attn",
-    vector: str = "mean",
-    ks: Sequence[int | float] = (0.05, 0.1, 0.25, 0.5, 1.0),
-    n_seeds: int = 5,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Score DySem's joint sets against random sets of the same size.
-
     Two kinds of control: for every pair, |U(x, y)| dimensions are drawn from all d without
     replacement, so that both cosines of that pair see equally many ("random, per pair"); and one
     set of the mean size is drawn for all pairs ("random, shared"), which keeps the pairs
     comparable with each other. The last row of a task has all d dimensions of the same vector.
 
     Args:
-        study: Its first template and first setting are used.
+        study: Of one task. Its first template and first prompt setting are used.
         languages: 𝓛.
         component: Internal vector.
         vector: "mean" or "source".
@@ -89,6 +50,23 @@ def table(
 
     Source: DySem Figures 3 and 10.
     """
+    prepare(study.needs(component))
+    asked = {"component": component, "vector": vector, "ks": list(ks), "n_seeds": n_seeds}
+    facts = facts_of(study, languages=names_of(languages, "language"), **asked, seed=seed)
+    scores = table(study, languages, component, vector, ks, n_seeds, seed)
+    return Finding("random_vs_semantic", scores, figure(scores, facts), caption(scores), facts)
+
+
+def table(
+    study: Study,
+    languages: Sequence[str],
+    component: str,
+    vector: str,
+    ks: Sequence[int | float],
+    n_seeds: int,
+    seed: int,
+) -> pd.DataFrame:
+    """Return the table of `random_sets`."""
     rows = []
     for task, data in study.data.items():
         vectors = study.vectors(task, component, languages=languages)
@@ -129,10 +107,6 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
 
     The band of a random kind spans its seeds; the band of the joint sets is the 95 % bootstrap
     interval over pairs.
-
-    Args:
-        table: From `dysem_lab.questions.random_sets.table`.
-        facts: What it was measured on.
     """
     figure = go.Figure()
     for kind in ("semantic", "random, shared", "random, per pair"):

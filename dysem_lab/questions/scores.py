@@ -49,6 +49,15 @@ def only_task(study: Study) -> str:
     return next(iter(study.data))
 
 
+def one_prompt(study: Study, languages: Sequence[str]) -> dict[str, object]:
+    """Return what is said of a question about some languages in a study's first prompts."""
+    return {
+        "languages": names_of(languages, "language"),
+        "template": study.templates[0],
+        "setting": study.settings[0],
+    }
+
+
 def rank_languages(
     study: Study,
     task: str,
@@ -209,6 +218,12 @@ def plain_scores(
         for template in study.templates
         for name in components
     )
+
+
+def gain_columns(difference: Mapping[str, float]) -> dict[str, float]:
+    """Return a paired difference as the columns of a gain."""
+    names = {"gain": "difference", "gain_low": "low", "gain_high": "high"}
+    return {name: difference[column] for name, column in names.items()}
 
 
 def mean_size(sizes: Tensor) -> float:

@@ -7,12 +7,11 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from dysem_lab.consensus import consensus_set
-from dysem_lab.inputs import names_of
 from dysem_lab.questions.finding import Facts, Finding, facts_of
 from dysem_lab.questions.needs import prepare
 from dysem_lab.questions.overlap import different_texts
 from dysem_lab.questions.random_sets import draw_sets
-from dysem_lab.questions.scores import only_task
+from dysem_lab.questions.scores import one_prompt, only_task
 from dysem_lab.questions.study import Study
 from dysem_lab.questions.style import CHANCE, PALETTE, layout
 
@@ -36,52 +35,25 @@ def selection_frequency(
         k: Dimensions per text, or fraction of d.
         seed: Of the random sets.
 
-    Raises:
-        InputError: Several tasks, or a name that the study does not have.
-    """
-    prepare(study.needs(component))
-    facts = facts_of(
-        study,
-        languages=names_of(languages, "language"),
-        template=study.templates[0],
-        setting=study.settings[0],
-        component=component,
-        k=k,
-        seed=seed,
-    )
-    counted = table(study, only_task(study), languages, component=component, k=k, seed=seed)
-    return Finding("selection_frequency", counted, figure(counted, facts), caption(counted), facts)
-
-
-def table(
-    study: Study,
-    task: str,
-    languages: Sequence[str],
-    *,
-    component: str = "attn",
-    setting: str | None = None,
-    template: str | None = None,
-    k: int | float = 1024,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Return how often each dimension is in S(x), over the different texts of a task.
-
-    Args:
-        study: The model and its pairs.
-        task: Name of a task of the study.
-        languages: 𝓛.
-        component: Internal vector.
-        setting: Prompt setting; None is the study's first.
-        template: Prompt template; None is the study's first.
-        k: Dimensions per text, or fraction of d.
-        seed: Of the random sets.
-
     Returns:
         One row per dimension, the most frequent first: ``rank`` (from 1), ``dimension`` (0-based
         index), ``frequency`` (share of the texts), ``random`` (the frequency at that rank when
         every text draws as many dimensions at random) and ``n_texts``.
+
+    Raises:
+        InputError: Several tasks, or a name that the study does not have.
     """
-    x = study.vectors(task, component, setting=setting, template=template, languages=languages)
+    prepare(study.needs(component))
+    facts = facts_of(study, **one_prompt(study, languages), component=component, k=k, seed=seed)
+    counted = table(study, only_task(study), languages, component, k, seed)
+    return Finding("selection_frequency", counted, figure(counted, facts), caption(counted), facts)
+
+
+def table(
+    study: Study, task: str, languages: Sequence[str], component: str, k: int | float, seed: int
+) -> pd.DataFrame:
+    """Return the table of `selection_frequency`."""
+    x = study.vectors(task, component, languages=languages)
     sets = consensus_set(x, k)[different_texts(study.texts(task, "en"))]
     drawn = draw_sets(sets.sum(-1), sets.shape[-1], seed)
     frequency, dimension = sets.double().mean(0).sort(descending=True, stable=True)
@@ -97,12 +69,7 @@ def table(
 
 
 def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
-    """Return how often each dimension is selected, most frequent first, and by random sets.
-
-    Args:
-        table: From `dysem_lab.questions.selection_frequency.table`.
-        facts: What it was measured on.
-    """
+    """Return how often each dimension is selected, most frequent first, and by random sets."""
     figure = go.Figure()
     for column, name, colour in (
         ("frequency", "selected by S(x)", PALETTE[0]),

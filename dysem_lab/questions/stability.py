@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from jaxtyping import Bool, Float
-from plotly.subplots import make_subplots
 from torch import Tensor
 
 from dysem_lab.consensus import consensus_set
@@ -17,9 +16,18 @@ from dysem_lab.inputs import names_of
 from dysem_lab.questions.finding import Facts, Finding, facts_of, sources_of
 from dysem_lab.questions.needs import prepare
 from dysem_lab.questions.overlap import different_texts, overlap
-from dysem_lab.questions.scores import only_task
+from dysem_lab.questions.scores import one_prompt, only_task
 from dysem_lab.questions.study import Study
-from dysem_lab.questions.style import CHANCE, PALETTE, error_bar, layout
+from dysem_lab.questions.style import (
+    CHANCE,
+    PALETTE,
+    error_bar,
+    interval,
+    layout,
+    lines_down,
+    side_by_side,
+    texts,
+)
 
 PARAPHRASE = 4.5  # gold ratings from here on count as the same meaning
 REFERENCES = (
@@ -39,6 +47,10 @@ def stability(
 ) -> Finding:
     """Say how far S(x) stays the same when something about the text changes.
 
+    ``varied`` is "language" (the top k of each language alone, every two languages), "one language
+    less" (S(x) with and without a language), "gold" (S(x) against S(y) of the pairs rated 0–1, …,
+    4–5, and those from 4.5, which are paraphrases), and the keys of ``others``.
+
     Args:
         study: Of one task. Its first template and first prompt setting are used.
         languages: 𝓛.
@@ -46,7 +58,17 @@ def stability(
         k: Dimensions per text, or fraction of d.
         seed: Of the intervals and of the drawing of another text.
         others: What else is varied → name → a study in which it has that value, such as
-            ``{"dtype": {"float32": a, "bfloat16": b}}``, as for `table`.
+            ``{"dtype": {"float32": a, "bfloat16": b}}``; every two of the same key are compared, in
+            their own first template and setting. They need this task on the same pairs as each
+            other, which may be fewer than in `study`.
+
+    Returns:
+        One row per ``varied`` and ``level`` with ``jaccard`` (mean over texts, or pairs for
+        "gold"), ``low``, ``high`` (its 95 % bootstrap interval), ``other_text`` (the same
+        comparison with the second set from another text, drawn at random: what sets have in common
+        whatever the text), ``chance`` (expected of two random sets of the same sizes), ``size``
+        (mean size of the sets), ``n`` (texts or pairs that count: different English texts, and
+        pairs of two different ones) and ``n_undefined`` (both sets empty; left out).
 
     Raises:
         InputError: Several tasks, a name that the study does not have, fewer than two different
@@ -56,16 +78,8 @@ def stability(
     changed = [one for studies in others.values() for one in studies.values()]
     prepare(study.needs(component), *(one.needs(component) for one in changed))
     task = only_task(study)
-    scores = table(study, task, languages, component=component, k=k, seed=seed, others=others)
-    of_study = facts_of(
-        study,
-        languages=names_of(languages, "language"),
-        template=study.templates[0],
-        setting=study.settings[0],
-        component=component,
-        k=k,
-        seed=seed,
-    )
+    scores = table(study, task, languages, component, k, seed, others)
+    of_study = facts_of(study, **one_prompt(study, languages), component=component, k=k, seed=seed)
     on = "".join(
         f", {varied} on {len(next(iter(studies.values())).data[task]):,} pairs"
         for varied, studies in others.items()
@@ -87,50 +101,16 @@ def table(
     study: Study,
     task: str,
     languages: Sequence[str],
-    *,
-    component: str = "attn",
-    setting: str | None = None,
-    template: str | None = None,
-    k: int | float = 1024,
-    seed: int = 0,
-    others: Mapping[str, Mapping[str, Study]] | None = None,
+    component: str,
+    k: int | float,
+    seed: int,
+    others: Mapping[str, Mapping[str, Study]],
 ) -> pd.DataFrame:
-    """Return how far S(x) stays the same when something about the text changes.
-
-    ``varied`` is "language" (the top k of each language alone, every two languages), "one language
-    less" (S(x) with and without a language), "gold" (S(x) against S(y) of the pairs rated 0–1, …,
-    4–5, and those from 4.5, which are paraphrases), and the keys of ``others``.
-
-    Args:
-        study: The model and its pairs.
-        task: Name of a task of the study.
-        languages: 𝓛.
-        component: Internal vector.
-        setting: Prompt setting; None is the study's first.
-        template: Prompt template; None is the study's first.
-        k: Dimensions per text, or fraction of d.
-        seed: Of the intervals and of the drawing of another text.
-        others: What else is varied → name → a study in which it has that value, such as
-            ``{"dtype": {"float32": a, "bfloat16": b}}``; every two of the same key are compared, in
-            their own first template and setting. They need this task on the same pairs as each
-            other, which may be fewer than in `study`.
-
-    Returns:
-        One row per ``varied`` and ``level`` with ``jaccard`` (mean over texts, or pairs for
-        "gold"), ``low``, ``high`` (its 95 % bootstrap interval), ``other_text`` (the same
-        comparison with the second set from another text, drawn at random: what sets have in common
-        whatever the text), ``chance`` (expected of two random sets of the same sizes), ``size``
-        (mean size of the sets), ``n`` (texts or pairs that count: different English texts, and
-        pairs of two different ones) and ``n_undefined`` (both sets empty; left out).
-
-    Raises:
-        InputError: A name that the study does not have, fewer than two different texts, or other
-            studies with different pairs.
-    """
+    """Return the table of `stability`."""
     languages = names_of(languages, "language")
-    x = study.vectors(task, component, setting=setting, template=template, languages=languages)
-    texts = study.texts(task, "en")
-    unique = different_texts(texts)
+    x = study.vectors(task, component, languages=languages)
+    sentences = study.texts(task, "en")
+    unique = different_texts(sentences)
     if len(unique) < 2:
         raise InputError(f"{task} has {len(unique)} different texts; stability needs at least 2")
     sets, once = consensus_set(x, k), x[unique]
@@ -145,19 +125,16 @@ def table(
     if len(languages) > 1:
         for i, code in enumerate(languages):
             rest = [j for j in range(len(languages)) if j != i]
-            compare(
-                "one language less",
-                f"without {code}",
-                sets[unique],
-                consensus_set(once[:, rest], k),
-            )
-    n_pairs, gold = len(texts) // 2, study.data[task].gold
-    different = np.array([a != b for a, b in zip(texts[:n_pairs], texts[n_pairs:], strict=True)])
+            fewer = consensus_set(once[:, rest], k)
+            compare("one language less", f"without {code}", sets[unique], fewer)
+    n_pairs, gold = len(sentences) // 2, study.data[task].gold
+    both = zip(sentences[:n_pairs], sentences[n_pairs:], strict=True)
+    different = np.array([a != b for a, b in both])
     for level, rated in _gold_bins(gold).items():
         pairs = np.flatnonzero(rated & different)
         if len(pairs):
             compare("gold", level, sets[pairs], sets[n_pairs + pairs])
-    for varied, studies in (others or {}).items():
+    for varied, studies in others.items():
         read = {
             name: consensus_set(other.vectors(task, component, languages=languages), k)
             for name, other in studies.items()
@@ -177,20 +154,10 @@ def _gold_bins(gold: Float[np.ndarray, " n"]) -> dict[str, Bool[np.ndarray, " n"
 
 
 def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
-    """Return how much sets overlap when the language, prompt or data type changes, and by gold.
-
-    Args:
-        table: From `dysem_lab.questions.stability.table`.
-        facts: What it was measured on.
-    """
+    """Return how much sets overlap when the language, prompt or data type changes, and by gold."""
     kinds = [kind for kind in table["varied"].unique() if kind != "gold"]
-    figure = make_subplots(
-        rows=1,
-        cols=2,
-        column_widths=[0.55, 0.45],
-        horizontal_spacing=0.11,
-        subplot_titles=["same text, something else changed", "two texts, by how similar they are"],
-    )
+    titles = ["same text, something else changed", "two texts, by how similar they are"]
+    figure = side_by_side(titles, [0.55, 0.45], 0.11, shared_yaxes=False)
     # The largest values of a row are lowest in it: its dots make a slope with room for text.
     for i, kind in enumerate(kinds):
         part = table[table["varied"] == kind].sort_values("jaccard")
@@ -239,19 +206,8 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
         row=1,
         col=2,
     )
-    figure.add_scatter(
-        x=gold["level"],
-        y=gold["high"],
-        mode="text",
-        text=[f"{value:.2f}" for value in gold["jaccard"]],
-        textposition="top center",
-        textfont_size=12,
-        cliponaxis=False,
-        hoverinfo="skip",
-        showlegend=False,
-        row=1,
-        col=2,
-    )
+    values = gold["jaccard"].map("{:.2f}".format)
+    texts(figure, gold["level"], gold["high"], values, "top center", row=1, col=2)
     for name, column, colour in REFERENCES:
         figure.add_scatter(
             x=gold["level"],
@@ -264,14 +220,8 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
             row=1,
             col=2,
         )
-    figure.update_yaxes(
-        tickvals=list(range(len(kinds))),
-        ticktext=[kind.replace("one language less", "one language<br>less") for kind in kinds],
-        range=[len(kinds) - 0.4, -0.6],
-        showgrid=False,
-        zeroline=False,
-        col=1,
-    )
+    labels = [kind.replace("one language less", "one language<br>less") for kind in kinds]
+    lines_down(figure, labels, col=1)
     figure.update_xaxes(title="Jaccard index of the sets", range=[0, 1.08], col=1)
     figure.update_yaxes(title="Jaccard index of S(x) and S(y)", range=[0, 1.02], col=2)
     figure.update_xaxes(title="gold similarity of the pair", type="category", col=2)
@@ -297,11 +247,10 @@ def caption(table: pd.DataFrame) -> str:
     gold = table[table["varied"] == "gold"].set_index("level")
     rated = [f"{level} {row['jaccard']:.2f}" for level, row in gold.iterrows()]
     same = gold[gold.index == f"≥ {PARAPHRASE}"]
-    paraphrases = (
-        f"; paraphrases {same['jaccard'].iloc[0]:.2f} [{same['low'].iloc[0]:.2f}, "
-        f"{same['high'].iloc[0]:.2f}] against {same['other_text'].iloc[0]:.2f} with another text"
-        if len(same)
-        else ""
+    paraphrases = "".join(
+        f"; paraphrases {interval(row, 'jaccard', of='.2f')} against {row['other_text']:.2f} with "
+        "another text"
+        for _, row in same.iterrows()
     )
     return (
         f"Mean Jaccard index of the selected sets when one thing changes: {'. '.join(parts)}. "

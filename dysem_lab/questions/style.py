@@ -3,7 +3,8 @@
 import html
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Sized
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -150,12 +151,17 @@ def band(
     )
 
 
+def rows_of(names: Sized, columns: int = 4) -> int:
+    """Return in how many rows of panels so many names are."""
+    return -(-len(names) // columns)
+
+
 def panel_grid(
     names: Sequence[str], columns: int = 4
 ) -> tuple[go.Figure, dict[str, tuple[int, int]]]:
     """Return a figure with one panel per name, and each panel's row and column."""
     columns = min(columns, len(names))
-    n_rows = -(-len(names) // columns)
+    n_rows = rows_of(names, columns)
     figure = make_subplots(
         rows=n_rows,
         cols=columns,
@@ -253,9 +259,15 @@ def named_settings(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(method=table["setting"] + ", " + table["vector"])
 
 
-def interval(row: pd.Series) -> str:
-    """Return a score with its interval."""
-    return f"{row['spearman']:.1f} [{row['low']:.1f}, {row['high']:.1f}]"
+def interval(
+    row: Mapping[Any, Any] | pd.Series,
+    value: str = "spearman",
+    bounds: Sequence[str] = ("low", "high"),
+    of: str = ".1f",
+) -> str:
+    """Return a value of a row with its interval, written as `of` says; a sign is the value's."""
+    low, high = (f"{row[name]:{of.lstrip('+')}}" for name in bounds)
+    return f"{row[value]:{of}} [{low}, {high}]"
 
 
 def best(table: pd.DataFrame) -> pd.Series:
@@ -291,10 +303,46 @@ def average(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     return mean.assign(task="average", low=np.nan, high=np.nan)
 
 
-def intervals(
-    figure: go.Figure, values: pd.DataFrame, y: pd.Series, col: int, name: str, colour: str
+def side_by_side(
+    titles: Sequence[str], widths: Sequence[float] | None = None, gap: float = 0.03, **options: Any
+) -> go.Figure:
+    """Return a figure with one panel per title; the panels have the vertical axis in common."""
+    return make_subplots(
+        rows=1,
+        cols=len(titles),
+        subplot_titles=titles,
+        column_widths=widths,
+        horizontal_spacing=gap,
+        **{"shared_yaxes": True, **options},
+    )
+
+
+def lines_down(
+    figure: go.Figure, labels: Sequence[str], above: float = 0.6, below: float = 0.4, **where: int
 ) -> None:
-    """Add points with horizontal intervals to one of the panels side by side.
+    """Name the lines 0, 1, … of panels from top to bottom, with room above and below them."""
+    figure.update_yaxes(
+        tickvals=list(range(len(labels))),
+        ticktext=labels,
+        range=[len(labels) - below, -above],
+        showgrid=False,
+        zeroline=False,
+        **where,
+    )
+
+
+def measured(
+    figure: go.Figure,
+    values: pd.DataFrame,
+    y: pd.Series,
+    col: int,
+    name: str,
+    colour: str,
+    text: pd.Series | str,
+    at: pd.Series | float | None = None,
+    **options: Any,
+) -> None:
+    """Add points with horizontal intervals to one of the panels side by side, and their texts.
 
     Args:
         figure: The figure.
@@ -302,7 +350,10 @@ def intervals(
         y: Place of each row.
         col: Panel, from 1; the first one names the colour in the legend.
         name: Name of the colour.
-        colour: Of the points.
+        colour: Of points and texts.
+        text: Said of each row; or how its value is written, such as ".1f".
+        at: Where each text begins, or where all of them end; None is the end of the interval.
+        **options: Of the points.
     """
     value, low, high = (values[column] for column in values)
     figure.add_scatter(
@@ -314,33 +365,47 @@ def intervals(
         showlegend=col == 1,
         marker={"color": colour, "size": 8},
         error_x=error_bar(value, low, high),
-        hovertemplate="%{x:.3f}",
         row=1,
         col=col,
+        **{"hovertemplate": "%{x:.3f}", **options},
     )
+    said = value.map(f"{{:{text}}}".format) if isinstance(text, str) else text
+    texts(figure, high if at is None else at, y, "\u2002" + said, row=1, col=col, colour=colour)
 
 
-def labels_at(
-    figure: go.Figure, x: pd.Series | float, y: pd.Series, text: pd.Series, col: int, colour: str
+def texts(
+    figure: go.Figure,
+    x: pd.Series | float,
+    y: pd.Series,
+    text: Sequence[str] | pd.Series,
+    position: str | None = None,
+    size: int = 12,
+    colour: str | None = None,
+    **where: int,
 ) -> None:
-    """Add texts that begin at each x, or all end at one x."""
-    in_column = not isinstance(x, pd.Series)
+    """Add texts that begin at each x, or all end at one x; or that lie as `position` says."""
+    in_column = isinstance(x, float)
     figure.add_scatter(
         x=[x] * len(y) if in_column else x,
         y=y,
         mode="text",
-        text="\u2002" + text,
-        textposition="middle left" if in_column else "middle right",
-        textfont={"size": 12, "color": colour},
+        text=text,
+        textposition=position or ("middle left" if in_column else "middle right"),
+        textfont={"size": size, **({"color": colour} if colour else {})},
         cliponaxis=False,
         hoverinfo="skip",
         showlegend=False,
-        row=1,
-        col=col,
+        **where,
     )
 
 
-def range_with_room(values: pd.DataFrame, room: float = 0.22) -> list[float]:
+def difference_axis(figure: go.Figure, title: str, ends: Sequence[float], **where: int) -> None:
+    """Give a panel of differences its title, its range and a line at 0."""
+    dark = {"zeroline": True, "zerolinecolor": "#333333"}
+    figure.update_xaxes(title=f"difference in {title}", range=ends, **dark, **where)
+
+
+def range_with_room(values: pd.DataFrame | pd.Series, room: float = 0.22) -> list[float]:
     """Return an axis range with room on the right for text, as a share of the span."""
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     span = max(high - low, 1e-6)

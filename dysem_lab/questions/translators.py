@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from jaxtyping import Float
-from plotly.subplots import make_subplots
 from torch import Tensor
 
 from dysem_lab.consensus import consensus_set
@@ -21,18 +20,20 @@ from dysem_lab.questions.finding import Facts, Finding, facts_of
 from dysem_lab.questions.grid import sweep
 from dysem_lab.questions.needs import prepare
 from dysem_lab.questions.overlap import different_texts, overlap
-from dysem_lab.questions.scores import pair_cosine
+from dysem_lab.questions.scores import mean_size, one_prompt, pair_cosine
 from dysem_lab.questions.study import Study
 from dysem_lab.questions.style import (
     CHANCE,
     PALETTE,
     SCORE,
+    difference_axis,
     excludes_zero,
     gain,
-    intervals,
-    labels_at,
     layout,
+    lines_down,
+    measured,
     range_with_room,
+    side_by_side,
 )
 
 UNTRANSLATED = "untranslated"
@@ -59,22 +60,22 @@ def translators(
         k: Dimensions per text, or fraction of d.
         seed: Of the bootstraps.
 
+    Returns:
+        One row per ``method`` and ``source``. Methods: the plain cosine of the language alone; and
+        DySem with each semantic vector, on English and the language (the language alone where
+        English is not in `languages`), then on all `languages`. Columns ``m``, ``vector``, those of
+        `dysem_lab.evaluate.score`; to the first source ``difference``, ``difference_low``,
+        ``difference_high`` (paired), ``jaccard``, ``jaccard_low``, ``jaccard_high`` and ``chance``
+        of the sets that the method selects (for the language alone its top k), and ``agreement``
+        (mean `character_agreement` of the renderings). NaN for the first source itself.
+
     Raises:
         InputError: Fewer than two sources, pairs that differ, or `language` not in `languages`.
     """
     prepare(study.needs(component))
-    scores = table(study, language, languages, component=component, k=k, seed=seed)
-    facts = facts_of(
-        study,
-        [next(iter(study.data))],
-        language=language,
-        languages=names_of(languages, "language"),
-        template=study.templates[0],
-        setting=study.settings[0],
-        component=component,
-        k=k,
-        seed=seed,
-    )
+    scores = table(study, language, languages, component, k, seed)
+    asked = {"language": language, **one_prompt(study, languages)}
+    facts = facts_of(study, [*study.data][:1], **asked, component=component, k=k, seed=seed)
     drawn, said = figure(scores, facts), caption(scores)
     return Finding(f"translators_{language}", scores, drawn, said, facts)
 
@@ -156,38 +157,11 @@ def table(
     study: Study,
     language: str,
     languages: Sequence[str],
-    *,
-    component: str = "attn",
-    setting: str | None = None,
-    template: str | None = None,
-    k: int | float = 1024,
-    seed: int = 0,
+    component: str,
+    k: int | float,
+    seed: int,
 ) -> pd.DataFrame:
-    """Score one language and the consensus with the translations of each source.
-
-    Args:
-        study: Its tasks are the same pairs with `language` from different sources, as
-            `translation_sources` makes them; the first one is what the others are compared with.
-        language: The language whose translations differ.
-        languages: 𝓛, `language` among them.
-        component: Internal vector.
-        setting: Prompt setting; None is the study's first.
-        template: Prompt template; None is the study's first.
-        k: Dimensions per text, or fraction of d.
-        seed: Of the bootstraps.
-
-    Returns:
-        One row per ``method`` and ``source``. Methods: the plain cosine of the language alone; and
-        DySem with each semantic vector, on English and the language (the language alone where
-        English is not in `languages`), then on all `languages`. Columns ``m``, ``vector``, those of
-        `dysem_lab.evaluate.score`; to the first source ``difference``, ``difference_low``,
-        ``difference_high`` (paired), ``jaccard``, ``jaccard_low``, ``jaccard_high`` and ``chance``
-        of the sets that the method selects (for the language alone its top k), and ``agreement``
-        (mean `character_agreement` of the renderings). NaN for the first source itself.
-
-    Raises:
-        InputError: Fewer than two sources, pairs that differ, or `language` not in `languages`.
-    """
+    """Return the table of `translators`."""
     first, *rest = study.data
     if not rest:
         raise InputError(f"one source of translations ({first}); compare at least two")
@@ -205,10 +179,7 @@ def table(
     sets: dict[tuple[str, int], Tensor] = {}
     rows: list[dict[str, object]] = []
     for name in study.data:
-        x, english = (
-            study.vectors(name, component, setting=setting, template=template, languages=codes)
-            for codes in (order, ["en"])
-        )
+        x, english = (study.vectors(name, component, languages=codes) for codes in (order, ["en"]))
         alone = x[:, [order.index(language)]]
         sets[name, 0] = consensus_set(alone[unique], k)
         for m in ms:
@@ -216,7 +187,7 @@ def table(
         methods = [(f"{language} alone", 0, "", pair_cosine(alone[:, 0]), float(x.shape[-1]))]
         for cell, result in sweep(x, english[:, 0], [k], ms).items():
             label = f"DySem {_joined(order[: cell.m])}, {cell.vector}"
-            size = float(result.sizes.double().mean())
+            size = mean_size(result.sizes)
             methods.append((label, cell.m, cell.vector, result.similarity, size))
         renderings = [study.texts(task, language) for task in (name, first)]
         agreement = character_agreement(*([side[i] for i in unique] for side in renderings))
@@ -249,22 +220,11 @@ def _joined(codes: Sequence[str]) -> str:
 
 
 def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
-    """Return scores, paired differences and overlap of the sets for each translation source.
-
-    Args:
-        table: From `dysem_lab.questions.translators.table`.
-        facts: What it was measured on.
-    """
+    """Return scores, paired differences and overlap of the sets for each translation source."""
     sources = table["source"].unique().tolist()
     methods = table["method"].unique().tolist()
-    figure = make_subplots(
-        rows=1,
-        cols=3,
-        shared_yaxes=True,
-        horizontal_spacing=0.03,
-        column_widths=[0.36, 0.36, 0.28],
-        subplot_titles=["score", f"difference to {sources[0]}", f"overlap with {sources[0]}"],
-    )
+    titles = ["score", f"difference to {sources[0]}", f"overlap with {sources[0]}"]
+    figure = side_by_side(titles, [0.36, 0.36, 0.28])
     offsets = np.linspace(-0.25, 0.25, len(sources))
     difference = ["difference", "difference_low", "difference_high"]
     differences = range_with_room(table[difference].assign(zero=0.0), 0.8)
@@ -272,23 +232,12 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
         part = table[table["source"] == name]
         y = part["method"].map({m: j for j, m in enumerate(methods)}) + offsets[i]
         colour = PALETTE[i % len(PALETTE)]
-        intervals(figure, part[["spearman", "low", "high"]], y, 1, name, colour)
-        labels_at(figure, part["high"], y, part["spearman"].map("{:.1f}".format), 1, colour)
+        measured(figure, part[["spearman", "low", "high"]], y, 1, name, colour, ".1f")
         if i:
-            intervals(figure, part[difference], y, 2, name, colour)
             gains = part.apply(gain, axis=1, name="difference")
-            labels_at(figure, differences[1], y, gains, 2, colour)
+            measured(figure, part[difference], y, 2, name, colour, gains, differences[1])
             shared = part[["jaccard", "jaccard_low", "jaccard_high"]]
-            intervals(figure, shared, y, 3, name, colour)
-            labels_at(
-                figure,
-                shared["jaccard_high"],
-                y,
-                shared["jaccard"].map("{:.2f}".format),
-                3,
-                colour,
-            )
-        if i:
+            measured(figure, shared, y, 3, name, colour, ".2f")
             figure.add_scatter(
                 x=part["chance"],
                 y=y,
@@ -302,18 +251,11 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
                 row=1,
                 col=3,
             )
-    figure.update_yaxes(
-        tickvals=list(range(len(methods))),
-        ticktext=methods,
-        range=[len(methods) - 0.5, -0.5],
-        showgrid=False,
-        zeroline=False,
-    )
+    lines_down(figure, methods, 0.5, 0.5)
     figure.update_xaxes(title=SCORE, range=range_with_room(table[["low", "high"]]), col=1)
-    figure.update_xaxes(title=f"difference in {SCORE}", range=differences, col=2)
-    figure.update_xaxes(zeroline=True, zerolinecolor="#333333", col=2)
-    figure.update_xaxes(title="Jaccard index of the sets", range=[0, 1.25], col=3)
-    figure.update_xaxes(tickvals=[0, 0.25, 0.5, 0.75, 1], col=3)
+    difference_axis(figure, SCORE, differences, col=2)
+    ticks = [0, 0.25, 0.5, 0.75, 1]
+    figure.update_xaxes(title="Jaccard index of the sets", range=[0, 1.25], tickvals=ticks, col=3)
     title = "How much hangs on the translator?"
     height = 26 * len(methods) * len(sources) + 40 * len(methods) + 220
     return layout(figure, title, facts, height)

@@ -191,7 +191,7 @@ def test_decomposition_rows_equal_their_own_definitions(tiny_lens, demo, tmp_pat
 def test_random_sets_have_the_size_of_the_joint_sets(tiny_lens, demo, tmp_path):
     store = VectorStore(tmp_path / "v.sqlite")
     study = Study(tiny_lens, demo.head(20), languages=["ja"], store=store)
-    table = random_sets.table(study, ["en", "ja"], ks=[3, 0.5], n_seeds=2)
+    table = random_sets.random_sets(study, ["en", "ja"], ks=[3, 0.5], n_seeds=2).table
     for _, part in table[table["kind"] != "all dimensions"].groupby("k"):
         size = part.loc[part["kind"] == "semantic", "n_dims"].item()
         per_pair = part.loc[part["kind"] == "random, per pair", "n_dims"]

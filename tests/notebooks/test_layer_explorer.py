@@ -18,7 +18,6 @@ from dysem_lab.prompts import templates, wrap
 from dysem_lab.questions import layer_curves as question
 from dysem_lab.questions import layers as layers_question
 from dysem_lab.questions.layer_curves import (
-    data_figure,
     data_layers,
     layer_caption,
     layer_curves,
@@ -27,7 +26,6 @@ from dysem_lab.questions.layer_curves import (
 )
 from dysem_lab.questions.pair_layers import (
     capture_pair,
-    pair_figure,
     pair_layer_curves,
     pair_layers,
 )
@@ -87,7 +85,7 @@ def test_a_pair_is_compared_at_every_layer_as_plain_hooks_and_loops_say(
 ):
     folder = tiny_folder(architecture)
     pair = capture_pair(load_model(folder), *PAIR, ("en", "fr"), RENDERINGS)
-    table = pair_layers(pair, setting, vector, m, k=8)
+    table = pair_layer_curves(pair, setting, vector, m, k=8).table
     values = table.set_index(["component", "kind", "measure", "layer"])
     curves = by_hand(folder, setting)
     assert len(table) == 2 * 3 * len(curves)
@@ -114,7 +112,7 @@ def test_a_pair_costs_one_pass_for_all_settings_and_layers(tiny_lens):
     assert work.rows in (3 * n_prompts, 3 * n_prompts + shared)
     with counted(tiny_lens) as work:
         for setting in pair.settings:
-            pair_figure(pair, setting, "source", 1, 5)
+            pair_layer_curves(pair, setting, "source", 1, 5)
     assert work.rows == 0
 
 
@@ -127,7 +125,7 @@ def study(tiny_lens, tmp_path_factory):
 
 def test_data_agree_with_the_analysis_of_the_paper_and_with_spearman(study, monkeypatch):
     (task,) = study.data
-    table = data_layers(study, task, "language-specific", "mean", 2, 8)
+    table = layer_curves(study, task, "language-specific", "mean", 2, 8).table
     for component in ("attn", "ffn"):
         paper = layers_question.table(study, 2, component=component, k=8, languages=["en", "fr"])
         paper = paper[(paper["setting"] == "language-specific") & (paper["vector"] == "mean")]
@@ -152,14 +150,14 @@ def test_data_agree_with_the_analysis_of_the_paper_and_with_spearman(study, monk
         assert stream.loc[layer, "n_dims"] == pytest.approx(sum(d for _, d in pairs) / n)
         assert stream.loc[layer, "low"] <= stream.loc[layer, "value"] <= stream.loc[layer, "high"]
     monkeypatch.setattr(question, "PAIRS_PER_CHUNK", 5)
-    again = data_layers(study, task, "language-specific", "mean", 2, 8)
+    again = layer_curves(study, task, "language-specific", "mean", 2, 8).table
     assert again["value"].tolist() == pytest.approx(table["value"].tolist())
 
 
 def test_the_figure_has_a_panel_per_component_and_counts_layers_from_one(tiny_lens):
     pair = capture_pair(tiny_lens, *PAIR)
-    table = pair_layers(pair, k=8)
-    figure = pair_figure(pair, k=8)
+    table = pair_layer_curves(pair, k=8).table
+    figure = pair_layer_curves(pair, k=8).figure
     assert [note.text for note in figure.layout.annotations] == [
         "attention", "FFN", "residual stream",
     ]  # fmt: skip
@@ -194,7 +192,7 @@ def test_the_papers_last_point_is_drawn_where_it_is_published(study, monkeypatch
     rows = rows[(rows["method"] == "DySem") & (rows["task"] == "STSB")]
     for row in rows[rows["template"] == "prompteol"].itertuples():
         assert published_score(study, task, row.setting, row.vector) == row.score
-    table = pair_layers(capture_pair(study.lens, *PAIR), k=8)
+    table = pair_layer_curves(capture_pair(study.lens, *PAIR), k=8).table
     line = layer_figure(table, "", paper=80.5).data[-1]
     assert (list(line.x), list(line.y), line.xaxis) == ([1, 3], [80.5, 80.5], "x")
 
@@ -202,14 +200,16 @@ def test_the_papers_last_point_is_drawn_where_it_is_published(study, monkeypatch
 def test_findings_of_a_pair_and_of_a_study_are_their_tables_and_figures(tiny_lens, study):
     pair = capture_pair(tiny_lens, *PAIR, ("en", "fr"), RENDERINGS)
     finding = pair_layer_curves(pair, m=1, k=8)
-    assert finding.table.equals(pair_layers(pair, m=1, k=8))
-    assert finding.figure.to_json() == pair_figure(pair, m=1, k=8).to_json()
+    assert finding.table.equals(pair_layers(pair, "english", "mean", 1, 8))
+    assert finding.figure.to_json() == layer_figure(finding.table, finding.facts).to_json()
     assert finding.facts.record()["texts"] == {"en": list(PAIR)}
     (task,) = study.data
     undeclared = Study(tiny_lens, study.data, languages=("en", "fr"), store=study.store)
     finding = layer_curves(undeclared, m=2, k=8)
-    assert finding.table.equals(data_layers(study, task, m=2, k=8))
-    assert finding.figure.to_json() == data_figure(study, task, m=2, k=8).to_json()
+    english = study.prompted(settings="english")
+    assert finding.table.equals(data_layers(english, task, "mean", ["en", "fr"], 8, 0))
+    expected = layer_figure(finding.table, finding.facts, "Spearman × 100")
+    assert finding.figure.to_json() == expected.to_json()
     assert finding.facts.record()["parameters"]["languages"] == ["en", "fr"]
     assert finding.name.endswith("_demo-12")
 
@@ -234,9 +234,9 @@ def test_errors_of_a_pair_name_the_remedy(tiny_lens, change, error, said):
 def test_errors_of_settings_name_the_bad_value(tiny_lens, study):
     pair = capture_pair(tiny_lens, *PAIR, template="{text} is")
     with pytest.raises(InputError, match=r"'language-specific'; choose one of: english$"):
-        pair_layers(pair, "language-specific")
+        pair_layer_curves(pair, "language-specific")
     with pytest.raises(InputError, match="m must be between 1 and 1 languages, got 2"):
-        pair_layers(pair, m=2)
+        pair_layer_curves(pair, m=2)
 
 
 def test_sliders_of_a_pair_run_no_pass_and_a_new_text_runs_one(tiny_lens):
@@ -248,7 +248,7 @@ def test_sliders_of_a_pair_run_no_pass_and_a_new_text_runs_one(tiny_lens):
         panel.set(setting="language-specific", vector="source", m=1, k=5).wait()
     assert widths == []
     pair = capture_pair(tiny_lens, *PAIR, ("en", "fr"), RENDERINGS)
-    expected = pair_figure(pair, "language-specific", "source", 1, 5)
+    expected = pair_layer_curves(pair, "language-specific", "source", 1, 5).figure
     for one, other in zip(panel.figure.data, expected.data, strict=True):
         assert list(one.y) == pytest.approx(list(other.y), nan_ok=True)
     with passes(tiny_lens) as widths:
@@ -283,13 +283,13 @@ def test_data_are_captured_once_and_sliders_run_no_pass(tiny_lens, study, tmp_pa
         assert widths == []
     assert panel.message == ""
     (task,) = fresh.data
-    expected = data_figure(fresh, task, "language-specific", "mean", 1, 9)
+    expected = layer_curves(fresh, task, "language-specific", "mean", 1, 9).figure
     assert panel.figure.to_json() == expected.to_json()
 
 
 def test_the_embedded_model_agrees_with_its_cumulative_vectors(embedded):
     lens = embedded("smollm2-135m-instruct")
-    table = pair_layers(capture_pair(lens, *PAIR), k=1.0)
+    table = pair_layer_curves(capture_pair(lens, *PAIR), k=1.0).table
     sums = capture(lens, wrap(PAIR), EACH)
     for component in EACH:
         part = table[(table["component"] == component) & (table["kind"] == "cumulative")]

@@ -137,7 +137,7 @@ def test_random_sets_have_their_sizes_and_every_dimension_is_as_likely():
 def test_component_scores_are_cosines_and_the_positive_dimensions_of_one_language(
     study, read, tasks
 ):
-    table = components.table(study, k=6, seed=3)
+    table = components.components(study, k=6, seed=3).table
     labels = table[["task", "component", "method"]].values.tolist()
     assert labels == [
         [task, component, method]
@@ -157,7 +157,7 @@ def test_component_scores_are_cosines_and_the_positive_dimensions_of_one_languag
 def test_attention_before_a_post_norm_is_scored_where_it_differs(tiny_folder, tasks, tmp_path):
     lens = load_model(tiny_folder("Gemma2"))
     study = Study(lens, tasks["few"], store=VectorStore(tmp_path / "v.sqlite"))
-    table = components.table(study, k=0.5)
+    table = components.components(study, k=0.5).table
     assert table["component"].unique().tolist() == ["resid", "attn", "attn_raw", "ffn"]
     plain = table[table["method"] == "all dimensions"].set_index("component")
     raw = capture(lens, wrap(tasks["few"].texts("en")), "attn_raw")["attn_raw"].double().numpy()
@@ -165,7 +165,7 @@ def test_attention_before_a_post_norm_is_scored_where_it_differs(tiny_folder, ta
 
 
 def test_attention_before_a_post_norm_is_kept_where_it_is_all_that_was_asked_for(study):
-    table = components.table(study, ["attn_raw"], k=6)
+    table = components.components(study, ["attn_raw"], k=6).table
     assert table["component"].tolist() == ["attn_raw"] * 4
 
 
@@ -207,12 +207,12 @@ def test_a_task_that_does_not_exist_is_named(study):
     with pytest.raises(InputError, match="unknown task 'STSB'; choose one of: many, few"):
         scores.rank_languages(study, "STSB")
     with pytest.raises(InputError, match="unknown task 'STSB'; choose one of: many, few"):
-        languages.overlaps(study, "STSB", setting="english")
+        languages.language_overlap(study, "STSB", setting="english")
 
 
 def test_overlap_is_the_mean_jaccard_index_of_the_sets_of_two_languages(study, read):
     setting = "language-specific"
-    overlap, chance = languages.overlaps(study, "many", setting=setting, k=5)
+    overlap, chance = languages.overlaps(study, "many", setting, "attn", 5)
     assert overlap.index.tolist() == overlap.columns.tolist() == list(LANGUAGES)
     sets = {}
     for code in LANGUAGES:
@@ -469,13 +469,14 @@ def test_a_language_that_a_task_lacks_is_an_error_and_not_left_out(study):
     with pytest.raises(InputError, match="unknown language 'ru'; choose one of: en, ja"):
         decomposition.table(study, LANGUAGES, k=6)
     with pytest.raises(InputError, match="unknown language 'ru'; choose one of: en, ja"):
-        random_sets.table(study, LANGUAGES)
+        random_sets.random_sets(study, LANGUAGES)
 
 
 @pytest.mark.parametrize("vector", VECTORS)
 def test_random_sets_are_compared_at_the_size_of_the_joint_sets(one_task, read, tasks, vector):
     languages, gold = ["ru", "ja"], tasks["many"].gold
-    table = random_sets.table(one_task, languages, vector=vector, ks=[3, 0.5], n_seeds=2, seed=7)
+    asked = {"vector": vector, "ks": [3, 0.5], "n_seeds": 2, "seed": 7}
+    table = random_sets.random_sets(one_task, languages, **asked).table
     assert len(table) == 2 * (1 + 2 * 2) + 1
     by_language = [read("many", code) for code in languages]
     source = read("many", "en")
@@ -510,10 +511,10 @@ def test_what_an_analysis_reads_was_captured_by_the_study(study, one_task, monke
         raise AssertionError("a forward pass")
 
     monkeypatch.setattr("dysem_lab.models.record.forward", refuse)
-    components.table(study)
+    components.components(study)
     languages.table(study, component="resid")
     scores.grid(study, [0.25], components=("ffn",))
     layers.table(study, 2, component="ffn")
     decomposition.table(one_task, LANGUAGES, components=("attn", "ffn"))
-    random_sets.table(one_task, LANGUAGES, n_seeds=1)
-    languages.overlaps(study, "many", setting="english")
+    random_sets.random_sets(one_task, LANGUAGES, n_seeds=1)
+    languages.language_overlap(study, "many", setting="english")

@@ -160,7 +160,7 @@ def ladder_case(tmp_path_factory):
     data = {"T": made_up(gold, ["en", "ja", "ru"])}
     study = planted(tmp_path_factory.mktemp("ladder"), data, {"T": vectors})
     with pytest.warns(UserWarning, match="pairs have no similarity"):
-        table = ladder.table(study, "T", ["ja", "ru"], k=2, seed=3, n_random=4)
+        table = ladder.ladder(study, ["ja", "ru"], k=2, seed=3, n_random=4).table
     return vectors, gold, table
 
 
@@ -253,7 +253,7 @@ def test_random_sets_of_all_dimensions_are_the_dense_mean(tmp_path):
     vectors = {code: normal((16, 5), seed, shift=6) for seed, code in enumerate(("en", "ja"))}
     data = {"T": made_up(np.arange(8) / 2, ["en", "ja"])}
     study = planted(tmp_path, data, {"T": vectors})
-    table = ladder.table(study, "T", ["en", "ja"], k=1.0, n_random=2)
+    table = ladder.ladder(study, ["en", "ja"], k=1.0, n_random=2).table
     scores = table[table["vector"] == "mean"]["spearman"]
     assert np.ptp(scores) == pytest.approx(0, abs=1e-9)  # all positive, so every rung is all of d
     later = table[(table["rung"] != "mean, all d") & (table["vector"] == "mean")]
@@ -265,13 +265,13 @@ def test_ladder_refuses_what_it_cannot_do(tmp_path):
     data = {"T": made_up([1.0, 2, 3], ["en", "ja"])}
     study = planted(tmp_path, data, {"T": {c: normal((6, 4)) for c in ("en", "ja")}})
     with pytest.raises(InputError, match="n_random must be at least 1 draw, got 0"):
-        ladder.table(study, "T", ["en"], n_random=0)
+        ladder.ladder(study, ["en"], n_random=0)
     with pytest.raises(InputError, match="unknown task 'X'; choose one of: T"):
-        ladder.table(study, "X", ["en"])
+        ladder.table(study, "X", ["en"], "attn", 2, 0, 1)
     with pytest.raises(InputError, match="unknown language 'ru'; choose one of"):
-        ladder.table(study, "T", ["en", "ru"])
+        ladder.ladder(study, ["en", "ru"])
     with pytest.raises(InputError, match="k must be"):
-        ladder.table(study, "T", ["en"], k=0)
+        ladder.ladder(study, ["en"], k=0)
 
 
 # Honest choice
@@ -310,7 +310,7 @@ def choice_case(tmp_path_factory):
 
 def test_choices_differ_where_dev_and_test_disagree(choice_case):
     dev, test, orders = choice_case
-    table = choice.table(dev, test, "T", ks=[2])
+    table = choice.honest_choice(dev, test, ks=[2]).table
     chosen = table[table["chosen"]].set_index(["vector", "chosen_on"])
     assert len(chosen) == 4
     # The mean over the single best language is that language: a perfect ranking where it is best.
@@ -329,7 +329,7 @@ def test_choices_differ_where_dev_and_test_disagree(choice_case):
 
 def test_every_number_of_languages_is_scored_in_both_orders(choice_case):
     dev, test, orders = choice_case
-    table = choice.table(dev, test, "T", ks=[2, 1])
+    table = choice.honest_choice(dev, test, ks=[2, 1]).table
     assert len(table) == 2 * 2 * 3 * 2
     assert table[["optimism"]].notna().sum().item() == 2
     ranked = table[table["m"] == 3].groupby("chosen_on")["languages"].unique()
@@ -340,7 +340,7 @@ def test_every_number_of_languages_is_scored_in_both_orders(choice_case):
     v = (angled(orders["test"]["ja"]) + angled(orders["test"]["en"], 1.0)) / 2
     values = naive_cosines(v, [{0, 1}] * 12)
     assert two["spearman"] == pytest.approx(naive_spearman(values, gold), abs=1e-3)
-    fewer = choice.table(dev, test, "T", ks=[2], ms=[2])
+    fewer = choice.honest_choice(dev, test, ks=[2], ms=[2]).table
     assert fewer["m"].unique().tolist() == [2]
 
 
@@ -360,17 +360,17 @@ def test_both_studies_need_the_same_languages_task_and_model(choice_case, tmp_pa
     data = {"T": made_up([1.0, 2, 3], ["en", "ja"])}
     other = planted(tmp_path, data, {"T": {c: normal((6, 2)) for c in ("en", "ja")}})
     with pytest.raises(InputError, match="dev has en/ja, test en/ja/ru"):
-        choice.table(other, test, "T")
+        choice.honest_choice(other, test)
     with pytest.raises(InputError, match="unknown task 'X'; choose one of: T"):
-        choice.table(dev, test, "X")
+        choice.table(dev, test, "X", "attn", [2], None, 0)
     half = planted(tmp_path, data, {"T": {"en": normal((6, 2))}})
     facts, own = replace(half.model, dtype="bfloat16"), type(half).model.fget
     of_study = property(lambda study: facts if study is half else own(study))
     monkeypatch.setattr(type(half), "model", of_study)
     with pytest.raises(InputError, match="one model in one dtype"):
-        choice.table(half, test, "T")
+        choice.honest_choice(half, test)
     with pytest.raises(InputError, match="m must be between 1 and 3"):
-        choice.table(dev, test, "T", ks=[2], ms=[4])
+        choice.honest_choice(dev, test, ks=[2], ms=[4])
 
 
 def test_demo_is_split_into_two_seeded_halves_that_say_so():
@@ -480,7 +480,7 @@ def stable_case(tmp_path_factory):
 def test_stability_equals_loops(stable_case):
     vectors, _, texts, study = stable_case
     codes, k = ["en", "ja", "ru"], 4
-    table = stability.table(study, "T", codes, k=k).set_index(["varied", "level"])
+    table = stability.stability(study, codes, k=k).table.set_index(["varied", "level"])
     x = np.stack([vectors[code] for code in codes], axis=1)
     unique = [i for i in range(16) if texts[i] not in texts[:i]]
     assert len(unique) == 14
@@ -531,7 +531,7 @@ def test_what_sets_share_whatever_the_text_is_told_from_what_the_text_decides(tm
         folder.mkdir()
         data = {"T": made_up([1.0, 2, 3], ["en", "ja"])}
         study = planted(folder, data, {"T": {"en": rows, "ja": rows}})
-        table = stability.table(study, "T", ["en", "ja"], k=3)
+        table = stability.stability(study, ["en", "ja"], k=3).table
         language = table[table["varied"] == "language"].iloc[0]
         assert (language["jaccard"], language["low"], language["high"]) == (1, 1, 1)
         assert language["other_text"] == other_text
@@ -549,7 +549,7 @@ def test_other_studies_are_compared_two_by_two_on_their_own_pairs(stable_case, t
         read[name] = {code: sign * vectors[code][at] for code in ("en", "ja")}
         planting = {("T", name, "english"): read[name]}
         few[name] = planted(folder, data, planting, templates=name)
-    table = stability.table(study, "T", ["en", "ja"], k=4, others={"template": few})
+    table = stability.stability(study, ["en", "ja"], k=4, others={"template": few}).table
     rows = table[table["varied"] == "template"].set_index("level")
     assert list(rows.index) == [
         "prompteol / knowledge",
@@ -568,26 +568,26 @@ def test_other_studies_are_compared_two_by_two_on_their_own_pairs(stable_case, t
     assert row["n"] == len(defined)
     others = {"dtype": {"a": few["prompteol"], "b": study}}
     with pytest.raises(InputError, match="vary the dtype have different pairs of T"):
-        stability.table(study, "T", ["en", "ja"], k=4, others=others)
+        stability.stability(study, ["en", "ja"], k=4, others=others)
 
 
 def test_one_language_may_be_given_by_its_code_alone(stable_case):
     study = stable_case[-1]
-    for analysis in (stability.table, selection_frequency.table, ladder.table):
-        one, listed = analysis(study, "T", "ja", k=4), analysis(study, "T", ["ja"], k=4)
-        pd.testing.assert_frame_equal(one, listed)
+    for ask in (stability.stability, selection_frequency.selection_frequency, ladder.ladder):
+        one, listed = ask(study, "ja", k=4), ask(study, ["ja"], k=4)
+        pd.testing.assert_frame_equal(one.table, listed.table)
 
 
 def test_stability_needs_two_texts(tmp_path):
     data = {"T": made_up([5.0], ["en"], texts=["same", "same"])}
     study = planted(tmp_path, data, {"T": {"en": np.ones((2, 3))}})
     with pytest.raises(InputError, match="T has 1 different texts; stability needs at least 2"):
-        stability.table(study, "T", ["en"])
+        stability.stability(study, ["en"])
 
 
 def test_selection_frequency_equals_counting(stable_case):
     vectors, _, texts, study = stable_case
-    table = selection_frequency.table(study, "T", ["en", "ja"], k=3, seed=2)
+    table = selection_frequency.selection_frequency(study, ["en", "ja"], k=3, seed=2).table
     sets = naive_sets(np.stack([vectors["en"], vectors["ja"]], axis=1), 3)
     unique = [i for i in range(16) if texts[i] not in texts[:i]]
     counts = [sum(j in sets[i] for i in unique) for j in range(10)]
@@ -664,7 +664,7 @@ def translator_case(tmp_path_factory):
     tasks = {"one": one, "the same": one, "other": renamed}
     vectors = {name: {**shared, "zh": zh[name]} for name in zh}
     study = planted(tmp_path_factory.mktemp("translators"), tasks, vectors)
-    table = translators.table(study, "zh", ["ru", "en", "zh"], k=3)
+    table = translators.translators(study, "zh", ["ru", "en", "zh"], k=3).table
     return vectors, gold, table
 
 
@@ -722,12 +722,12 @@ def test_translators_refuse_what_they_cannot_compare(tmp_path):
     rows = {code: normal((6, 4)) for code in ("en", "zh")}
     alone = planted(tmp_path, {"one": one}, {"one": rows})
     with pytest.raises(InputError, match=r"one source of translations \(one\)"):
-        translators.table(alone, "zh", ["en", "zh"])
+        translators.translators(alone, "zh", ["en", "zh"])
     two = planted(tmp_path, {"one": one, "two": longer}, {"one": rows})
     with pytest.raises(InputError, match="'two' has other pairs than 'one'"):
-        translators.table(two, "zh", ["en", "zh"])
+        translators.table(two, "zh", ["en", "zh"], "attn", 2, 0)
     with pytest.raises(InputError, match="'zh' is not among the languages en/ja; add it"):
-        translators.table(two, "zh", ["en", "ja"])
+        translators.table(two, "zh", ["en", "ja"], "attn", 2, 0)
 
 
 # Figures and captions
@@ -779,7 +779,7 @@ def test_ladder_figure_has_every_rung_and_its_caption_says_which_steps_matter(la
 
 def test_choice_figure_and_caption_show_both_choices(choice_case):
     dev, test, _ = choice_case
-    table = choice.table(dev, test, "T", ks=[2])
+    table = choice.honest_choice(dev, test, ks=[2]).table
     figure = choice.figure(table, "facts")
     assert shown(figure, table, ["spearman"])
     titles = [annotation.text for annotation in figure.layout.annotations]
@@ -791,7 +791,7 @@ def test_choice_figure_and_caption_show_both_choices(choice_case):
     assert f", difference {oracle['optimism']:+.1f} {interval}" in caption
     n_optimistic = (table["optimism_low"] > 0).sum()
     assert caption.endswith(f"excludes 0, in {n_optimistic} of 2.")
-    same = choice.table(test, test, "T", ks=[2])
+    same = choice.honest_choice(test, test, ks=[2]).table
     assert "english, mean: both choose ru, 100.0" in choice.caption(same)
     titles = [a.text for a in choice.figure(same, "facts").layout.annotations]
     assert "english, mean: the same choice" in titles
@@ -799,7 +799,7 @@ def test_choice_figure_and_caption_show_both_choices(choice_case):
 
 def test_stability_figures_show_every_comparison(stable_case):
     _, _, _, study = stable_case
-    table = stability.table(study, "T", ["en", "ja", "ru"], k=4)
+    table = stability.stability(study, ["en", "ja", "ru"], k=4).table
     figure = stability.figure(table, "facts")
     assert shown(figure, table, ["jaccard"])
     labels = " ".join(figure.layout.yaxis.ticktext).replace("<br>", " ")
@@ -809,7 +809,7 @@ def test_stability_figures_show_every_comparison(stable_case):
     for level in ("0–1", "1–2", "2–3", "3–4", "4–5", "≥ 4.5"):
         value = table.set_index("level").loc[level, "jaccard"]
         assert f"{level} {value:.2f}" in caption
-    frequency = selection_frequency.table(study, "T", ["en", "ja"], k=3)
+    frequency = selection_frequency.selection_frequency(study, ["en", "ja"], k=3).table
     assert shown(
         selection_frequency.figure(frequency, "facts"), 100 * frequency, ["frequency", "random"]
     )
@@ -865,7 +865,8 @@ def test_the_honest_choice_records_what_it_was_chosen_on(choice_case):
     record = finding.facts.record()
     assert [one["name"] for one in record["chosen_on"]] == ["dev"]
     assert [one["name"] for one in record["data"]] == ["test"]
-    pd.testing.assert_frame_equal(finding.table, choice.table(dev, test, "T", ks=[2], seed=3))
+    own = choice.table(dev, test, "T", "attn", [2], None, 3)
+    pd.testing.assert_frame_equal(finding.table, own)
 
 
 def test_stability_records_what_was_varied(stable_case):
