@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import pandas as pd
 import plotly.graph_objects as go
-from jaxtyping import Float
 from plotly.subplots import make_subplots
 from torch import Tensor
 
@@ -15,19 +14,15 @@ from dysem_lab.inputs import checked
 from dysem_lab.joint import cosine
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.readout import label, token_texts
-from dysem_lab.models.steering import (
-    Contrast,
-    warn_if_alpha_is_undone,
-)
+from dysem_lab.models.steering import Contrast, warn_if_alpha_is_undone
 from dysem_lab.prompts import TEMPLATE_NAMES
 from dysem_lab.questions.finding import Facts, Finding
 from dysem_lab.questions.predictions import (
-    FUNCTION_WORD,
     FUNCTION_WORDS,
-    OTHER_TOKEN,
     ROW,
     check_top,
     colour_legend,
+    token_bars,
     total_variation,
 )
 from dysem_lab.questions.steered import SteeredTexts
@@ -62,6 +57,10 @@ def contrast_effect(
         template: As for `dysem_lab.wrap`; a prompt, and one alone.
         output_layer: Where embeddings are read, as for `dysem_lab.ContrastivePrompting`.
         top: Tokens per variant.
+
+    Returns:
+        The rows of `Effect.tokens`, with ``shown`` "next token"; then one row per probe and
+        ``variant``, with ``shown`` "probe", ``probe`` and ``cosine``.
 
     Raises:
         InputError: As for `SteeredTexts` and `read_effect`.
@@ -133,9 +132,14 @@ def read_effect(
     steered, plain = texts.read(contrast, output_layer), texts.read(None, output_layer)
     template = TEMPLATE_NAMES.get(texts.template, texts.template)
     both = {PLAIN: plain.probabilities, str(contrast): steered.probabilities}
+    cosines = {
+        name: cosine(vectors[:1].expand_as(vectors[1:]), vectors[1:]).tolist()
+        for name, vectors in (("plain", plain.vectors), ("steered", steered.vectors))
+    }
+    probes = pd.DataFrame({"probe": list(texts.texts[1:]), **cosines})
     return Effect(
         _token_table(lens, both, top),
-        _probe_table(texts.texts, plain.vectors, steered.vectors),
+        probes.assign(change=probes["steered"] - probes["plain"]),
         total_variation(steered.probabilities, plain.probabilities),
         remark(lens, contrast),
         texts.texts[0],
@@ -156,39 +160,17 @@ def _described(contrast: Contrast) -> str:
 
 
 def _token_table(lens: LensModel, found: Mapping[str, Tensor], top: int) -> pd.DataFrame:
-    n_tokens = next(iter(found.values())).numel()
-    check_top(top, n_tokens)
-    plain = set(found[PLAIN].topk(top).indices.tolist())
-    rows = []
+    check_top(top, found[PLAIN].numel())
+    parts = []
     for variant, probabilities in found.items():
         best = probabilities.topk(top)
         ids = best.indices.tolist()
-        for rank, (token, text, p) in enumerate(
-            zip(ids, token_texts(lens, ids), best.values.tolist(), strict=True), 1
-        ):
-            rows.append(
-                {
-                    "variant": variant,
-                    "rank": rank,
-                    "token": text,
-                    "id": token,
-                    "probability": p,
-                    "function_word": text.strip().lower() in FUNCTION_WORDS,
-                    "known": token in plain,
-                }
-            )
-    return pd.DataFrame(rows)
-
-
-def _probe_table(
-    texts: Sequence[str], plain: Float[Tensor, "n d"], steered: Float[Tensor, "n d"]
-) -> pd.DataFrame:
-    values = [
-        cosine(vectors[:1].expand_as(vectors[1:]), vectors[1:]).tolist()
-        for vectors in (plain, steered)
-    ]
-    table = pd.DataFrame({"probe": list(texts[1:]), "plain": values[0], "steered": values[1]})
-    return table.assign(change=table["steered"] - table["plain"])
+        part = {"variant": variant, "rank": range(1, top + 1), "token": token_texts(lens, ids)}
+        parts.append(pd.DataFrame({**part, "id": ids, "probability": best.values.tolist()}))
+    table = pd.concat(parts, ignore_index=True)
+    words = table["token"].str.strip().str.lower().isin(FUNCTION_WORDS)
+    plain = table.loc[table["variant"] == PLAIN, "id"]
+    return table.assign(function_word=words, known=table["id"].isin(plain))
 
 
 def remark(lens: LensModel, contrast: Contrast) -> str:
@@ -200,12 +182,7 @@ def remark(lens: LensModel, contrast: Contrast) -> str:
 
 
 def table(effect: Effect) -> pd.DataFrame:
-    """Return the next tokens and the probes of an effect in one table.
-
-    Returns:
-        The rows of `Effect.tokens`, with ``shown`` "next token"; then one row per probe and
-        ``variant``, with ``shown`` "probe", ``probe`` and ``cosine``.
-    """
+    """Return the table of `contrast_effect`: the next tokens and the probes of an effect."""
     names = dict(zip(("plain", "steered"), effect.tokens["variant"].unique(), strict=True))
     probes = effect.probes.rename(columns=names).melt(
         "probe", list(names.values()), "variant", "cosine"
@@ -238,24 +215,8 @@ def figure(effect: Effect) -> go.Figure:
     )
     for column, variant in enumerate(variants, 1):
         part = effect.tokens[effect.tokens["variant"] == variant]
-        colours = part["function_word"].map({True: FUNCTION_WORD, False: OTHER_TOKEN})
-        figure.add_bar(
-            orientation="h",
-            x=part["probability"],
-            y=part["rank"],
-            marker={
-                "color": colours.where(part["known"], "#FFFFFF"),
-                "line": {"color": colours, "width": 1.5},
-            },
-            text=part["token"].map(label) + part["probability"].map("  {:.3f}".format),
-            textposition="outside",
-            constraintext="none",
-            cliponaxis=False,
-            showlegend=False,
-            hovertemplate="%{text}<extra></extra>",
-            row=1,
-            col=column,
-        )
+        options = {"constraintext": "none", "hovertemplate": "%{text}<extra></extra>"}
+        token_bars(figure, part.assign(y=part["rank"]), label, 1, column, **options)
     places = list(range(1, len(effect.probes) + 1))
     dumbbell = {"row": 2, "col": 1}
     figure.add_scatter(

@@ -14,7 +14,6 @@ from typing import TypeVar
 import pandas as pd
 import plotly.graph_objects as go
 import torch
-from plotly.subplots import make_subplots
 
 from dysem_lab.encoders.base import PromptEncoder
 from dysem_lab.encoders.contrastive import ContrastivePrompting
@@ -29,7 +28,16 @@ from dysem_lab.questions.finding import Facts, Finding, facts_of
 from dysem_lab.questions.needs import prepare
 from dysem_lab.questions.published import published_cp
 from dysem_lab.questions.study import Study
-from dysem_lab.questions.style import METHOD_COLOURS, OTHER_COLOUR, error_bar, layout
+from dysem_lab.questions.style import (
+    METHOD_COLOURS,
+    OTHER_COLOUR,
+    error_bar,
+    interval,
+    layout,
+    lines_down,
+    side_by_side,
+    texts,
+)
 
 Name = TypeVar("Name")
 BASE, TIME = "PromptEOL", "time, measured: median and range of rounds"
@@ -48,7 +56,9 @@ def cost(
 ) -> Finding:
     """Measure what prompts cost with and without CP, beside plain PromptEOL at the same output.
 
-    Nothing is read from the store: the model runs, so that it can be timed.
+    The methods take turns, each round in another order, so that a change of the machine's load
+    meets all of them; ratios are taken within a round. Nothing is read from a store. The first
+    pass of each method, over one text, is not timed: it counts the blocks.
 
     Args:
         study: Whose English texts.
@@ -59,8 +69,25 @@ def cost(
         rounds: Times that each method encodes them.
         seed: Of the sample.
 
+    Returns:
+        One row per prompt, with and without CP: the columns of
+        `dysem_lab.questions.contrast.Method.labels`;
+
+        - ``blocks`` per text, computed from the settings, and ``counted`` by hooks;
+          ``paper_blocks``, as the paper counts them, with l in place of l + 1;
+        - ``token_blocks`` per text: tokens times the blocks that they went through, counted by
+          hooks: longer prompts and padding count, and a beginning that all prompts have in common
+          is counted once, as it is run;
+        - ``tokens`` per text, all its prompts together;
+        - ``seconds`` per 1,000 texts and ``tokens_per_second``, medians over rounds;
+        - ``blocks_ratio``, ``token_blocks_ratio`` and ``time_ratio`` to plain PromptEOL at the same
+          output layer, the last as the median over rounds, with the least and the greatest in
+          ``time_low`` and ``time_high``;
+        - ``n_texts``, ``rounds``, ``device``, ``cores`` of the machine, ``threads`` in use.
+
     Raises:
-        InputError: As for `dysem_lab.questions.cost.table`.
+        InputError: Numbers below 1, a method twice, no plain PromptEOL to compare one with, or
+            settings that the model does not have.
 
     Source: CP (arXiv 2505.12831), Table 3, which counts blocks and has no times.
     """
@@ -114,40 +141,7 @@ def tokens_per_text(lens: LensModel, method: Method, texts: Sequence[str]) -> fl
 def table(
     study: Study, methods: Sequence[Method], n_texts: int = 64, rounds: int = 3, seed: int = 0
 ) -> pd.DataFrame:
-    """Measure what methods cost on texts of a study, beside plain PromptEOL at the same output.
-
-    The methods take turns, each round in another order, so that a change of the machine's load
-    meets all of them; ratios are taken within a round. Nothing is read from a store. The first
-    pass of each method, over one text, is not timed: it counts the blocks.
-
-    Args:
-        study: Whose English texts.
-        methods: With plain PromptEOL at each output layer that occurs.
-        n_texts: A random sample of so many different texts; all where there are fewer.
-        rounds: Times that each method encodes them.
-        seed: Of the sample.
-
-    Returns:
-        One row per method: the columns of `Method.labels`;
-
-        - ``blocks`` per text, computed from the settings, and ``counted`` by hooks;
-          ``paper_blocks``, as the paper counts them, with l in place of l + 1;
-        - ``token_blocks`` per text: tokens times the blocks that they went through, counted by
-          hooks: longer prompts and padding count, and a beginning that all prompts have in common
-          is counted once, as it is run;
-        - ``tokens`` per text, all its prompts together;
-        - ``seconds`` per 1,000 texts and ``tokens_per_second``, medians over rounds;
-        - ``blocks_ratio``, ``token_blocks_ratio`` and ``time_ratio`` to plain PromptEOL at the same
-          output layer, the last as the median over rounds, with the least and the greatest in
-          ``time_low`` and ``time_high``;
-        - ``n_texts``, ``rounds``, ``device``, ``cores`` of the machine, ``threads`` in use.
-
-    Raises:
-        InputError: Numbers below 1, a method twice, no plain PromptEOL to compare one with, or
-            settings that the model does not have.
-
-    Source: CP (arXiv 2505.12831), Table 3, which counts blocks and has no times.
-    """
+    """Return the table of `cost` for methods of one's own."""
     base = [Method("prompteol", method.output_layer, None) for method in methods]
     _check(methods, base, n_texts, rounds)
     texts = _sample(study, n_texts, seed)
@@ -243,30 +237,15 @@ def _sample(study: Study, n_texts: int, seed: int) -> list[str]:
 def figure(table: pd.DataFrame, published: pd.DataFrame, facts: Facts | str) -> go.Figure:
     """Return blocks per text on the left, ratios to plain PromptEOL on the right.
 
-    Args:
-        table: From `dysem_lab.questions.cost.table`, of one output layer and one contrast.
-        published: From `dysem_lab.questions.published.published_cp`, Table 3.
-        facts: What it was measured on.
+    The table is of one output layer and one contrast; Table 3 of the paper stands beside it.
     """
     names, paper = _names(table), _published_ratios(published)
     rows = table.assign(name=names, place=range(len(table)), paper_ratio=names.map(paper))
-    figure = make_subplots(
-        rows=1,
-        cols=2,
-        shared_yaxes=True,
-        column_widths=[0.42, 0.58],
-        horizontal_spacing=0.04,
-        subplot_titles=["blocks per text", f"ratio to plain {BASE} at the same output layer"],
-    )
+    titles = ["blocks per text", f"ratio to plain {BASE} at the same output layer"]
+    figure = side_by_side(titles, [0.42, 0.58], 0.04)
     _blocks(figure, rows)
     _ratios(figure, rows)
-    figure.update_yaxes(
-        tickvals=rows["place"],
-        ticktext=rows["name"],
-        range=[len(rows) - 0.4, -0.6],
-        showgrid=False,
-        zeroline=False,
-    )
+    lines_down(figure, rows["name"].tolist())
     figure.update_xaxes(title="blocks", rangemode="tozero", col=1)
     ratios = rows[["time_high", "token_blocks_ratio", "blocks_ratio", "paper_ratio"]]
     figure.update_xaxes(range=[0, 1.2 * ratios.max(axis=None)], title="ratio", col=2)
@@ -350,35 +329,20 @@ def _ratios(figure: go.Figure, rows: pd.DataFrame) -> None:
             row=1,
             col=2,
         )
-        figure.add_scatter(
-            x=reach,
-            y=rows["place"] + shift,
-            mode="text",
-            text="\u2002\u2009" + ratio.map("{:.2f}".format).where(ratio.notna(), ""),
-            textposition="middle right",
-            textfont={"size": 11, "color": colour},
-            cliponaxis=False,
-            hoverinfo="skip",
-            showlegend=False,
-            row=1,
-            col=2,
-        )
+        said = "\u2002\u2009" + ratio.map("{:.2f}".format).where(ratio.notna(), "")
+        y = rows["place"] + shift
+        texts(figure, reach, y, said, size=11, colour=colour, row=1, col=2)
 
 
 def caption(table: pd.DataFrame, published: pd.DataFrame) -> str:
-    """Return one line: what CP adds to each prompt, in blocks and in time, beside the paper's.
-
-    Args:
-        table: From `dysem_lab.questions.cost.table`, of one output layer and one contrast.
-        published: From `dysem_lab.questions.published.published_cp`, Table 3.
-    """
+    """Return one line: what CP adds to each prompt, in blocks and in time, beside the paper's."""
     rows = table.assign(name=_names(table)).set_index("name")
     paper = _published_ratios(published)
     parts = []
     for name, row in rows.drop(index=BASE).iterrows():
         known = f", in the paper {paper[name]:.2f}" if name in paper else ""
         parts.append(
-            f"{name} {row['time_ratio']:.2f} [{row['time_low']:.2f}, {row['time_high']:.2f}], "
+            f"{name} {interval(row, 'time_ratio', ('time_low', 'time_high'), '.2f')}, "
             f"blocks {row['blocks_ratio']:.2f}{known}"
         )
     return (

@@ -2,8 +2,9 @@
 
 import html
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -62,23 +63,29 @@ def predictions(
         auxiliary: The auxiliary prompt, likewise.
         top: Tokens per sentence and variant.
 
+    Returns:
+        One row per prompt, variant and token that is among the `top` of **any** variant of that
+        prompt: the columns of `next_tokens`; ``variant``; ``function_word`` (whether the token is
+        one of `FUNCTION_WORDS`, in any case, with or without a space before it). Then, over all
+        tokens and so the same for all rows of a prompt and variant: ``total_variation``, half the
+        summed absolute difference of the variant's distribution to that of the plain prompt (0 for
+        equal ones, 1 for disjoint ones); ``function_word_share``, the probability that the variant
+        gives to all function words together.
+
     Raises:
-        InputError: As for `dysem_lab.questions.predictions.table`, or a study of several templates.
+        InputError: As for `next_tokens`, or a study of several templates.
+        ModelError: The prediction is not finite.
+
+    Warns:
+        UserWarning: α has no effect in this model, because a norm follows.
 
     Source: CP (arXiv 2505.12831), Table 7 shows next tokens; the two measures are ours.
     """
     prepare(runs_the_model=True)
     variants = named_variants(layer, alpha, position, auxiliary)
     template = only_template(study)
-    facts = facts_of(
-        study,
-        sentences=len(sentences),
-        template=template,
-        position=position,
-        layer=layer,
-        alpha=alpha,
-        top=top,
-    )
+    asked = {"position": position, "layer": layer, "alpha": alpha, "top": top}
+    facts = facts_of(study, sentences=len(sentences), template=template, **asked)
     shown = {"sentences": list(sentences), "auxiliary": auxiliary}
     facts = replace(facts, recorded={**facts.recorded, **shown})
     found = table(study.lens, wrap(sentences, template), variants, top)
@@ -94,11 +101,7 @@ def named_variants(
 
 
 def only_template(study: Study) -> str:
-    """Return the one template of a study.
-
-    Raises:
-        InputError: It has several.
-    """
+    """Return the one template of a study; several are an `InputError`."""
     if len(study.templates) != 1:
         raise InputError(
             "a next token is that of one prompt, but the study has the templates "
@@ -141,32 +144,9 @@ def next_tokens(
 def table(
     lens: LensModel, prompts: Sequence[str], variants: Mapping[str, Contrast | None], top: int = 10
 ) -> pd.DataFrame:
-    """Compare the next tokens of the same prompts under several contrasts.
+    """Return the table of `predictions` under variants of one's own, by name.
 
-    Args:
-        lens: The model.
-        prompts: As for `next_tokens`.
-        variants: Name → contrast, or None for the plain prompt. The first is what the others are
-            compared with. Each runs once per prompt.
-        top: Tokens per prompt and variant.
-
-    Returns:
-        One row per prompt, variant and token that is among the `top` of **any** variant of that
-        prompt: the columns of `next_tokens`; ``variant``; ``function_word`` (whether the token is
-        one of `FUNCTION_WORDS`, in any case, with or without a space before it). Then, over all
-        tokens and so the same for all rows of a prompt and variant: ``total_variation``, half the
-        summed absolute difference of the variant's distribution to that of the first variant (0
-        for equal ones, 1 for disjoint ones); ``function_word_share``, the probability that the
-        variant gives to all function words together.
-
-    Raises:
-        InputError: As for `next_tokens`, or no variants.
-        ModelError: The prediction is not finite.
-
-    Warns:
-        UserWarning: α has no effect in this model, because a norm follows.
-
-    Source: CP (arXiv 2505.12831), Table 7 shows next tokens; the two measures are ours.
+    None stands for the plain prompt; the first variant is what the others are compared with.
     """
     if not variants:
         raise InputError("variants must name at least one contrast, or None for the plain prompt")
@@ -216,11 +196,7 @@ def _compared(
 
 
 def check_top(top: int, n_tokens: int) -> None:
-    """Raise an error unless there are so many next tokens.
-
-    Raises:
-        InputError: `top` is no whole number from 1 to the number of tokens.
-    """
+    """Raise `InputError` unless `top` is a whole number from 1 to the number of tokens."""
     if isinstance(top, bool) or not isinstance(top, int) or not 1 <= top <= n_tokens:
         raise InputError(f"top must be between 1 and {n_tokens}, got {top!r}")
 
@@ -245,12 +221,7 @@ def _function_word_ids(lens: LensModel) -> set[int]:
 
 
 def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
-    """Return each sentence's most probable next tokens, one column of bars per variant.
-
-    Args:
-        table: From `dysem_lab.questions.predictions.table`.
-        facts: What it was measured on.
-    """
+    """Return each sentence's most probable next tokens, one column of bars per variant."""
     variants = table["variant"].unique().tolist()
     sentences = list(table.groupby("prompt", sort=False))
     top = int(table.groupby(["prompt", "id"])["rank"].min().max())
@@ -268,22 +239,9 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
         first = _shown(of_sentence, variants[0], top)["id"]
         for column, variant in enumerate(variants, 1):
             part = _shown(of_sentence, variant, top)
-            colours = part["function_word"].map({True: FUNCTION_WORD, False: OTHER_TOKEN})
-            fills = colours.where(part["id"].isin(first), "#FFFFFF")
-            figure.add_bar(
-                orientation="h",
-                x=part["probability"],
-                y=part["place"],
-                marker={"color": fills, "line": {"color": colours, "width": 1.5}},
-                text=part["token"].map(visible) + part["probability"].map("  {:.3f}".format),
-                textposition="outside",
-                textfont={"size": 12, "color": "#2a3f5f"},
-                cliponaxis=False,
-                showlegend=False,
-                hovertemplate="%{text}",
-                row=row,
-                col=column,
-            )
+            named = part.assign(y=part["place"], known=part["id"].isin(first))
+            font = {"size": 12, "color": "#2a3f5f"}
+            token_bars(figure, named, visible, row, column, textfont=font, hovertemplate="%{text}")
             whole = part.iloc[0]
             moved = "" if column == 1 else f"{whole['total_variation']:.0%} moved, "
             share = f"function words {whole['function_word_share']:.0%}"
@@ -297,6 +255,32 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
     title = "What would the model say next? Most probable tokens, with their probabilities"
     return layout(figure, title, facts, height).update_layout(
         margin={"l": 20, "t": TOP + TITLE, "b": BOTTOM}, legend_y=-20 / height
+    )
+
+
+def token_bars(
+    figure: go.Figure,
+    tokens: pd.DataFrame,
+    shown: Callable[[str], str],
+    row: int,
+    column: int,
+    **options: Any,
+) -> None:
+    """Add bars of next tokens to a panel, each at its ``y``; hollow where it is not ``known``."""
+    colours = tokens["function_word"].map({True: FUNCTION_WORD, False: OTHER_TOKEN})
+    fills = colours.where(tokens["known"], "#FFFFFF")
+    figure.add_bar(
+        orientation="h",
+        x=tokens["probability"],
+        y=tokens["y"],
+        marker={"color": fills, "line": {"color": colours, "width": 1.5}},
+        text=tokens["token"].map(shown) + tokens["probability"].map("  {:.3f}".format),
+        textposition="outside",
+        cliponaxis=False,
+        showlegend=False,
+        row=row,
+        col=column,
+        **options,
     )
 
 

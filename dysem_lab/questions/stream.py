@@ -7,7 +7,6 @@ import pandas as pd
 import plotly.graph_objects as go
 import torch
 from jaxtyping import Float
-from plotly.subplots import make_subplots
 from torch import Tensor
 
 from dysem_lab.joint import cosine
@@ -21,7 +20,7 @@ from dysem_lab.questions.finding import Facts, Finding, facts_of
 from dysem_lab.questions.needs import prepare
 from dysem_lab.questions.predictions import named_variants, only_template
 from dysem_lab.questions.study import Study
-from dysem_lab.questions.style import METHOD_COLOURS, PALETTE, layout
+from dysem_lab.questions.style import METHOD_COLOURS, PALETTE, layout, side_by_side
 
 CHANGE = [[0, "#F1F3F7"], [0.5, "#F0A35E"], [1, "#A63C00"]]
 
@@ -45,8 +44,18 @@ def stream_change(
         position: Where in the block, as for `dysem_lab.Contrast`.
         auxiliary: The auxiliary prompt, likewise.
 
+    Returns:
+        One row per ``variant``, token and block: ``position`` and ``layer`` from 0, ``token``,
+        ``change`` (‖h' - h‖ / ‖h‖ with h' the stream under the contrast), ``cosine`` of h' with h.
+        The change is 0 before the block of the contrast, and at every token but the last, which the
+        others do not see.
+
     Raises:
-        InputError: As for `dysem_lab.questions.stream.table`, or a study of several templates.
+        InputError: A block or head that the model does not have, or a study of several templates.
+        ModelError: The stream is not finite.
+
+    Warns:
+        UserWarning: α has no effect in this model, because a norm follows.
     """
     prepare(runs_the_model=True)
     variants = named_variants(layer, alpha, position, auxiliary)
@@ -65,27 +74,9 @@ def stream_change(
 
 
 def table(lens: LensModel, prompt: str, contrast: Contrast) -> pd.DataFrame:
-    """Return how far a contrast moves the residual stream, at every token after every block.
+    """Return the table of `stream_change` for one contrast and one prompt, from `wrap`.
 
-    It is 0 before the block of the contrast, and at every token but the last, which the others do
-    not see; with norm "self_scaling" all tokens move.
-
-    Args:
-        lens: The model.
-        prompt: Made by `dysem_lab.wrap`.
-        contrast: The intervention.
-
-    Returns:
-        One row per token and block: ``position`` and ``layer`` from 0, ``token``, ``change``
-        (‖h' - h‖ / ‖h‖ with h' the stream under the contrast), ``cosine`` of h' with h.
-
-    Raises:
-        InputError: A prompt whose text is not known, or a block or head that the model does not
-            have.
-        ModelError: The stream is not finite.
-
-    Warns:
-        UserWarning: α has no effect in this model, because a norm follows.
+    With norm "self_scaling" all tokens move.
     """
     unique_prompts([prompt])
     warn_if_alpha_is_undone(contrast, lens)
@@ -117,30 +108,19 @@ def table(lens: LensModel, prompt: str, contrast: Contrast) -> pd.DataFrame:
 def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
     """Return the change of the residual stream at every token, and at the last one in two ways.
 
-    Blocks are 1-based here, as in the paper.
-
-    Args:
-        table: From `dysem_lab.questions.stream.table`, with the name of the contrast in a column
-            ``variant``; the first variant is the heat map's.
-        facts: What it was measured on.
+    Blocks are 1-based here, as in the paper. The heat map is of the first variant.
     """
     variants = table["variant"].unique().tolist()
     first = table[table["variant"] == variants[0]]
     tokens = first.drop_duplicates("position").set_index("position")["token"].map(visible)
     n_blocks = int(table["layer"].max()) + 1
     height = 18 * n_blocks + 310
-    figure = make_subplots(
-        rows=1,
-        cols=3,
-        shared_yaxes=True,
-        column_widths=[0.5, 0.25, 0.25],
-        horizontal_spacing=0.03,
-        subplot_titles=[
-            f"{variants[0]}: ‖h′ − h‖ / ‖h‖ at every token",
-            "the same, last token",
-            "cosine of h′ with h, last token",
-        ],
-    )
+    titles = [
+        f"{variants[0]}: ‖h′ − h‖ / ‖h‖ at every token",
+        "the same, last token",
+        "cosine of h′ with h, last token",
+    ]
+    figure = side_by_side(titles, [0.5, 0.25, 0.25])
     figure.add_heatmap(
         z=first.pivot(index="layer", columns="position", values="change"),
         x=tokens.index,

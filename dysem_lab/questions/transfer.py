@@ -4,10 +4,8 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from dysem_lab.data.transfer_data import TransferData
 from dysem_lab.encoders.base import Encoder, PromptEncoder
@@ -18,7 +16,17 @@ from dysem_lab.models.named import NamedModel
 from dysem_lab.models.store import VectorStore
 from dysem_lab.questions.finding import Facts, Finding
 from dysem_lab.questions.needs import prepare
-from dysem_lab.questions.style import PALETTE, error_bar, layout
+from dysem_lab.questions.style import (
+    PALETTE,
+    difference_axis,
+    gain,
+    interval,
+    layout,
+    lines_down,
+    measured,
+    range_with_room,
+    side_by_side,
+)
 from dysem_lab.questions.transfer_scores import AVERAGE, compare_encoders
 
 ACCURACY = "accuracy × 100"
@@ -54,6 +62,9 @@ def transfer(
         seed: Of the sample and of the bootstraps.
         store: Keeps vectors; None is the user's.
 
+    Returns:
+        As from `dysem_lab.compare_encoders`.
+
     Raises:
         InputError: As for `dysem_lab.compare_encoders`.
 
@@ -76,26 +87,13 @@ def transfer(
         seed=seed,
         inner_folds=inner_folds,
     )
-    facts = facts_of_transfer(
-        lens.facts,
-        data,
-        sample,
-        seed,
-        template=template,
-        layer=layer,
-        alpha=alpha,
-        inner_folds=inner_folds,
-    )
+    asked = {"template": template, "layer": layer, "alpha": alpha, "inner_folds": inner_folds}
+    facts = facts_of_transfer(lens.facts, data, sample, seed, **asked)
     return Finding("transfer", scores, figure(scores, facts), caption(scores), facts)
 
 
 def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
-    """Return accuracies on the left and, with several methods, paired differences on the right.
-
-    Args:
-        table: From `dysem_lab.questions.transfer_scores.compare_encoders`.
-        facts: What it was measured on.
-    """
+    """Return accuracies on the left and, with several methods, paired differences on the right."""
     methods = list(dict.fromkeys(table["method"]))
     tasks = list(dict.fromkeys(table["task"]))
     step = ROW / (ROW * len(methods) + GAP)
@@ -104,44 +102,28 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
     place = place + table["method"].map(offsets)
     several = len(methods) > 1
     titles = ["accuracy", f"difference to {methods[0]}"] if several else ["accuracy"]
-    drawn = make_subplots(
-        rows=1,
-        cols=len(titles),
-        shared_yaxes=True,
-        horizontal_spacing=0.04,
-        column_widths=[0.52, 0.48] if several else [1.0],
-        subplot_titles=titles,
-    )
-    gains = table.apply(_gain, axis=1)
+    drawn = side_by_side(titles, [0.52, 0.48] if several else [1.0], 0.04)
+    difference = ["difference", "difference_low", "difference_high"]
     for i, method in enumerate(methods):
         rows = table["method"] == method
         part, y, colour = table[rows], place[rows], PALETTE[i % len(PALETTE)]
-        _points(drawn, part, "accuracy", ("low", "high"), y, 1, method, colour)
-        _texts(drawn, part["accuracy"].map("{:.1f}".format), part["high"], y, 1, colour)
+        said = {
+            "customdata": part[["task"]],
+            "hovertemplate": "%{customdata[0]}: %{x:.2f}",
+        }
+        values = part[["accuracy", "low", "high"]]
+        measured(drawn, values, y, 1, method, colour, ".1f", **said)
         if i:
-            bounds = ("difference_low", "difference_high")
-            _points(drawn, part, "difference", bounds, y, 2, method, colour)
+            gains = part.apply(gain, axis=1, name="difference")
             beyond = part["difference_high"].clip(lower=0.0)  # not across the line at 0
-            _texts(drawn, gains[rows], beyond, y, 2, colour)
+            measured(drawn, part[difference], y, 2, method, colour, gains, beyond, **said)
     _majority(drawn, table, tasks, (len(methods) / 2 + 0.2) * step)
-    drawn.update_yaxes(
-        tickvals=list(range(len(tasks))),
-        ticktext=[_task_label(table, task) for task in tasks],
-        range=[len(tasks) - 0.5, -0.5],
-        showgrid=False,
-        zeroline=False,
-    )
-    shown = pd.concat([table["low"], table["high"], table["majority"]])
-    drawn.update_xaxes(title=ACCURACY, range=_range(shown, 0.16), col=1)
+    lines_down(drawn, [_task_label(table, task) for task in tasks], 0.5, 0.5)
+    ends = range_with_room(table[["low", "high", "majority"]], 0.16)
+    drawn.update_xaxes(title=ACCURACY, range=ends, col=1)
     if several:
-        differences = pd.concat([table["difference_low"], table["difference_high"], pd.Series([0])])
-        drawn.update_xaxes(
-            title=f"difference in {ACCURACY}",
-            range=_range(differences, 0.7),
-            zeroline=True,
-            zerolinecolor="#333333",
-            col=2,
-        )
+        bounds = table[difference[1:]].assign(zero=0.0)
+        difference_axis(drawn, ACCURACY, range_with_room(bounds, 0.7), col=2)
     height = (ROW * len(methods) + GAP) * len(tasks) + 240
     layout(drawn, "What can a linear classifier read from the vectors?", facts, max(420, height))
     return drawn.update_layout(margin_l=130)
@@ -153,53 +135,6 @@ def _task_label(table: pd.DataFrame, task: str) -> str:
         return f"<b>{AVERAGE}</b>"
     small = f"n = {table.loc[table['task'] == task, 'n_test'].iloc[0]:,}"
     return f"{task}<br><span style='font-size:11px'>{small}</span>"
-
-
-def _points(
-    figure: go.Figure,
-    part: pd.DataFrame,
-    value: str,
-    bounds: tuple[str, str],
-    y: pd.Series,
-    col: int,
-    method: str,
-    colour: str,
-) -> None:
-    """Add one method's points with their intervals to a panel; the first panel names it."""
-    low, high = (part[name] for name in bounds)
-    figure.add_scatter(
-        x=part[value],
-        y=y,
-        mode="markers",
-        name=method,
-        legendgroup=method,
-        showlegend=col == 1,
-        marker={"color": colour, "size": 8},
-        error_x=error_bar(part[value], low, high),
-        customdata=part[["task"]],
-        hovertemplate="%{customdata[0]}: %{x:.2f}",
-        row=1,
-        col=col,
-    )
-
-
-def _texts(
-    figure: go.Figure, text: pd.Series, x: pd.Series, y: pd.Series, col: int, colour: str
-) -> None:
-    """Add texts that begin where the intervals end."""
-    figure.add_scatter(
-        x=x,
-        y=y,
-        mode="text",
-        text="\u2002" + text,
-        textposition="middle right",
-        textfont={"size": 12, "color": colour},
-        cliponaxis=False,
-        hoverinfo="skip",
-        showlegend=False,
-        row=1,
-        col=col,
-    )
 
 
 def _majority(figure: go.Figure, table: pd.DataFrame, tasks: Sequence[str], half: float) -> None:
@@ -219,23 +154,6 @@ def _majority(figure: go.Figure, table: pd.DataFrame, tasks: Sequence[str], half
     )
 
 
-def _gain(row: pd.Series) -> str:
-    """Return a difference with its interval, with two digits where one would hide its side of 0."""
-    values = row["difference"], row["difference_low"], row["difference_high"]
-    if np.isnan(values[0]):
-        return ""
-    digits = 2 if any(0 < abs(bound) < 0.05 for bound in values[1:]) else 1
-    value, low, high = (f"{number:.{digits}f}" for number in values)
-    return f"{'' if values[0] < 0 else '+'}{value} [{low}, {high}]"
-
-
-def _range(values: pd.Series, room: float) -> list[float]:
-    """Return an axis range with room on the right for text, as a share of the span."""
-    low, high = float(values.min()), float(values.max())
-    span = max(high - low, 1e-6)
-    return [low - 0.06 * span, high + room * span]
-
-
 def caption(table: pd.DataFrame) -> str:
     """Return one line: every method's mean accuracy, and which differences are certain.
 
@@ -246,10 +164,7 @@ def caption(table: pd.DataFrame) -> str:
     what = (
         f"Mean {ACCURACY} over {len(tasks)} tasks" if len(tasks) > 1 else f"{ACCURACY}, {tasks[0]}"
     )
-    values = [
-        f"{row.method} {row.accuracy:.1f} [{row.low:.1f}, {row.high:.1f}]"
-        for row in over.itertuples()
-    ]
+    values = [f"{row['method']} {interval(row, 'accuracy')}" for _, row in over.iterrows()]
     majority = over["majority"].iloc[0]
     text = (
         f"{what[0].upper()}{what[1:]}: {', '.join(values)}; always answering the most frequent "
@@ -274,15 +189,7 @@ def facts_of_transfer(
     seed: int = 0,
     **settings: object,
 ) -> Facts:
-    """Return the facts of what was measured on transfer tasks.
-
-    Args:
-        model: Facts of the model.
-        data: The whole tasks.
-        sample: Stratified random sample of so many items of each split; None is all.
-        seed: Of the sample.
-        **settings: Of the question.
-    """
+    """Return the facts of what was measured on whole transfer tasks, or on a sample of each."""
     sampled = [one.sample(sample, seed) for one in data]
     used, whole = sum(map(len, sampled)), sum(map(len, data))
     label = data[0].task if len(data) == 1 else f"{len(data)} tasks"
