@@ -7,6 +7,7 @@ import json
 import statistics
 import time
 from collections.abc import Mapping, Sequence
+from itertools import chain
 
 import numpy as np
 import pandas as pd
@@ -23,7 +24,6 @@ from dysem_lab.errors import InputError, MissingTranslationError, choices
 from dysem_lab.evaluate import (
     AGGREGATIONS,
     Part,
-    Scores,
     aggregate_score,
     average_score,
     parts_of_task,
@@ -36,11 +36,12 @@ from dysem_lab.questions.finding import Facts, Finding, facts_of
 from dysem_lab.questions.needs import prepare
 from dysem_lab.questions.published import AVERAGE, N_PAIRS, SENTEVAL_SICKR, published
 from dysem_lab.questions.study import Study
-from dysem_lab.questions.style import PALETTE, SCORE, error_bar, layout
+from dysem_lab.questions.style import PALETTE, SCORE, error_bar, interval, layout
 from dysem_lab.translation.translate import Translator
 
 FORMATS = ("markdown", "latex", "csv", "json")
 FREE, LEARNED = "training-free", "trained"
+DESCRIBED = ["system", "method", "kind", "model", "settings", "passes", "blocks"]
 # Systems that begin with a name have its colour.
 FAMILIES = {
     "mean pooling": PALETTE[6],
@@ -81,6 +82,9 @@ def leaderboard(
         aggregation: As for `score_systems`.
         n_timed: As for `score_systems`.
         seed: As for `score_systems`.
+
+    Returns:
+        As from `score_systems`.
 
     Raises:
         InputError: As for `dysem_lab.named_systems` and `score_systems`.
@@ -149,27 +153,19 @@ def score_systems(
         for name, task in bar:
             encoder, pairs = encoders[name], data[task]
             bar.set_postfix_str(f"{encoder.name}, {task}")
-            note, dims = "", np.nan
-            similarity: Scores = np.full(len(pairs), np.nan)
+            labels = _described(name, encoder)
+            labels |= {"task": task, "data": pairs.name, "source": pairs.source}
             try:
                 e1, e2 = _encoded_pairs(encoder, pairs, store, progress)
             except MissingTranslationError as error:
-                note = str(error)
-            else:
-                similarity = encoder.similarity_pairwise(e1, e2)
-                dims = n_dims(e1, e2)
-                parts = parts_of_task(similarity, pairs.gold, pairs.subset, aggregation)
-                compared[name].append(parts)
-            rows.append(
-                {
-                    **_described(name, encoder),
-                    "task": task,
-                    "data": pairs.name,
-                    "source": pairs.source,
-                    **_score(similarity, pairs, aggregation, None if note else dims, seed),
-                    "note": note,
-                }
-            )
+                missing = dict.fromkeys(("spearman", "low", "high", "n_dims"), np.nan)
+                missing |= {"n_pairs": 0, "n_undefined": len(pairs)}
+                rows.append({**labels, **missing, "aggregation": aggregation, "note": str(error)})
+                continue
+            of_pairs = encoder.similarity_pairwise(e1, e2), pairs.gold, pairs.subset, aggregation
+            compared[name].append(parts_of_task(*of_pairs))
+            found = aggregate_score(*of_pairs, n_dims(e1, e2), seed=seed)
+            rows.append({**labels, **found, "note": ""})
     table = pd.DataFrame(rows)
     if len(data) > 1:
         table = pd.concat([table, _averages(table, compared, len(data), seed)], ignore_index=True)
@@ -177,16 +173,6 @@ def score_systems(
     if n_timed:
         timed = _timed(encoders, data, n_timed, rounds, seed)
     return table.join(timed, on="system")
-
-
-def _score(
-    similarity: Scores, pairs: STSData, aggregation: str, dims: float | None, seed: int
-) -> dict[str, float | str]:
-    """Return a row's scores; all NaN where the system could not read the pairs."""
-    if dims is not None:
-        return aggregate_score(similarity, pairs.gold, pairs.subset, aggregation, dims, seed=seed)
-    missing = dict.fromkeys(("spearman", "low", "high", "n_dims"), np.nan)
-    return {**missing, "n_pairs": 0, "n_undefined": len(pairs), "aggregation": aggregation}
 
 
 def _described(name: str, encoder: Encoder) -> dict[str, object]:
@@ -228,12 +214,9 @@ def _averages(
     rows = []
     for name, tasks in compared.items():
         of_system = table[table["system"] == name]
-        labels = of_system.iloc[0][
-            ["system", "method", "kind", "model", "settings", "passes", "blocks"]
-        ]
+        first = of_system.iloc[0]
         missing = of_system.loc[of_system["spearman"].isna(), "task"]
-        whole = len(tasks) == n_tasks
-        parts = [part for parts in tasks for part in parts] if whole else []
+        parts = list(chain(*tasks)) if len(tasks) == n_tasks else []
         found = average_score(
             [(part.similarity, part.gold) for part in parts],
             of_system["n_dims"].mean(skipna=False),
@@ -241,15 +224,8 @@ def _averages(
             seed=seed,
         )
         note = "" if missing.empty else f"no score on {', '.join(missing)}"
-        rows.append(
-            {
-                **labels,
-                "task": AVERAGE,
-                **found,
-                "aggregation": of_system["aggregation"].iloc[0],
-                "note": note,
-            }
-        )
+        after = {"aggregation": first["aggregation"], "note": note}
+        rows.append({**first[DESCRIBED], "task": AVERAGE, **found, **after})
     return pd.DataFrame(rows)
 
 
@@ -261,7 +237,7 @@ def _timed(
     seed: int,
 ) -> pd.DataFrame:
     """Return each system's seconds per 1,000 texts, all encoding the same texts in turns."""
-    pairs = next(iter(data.values())) if len(data) == 1 else max(data.values(), key=_n_languages)
+    pairs = max(data.values(), key=lambda one: len(one.languages))
     chosen = pairs.sample(max(1, n_timed // 2), seed)
     seconds: dict[str, list[float]] = {}
     readable = {}
@@ -279,10 +255,6 @@ def _timed(
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     per_1000 = {name: 1000 * median / n_texts for name, median in medians.items()}
     return pd.DataFrame({"seconds": per_1000, "n_timed": n_texts}, dtype=float)
-
-
-def _n_languages(pairs: STSData) -> int:
-    return len(pairs.languages)
 
 
 def published_leaderboard(model: str | None = None) -> pd.DataFrame:
@@ -344,24 +316,21 @@ def wide(table: pd.DataFrame) -> pd.DataFrame:
     tasks = table["task"].unique().tolist()
     scores = table.pivot(index="system", columns="task", values="spearman")[tasks]
     last = table[table["task"] == tasks[-1]].set_index("system")
-    board = scores.assign(
-        Method=last["method"],
-        interval=[
-            "" if np.isnan(low) else f"{low:.1f} to {high:.1f}"
-            for low, high in last.loc[scores.index, ["low", "high"]].to_numpy()
-        ],
-        dims=last["n_dims"],
-        passes=last["passes"],
-        blocks=last["blocks"],
-        seconds=last["seconds"],
-    ).sort_values(tasks[-1], ascending=False, kind="stable")
-    names = {
-        "interval": "95 % interval",
-        "dims": "#Dim.",
+    interval = [
+        "" if np.isnan(low) else f"{low:.1f} to {high:.1f}"
+        for low, high in last[["low", "high"]].to_numpy()
+    ]
+    columns = {
+        "n_dims": "#Dim.",
+        "passes": "passes",
+        "blocks": "blocks",
         "seconds": "s / 1,000",
     }
-    columns = ["Method", *tasks, "interval", "dims", "passes", "blocks", "seconds"]
-    return board[columns].rename(columns=names).reset_index(drop=True).rename_axis(columns=None)
+    cost = last.assign(**{"95 % interval": interval}).rename(columns=columns)
+    board = scores.join(cost[["method", "95 % interval", *columns.values()]])
+    board = board.sort_values(tasks[-1], ascending=False, kind="stable")
+    board.insert(0, "Method", board.pop("method"))
+    return board.reset_index(drop=True).rename_axis(columns=None)
 
 
 def rendered(table: pd.DataFrame, kind: str) -> str:
@@ -386,14 +355,8 @@ def rendered(table: pd.DataFrame, kind: str) -> str:
     bold = "**{}**" if kind == "markdown" else r"\textbf{{{}}}"
     for task in tasks:
         seen = board[task].round(2)
-        board[task] = [
-            "–"
-            if np.isnan(value)
-            else bold.format(f"{value:.2f}")
-            if value == seen.max()
-            else f"{value:.2f}"
-            for value in seen
-        ]
+        said = seen.map("{:.2f}".format).mask(seen.isna(), "–")
+        board[task] = said.mask(seen == seen.max(), said.map(bold.format))
     board["#Dim."] = board["#Dim."].map(lambda dims: "" if np.isnan(dims) else f"{dims:.0f}")
     board["s / 1,000"] = board["s / 1,000"].map(lambda s: "" if np.isnan(s) else f"{s:.1f}")
     if kind == "markdown":
@@ -410,11 +373,7 @@ def _latex(text: str) -> str:
 
 
 def published_wide(table: pd.DataFrame) -> pd.DataFrame:
-    """Return published scores as `wide` shows ours, in a block of their own.
-
-    Args:
-        table: From `published_leaderboard`.
-    """
+    """Return `published_leaderboard` as `wide` shows ours, in a block of their own."""
     labels = ["model", "method", "dims", "source", "weights"]
     board = table.pivot_table(index=labels, columns="task", values="score", aggfunc="first")
     board = board[[*N_PAIRS, AVERAGE]].sort_values(AVERAGE, ascending=False, kind="stable")
@@ -433,11 +392,7 @@ def group_of(method: str, kind: str) -> tuple[str, str]:
 
 
 def frontier(table: pd.DataFrame) -> pd.Series:
-    """Return which systems no cheaper one beats: none is faster and scores as much.
-
-    Args:
-        table: One task of `dysem_lab.score_systems`.
-    """
+    """Return which systems no cheaper one beats in one task: none is faster and scores as much."""
     ordered = table.sort_values(["seconds", "spearman"], ascending=[True, False])
     best = ordered["spearman"].cummax()
     first = (ordered["spearman"] == best) & ~best.duplicated()
@@ -455,10 +410,6 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
     """Return one row per system: its score with the interval, and its seconds per 1,000 texts.
 
     A ring marks the systems without training that no faster one of them beats.
-
-    Args:
-        table: From `dysem_lab.score_systems`.
-        facts: What it was measured on.
     """
     rows = _overall(table)
     rows["efficient"] = frontier(rows[rows["kind"] != LEARNED]).reindex(
@@ -522,15 +473,12 @@ def caption(table: pd.DataFrame) -> str:
     if rows.empty:
         return f"{SCORE}: no system has a score."
     free = rows[rows["kind"] != LEARNED]
-    over = rows["task"].iloc[0]
     n_tasks = table.loc[table["task"] != AVERAGE, "task"].nunique()
-    over = f"mean of {n_tasks} tasks" if over == AVERAGE else over
+    over = rows["task"].iloc[0].replace(AVERAGE, f"mean of {n_tasks} tasks")
 
     def told(row: pd.Series) -> str:
         seconds = "" if np.isnan(row["seconds"]) else f", {row['seconds']:.0f} s per 1,000 texts"
-        return (
-            f"{row['method']} {row['spearman']:.1f} [{row['low']:.1f}, {row['high']:.1f}]{seconds}"
-        )
+        return f"{row['method']} {interval(row)}{seconds}"
 
     parts = [f"best without training is {told(free.iloc[-1])}"] if len(free) else []
     if len(learned := rows[rows["kind"] == LEARNED]):

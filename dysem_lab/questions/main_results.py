@@ -39,7 +39,7 @@ from dysem_lab.questions.published import (
 )
 from dysem_lab.questions.scores import mean_size
 from dysem_lab.questions.study import Study
-from dysem_lab.questions.style import SCORE, layout
+from dysem_lab.questions.style import SCORE, annotate, interval, layout
 
 LABELS = [
     *("model", "preset", "method", "template", "setting", "vector", "origin", "k", "m"),
@@ -99,12 +99,26 @@ def main_results(
 ) -> Finding:
     """Score the methods of the paper's main results, with its own numbers where there are any.
 
+    Mean pooling and the one-word prompts are plain cosines in English on all d dimensions. DySem is
+    on A^L with the study's first template; a task that has fewer than m languages uses those that
+    it has. STS12 to STS16 have English only: there m is 1, and all rows of DySem are the same.
+
     Args:
         study: Model, tasks and languages.
         languages: The order in which they are added; None is the study's.
         m: The first so many of them; None is all that a task has.
         k: Dimensions per text, or fraction of d.
         seed: Of the bootstraps.
+
+    Returns:
+        `comparison` of: one row per task and method with ``model``, ``preset`` (empty for other
+        models), ``task``, ``method``, ``template``, ``setting``, ``vector``, ``origin``, ``k`` (as
+        a number of dimensions), ``m``, ``languages`` (joined by "/"), ``note``, and the columns of
+        `dysem_lab.evaluate.score`. With several tasks, a last block has the task "Avg.":
+        `average_score` over the tasks that every method has a score for.
+
+    Raises:
+        InputError: A language or template, m or k that does not exist.
 
     Source: DySem Tables 1 and 2.
     """
@@ -128,17 +142,13 @@ def table(
     preset: str | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Score the methods of the paper's main results on every task, and on their average.
-
-    Mean pooling and the one-word prompts are plain cosines in English on all d dimensions. DySem is
-    on A^L with the study's first template; a task that has fewer than m languages uses those that
-    it has. STS12 to STS16 have English only: there m is 1, and all rows of DySem are the same.
+    """Return our numbers of `main_results`, as the paper's own settings may vary them.
 
     Args:
-        study: Model, tasks and languages.
-        languages: The order in which they are added, or an order for each task and setting as
-            `dysem_lab.questions.languages.table` ranks them; None is the study's.
-        m: The first so many of them; None is all that a task has.
+        study: As there, like `m`, `k` and `seed`.
+        languages: As there, or an order for each task and setting as
+            `dysem_lab.questions.languages.table` ranks them.
+        m: The first so many of them.
         rows: DySem's rows, such as from `paper_settings`; None is each prompt setting with each
             semantic vector and this `m`.
         k: Dimensions per text, or fraction of d.
@@ -146,18 +156,8 @@ def table(
         preset: Which of the paper's models this is; None tells by its name.
         seed: Of the bootstraps.
 
-    Returns:
-        One row per task and method with ``model``, ``preset`` (empty for other models), ``task``,
-        ``method``, ``template``, ``setting``, ``vector``, ``origin``, ``k`` (as a number of
-        dimensions), ``m``, ``languages`` (joined by "/"), ``note``, and the columns of
-        `dysem_lab.evaluate.score`. With several tasks, a last block has the task "Avg.":
-        `average_score` over the tasks that every method has a score for.
-
     Raises:
-        InputError: A preset, language, template, m or k that does not exist, or a preset whose
-            model has another size than this one.
-
-    Source: DySem Tables 1 and 2.
+        InputError: As there, or a preset whose model has another size than this one.
     """
     if rows is None:
         settings = product(study.settings, VECTORS)
@@ -205,8 +205,8 @@ def _baseline(study: Study, task: str, template: str) -> Cell:
     x = study.vectors(task, component, template=template, setting="english", languages=["en"])[:, 0]
     n_pairs, d_model = len(x) // 2, x.shape[1]
     everything = torch.ones(n_pairs, d_model, dtype=torch.bool)
-    labels: dict[str, object] = {"method": BASELINES[template], "template": template}
-    labels |= {"setting": "", "vector": "", "origin": "", "k": None, "m": None}
+    blank = {**dict.fromkeys(("setting", "vector", "origin"), ""), "k": None, "m": None}
+    labels: dict[str, object] = {"method": BASELINES[template], "template": template, **blank}
     labels |= {"languages": "en", "note": ""}
     return labels, joint_cosine(x[:n_pairs], x[n_pairs:], everything), d_model
 
@@ -241,12 +241,8 @@ def _dysem(study: Study, task: str, order: list[str], row: DySemRow, k: int | fl
     elif m < wanted:
         note = f"m = {m} in place of {wanted}, for want of languages"
     labels = {"method": "DySem", "template": study.templates[0], **row._asdict()}
-    labels |= {
-        "k": resolve_k(k, x.shape[-1]),
-        "m": m,
-        "languages": "/".join(order[:m]),
-        "note": note,
-    }
+    labels |= {"k": resolve_k(k, x.shape[-1]), "m": m}
+    labels |= {"languages": "/".join(order[:m]), "note": note}
     return labels, result.similarity, mean_size(result.sizes)
 
 
@@ -327,11 +323,7 @@ def _same_average(known: pd.DataFrame, tasks: Sequence[str]) -> pd.DataFrame:
 
 
 def remarks(compared: pd.DataFrame) -> list[str]:
-    """Return what a reader of a comparison must know besides its numbers, one sentence each.
-
-    Args:
-        compared: From `comparison`.
-    """
+    """Return what a reader of a `comparison` must know besides its numbers, one sentence each."""
     sentences = []
     preset = compared["preset"].iloc[0]
     tasks = compared[compared["task"] != AVERAGE]
@@ -382,7 +374,7 @@ class Block(NamedTuple):
 
     Attributes:
         title: Line above it.
-        columns: Header → texts of its cells; the first column has the rows' labels.
+        columns: Header → texts of its cells; the first is "Method", the rows' labels.
         row_height: In px.
     """
 
@@ -391,19 +383,15 @@ class Block(NamedTuple):
     row_height: int
 
     @property
-    def n_rows(self) -> int:
-        """Number of rows under the header."""
-        return len(next(iter(self.columns.values())))
-
-    @property
     def height(self) -> int:
         """Height of title, header and rows in px."""
-        return TITLE + HEADER + self.row_height * self.n_rows + 4  # for its lower edge
+        n_rows = len(self.columns["Method"])
+        return TITLE + HEADER + self.row_height * n_rows + 4  # for its lower edge
 
     @property
     def label_width(self) -> float:
         """Width of the first column in px."""
-        labels = next(iter(self.columns.values()))
+        labels = self.columns["Method"]
         return 20 + CHARACTER * max(len(text.partition("<br>")[0]) for text in labels)
 
 
@@ -496,14 +484,7 @@ def _published_label(row: dict[str, str]) -> str:
 
 
 def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
-    """Return our rows as a table, with the published rows of this model below where there are any.
-
-    Args:
-        table: From `table`.
-        facts: What it was measured on.
-
-    Source: DySem Tables 1 and 2.
-    """
+    """Return our rows as a table, with the published rows of this model below, if there are any."""
     preset = table["preset"].iloc[0]
     blocks = [_measured(table), *([_published(preset)] if preset else [])]
     sentences = [LEGEND, *remarks(comparison(table))]
@@ -514,11 +495,8 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
     for block in blocks:
         _draw(drawn, block, top, inside)
         top += block.height
-    drawn.add_annotation(
-        text="<br>".join(notes),
-        **{"x": 0, "xanchor": "left", "y": 1 - (top + 10) / inside, "yanchor": "top"},
-        **{"xref": "paper", "yref": "paper", "align": "left", "showarrow": False, "font_size": 12},
-    )
+    placed = {"xanchor": "left", "yanchor": "top", "align": "left", "font_size": 12}
+    annotate(drawn, "<br>".join(notes), 0, 1 - (top + 10) / inside, **placed)
     drawn = layout(drawn, "Main results", facts, 100)
     height = inside + drawn.layout.margin.t
     margin = {"l": 20, "r": 20, "b": 0}
@@ -532,17 +510,9 @@ def _draw(drawn: go.Figure, block: Block, top: int, inside: int) -> None:
     width = min((WIDTH - left) / others, COLUMN)
     end = (left + width * others) / WIDTH
     font = {"size": 13, "color": INK}
-    drawn.add_annotation(
-        text=f"<b>{block.title}</b>",
-        **{"x": 0, "xanchor": "left", "y": 1 - (top + TITLE / 2) / inside, "yanchor": "middle"},
-        **{
-            "xref": "paper",
-            "yref": "paper",
-            "showarrow": False,
-            "font": {"size": 13, "color": INK},
-        },
-    )
-    align = ["left", *["center"] * others]
+    placed = {"xanchor": "left", "yanchor": "middle", "font": font}
+    annotate(drawn, f"<b>{block.title}</b>", 0, 1 - (top + TITLE / 2) / inside, **placed)
+    common = {"line_color": LINE, "align": ["left", *["center"] * others], "font": font}
     drawn.add_table(
         domain={
             "x": [0, end],
@@ -551,13 +521,11 @@ def _draw(drawn: go.Figure, block: Block, top: int, inside: int) -> None:
         columnwidth=[left, *[width] * others],
         header={
             "values": [f"<b>{name}</b>" for name in block.columns],
-            **{"height": HEADER, "fill_color": SHADE, "line_color": LINE},
-            **{"align": align, "font": font},
+            **{"height": HEADER, "fill_color": SHADE, **common},
         },
         cells={
             "values": list(block.columns.values()),
-            **{"height": block.row_height, "fill_color": "white", "line_color": LINE},
-            **{"align": align, "font": font},
+            **{"height": block.row_height, "fill_color": "white", **common},
         },
     )
 
@@ -581,8 +549,8 @@ def caption(table: pd.DataFrame) -> str:
     label = _label(best.to_dict()).partition("<br>")[0]
     languages = "" if pd.isna(best["m"]) else f", m = {best['m']}"
     line = (
-        f"{SCORE}, {what}: {', '.join(scores)}; best is {label} with {best['reproduced']:.1f} "
-        f"[{best['low']:.1f}, {best['high']:.1f}] on {best['n_dims']:.0f} dimensions{languages}."
+        f"{SCORE}, {what}: {', '.join(scores)}; best is {label} with "
+        f"{interval(best, 'reproduced')} on {best['n_dims']:.0f} dimensions{languages}."
     )
     gaps = part["difference"].dropna()
     if gaps.empty:

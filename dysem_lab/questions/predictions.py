@@ -22,7 +22,7 @@ from dysem_lab.questions.contrast import both_norms
 from dysem_lab.questions.finding import Facts, Finding, facts_of
 from dysem_lab.questions.needs import prepare
 from dysem_lab.questions.study import Study
-from dysem_lab.questions.style import layout
+from dysem_lab.questions.style import annotate, layout
 
 # English words that hold a sentence together and could stand in nearly any: a list of our own.
 _WORDS = """
@@ -304,20 +304,8 @@ def _shown(of_sentence: pd.DataFrame, variant: str, top: int) -> pd.DataFrame:
 
 def _above(figure: go.Figure, row: int, column: int, text: str, shift: int, size: int) -> None:
     """Write a line above the left end of a panel."""
-    figure.add_annotation(
-        text=text,
-        x=0,
-        y=1,
-        xref="x domain",
-        yref="y domain",
-        xanchor="left",
-        yanchor="bottom",
-        yshift=shift,
-        showarrow=False,
-        font_size=size,
-        row=row,
-        col=column,
-    )
+    anchors = {"xref": "x domain", "yref": "y domain", "xanchor": "left", "yanchor": "bottom"}
+    annotate(figure, text, 0, 1, **anchors, yshift=shift, font_size=size, row=row, col=column)
 
 
 def caption(table: pd.DataFrame) -> str:

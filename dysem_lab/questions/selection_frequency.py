@@ -13,7 +13,7 @@ from dysem_lab.questions.overlap import different_texts
 from dysem_lab.questions.random_sets import draw_sets
 from dysem_lab.questions.scores import one_prompt, only_task
 from dysem_lab.questions.study import Study
-from dysem_lab.questions.style import CHANCE, PALETTE, layout
+from dysem_lab.questions.style import CHANCE, PALETTE, annotate, layout
 
 FREQUENT, RARE = 0.9, 0.01  # shares of texts that make a dimension universal, or all but unused
 
@@ -86,16 +86,11 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
             + ("<br>dimension %{customdata}" if column == "frequency" else ""),
         )
     frequent, rare = _shares(table["frequency"])
-    figure.add_annotation(
-        text=f"{frequent} of {len(table)} dimensions in more than {FREQUENT:.0%} of the texts<br>"
-        f"{rare} of {len(table)} dimensions in fewer than {RARE:.0%}",
-        x=0.99,
-        y=0.97,
-        xref="paper",
-        yref="paper",
-        align="right",
-        showarrow=False,
+    said = (
+        f"{frequent} of {len(table)} dimensions in more than {FREQUENT:.0%} of the texts<br>"
+        f"{rare} of {len(table)} dimensions in fewer than {RARE:.0%}"
     )
+    annotate(figure, said, 0.99, 0.97, align="right")
     figure.update_xaxes(title="dimensions, most frequently selected first")
     figure.update_yaxes(title="% of the texts", range=[0, 102])
     return layout(figure, "Are some dimensions selected for every text?", facts, 480)

@@ -399,6 +399,12 @@ def texts(
     )
 
 
+def annotate(figure: go.Figure, text: str, x: float, y: float, **options: Any) -> None:
+    """Write a text on a figure, at shares of the whole where the options do not say otherwise."""
+    placed = {"xref": "paper", "yref": "paper", "showarrow": False, **options}
+    figure.add_annotation(text=text, x=x, y=y, **placed)
+
+
 def difference_axis(figure: go.Figure, title: str, ends: Sequence[float], **where: int) -> None:
     """Give a panel of differences its title, its range and a line at 0."""
     dark = {"zeroline": True, "zerolinecolor": "#333333"}
