@@ -7,7 +7,7 @@ same output layer.
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -57,28 +57,28 @@ def contrast_gains(
         output_layers: Where embeddings are read, as for `dysem_lab.ContrastivePrompting`.
         seed: Of the bootstraps.
 
+    Returns:
+        As from `contrast_scores`.
+
     Source: CP (arXiv 2505.12831), Tables 1 and 2.
     """
     alike: dict[tuple[int, float], list[str]] = {}  # templates with the same contrast
     for template, (layer, alpha) in contrasts.items():
         alike.setdefault((layer, alpha), []).append(template)
-    parts = [(both_norms(*of_contrast), names) for of_contrast, names in alike.items()]
-    prepare(
-        *(
-            study.needs((), output_layers=output_layers, contrasts=steered, templates=names)
-            for steered, names in parts
-        )
-    )
+    parts: list[dict[str, Any]] = [
+        {
+            "contrasts": both_norms(*of_contrast),
+            "output_layers": output_layers,
+            "templates": names,
+        }
+        for of_contrast, names in alike.items()
+    ]
+    prepare(*(study.needs((), **part) for part in parts))
     facts = facts_of(study, output_layers=list(output_layers), auxiliary="irrelevant", seed=seed)
     asked = {template: list(of_contrast) for template, of_contrast in contrasts.items()}
     facts = replace(facts, recorded={**facts.recorded, "contrasts": asked})
-    scores = pd.concat(
-        [
-            contrast_scores(study, steered, output_layers, templates=names, seed=seed)
-            for steered, names in parts
-        ],
-        ignore_index=True,
-    )
+    each = [contrast_scores(study, **part, seed=seed) for part in parts]
+    scores = pd.concat(each, ignore_index=True)
     return Finding("cp_main_results", scores, figure(scores, facts), caption(scores), facts)
 
 
@@ -156,10 +156,9 @@ def contrast_scores(
 
     Returns:
         One row per task, template, output layer and contrast, and of several tasks their mean
-        ("Avg."): ``method`` ("plain", "CP-NS",
-        "CP-NR", …), ``layer`` (0-based block), ``norm``, ``alpha``, ``position``, ``auxiliary``,
-        ``heads``, the columns of `dysem_lab.score`, and ``gain``, ``gain_low``, ``gain_high``
-        (paired bootstrap; NaN for the plain prompt).
+        ("Avg."): ``method`` ("plain", "CP-NS", "CP-NR", …), ``layer`` (0-based block), ``norm``,
+        ``alpha``, ``position``, ``auxiliary``, ``heads``, the columns of `dysem_lab.score`, and
+        ``gain``, ``gain_low``, ``gain_high`` (paired bootstrap; NaN for the plain prompt).
 
     Raises:
         InputError: There is no plain prompt to compare with.
@@ -217,12 +216,7 @@ def prompt_name(template: object) -> str:
 
 
 def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
-    """Return scores of every prompt with and without CP, tasks across, coloured by the gain.
-
-    Args:
-        table: From `dysem_lab.questions.contrast.contrast_scores`.
-        facts: What it was measured on.
-    """
+    """Return scores of every prompt with and without CP, tasks across, coloured by the gain."""
     rows = table.assign(row=_row_labels(table))
     order = list(dict.fromkeys(rows["row"]))
     tasks = list(dict.fromkeys(rows["task"]))
@@ -231,22 +225,16 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
         for column in ("spearman", "gain", "gain_low", "gain_high")
     )
     sure = (low > 0) | (high < 0)
-    text = [
-        [
-            f"{value:.2f}"
-            if np.isnan(gain)
-            else f"{value:.2f}<br>{gain:+.2f}{'*' if found else ''}"
-            for value, gain, found in zip(*cells, strict=True)
-        ]
-        for cells in zip(scores.to_numpy(), gains.to_numpy(), sure.to_numpy(), strict=True)
-    ]
+    stars = sure.replace({True: "*", False: ""})
+    changes = ("<br>" + gains.map("{:+.2f}".format) + stars).where(gains.notna(), "")
+    text = scores.map("{:.2f}".format) + changes
     reach = float(np.nanmax(np.abs(gains.to_numpy()))) if gains.notna().any(axis=None) else 1.0
     figure = go.Figure(
         go.Heatmap(
             z=gains.fillna(0.0),
             x=tasks,
             y=order,
-            text=text,
+            text=text.to_numpy().tolist(),
             texttemplate="%{text}",
             colorscale=GAINS,
             zmin=-1.6 * reach,

@@ -23,6 +23,7 @@ from dysem_lab.questions.style import (
     SCORE,
     SYMBOLS,
     bars,
+    gained,
     layout,
     one_task,
     superscript,
@@ -50,13 +51,18 @@ def cp_with_dysem(
         k: Dimensions per text, or fraction of d.
         seed: Of the bootstraps.
 
+    Returns:
+        One row per component, contrast and ``vector`` ("plain cosine" in English, "source",
+        "mean"), with the columns of `dysem_lab.questions.contrast.contrast_scores`; the gain is
+        over the same without contrast.
+
     Source: ours; no paper combines the two.
     """
     contrasts = both_norms(layer, alpha)
     prepare(study.needs(components, contrasts=contrasts))
     asked = {"languages": names_of(languages, "language"), "k": k, "layer": layer, "alpha": alpha}
     facts = facts_of(study, **asked, components=list(components), seed=seed)
-    scores = table(study, languages, contrasts, components=components, k=k, seed=seed)
+    scores = table(study, languages, contrasts, components, k, seed)
     return Finding("cp_with_dysem", scores, figure(scores, facts), caption(scores), facts)
 
 
@@ -64,26 +70,11 @@ def table(
     study: Study,
     languages: Sequence[str],
     contrasts: Sequence[Contrast | None],
-    *,
-    components: Sequence[str] = ("attn", "resid"),
-    k: int | float = 0.25,
-    seed: int = 0,
+    components: Sequence[str],
+    k: int | float,
+    seed: int,
 ) -> pd.DataFrame:
-    """Score DySem on the vectors of each contrast: the two methods combined.
-
-    Args:
-        study: Its tasks; in the English setting. Its first template is used.
-        languages: Of the consensus.
-        contrasts: Interventions; None is DySem alone.
-        components: Internal vectors s^(ℓ).
-        k: Dimensions per text, or fraction of d.
-        seed: Of the bootstraps.
-
-    Returns:
-        One row per task, component, contrast and ``vector`` ("plain cosine" in English, "source",
-        "mean"), with the columns of `dysem_lab.questions.contrast.contrast_scores`; the gain is
-        over the same without contrast.
-    """
+    """Return the table of `cp_with_dysem`; the contrast None is DySem alone."""
     rows = []
     for task, component in product(study.data, components):
         gold = study.data[task].gold
@@ -114,12 +105,7 @@ def table(
 
 
 def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
-    """Return DySem with and without CP: grouped bars per vector, one panel per component.
-
-    Args:
-        table: From `dysem_lab.questions.contrast_dysem.table`.
-        facts: What it was measured on.
-    """
+    """Return DySem with and without CP: grouped bars per vector, one panel per component."""
     table = one_task(table)
     alphas = ["" if np.isnan(alpha) else f" α={alpha:g}" for alpha in table["alpha"]]
     symbols = [superscript(SYMBOLS.get(component, component)) for component in table["component"]]
@@ -143,7 +129,6 @@ def caption(table: pd.DataFrame) -> str:
         plain = best[best["method"] == PLAIN].iloc[0]
         parts.append(
             f"{SYMBOLS[component]}: best without CP {plain['spearman']:.1f} ({plain['vector']}); "
-            f"the largest gain of CP on DySem is {top['gain']:+.2f} [{top['gain_low']:.2f}, "
-            f"{top['gain_high']:.2f}] ({top['method']}, {top['vector']})"
+            f"the largest gain of CP on DySem is {gained(top)} ({top['method']}, {top['vector']})"
         )
     return f"{'; '.join(parts)}."

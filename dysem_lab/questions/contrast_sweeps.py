@@ -32,6 +32,7 @@ from dysem_lab.questions.style import (
     layout,
     one_of_each,
     one_task,
+    side_by_side,
 )
 
 
@@ -56,13 +57,7 @@ def output_layers(study: Study, layer: int, alpha: float, *, seed: int = 0) -> F
 
 
 def output_layers_figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
-    """Return scores against the number of blocks run, and below them what CP gains at each.
-
-    Args:
-        table: From `dysem_lab.questions.contrast.contrast_scores` of one task, output layers as
-            numbers.
-        facts: What it was measured on.
-    """
+    """Return scores against the number of blocks run, and below them what CP gains at each."""
     templates = list(dict.fromkeys(one_task(table)["template"]))
     figure = make_subplots(
         2,
@@ -76,40 +71,27 @@ def output_layers_figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
         of_template = table[table["template"] == template]
         for i, (method, rows) in enumerate(of_template.groupby("method", sort=False)):
             colour = METHOD_COLOURS.get(str(method), PALETTE[i % len(PALETTE)])
-            place = {"row": 1, "col": column}
-            legend = {"name": str(method), "legendgroup": str(method)}
-            blocks = rows["output_layer"]
-            band(figure, blocks, rows["low"], rows["high"], colour, **place)
-            _line(figure, rows, "spearman", colour, {**legend, "showlegend": column == 1}, place)
-            if method != PLAIN:
-                place = {"row": 2, "col": column}
-                band(figure, blocks, rows["gain_low"], rows["gain_high"], colour, **place)
-                _line(figure, rows, "gain", colour, {**legend, "showlegend": False}, place)
+            values = [("spearman", "low", "high"), ("gain", "gain_low", "gain_high")]
+            for row, (value, low, high) in enumerate(values[: 1 + (method != PLAIN)], start=1):
+                place = {"row": row, "col": column}
+                band(figure, rows["output_layer"], rows[low], rows[high], colour, **place)
+                figure.add_scatter(
+                    x=rows["output_layer"],
+                    y=rows[value],
+                    mode="lines+markers",
+                    marker_size=5,
+                    line_color=colour,
+                    hovertemplate="%{x}: %{y:.2f}",
+                    name=str(method),
+                    legendgroup=str(method),
+                    showlegend=place == {"row": 1, "col": 1},
+                    **place,
+                )
         figure.add_hline(y=0, line_dash="dot", line_color="#555555", row=2, col=column)
     figure.update_xaxes(title="blocks run", row=2)
     figure.update_yaxes(title=SCORE, row=1, col=1)
     figure.update_yaxes(title="gain over plain", row=2, col=1)
     return layout(figure, "At which layer to read the embedding?", facts, 720)
-
-
-def _line(
-    figure: go.Figure,
-    rows: pd.DataFrame,
-    column: str,
-    colour: str,
-    legend: dict[str, object],
-    place: dict[str, int],
-) -> None:
-    figure.add_scatter(
-        x=rows["output_layer"],
-        y=rows[column],
-        mode="lines+markers",
-        marker_size=5,
-        line_color=colour,
-        hovertemplate="%{x}: %{y:.2f}",
-        **legend,
-        **place,
-    )
 
 
 def output_layers_caption(table: pd.DataFrame) -> str:
@@ -151,11 +133,9 @@ def auxiliary_prompts(
     Source: CP (arXiv 2505.12831), Table 4.
     """
     asked = {"layer": layer, "alpha": alpha, "output_layer": output_layer}
-    scores, facts = _variants(study, "auxiliary", auxiliaries, asked, seed)
     title = "What should the auxiliary prompt ask for?"
-    drawn = variants_figure(scores, "auxiliary", title, facts)
-    said = variants_caption(scores, "auxiliary")
-    return Finding("cp_auxiliary_prompts", scores, drawn, said, facts)
+    found = _variants(study, "auxiliary", {"auxiliaries": list(auxiliaries)}, asked, seed, title)
+    return Finding("cp_auxiliary_prompts", *found)
 
 
 def positions(
@@ -180,34 +160,32 @@ def positions(
     Source: CP (arXiv 2505.12831), Table 5.
     """
     asked = {"layer": layer, "alpha": alpha, "output_layer": output_layer}
-    scores, facts = _variants(study, "position", positions, asked, seed)
-    drawn = variants_figure(scores, "position", "Where in the block?", facts)
-    said = variants_caption(scores, "position")
-    return Finding("cp_position", scores, drawn, said, facts)
+    title = "Where in the block?"
+    found = _variants(study, "position", {"positions": list(positions)}, asked, seed, title)
+    return Finding("cp_position", *found)
 
 
 def _variants(
-    study: Study, field: str, values: Sequence[str], asked: Mapping[str, Any], seed: int
-) -> tuple[pd.DataFrame, Facts]:
-    """Return the scores of both norms with each value of a contrast's field, and the facts."""
-    each = [both_norms(asked["layer"], asked["alpha"], **{field: value}) for value in values]
+    study: Study,
+    field: str,
+    values: Mapping[str, list[str]],
+    asked: Mapping[str, Any],
+    seed: int,
+    title: str,
+) -> tuple[pd.DataFrame, go.Figure, str, Facts]:
+    """Return what is found of both norms with each value of a contrast's field."""
+    layer, alpha, output_layer = asked.values()
+    each = [both_norms(layer, alpha, **{field: value}) for value in chain(*values.values())]
     contrasts = list(dict.fromkeys([None, *chain(*each)]))
-    output_layer = asked["output_layer"]
     prepare(study.needs((), output_layers=[output_layer], contrasts=contrasts))
-    plural = {"auxiliary": "auxiliaries", "position": "positions"}[field]
-    facts = facts_of(study, **{plural: list(values)}, **asked, seed=seed)
-    return contrast_scores(study, contrasts, [output_layer], seed=seed), facts
+    facts = facts_of(study, **values, **asked, seed=seed)
+    scores = contrast_scores(study, contrasts, [output_layer], seed=seed)
+    drawn = variants_figure(scores, field, title, facts)
+    return scores, drawn, variants_caption(scores, field), facts
 
 
 def variants_figure(table: pd.DataFrame, by: str, title: str, facts: Facts | str) -> go.Figure:
-    """Return the score of each variant as a dot with its interval, the plain prompt as a line.
-
-    Args:
-        table: From `dysem_lab.questions.contrast.contrast_scores` of one task and output layer.
-        by: Column that tells the variants apart: "auxiliary" or "position".
-        title: Of the figure.
-        facts: What it was measured on.
-    """
+    """Return the gain of each variant, told apart by a column, as a dot with its interval."""
     templates = list(dict.fromkeys(one_of_each(table, "task", "output_layer")["template"]))
     figure = template_panels(table, templates)
     steered = table[table["method"] != PLAIN]
@@ -270,10 +248,5 @@ def variants_caption(table: pd.DataFrame, by: str) -> str:
 def template_panels(table: pd.DataFrame, templates: Sequence[str]) -> go.Figure:
     """Return one panel per template, with the plain prompt's score in its title."""
     plain = table[table["method"] == PLAIN].groupby("template")["spearman"].first()
-    return make_subplots(
-        1,
-        len(templates),
-        subplot_titles=[f"{prompt_name(name)} (plain {plain[name]:.1f})" for name in templates],
-        horizontal_spacing=0.05,
-        shared_yaxes=True,
-    )
+    titles = [f"{prompt_name(name)} (plain {plain[name]:.1f})" for name in templates]
+    return side_by_side(titles, gap=0.05)

@@ -16,7 +16,7 @@ from dysem_lab.questions.contrast_sweeps import template_panels
 from dysem_lab.questions.finding import Facts, Finding, facts_of
 from dysem_lab.questions.needs import prepare
 from dysem_lab.questions.study import Study
-from dysem_lab.questions.style import GAINS, layout, one_of_each
+from dysem_lab.questions.style import GAINS, gained, layout, one_of_each
 
 
 @dataclass(frozen=True, repr=False)
@@ -51,6 +51,9 @@ def layer_alpha(
         output_layer: Where the embedding is read, as for `dysem_lab.ContrastivePrompting`.
         seed: Of the bootstraps.
 
+    Returns:
+        As from `dysem_lab.questions.contrast.contrast_scores`, on the pairs to choose on.
+
     Source: CP (arXiv 2505.12831), Figure 3 a-c; what the choice is worth is ours.
     """
     contrasts: list[Contrast | None] = [None]
@@ -67,10 +70,7 @@ def layer_alpha(
 
 
 def best_setting(table: pd.DataFrame) -> dict[str, Any]:
-    """Return the settings of the best contrast in a table of one task.
-
-    Returns:
-        Arguments for `dysem_lab.ContrastivePrompting`.
+    """Return the best contrast in a table of one task, as `dysem_lab.ContrastivePrompting` has it.
 
     Raises:
         InputError: The table is of several tasks, or has no contrast with a score.
@@ -115,26 +115,20 @@ def chosen_and_oracle(dev: pd.DataFrame, test: pd.DataFrame) -> pd.DataFrame:
 
 
 def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
-    """Return a heat map of block × α for each template; norm recovering, which has no α, beside it.
-
-    Args:
-        table: From `dysem_lab.questions.contrast.contrast_scores`, of one task and output layer.
-        facts: What it was measured on.
-    """
+    """Return a heat map of block × α per template; norm recovering, which has no α, beside it."""
     templates = list(dict.fromkeys(one_of_each(table, "task", "output_layer")["template"]))
     figure = template_panels(table, templates)
     steered = table[table["method"] != PLAIN]
     # A few cells may lose far more than the others differ by; the colour ends before them.
     reach = float(steered["gain"].abs().quantile(0.75)) or 1.0
     for column, template in enumerate(templates, start=1):
-        part = steered[steered["template"] == template].assign(
-            alpha=lambda rows: [
-                "NR" if np.isnan(alpha) else f"α={alpha:g}" for alpha in rows["alpha"]
-            ]
+        part = steered[steered["template"] == template]
+        alphas = ["NR" if np.isnan(alpha) else f"α={alpha:g}" for alpha in part["alpha"]]
+        part, columns = part.assign(alpha=alphas), list(dict.fromkeys(alphas))
+        shown, gains = (
+            part.pivot(index="layer", columns="alpha", values=value)[columns]
+            for value in ("spearman", "gain")
         )
-        columns = list(dict.fromkeys(part["alpha"]))
-        shown = part.pivot(index="layer", columns="alpha", values="spearman")[columns]
-        gains = part.pivot(index="layer", columns="alpha", values="gain")[columns]
         figure.add_heatmap(
             z=gains,
             x=columns,
@@ -163,9 +157,7 @@ def caption(table: pd.DataFrame) -> str:
         best = part.loc[part[part["method"] != PLAIN]["spearman"].idxmax()]
         alpha = "" if np.isnan(best["alpha"]) else f", α = {best['alpha']:g}"
         parts.append(
-            f"{prompt_name(template)} {plain:.2f} plain, at best "
-            f"{best['spearman']:.2f} ({best['method']}, block {best['layer'] + 1}{alpha}; gain "
-            f"{best['gain']:+.2f} "
-            f"[{best['gain_low']:.2f}, {best['gain_high']:.2f}])"
+            f"{prompt_name(template)} {plain:.2f} plain, at best {best['spearman']:.2f} "
+            f"({best['method']}, block {best['layer'] + 1}{alpha}; gain {gained(best)})"
         )
     return f"Best of the grid, output layer {table['output_layer'].iloc[0]}: {'; '.join(parts)}."

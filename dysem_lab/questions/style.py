@@ -270,6 +270,11 @@ def interval(
     return f"{row[value]:{of}} [{low}, {high}]"
 
 
+def gained(row: pd.Series) -> str:
+    """Return a gain over the plain prompt with its interval."""
+    return interval(row, "gain", ("gain_low", "gain_high"), "+.2f")
+
+
 def best(table: pd.DataFrame) -> pd.Series:
     """Return the row with the highest score."""
     return table.loc[table["spearman"].idxmax()]

@@ -27,6 +27,7 @@ from dysem_lab.questions.style import (
     layout,
     named_settings,
     over,
+    rows_of,
 )
 
 
@@ -50,16 +51,11 @@ def m_sweep(
 
 
 def m_sweep_figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
-    """Return the score against the number of languages, one line per prompt setting and vector.
-
-    Args:
-        table: From `dysem_lab.questions.scores.grid` with one k.
-        facts: What it was measured on.
-    """
+    """Return the score against the number of languages, one line per prompt setting and vector."""
     figure = curves(named_settings(table), "m", "method", "task")
     figure.update_xaxes(title="m, languages in the consensus", dtick=1)
     figure.update_yaxes(title=SCORE, col=1)
-    height = 300 * -(-table["task"].nunique() // 4) + 260
+    height = 300 * rows_of(table["task"].unique()) + 260
     return layout(figure, "How many languages?", facts, height)
 
 
@@ -104,12 +100,7 @@ def prompt_vector(
 
 
 def prompt_vector_figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
-    """Return grouped bars: prompt setting × vector for each task.
-
-    Args:
-        table: From `dysem_lab.questions.scores.grid` with one k and one m.
-        facts: What it was measured on.
-    """
+    """Return grouped bars: prompt setting × vector for each task."""
     figure = bars(named_settings(table).assign(panel=""), "task", "method", "panel")
     figure.update_yaxes(title=SCORE)
     return layout(figure, "English or language-specific prompts? source or mean?", facts, 480)
@@ -153,13 +144,7 @@ def k_sweep(
 
 
 def k_sweep_figure(table: pd.DataFrame, facts: Facts | str, d_model: int) -> go.Figure:
-    """Return the score against k, as a fraction of d below and as a number above.
-
-    Args:
-        table: From `dysem_lab.questions.scores.grid` with several k.
-        facts: What it was measured on.
-        d_model: Width of the residual stream, d.
-    """
+    """Return the score against k, as a fraction of d below and as a number above."""
     fraction = [k if isinstance(k, float) and k <= 1 else min(1.0, k / d_model) for k in table["k"]]
     named = named_settings(table).assign(fraction=fraction)
     named["line"] = named["method"] + ", m = " + named["m"].astype(str)
@@ -175,7 +160,7 @@ def k_sweep_figure(table: pd.DataFrame, facts: Facts | str, d_model: int) -> go.
         tickfont_size=11,
     )
     figure.update_yaxes(title=SCORE, col=1)
-    height = 320 * -(-table["task"].nunique() // 4) + 260
+    height = 320 * rows_of(table["task"].unique()) + 260
     return layout(figure, "How many dimensions?", facts, height)
 
 
@@ -225,13 +210,7 @@ def templates(
 
 
 def templates_figure(table: pd.DataFrame, plain: pd.DataFrame, facts: Facts | str) -> go.Figure:
-    """Return the score of each template under each prompt setting and vector, and without DySem.
-
-    Args:
-        table: From `dysem_lab.questions.scores.grid` over several templates.
-        plain: From `dysem_lab.questions.scores.plain_scores` of the same study.
-        facts: What it was measured on.
-    """
+    """Return the score of each template under each prompt setting and vector, and without DySem."""
     baseline = plain.assign(method=plain["component"].map(SYMBOLS) + ", English, all d")
     colours = dict(zip(baseline["method"].unique(), BASELINES, strict=False)) | COLOURS
     both = pd.concat([baseline, _methods_of_templates(table)], ignore_index=True)

@@ -215,7 +215,7 @@ def test_dysem_on_steered_vectors(tiny_lens, few, store):
         store,
         languages=["en", "de", "fr"],
     )
-    table = contrast_dysem.table(study, ["en", "de", "fr"], [NS, None], k=0.5)
+    table = contrast_dysem.table(study, ["en", "de", "fr"], [NS, None], ("attn", "resid"), 0.5, 0)
     assert len(table) == 2 * 2 * 3
     for component, vector in (("attn", "source"), ("resid", "mean")):
         dysem = DySem(
