@@ -8,7 +8,6 @@ import pandas as pd
 import plotly.graph_objects as go
 import torch
 from jaxtyping import Float
-from plotly.subplots import make_subplots
 from torch import Tensor
 
 from dysem_lab.errors import InputError, ModelError
@@ -18,7 +17,7 @@ from dysem_lab.models.readout import label, token_texts
 from dysem_lab.models.record import activations
 from dysem_lab.prompts import wrap
 from dysem_lab.questions.finding import Facts, Finding
-from dysem_lab.questions.style import PALETTE, layout, with_gaps
+from dysem_lab.questions.style import PALETTE, layout, side_by_side, with_gaps
 
 SCALE = [[0, "#F1F3F7"], [1, PALETTE[1]]]
 ROW, LABELS, MARGINS = 17, 80, 230  # px of a token; labels that an axis has room for; px around
@@ -45,6 +44,11 @@ def attention(
         value_weighted: Show ‖α_ij v_j‖ in place of α_ij.
         token: Position of the token whose row is drawn as bars as well; -1 is the last, whose
             vectors this package reads.
+
+    Returns:
+        One row per token and token that it sees: ``position`` and ``token`` that looks,
+        ``seen_position`` and ``seen_token`` that it looks at, ``weight`` (α_ij, or ‖α_ij v_j‖).
+        Positions are 0-based.
 
     Raises:
         InputError: As for `read_patterns` and `Patterns.of_head`, or a token that the prompt does
@@ -160,13 +164,7 @@ def read_patterns(
 def table(
     patterns: Patterns, layer: int, head: int, *, value_weighted: bool = False
 ) -> pd.DataFrame:
-    """Return the pattern of one head as a table.
-
-    Returns:
-        One row per token and token that it sees: ``position`` and ``token`` that looks,
-        ``seen_position`` and ``seen_token`` that it looks at, ``weight`` (α_ij, or ‖α_ij v_j‖).
-        Positions are 0-based.
-    """
+    """Return the table of `attention` from patterns that were read already."""
     weights = patterns.of_head(layer, head, value_weighted).numpy()
     i, j = np.tril_indices(len(weights))
     tokens = np.array(patterns.tokens, dtype=object)
@@ -190,17 +188,8 @@ def figure(
     chosen = _position(patterns, token)
     labels = [label(text) for text in patterns.tokens]
     symbol = "‖α v‖" if value_weighted else "α"
-    figure = make_subplots(
-        rows=1,
-        cols=2,
-        column_widths=[0.64, 0.36],
-        shared_yaxes=True,
-        horizontal_spacing=0.04,
-        subplot_titles=[
-            "each row: what a token looks at",
-            f"what {labels[chosen]} (token {chosen + 1}) looks at",
-        ],
-    )
+    looks = f"what {labels[chosen]} (token {chosen + 1}) looks at"
+    figure = side_by_side(["each row: what a token looks at", looks], [0.64, 0.36], 0.04)
     places = np.arange(1, n + 1)
     figure.add_heatmap(
         z=with_gaps(np.where(np.tri(n, dtype=bool), z, np.nan)),  # no token sees a later one

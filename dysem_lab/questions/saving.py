@@ -83,20 +83,17 @@ def git_commit() -> str | None:
     root = paths.package_file("").parent
     if not (root / ".git").exists():
         return None
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(root), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
     try:
-        git = ["git", "-C", str(root)]
-        commit = subprocess.run(
-            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-        )
-        status = subprocess.run(
-            [*git, "status", "--porcelain", "--untracked-files=no", "--", "dysem_lab", "notebooks"],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        commit = git("rev-parse", "HEAD")
+        changed = git("status", "--porcelain", "-uno", "--", "dysem_lab", "notebooks")
     except (OSError, subprocess.CalledProcessError):
         return None
-    return commit.stdout.strip() + ("+" if status.stdout.strip() else "")
+    return commit + ("+" if changed else "")
 
 
 def file_name(kind: str, model: ModelFacts, label: str = "", size: int | None = None) -> str:

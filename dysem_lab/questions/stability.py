@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -184,14 +185,9 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
             figure.add_scatter(
                 x=[part[column].mean()] * 2,
                 y=[i - 0.36, i + 0.36],
-                mode="lines",
-                line={"color": colour, "width": 3},
-                name=name,
-                legendgroup=name,
                 showlegend=i == 0,
                 hovertemplate=f"{name}: %{{x:.3f}}",
-                row=1,
-                col=1,
+                **_line(name, colour, 1),
             )
     gold = table[table["varied"] == "gold"]
     figure.add_scatter(
@@ -209,17 +205,8 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
     values = gold["jaccard"].map("{:.2f}".format)
     texts(figure, gold["level"], gold["high"], values, "top center", row=1, col=2)
     for name, column, colour in REFERENCES:
-        figure.add_scatter(
-            x=gold["level"],
-            y=gold[column],
-            mode="lines",
-            line={"color": colour, "width": 3},
-            name=name,
-            legendgroup=name,
-            showlegend=not kinds,
-            row=1,
-            col=2,
-        )
+        line = _line(name, colour, 2)
+        figure.add_scatter(x=gold["level"], y=gold[column], showlegend=not kinds, **line)
     labels = [kind.replace("one language less", "one language<br>less") for kind in kinds]
     lines_down(figure, labels, col=1)
     figure.update_xaxes(title="Jaccard index of the sets", range=[0, 1.08], col=1)
@@ -227,6 +214,12 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
     figure.update_xaxes(title="gold similarity of the pair", type="category", col=2)
     title = "How stable are the sets of selected dimensions?"
     return layout(figure, title, facts, max(480, 120 * len(kinds) + 230))
+
+
+def _line(name: str, colour: str, column: int) -> dict[str, Any]:
+    """Return how a reference is drawn in a panel."""
+    line = {"mode": "lines", "line": {"color": colour, "width": 3}}
+    return {**line, "name": name, "legendgroup": name, "row": 1, "col": column}
 
 
 def caption(table: pd.DataFrame) -> str:

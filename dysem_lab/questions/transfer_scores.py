@@ -35,6 +35,8 @@ Where it differs from SentEval:
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -142,12 +144,12 @@ def compare_encoders(
 
     Args:
         encoders: Method → encode, as for `transfer_scores`.
-        data: As for `transfer_scores`.
-        sample: As for `transfer_scores`.
+        data: As there, like `sample`, `inner_folds` and `progress`.
+        sample: As there.
         seed: Of the sample and of the bootstrap.
-        inner_folds: As for `transfer_scores`.
+        inner_folds: As there.
         n_resamples: Number of bootstrap resamples.
-        progress: Show a progress bar.
+        progress: As there.
 
     Returns:
         One row per task and method: ``method``, the columns of `transfer_scores`, and
@@ -184,11 +186,9 @@ def compare_encoders(
     table = pd.DataFrame(rows)
     if len(sets) > 1:
         averages = []
-        for j, method in enumerate(encoders):
+        for j, (method, mean) in enumerate(zip(encoders, np.mean(draws, axis=0), strict=True)):
             part_of = table[table["method"] == method]
-            interval = _against_first(
-                j, part_of["difference"].mean(), np.mean([one[j] for one in draws], axis=0)
-            )
+            interval = _against_first(j, part_of["difference"].mean(), mean)
             averages.append({"method": method, **_average(part_of), **interval})
         table = pd.concat([table, pd.DataFrame(averages)], ignore_index=True)
     counts = ("n_train", "n_classes", "sample", "seed", "inner_folds")
@@ -208,18 +208,16 @@ def wilson_interval(n_correct: int, n: int) -> tuple[float, float]:
 
 def _tasks(data: TransferData | Iterable[TransferData]) -> list[TransferData]:
     given = [data] if isinstance(data, TransferData) or not isinstance(data, Iterable) else data
-    tasks = []
+    tasks: dict[str, TransferData] = {}
     for one in given:
         if not isinstance(one, TransferData):
             raise InputError(f"data must be tasks from load_transfer, got {one!r:.80}")
-        tasks.append(one)
+        if one.task in tasks:
+            raise InputError(f"task {one.task!r} occurs twice; give each task once")
+        tasks[one.task] = one
     if not tasks:
         raise InputError("data is empty; give at least one task, from load_transfer")
-    names = [one.task for one in tasks]
-    for name in names:
-        if names.count(name) > 1:
-            raise InputError(f"task {name!r} occurs twice; give each task once")
-    return tasks
+    return list(tasks.values())
 
 
 def _require_callable(encode: object, what: str) -> None:
@@ -346,34 +344,35 @@ def _outcome(encode: Encoder, data: TransferData, inner_folds: int, progress: bo
     data = _in_senteval_order(data)
     features = _features(encode, data)
     train, last = data.splits[0], data.splits[-1]
-    x, y = features[train], data.labels[train]
-    regs = REGS[data.splits]
-    outer = _folds(y, OUTER_FOLDS, data.task) if data.splits == CROSS_VALIDATED else []
-    n_parts = max(1, len(outer)) * (1 if data.splits == WITH_DEV else inner_folds)
-    with _Fits(data.task, n_parts * len(regs) + max(1, len(outer)), progress) as fits:
-        if data.splits == CROSS_VALIDATED:
-            answers, chosen = np.empty_like(y), []
-            for training, scored in outer:
-                x_training, y_training = x[training], y[training]
-                inner = _folds(y_training, inner_folds, data.task)
-                chosen.append(fits.best(_parts(x_training, y_training, inner), regs))
-                answers[scored] = fits.answer(x_training, y_training, x[scored], chosen[-1])
-            n_train = min(len(training) for training, _ in outer)
-        else:
-            if data.splits == WITH_DEV:
+    x, y, regs = features[train], data.labels[train], REGS[data.splits]
+    has_dev = data.splits == WITH_DEV
+    outer: Sequence[tuple[Any, Any]] = [(slice(None), slice(None))]  # all of train, all of the last
+    if data.splits == CROSS_VALIDATED:
+        outer = _folds(y, OUTER_FOLDS, data.task)
+    answers, chosen, n_train = np.empty_like(data.labels[last]), [], []
+    n_fits = len(outer) * (len(regs) * (1 if has_dev else inner_folds) + 1)
+    named = {"desc": f"{data.task}: classifiers", "unit": "fit", "leave": False}
+    with tqdm(total=n_fits, disable=not progress, **named) as bar:
+        fits = _Fits(bar)
+        for training, scored in outer:
+            x_training, y_training = x[training], y[training]
+            if has_dev:
                 parts = iter([(x, y, features["dev"], data.labels["dev"])])
             else:
-                parts = _parts(x, y, _folds(y, inner_folds, data.task))
-            chosen = [fits.best(parts, regs)]
-            answers, n_train = fits.answer(x, y, features[last], chosen[0]), len(y)
+                inner = _folds(y_training, inner_folds, data.task)
+                parts = _parts(x_training, y_training, inner)
+            chosen.append(fits.best(parts, regs))
+            x_scored = features[last][scored]
+            answers[scored] = fits.answer(x_training, y_training, x_scored, chosen[-1])
+            n_train.append(len(y_training))
     return _Outcome(
         data,
         data.labels[last],
         answers,
         chosen,
-        n_train,
+        min(n_train),
         x.shape[1] // (2 if data.is_pairs else 1),
-        None if data.splits == WITH_DEV else inner_folds,
+        None if has_dev else inner_folds,
         fits.n_unconverged,
     )
 
@@ -417,11 +416,7 @@ def _in_senteval_order(data: TransferData) -> TransferData:
 
 def _features(encode: Encoder, data: TransferData) -> dict[str, Float[np.ndarray, "n f"]]:
     """Return split → features of its items: the vector, or |u - v| and u * v of a pair."""
-    unique = list(
-        dict.fromkeys(
-            text for columns in data.texts.values() for texts in columns for text in texts
-        )
-    )
+    unique = list(dict.fromkeys(chain(*chain(*data.texts.values()))))
     vectors = _vectors(encode(unique), unique)
     place = {text: i for i, text in enumerate(unique)}
     features = {}
@@ -485,20 +480,12 @@ def _parts(
         yield x[training], y[training], x[rest], y[rest]
 
 
+@dataclass
 class _Fits:
     """Fits classifiers, counting those that scikit-learn warns about, with a progress bar."""
 
-    def __init__(self, task: str, n_fits: int, progress: bool) -> None:
-        self._bar = tqdm(
-            total=n_fits, desc=f"{task}: classifiers", unit="fit", disable=not progress, leave=False
-        )
-        self.n_unconverged = 0
-
-    def __enter__(self) -> "_Fits":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._bar.close()
+    bar: tqdm
+    n_unconverged: int = 0
 
     def best(self, parts: Iterator[Part], regs: Float[np.ndarray, " reg"]) -> float:
         """Return the C with the best mean accuracy over the parts, the smallest of equals."""
@@ -531,7 +518,7 @@ class _Fits:
         for one, is_counted in zip(caught, counted, strict=True):
             if not is_counted:
                 warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
-        self._bar.update()
+        self.bar.update()
         return classifier
 
 
