@@ -90,8 +90,7 @@ def sweep(
     require_finite("source", source)
     n_pairs = len(vectors) // 2
     results: dict[Cell, list[CellResult]] = {}
-    for start in range(0, n_pairs, PAIRS_PER_CHUNK):
-        first = range(start, min(start + PAIRS_PER_CHUNK, n_pairs))
+    for first in chunks(n_pairs):
         rows = [*first, *(n_pairs + i for i in first)]
         for cell, result in _chunk(vectors[rows], source[rows], ks, ms, kinds):
             results.setdefault(cell, []).append(result)
@@ -109,6 +108,12 @@ def sweep(
             stacklevel=2,
         )
     return merged
+
+
+def chunks(n_pairs: int) -> Iterator[range]:
+    """Yield the positions of pairs, as many at once as memory is bounded for."""
+    for start in range(0, n_pairs, PAIRS_PER_CHUNK):
+        yield range(start, min(start + PAIRS_PER_CHUNK, n_pairs))
 
 
 def _chunk(

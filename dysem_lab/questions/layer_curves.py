@@ -14,7 +14,7 @@ from dysem_lab.errors import choices
 from dysem_lab.evaluate import score
 from dysem_lab.questions import layers
 from dysem_lab.questions.finding import Facts, Finding, facts_of
-from dysem_lab.questions.grid import PAIRS_PER_CHUNK, check_ms, sweep
+from dysem_lab.questions.grid import check_ms, chunks, sweep
 from dysem_lab.questions.needs import Need, prepare
 from dysem_lab.questions.published import paper_task, preset_of, published
 from dysem_lab.questions.scores import pair_cosine
@@ -131,8 +131,7 @@ def _stream_scores(
 ) -> pd.DataFrame:
     """Score DySem on the residual stream after every block; the study has one setting."""
     parts = []
-    for start in range(0, len(study.data[task]), PAIRS_PER_CHUNK):
-        pairs = range(start, min(start + PAIRS_PER_CHUNK, len(study.data[task])))
+    for pairs in chunks(len(study.data[task])):
         x = study.vectors(task, "resid", languages=codes, layers="each", pairs=pairs)
         parts.append(at_layers(x, x[:, 0], k, vector))  # English is a study's first language
     similarity, sizes, _ = (torch.cat(column) for column in zip(*parts, strict=True))

@@ -12,7 +12,7 @@ from dysem_lab.encoders.settings import VECTORS
 from dysem_lab.errors import choices
 from dysem_lab.evaluate import score
 from dysem_lab.questions.finding import Facts, Finding, facts_of
-from dysem_lab.questions.grid import PAIRS_PER_CHUNK, check_ms, sweep
+from dysem_lab.questions.grid import check_ms, chunks, sweep
 from dysem_lab.questions.needs import prepare
 from dysem_lab.questions.scores import language_order, mean_size, most_languages
 from dysem_lab.questions.study import Study
@@ -88,7 +88,7 @@ def table(
             order = language_order(study, task, study.templates[0], setting, component, languages)
             codes = order[:m]
             results: dict[tuple[str, str, int], list[Tensor]] = {}
-            for pairs in _chunks(len(data)):
+            for pairs in chunks(len(data)):
                 for cell, part in _layer_chunk(
                     study, task, setting, codes, pairs, component, k, vectors
                 ):
@@ -139,11 +139,6 @@ def _layer_chunk(
             for cell, result in cells.items():
                 sizes = result.sizes.to(result.similarity.dtype)
                 yield (kind, cell.vector, layer), torch.stack([result.similarity, sizes])
-
-
-def _chunks(n_pairs: int) -> Iterator[range]:
-    for start in range(0, n_pairs, PAIRS_PER_CHUNK):
-        yield range(start, min(start + PAIRS_PER_CHUNK, n_pairs))
 
 
 def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:

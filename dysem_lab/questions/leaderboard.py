@@ -42,20 +42,15 @@ from dysem_lab.translation.translate import Translator
 FORMATS = ("markdown", "latex", "csv", "json")
 FREE, LEARNED = "training-free", "trained"
 DESCRIBED = ["system", "method", "kind", "model", "settings", "passes", "blocks"]
-# Systems that begin with a name have its colour.
-FAMILIES = {
-    "mean pooling": PALETTE[6],
-    "VA": PALETTE[5],
-    "WVA": PALETTE[5],
-    "AlignedWVA": PALETTE[5],
-    "Echo": PALETTE[4],
-}
+# Group and colour of a system, by its name; or by a part of it that begins with a space.
 GROUPS = {
-    "DySem": (" DySem", PALETTE[0]),
-    "Contrastive Prompting": (" + CP", PALETTE[2]),
-    "Token Prepending": (" + TP", PALETTE[3]),
+    " DySem": ("DySem", PALETTE[0]),
+    " + CP": ("Contrastive Prompting", PALETTE[2]),
+    " + TP": ("Token Prepending", PALETTE[3]),
+    **dict.fromkeys(("VA", "WVA", "AlignedWVA"), ("value aggregation", PALETTE[5])),
+    "mean pooling": ("mean pooling", PALETTE[6]),
+    "Echo": ("Echo", PALETTE[4]),
 }
-GROUP_NAMES = {PALETTE[6]: "mean pooling", PALETTE[5]: "value aggregation", PALETTE[4]: "Echo"}
 PROMPT = ("one-word prompt", PALETTE[1])
 TRAINED_GROUP = ("trained", "#000000")
 
@@ -384,11 +379,8 @@ def group_of(method: str, kind: str) -> tuple[str, str]:
     """Return the family of a system, and its colour."""
     if kind == LEARNED:
         return TRAINED_GROUP
-    for name, (mark, colour) in GROUPS.items():
-        if mark in method:
-            return name, colour
-    colour = FAMILIES.get(method, "")
-    return (GROUP_NAMES[colour], colour) if colour else PROMPT
+    marks = (mark for mark in GROUPS if mark == method or (mark[0] == " " and mark in method))
+    return GROUPS.get(next(marks, ""), PROMPT)
 
 
 def frontier(table: pd.DataFrame) -> pd.Series:
@@ -415,8 +407,8 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
     rows["efficient"] = frontier(rows[rows["kind"] != LEARNED]).reindex(
         rows.index, fill_value=False
     )
-    groups = [group_of(*row) for row in rows[["method", "kind"]].itertuples(index=False)]
-    rows["group"], rows["colour"] = zip(*groups, strict=True) if groups else ((), ())
+    groups = list(map(group_of, rows["method"], rows["kind"]))
+    rows[["group", "colour"]] = pd.DataFrame(groups, rows.index, ["group", "colour"])
     drawn = make_subplots(
         1, 2, shared_yaxes=True, column_widths=[0.6, 0.4], horizontal_spacing=0.03
     )

@@ -209,10 +209,8 @@ def table(
                 }
             rows.append(row)
     tidy = pd.DataFrame(rows)
-    position = {method: i for i, method in enumerate(dict.fromkeys(tidy["method"]))}
-    return tidy.sort_values("method", key=lambda c: c.map(position), kind="stable").reset_index(
-        drop=True
-    )
+    of_method = [part for _, part in tidy.groupby("method", sort=False)]
+    return pd.concat(of_method, ignore_index=True)
 
 
 def _joined(codes: Sequence[str]) -> str:

@@ -15,6 +15,7 @@ from dysem_lab.models.loading import load_model
 from dysem_lab.models.record import counted
 from dysem_lab.models.store import VectorStore
 from dysem_lab.prompts import templates, wrap
+from dysem_lab.questions import grid
 from dysem_lab.questions import layer_curves as question
 from dysem_lab.questions import layers as layers_question
 from dysem_lab.questions.layer_curves import (
@@ -149,7 +150,7 @@ def test_data_agree_with_the_analysis_of_the_paper_and_with_spearman(study, monk
         assert stream.loc[layer, "value"] == pytest.approx(expected, abs=1e-6)
         assert stream.loc[layer, "n_dims"] == pytest.approx(sum(d for _, d in pairs) / n)
         assert stream.loc[layer, "low"] <= stream.loc[layer, "value"] <= stream.loc[layer, "high"]
-    monkeypatch.setattr(question, "PAIRS_PER_CHUNK", 5)
+    monkeypatch.setattr(grid, "PAIRS_PER_CHUNK", 5)
     again = layer_curves(study, task, "language-specific", "mean", 2, 8).table
     assert again["value"].tolist() == pytest.approx(table["value"].tolist())
 

@@ -381,7 +381,7 @@ def test_the_last_sum_over_layers_is_the_cumulative_vector_of_the_grid(study):
 def test_layers_of_more_pairs_than_fit_at_once_are_put_together(one_task, monkeypatch):
     arguments = {"k": 6, "languages": ["ja", "ru"]}  # so that English is read apart
     whole = layers.table(one_task, 2, **arguments)
-    monkeypatch.setattr(layers, "PAIRS_PER_CHUNK", 5)
+    monkeypatch.setattr("dysem_lab.questions.grid.PAIRS_PER_CHUNK", 5)
     chunked = layers.table(one_task, 2, **arguments)
     assert chunked.drop(columns=SCORE).equals(whole.drop(columns=SCORE))
     np.testing.assert_allclose(chunked[SCORE], whole[SCORE], atol=1e-9)
