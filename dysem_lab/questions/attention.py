@@ -250,7 +250,8 @@ def caption(
     patterns: Patterns, layer: int, head: int, *, value_weighted: bool = False, token: int = -1
 ) -> str:
     """Return one line: what a token looks at most in one head."""
-    row = patterns.of_head(layer, head, value_weighted)[_position(patterns, token)]
+    position = _position(patterns, token)
+    row = patterns.of_head(layer, head, value_weighted)[position]
     best = row.topk(min(3, len(row)))
     total = float(row.sum())
     parts = [
@@ -258,7 +259,6 @@ def caption(
         for value, place in zip(best.values.tolist(), best.indices.tolist(), strict=True)
     ]
     what = "of ‖α v‖" if value_weighted else "of the attention"
-    position = _position(patterns, token)
     return (
         f"Layer {layer + 1}, head {head + 1}: {_name(patterns, position)} (token "
         f"{position + 1} of {len(patterns.tokens)}) looks at {', '.join(parts)} {what}."

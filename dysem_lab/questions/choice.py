@@ -330,8 +330,5 @@ def _verdict(part: pd.DataFrame) -> str:
 
 def _same_choice(rows: pd.DataFrame) -> bool:
     """Return whether the two chosen rows of one setting and vector are one way to measure."""
-    return len(set(zip(rows["languages"].map(_as_set), rows["k"], strict=True))) == 1
-
-
-def _as_set(languages: str) -> frozenset[str]:
-    return frozenset(languages.split("/"))
+    ways = zip(rows["languages"], rows["k"], strict=True)
+    return len({(frozenset(languages.split("/")), k) for languages, k in ways}) == 1

@@ -1,6 +1,7 @@
 """What does a contrast change for one text? Its next tokens, and its likeness to other texts."""
 
 import html
+import textwrap
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -263,11 +264,7 @@ def figure(effect: Effect) -> go.Figure:
 
 def _broken(probe: str) -> str:
     """Return a probe in lines that fit beside a figure."""
-    lines = [""]
-    for word in probe.split(" "):
-        if lines[-1] and len(lines[-1]) + len(word) >= LINE:
-            lines.append("")
-        lines[-1] = f"{lines[-1]} {word}".strip()
+    lines = textwrap.wrap(probe, LINE, break_long_words=False, break_on_hyphens=False)
     return "<br>".join(html.escape(line) for line in lines[:3])
 
 

@@ -451,24 +451,18 @@ def _span(ms: Sequence[object]) -> str:
 def _published(preset: str) -> Block:
     """Return the paper's rows of one model."""
     table = published(preset)
-    rows = table.pivot(
-        index=["table", "method", "template", "setting", "vector", "dims"],
-        columns="task",
-        values=["score", "n_pairs"],
-    ).reset_index()
-    order = ["table", "method", "template", "setting"]
-    first = table.drop_duplicates(order)[order].reset_index(drop=True)
-    rows = first.merge(rows.set_axis(rows.columns.map("".join), axis=1), on=order)
-    columns = {"Method": [_published_label(row) for row in rows.to_dict("records")]}
-    senteval = rows["n_pairsSICKR"] == SENTEVAL_SICKR
+    methods = table.groupby(["table", "method", "template", "setting"], sort=False)
+    rows = [part.set_index("task") for _, part in methods]
+    senteval = [bool(part.loc["SICKR", "n_pairs"] == SENTEVAL_SICKR) for part in rows]
+    columns = {"Method": [_published_label(part.iloc[0].to_dict()) for part in rows]}
     for task in (*N_PAIRS, AVERAGE):
-        texts = _marked(rows[f"score{task}"].tolist())
+        texts = _marked([part.loc[task, "score"] for part in rows])
         if task in ("SICKR", AVERAGE):
             texts = [text + SENTEVAL_MARK * old for text, old in zip(texts, senteval, strict=True)]
         columns[task] = texts
-    columns["#Dim."] = [f"{dims:.0f}" for dims in rows["dims"]]
+    columns["#Dim."] = [f"{part['dims'].iloc[0]:.0f}" for part in rows]
     title = f"Published for {preset}: DySem, arXiv 2605.29751v1, Tables 1, 2 and 5"
-    if senteval.any():
+    if any(senteval):
         title += (
             f"   ({SENTEVAL_MARK} SICK-R of {SENTEVAL_SICKR:,} pairs, "
             f"the others of {N_PAIRS['SICKR']:,})"

@@ -4,6 +4,7 @@ import html
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import combinations
 from typing import Any
 
 import pandas as pd
@@ -343,8 +344,7 @@ def _agreement(table: pd.DataFrame, variants: list[str]) -> str:
     wide = table.pivot(index=["prompt", "id"], columns="variant", values="probability")
     same = [
         f"{a} and {b} predict the same"
-        for i, a in enumerate(variants)
-        for b in variants[i + 1 :]
+        for a, b in combinations(variants, 2)
         if (wide[a] - wide[b]).abs().max() < SAME
     ]
     return f"; {', '.join(same)}" if same else ""
