@@ -92,25 +92,19 @@ def ladder(
             below 1.
     """
     prepare(study.needs(component))
-    task = only_task(study)
     asked = {"component": component, "k": k, "n_random": n_random, "seed": seed}
     facts = facts_of(study, **one_prompt(study, languages), **asked)
-    scores = table(study, task, languages, component, k, seed, n_random)
+    scores = table(study, languages, component, k, seed, n_random)
     return Finding("ladder", scores, figure(scores, facts), caption(scores), facts)
 
 
 def table(
-    study: Study,
-    task: str,
-    languages: Sequence[str],
-    component: str,
-    k: int | float,
-    seed: int,
-    n_random: int,
+    study: Study, languages: Sequence[str], component: str, k: int | float, seed: int, n_random: int
 ) -> pd.DataFrame:
     """Return the table of `ladder`."""
     if n_random < 1:
         raise InputError(f"n_random must be at least 1 draw, got {n_random}")
+    task = only_task(study)
     x = study.vectors(task, component, languages=languages)
     source = study.vectors(task, component, languages=["en"])
     gold = study.data[task].gold

@@ -1,6 +1,7 @@
 """One layer's output, or the sum up to it? Notebook 07."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -87,11 +88,12 @@ def table(
         for setting in study.settings:
             order = language_order(study, task, study.templates[0], setting, component, languages)
             codes = order[:m]
+            read = list(dict.fromkeys([*codes, "en"]))  # English is the source
+            where: dict[str, Any] = {"setting": setting, "languages": read, "layers": "each"}
             results: dict[tuple[str, str, int], list[Tensor]] = {}
             for pairs in chunks(len(data)):
-                for cell, part in _layer_chunk(
-                    study, task, setting, codes, pairs, component, k, vectors
-                ):
+                x = study.vectors(task, component, **where, pairs=pairs)
+                for cell, part in _layer_chunk(x, len(codes), read.index("en"), k, vectors):
                     results.setdefault(cell, []).append(part)
             for (kind, vector, layer), parts in results.items():
                 similarity, sizes = torch.cat(parts, dim=1)
@@ -111,31 +113,16 @@ def table(
 
 
 def _layer_chunk(
-    study: Study,
-    task: str,
-    setting: str,
-    codes: Sequence[str],
-    pairs: Sequence[int],
-    component: str,
+    x: Float[Tensor, "twice_c languages L d"],
+    m: int,
+    english: int,
     k: int | float,
     vectors: Sequence[str],
 ) -> Iterator[tuple[tuple[str, str, int], Float[Tensor, "2 c"]]]:
     """Yield (kind, vector, layer) with the similarities and set sizes of some pairs."""
-
-    def read(languages: Sequence[str]) -> Float[Tensor, "twice_c m L d"]:
-        return study.vectors(
-            task, component, setting=setting, languages=languages, layers="each", pairs=pairs
-        )
-
-    each = read(codes)
-    source = each[:, [codes.index("en")]] if "en" in codes else read(["en"])
-    m = len(codes)
-    for kind, x, x_source in (
-        ("layer-wise", each, source),
-        ("cumulative", each.cumsum(2), source.cumsum(2)),
-    ):
-        for layer in range(x.shape[2]):
-            cells = sweep(x[:, :, layer], x_source[:, 0, layer], [k], [m], vectors)
+    for kind, each in (("layer-wise", x), ("cumulative", x.cumsum(2))):
+        for layer, at in enumerate(each.unbind(2)):
+            cells = sweep(at[:, :m], at[:, english], [k], [m], vectors)
             for cell, result in cells.items():
                 sizes = result.sizes.to(result.similarity.dtype)
                 yield (kind, cell.vector, layer), torch.stack([result.similarity, sizes])

@@ -266,8 +266,6 @@ def test_ladder_refuses_what_it_cannot_do(tmp_path):
     study = planted(tmp_path, data, {"T": {c: normal((6, 4)) for c in ("en", "ja")}})
     with pytest.raises(InputError, match="n_random must be at least 1 draw, got 0"):
         ladder.ladder(study, ["en"], n_random=0)
-    with pytest.raises(InputError, match="unknown task 'X'; choose one of: T"):
-        ladder.table(study, "X", ["en"], "attn", 2, 0, 1)
     with pytest.raises(InputError, match="unknown language 'ru'; choose one of"):
         ladder.ladder(study, ["en", "ru"])
     with pytest.raises(InputError, match="k must be"):
