@@ -133,9 +133,8 @@ def auxiliary_prompts(
     Source: CP (arXiv 2505.12831), Table 4.
     """
     asked = {"layer": layer, "alpha": alpha, "output_layer": output_layer}
-    title = "What should the auxiliary prompt ask for?"
-    found = _variants(study, "auxiliary", {"auxiliaries": list(auxiliaries)}, asked, seed, title)
-    return Finding("cp_auxiliary_prompts", *found)
+    names = "cp_auxiliary_prompts", "What should the auxiliary prompt ask for?"
+    return _variants(*names, study, "auxiliary", {"auxiliaries": list(auxiliaries)}, asked, seed)
 
 
 def positions(
@@ -160,19 +159,19 @@ def positions(
     Source: CP (arXiv 2505.12831), Table 5.
     """
     asked = {"layer": layer, "alpha": alpha, "output_layer": output_layer}
-    title = "Where in the block?"
-    found = _variants(study, "position", {"positions": list(positions)}, asked, seed, title)
-    return Finding("cp_position", *found)
+    names = "cp_position", "Where in the block?"
+    return _variants(*names, study, "position", {"positions": list(positions)}, asked, seed)
 
 
 def _variants(
+    kind: str,
+    title: str,
     study: Study,
     field: str,
     values: Mapping[str, list[str]],
     asked: Mapping[str, Any],
     seed: int,
-    title: str,
-) -> tuple[pd.DataFrame, go.Figure, str, Facts]:
+) -> Finding:
     """Return what is found of both norms with each value of a contrast's field."""
     layer, alpha, output_layer = asked.values()
     each = [both_norms(layer, alpha, **{field: value}) for value in chain(*values.values())]
@@ -181,7 +180,7 @@ def _variants(
     facts = facts_of(study, **values, **asked, seed=seed)
     scores = contrast_scores(study, contrasts, [output_layer], seed=seed)
     drawn = variants_figure(scores, field, title, facts)
-    return scores, drawn, variants_caption(scores, field), facts
+    return Finding(kind, scores, drawn, variants_caption(scores, field), facts)
 
 
 def variants_figure(table: pd.DataFrame, by: str, title: str, facts: Facts | str) -> go.Figure:
