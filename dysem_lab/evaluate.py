@@ -6,7 +6,6 @@ Pairs whose similarity is undefined (NaN) are left out of a correlation and coun
 
 import warnings
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -14,14 +13,12 @@ import pandas as pd
 from jaxtyping import Float
 from torch import Tensor
 
+from dysem_lab.bootstrap import N_RESAMPLES, correlations, interval, resamples
 from dysem_lab.errors import InputError
 from dysem_lab.inputs import array_of, at_least, names_of, one_of, real_number
 
-N_RESAMPLES = 1000
-LEVEL = 0.95
 EXACT = 2**53  # up to here float64 has every whole number
 AGGREGATIONS = ("all", "mean", "weighted")
-MOST_DRAWS = 2**28  # pairs in all resamples together, which are 2 GB
 Scores = Float[np.ndarray, " pair"] | Float[Tensor, " pair"]
 
 
@@ -43,7 +40,7 @@ def spearman(similarity: Scores, gold: Scores) -> float:
     kept_similarity, kept_gold = _defined(similarity, gold)
     once = np.ones((1, len(kept_gold)))
     value = (
-        float(_correlations(kept_similarity, kept_gold, once)[0]) if len(kept_gold) > 2 else np.nan
+        float(correlations(kept_similarity, kept_gold, once)[0]) if len(kept_gold) > 2 else np.nan
     )
     if np.isnan(value):
         warnings.warn(
@@ -79,22 +76,7 @@ def score(
     Raises:
         InputError: As for `spearman`, or no such number of resamples, seed or `n_dims`.
     """
-    n_resamples, seed = _bootstrap(n_resamples, seed)
-    width = np.nan if n_dims is None else real_number(n_dims, "n_dims")
-    kept_similarity, kept_gold = _defined(similarity, gold)
-    value = spearman(similarity, gold)
-    low = high = np.nan
-    if not np.isnan(value):
-        counts = _resamples(len(kept_gold), n_resamples, seed)
-        low, high = _interval(_correlations(kept_similarity, kept_gold, counts))
-    return {
-        "spearman": value,
-        "low": low,
-        "high": high,
-        "n_dims": width,
-        "n_pairs": len(kept_gold),
-        "n_undefined": len(gold) - len(kept_gold),
-    }
+    return average_score([(similarity, gold)], n_dims, seed=seed, n_resamples=n_resamples)
 
 
 def score_table(
@@ -144,11 +126,10 @@ def paired_difference(
     kept_a, kept_b, kept_gold = _defined_under_both(similarity_a, similarity_b, gold)
     if len(kept_gold) < 3:
         raise InputError(f"only {len(kept_gold)} pairs are defined under both methods; need 3")
-    counts = _resamples(len(kept_gold), n_resamples, seed)
-    resampled = _correlations(kept_a, kept_gold, counts) - _correlations(kept_b, kept_gold, counts)
+    resampled = _gaps(kept_a, kept_b, kept_gold, n_resamples, seed)
     resampled = resampled[~np.isnan(resampled)]
-    low, high = _interval(resampled) if len(resampled) else (np.nan, np.nan)
-    tail = np.nan if not len(resampled) else min((resampled <= 0).mean(), (resampled >= 0).mean())
+    low, high = interval(resampled)
+    tail = min((resampled <= 0).mean(), (resampled >= 0).mean()) if len(resampled) else np.nan
     return {
         "difference": spearman(kept_a, kept_gold) - spearman(kept_b, kept_gold),
         "low": low,
@@ -170,17 +151,16 @@ def mean_difference(
 
     NaN where there is nothing to compare with, or fewer than three pairs are defined under both.
     """
-    differences = pd.DataFrame(
-        {name: np.nan, f"{name}_low": np.nan, f"{name}_high": np.nan}, index=range(len(draws))
-    )
-    for i, similarity in enumerate(draws):
-        if against is not None and int((similarity + against[0]).isfinite().sum()) >= 3:
-            paired = paired_difference(similarity, against[0], gold, seed=seed)
-            differences.loc[i] = [paired[column] for column in ("difference", "low", "high")]
+    paired = [
+        paired_difference(similarity, against[0], gold, seed=seed)
+        for similarity in draws
+        if against is not None and int((similarity + against[0]).isfinite().sum()) >= 3
+    ]
+    found = pd.DataFrame(paired, columns=["difference", "low", "high"], dtype=np.float64)
     return {
-        name: float(differences[name].mean()),
-        f"{name}_low": float(differences[f"{name}_low"].min()),
-        f"{name}_high": float(differences[f"{name}_high"].max()),
+        name: float(found["difference"].mean()),
+        f"{name}_low": float(found["low"].min()),
+        f"{name}_high": float(found["high"].max()),
     }
 
 
@@ -221,11 +201,9 @@ def average_score(
     if not np.isnan(mean):
         resampled = []
         for i, (x, y) in enumerate(kept):
-            counts = _resamples(len(y), n_resamples, seed)
-            # One seed draws related pairs in all tasks; in another order they are independent.
-            order = np.random.default_rng([seed, i]).permutation(n_resamples)
-            resampled.append(_correlations(x, y, counts)[order])
-        low, high = _interval(np.average(resampled, axis=0, weights=shares))
+            counts = resamples(len(y), n_resamples, seed)
+            resampled.append(correlations(x, y, counts)[_order(i, n_resamples, seed)])
+        low, high = interval(np.average(resampled, axis=0, weights=shares))
     n_pairs = sum(len(y) for _, y in kept)
     return {
         "spearman": mean,
@@ -317,12 +295,11 @@ def aggregate_score(
     if len(parts) == 1:
         whole = score(similarity, gold, n_dims, seed=seed, n_resamples=n_resamples)
         return {**whole, "aggregation": aggregation}
-    pairs = [(part.similarity, part.gold) for part in parts]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Spearman is undefined")  # the one below names subsets
         undefined = [part.name for part in parts if np.isnan(spearman(part.similarity, part.gold))]
         averaged = average_score(
-            pairs,
+            [(part.similarity, part.gold) for part in parts],
             n_dims,
             weights=[part.weight for part in parts],
             seed=seed,
@@ -367,13 +344,24 @@ def average_difference(
         if not len(kept_gold):
             resampled = np.nan
             continue
-        counts = _resamples(len(kept_gold), n_resamples, seed)
-        gap = _correlations(x, kept_gold, counts) - _correlations(y, kept_gold, counts)
-        order = np.random.default_rng([seed, i]).permutation(n_resamples)
-        resampled = resampled + gap[order] / len(tasks)
-    low, high = _interval(resampled) if tasks else (np.nan, np.nan)
+        gaps = _gaps(x, y, kept_gold, n_resamples, seed)
+        resampled = resampled + gaps[_order(i, n_resamples, seed)] / len(tasks)
+    low, high = interval(resampled) if tasks else (np.nan, np.nan)
     mean = float(np.mean(differences)) if tasks else np.nan
     return {"difference": mean, "low": low, "high": high}
+
+
+def _gaps(
+    x: np.ndarray, y: np.ndarray, gold: np.ndarray, n_resamples: int, seed: int
+) -> Float[np.ndarray, " resample"]:
+    """Return how much x scores above y in each resample."""
+    counts = resamples(len(gold), n_resamples, seed)
+    return correlations(x, gold, counts) - correlations(y, gold, counts)
+
+
+def _order(task: int, n_resamples: int, seed: int) -> np.ndarray:
+    """Return an order of a task's resamples: those of one seed are related, but not in it."""
+    return np.random.default_rng([seed, task]).permutation(n_resamples)
 
 
 def _bootstrap(n_resamples: int, seed: int) -> tuple[int, int]:
@@ -459,59 +447,3 @@ def _defined_under_both(
     both = np.where(np.isnan(b), np.nan, a)
     kept, kept_gold = _defined(both, gold)
     return kept, b[~np.isnan(both)], kept_gold
-
-
-@lru_cache(maxsize=4)
-def _resamples(n_pairs: int, n_resamples: int, seed: int) -> np.ndarray:
-    """Return how often each pair is drawn ``[resample, pair]``, with replacement."""
-    if n_pairs * n_resamples > MOST_DRAWS:
-        raise InputError(
-            f"n_resamples={n_resamples} of {n_pairs} pairs do not fit into memory; use "
-            f"{MOST_DRAWS // n_pairs} at most"
-        )
-    rows = np.random.default_rng(seed).integers(0, n_pairs, size=(n_resamples, n_pairs))
-    return np.stack([np.bincount(row, minlength=n_pairs) for row in rows]).astype(np.float64)
-
-
-def _correlations(x: np.ndarray, y: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Return 100 × Spearman of each resample; NaN where a side is constant.
-
-    A resample is given by how often each pair is in it, so its ranks are a cumulative sum over the
-    pairs in sorted order: exactly the ranks of the drawn pairs, without sorting each resample.
-    """
-    values = []
-    for chunk in np.array_split(counts, max(1, counts.size // 1_000_000)):  # bounds the memory
-        rank_x, rank_y = _ranks(x, chunk), _ranks(y, chunk)
-        total = chunk.sum(axis=1, keepdims=True)
-        rank_x -= (total + 1) / 2  # the mean rank, whatever the ties
-        rank_y -= (total + 1) / 2
-        weighted = chunk * rank_x
-        covariance = (weighted * rank_y).sum(1)
-        scale = np.sqrt((weighted * rank_x).sum(1) * (chunk * rank_y**2).sum(1))
-        # A constant side has equal ranks, whose distance from their mean is rounding at most.
-        constant = scale < 1e-9 * total[:, 0] ** 2
-        values.append(100 * covariance / np.where(constant, np.nan, scale))
-    return np.concatenate(values)
-
-
-def _ranks(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Return the rank of each pair in each resample ``[resample, pair]``, ties by their mean."""
-    _, group, sizes = np.unique(values, return_inverse=True, return_counts=True)
-    if len(sizes) < len(values):
-        order = np.argsort(group, kind="stable")
-        starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-        grouped = np.add.reduceat(counts[:, order], starts, axis=1)
-    else:
-        grouped = np.empty_like(counts)
-        grouped[:, group] = counts
-    ranks = np.cumsum(grouped, axis=1) - (grouped - 1) / 2
-    return ranks[:, group]
-
-
-def _interval(resampled: np.ndarray | float) -> tuple[float, float]:
-    """Return the percentile interval at `LEVEL`; NaN where no resample has a value."""
-    if np.isnan(resampled).all():
-        return np.nan, np.nan
-    tail = (1 - LEVEL) / 2
-    low, high = np.nanquantile(resampled, [tail, 1 - tail])
-    return float(low), float(high)

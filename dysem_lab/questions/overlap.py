@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.special import gammaln
 from torch import Tensor
 
-from dysem_lab.evaluate import LEVEL, N_RESAMPLES
+from dysem_lab.bootstrap import LEVEL, N_RESAMPLES
 
 VALUES_PER_CHUNK = 2_000_000  # of the chance level; bounds the memory to about 100 MB
 

@@ -50,9 +50,9 @@ from sklearn.model_selection import StratifiedKFold
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from dysem_lab.bootstrap import LEVEL, N_RESAMPLES
 from dysem_lab.data.transfer_data import TransferData
 from dysem_lab.errors import InputError, choices
-from dysem_lab.evaluate import LEVEL, N_RESAMPLES
 from dysem_lab.inputs import at_least
 
 AVERAGE = "Avg."

@@ -58,6 +58,7 @@ ORDER = [
     "models.named",
     "consensus",
     "joint",
+    "bootstrap",
     "evaluate",
     "encoders.settings",
     "encoders.vectors",
@@ -134,7 +135,7 @@ ORDER = [
     "explorers.pair_explorer",
     "explorers.search_explorer",
 ]
-MATHEMATICS = ("consensus", "joint", "evaluate")
+MATHEMATICS = ("consensus", "joint", "bootstrap", "evaluate")
 
 
 def imports_of(module: str) -> set[str]:
