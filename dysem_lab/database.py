@@ -107,12 +107,17 @@ class Database:
             f"{self.path} is a SQLite file of something else, not a {self.what}; give another path"
         )
 
-    def connection(self) -> contextlib.AbstractContextManager[sqlite3.Connection]:
-        """Return a connection whose changes are committed together when the block ends well."""
-        return self._opened("rw")
+    def connection(self, begin: str = "") -> contextlib.AbstractContextManager[sqlite3.Connection]:
+        """Return a connection whose changes are committed together when the block ends well.
+
+        Args:
+            begin: "BEGIN" to see one state of the file, whatever others write meanwhile; "BEGIN
+                IMMEDIATE" to be the one who writes.
+        """
+        return self._opened("rw", begin)
 
     @contextlib.contextmanager
-    def _opened(self, mode: str) -> Iterator[sqlite3.Connection]:
+    def _opened(self, mode: str, begin: str = "") -> Iterator[sqlite3.Connection]:
         """Yield a connection: "rw" writes if the file may be written, "rwc" makes it as well."""
         address = f"{self.path.absolute().as_uri()}?mode={mode}"
         try:
@@ -122,6 +127,7 @@ class Database:
                 ) as connection,
                 connection,
             ):
+                connection.execute(begin)
                 yield connection
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # also in SQLite's messages
             code = getattr(error, "sqlite_errorcode", 0)

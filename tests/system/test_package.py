@@ -38,6 +38,8 @@ ORDER = [
     "translation.renderings",
     "prompts",
     "models.facts",
+    "models.spaces",
+    "models.chunks",
     "models.store",
     "models.storage",
     "models.identity",
