@@ -95,8 +95,8 @@ from .questions.transfer_scores import compare_encoders as compare_encoders
 from .questions.transfer_scores import transfer_scores as transfer_scores
 from .questions.translators import translators as translators
 from .translation.apertium import ApertiumTranslator as ApertiumTranslator
-from .translation.translate import ParallelTable as ParallelTable
-from .translation.translate import Seq2SeqTranslator as Seq2SeqTranslator
+from .translation.parallel_table import ParallelTable as ParallelTable
+from .translation.seq2seq import Seq2SeqTranslator as Seq2SeqTranslator
 from .translation.translation_cache import CachedTranslator as CachedTranslator
 
 __version__: str

@@ -1,7 +1,7 @@
 """Errors for people: each message names the bad value and the remedy."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class DysemLabError(Exception):
@@ -36,6 +36,11 @@ def choices(kind: str, value: object, valid: Iterable[object]) -> InputError:
     shown = repr(value) if len(repr(value)) <= 200 else f"{repr(value)[:200]} …"
     hint = did_you_mean(value, known)
     return InputError(f"unknown {kind} {shown}; {hint}choose one of: {', '.join(known)}")
+
+
+def some_of(names: Sequence[str], shown: int = 3) -> str:
+    """Return the first of several names, and how many more there are."""
+    return ", ".join(names[:shown]) + f" and {len(names) - shown} more" * (len(names) > shown)
 
 
 def did_you_mean(value: object, names: Iterable[str]) -> str:

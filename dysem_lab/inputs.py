@@ -1,4 +1,8 @@
-"""What callers hand over: texts, names and numbers, with one rule for each in the package."""
+"""What callers hand over: texts, names and numbers, with one rule for each in the package.
+
+Each function takes what was given, and returns it in one form or raises `InputError`, which calls
+it by the name that is its argument ``what`` or ``kind``.
+"""
 
 import operator
 import re
@@ -27,16 +31,7 @@ def whole_number(value: object) -> int | None:
 
 
 def at_least(value: object, least: int, what: str) -> int:
-    """Return a whole number as a Python one, once it is known not to be too small.
-
-    Args:
-        value: What was given.
-        least: The smallest that has a meaning.
-        what: What an error calls it.
-
-    Raises:
-        InputError: No whole number, or one below `least`.
-    """
+    """Return a whole number as a Python one, once it is known to be `least` or more."""
     number = whole_number(value)
     if number is None or number < least:
         raise InputError(f"{what} must be a whole number of at least {least}, got {value!r}")
@@ -44,14 +39,9 @@ def at_least(value: object, least: int, what: str) -> int:
 
 
 def real_number(value: object, what: str) -> float:
-    """Return a number as a float, one of numpy or torch included; NaN and infinity are numbers.
+    """Return a single real number as a float, one of numpy or torch included; NaN is one.
 
-    Args:
-        value: What was given.
-        what: What an error calls it.
-
-    Raises:
-        InputError: No single real number; True and "1" are none.
+    Infinity is one too; True and "1" are none.
     """
     try:
         single = value.item() if hasattr(value, "item") else value
@@ -63,34 +53,15 @@ def real_number(value: object, what: str) -> float:
 
 
 def one_of(value: object, valid: Collection[str], kind: str) -> str:
-    """Return a name, once it is known to be one of the valid ones.
-
-    Args:
-        value: What was given.
-        valid: The names that there are.
-        kind: What an error calls one of them.
-
-    Raises:
-        InputError: Another name, or no string.
-    """
+    """Return a name, once it is known to be one of the valid ones."""
     if not isinstance(value, str) or value not in valid:
         raise choices(kind, value, valid)
     return value
 
 
 def names_of(given: str | Iterable[str], what: str = "name") -> list[str]:
-    """Return one name or several as a list: a string is one name, never its letters.
-
-    Args:
-        given: "en", or ("en", "ja").
-        what: What an error calls one of them.
-
-    Raises:
-        InputError: Something that is no string and holds none, or holds anything else.
-    """
-    if isinstance(given, str):
-        require_characters(given, f"{what} {given!a:.200}")
-        return [given]
+    """Return one name or several as a list: a string is one name, never its letters."""
+    given = [given] if isinstance(given, str) else given
     ordered = isinstance(given, Mapping) or _has_order(given)  # `LANGUAGES` is a mapping of names
     names = list(given) if ordered else None
     if names is None or not all(isinstance(name, str) for name in names):
@@ -101,15 +72,7 @@ def names_of(given: str | Iterable[str], what: str = "name") -> list[str]:
 
 
 def path_of(given: str | Path, what: str = "path") -> Path:
-    """Return a path with ~ as the user's folder, once it is known that a file could have it.
-
-    Args:
-        given: What was given.
-        what: What an error calls it.
-
-    Raises:
-        InputError: No string or path, or one that no file can have: too long, with null characters.
-    """
+    """Return a path with ~ as the user's folder, once it is known that a file could have it."""
     if not isinstance(given, str | Path):
         raise InputError(f"{what} must be a string or a path, got {given!r:.200}")
     try:
@@ -125,13 +88,8 @@ def path_of(given: str | Path, what: str = "path") -> Path:
 def listed(texts: Iterable, what: str = "text") -> list:
     """Return what holds texts in an order as a list, whatever the texts are.
 
-    Args:
-        texts: A list, a column of a table, a one-dimensional array, ….
-        what: What an error calls one of them.
-
-    Raises:
-        InputError: One string in place of several; a mapping, a table, a set or an array of more
-            axes, whose items are no texts in an order.
+    A column of a table and a one-dimensional array do; one string, a mapping, a table, a set and an
+    array of more axes do not.
     """
     if isinstance(texts, str):
         raise InputError(f"{what}s must be a list of strings; give one as [{texts[:40]!r}]")
@@ -144,10 +102,6 @@ def listed(texts: Iterable, what: str = "text") -> list:
 
 def checked(texts: Iterable[str], what: str = "text") -> list[str]:
     """Return texts as a list, once each of them is known to have words.
-
-    Args:
-        texts: n texts: a list, a column of a table, a one-dimensional array.
-        what: What an error calls one of them.
 
     Raises:
         InputError: As for `listed`; or a text, named by its index, that is empty, has nothing
@@ -168,11 +122,7 @@ def checked(texts: Iterable[str], what: str = "text") -> list[str]:
 def by_language(renderings: object) -> dict[str, Any]:
     """Return renderings by their language, each of them still to be `checked` where it is read.
 
-    Args:
-        renderings: Language → texts, or a table with a column for each language; None is none.
-
-    Raises:
-        InputError: Anything else, such as a translator.
+    They come as a mapping or as a table with a column for each language; None is none.
     """
     if renderings is None:
         return {}
@@ -232,15 +182,7 @@ def _is_table(given: object) -> bool:
 
 
 def array_of(given: object, what: str) -> np.ndarray:
-    """Return numbers as an array, whatever holds them.
-
-    Args:
-        given: A list, an array, a tensor, a column of a table.
-        what: What an error calls it.
-
-    Raises:
-        InputError: No array can be made of it, or it is masked: the mask would be lost.
-    """
+    """Return numbers as an array, whatever holds them but a masked one: the mask would be lost."""
     if isinstance(given, np.ma.MaskedArray):
         raise InputError(f"{what} is a masked array; leave out what is masked")
     try:

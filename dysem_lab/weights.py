@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dysem_lab.digests import model_files
-from dysem_lab.errors import DysemLabError, ModelError
+from dysem_lab.errors import DysemLabError, ModelError, some_of
 
 # What checkpoints carry besides the weights of a model of text: tables that are computed, and the
 # parts that see, hear or guess several tokens ahead.
@@ -24,7 +24,6 @@ KNOWN_EXTRAS = (
     "*multi_modal_projector.*",
     "mtp.*",
 )
-SHOWN = 3
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 OBJECTS = ("config.json", "tokenizer.json", "tokenizer_config.json")
 LFS_POINTER = b"version https://git-lfs"
@@ -57,7 +56,7 @@ def require_whole(
     )
     other = sorted(f"{key} {tuple(found)}" for key, found, _ in info["mismatched_keys"])
     faults = [
-        f"{what} {', '.join(keys[:SHOWN])}{f' and {len(keys) - SHOWN} more' * (len(keys) > SHOWN)}"
+        f"{what} {some_of(keys)}"
         for what, keys in (
             ("no weights for", missing),
             ("weights that the architecture has no place for:", extra),

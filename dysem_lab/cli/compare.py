@@ -138,7 +138,8 @@ def translator_named(table: Path | None, name: str) -> "tuple[Translator | None,
         raise InputError("give either --table or --translator, not both")
     check_translator(name)
     from dysem_lab.translation.apertium import ApertiumTranslator
-    from dysem_lab.translation.translate import NLLB, ParallelTable, Seq2SeqTranslator
+    from dysem_lab.translation.parallel_table import ParallelTable
+    from dysem_lab.translation.seq2seq import NLLB, Seq2SeqTranslator
     from dysem_lab.translation.translation_cache import CachedTranslator
 
     if name == "apertium":

@@ -110,7 +110,8 @@ def evaluate(
     others), with languages ranked by their scores on the same pairs, as the paper does.
     """
     from dysem_lab.data.languages import LANGUAGES
-    from dysem_lab.data.sts import TASKS, available_languages
+    from dysem_lab.data.sts import available_languages
+    from dysem_lab.data.sts_tasks import TASKS
     from dysem_lab.models.names import check_name, preset_ids
     from dysem_lab.prompts import parts_of, template_parts
 

@@ -9,23 +9,23 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
 from dysem_lab import paths
-from dysem_lab.data.languages import LANGUAGES
-from dysem_lab.data.tables import (
-    SUFFIXES,
+from dysem_lab.data.columns import (
     is_missing,
     pair_numbers,
     ratings,
-    read_table,
+    require_columns,
+    require_same_ratings,
     texts_of,
-    the_file,
 )
+from dysem_lab.data.languages import LANGUAGES
+from dysem_lab.data.sts_tasks import HUB_LANGUAGES, MULTILINGUAL_STSB, TASKS
+from dysem_lab.data.tables import SUFFIXES, read_from_hub, read_table, the_file
 from dysem_lab.display import card
 from dysem_lab.errors import DataError, InputError
 from dysem_lab.inputs import array_of, at_least, checked, listed, names_of, one_of, path_of
@@ -33,78 +33,6 @@ from dysem_lab.inputs import array_of, at_least, checked, listed, names_of, one_
 MAX_SCORE = 5.0
 NAME = re.compile(r"[\w-]{1,40}")  # of a split or a language, as it stands in the name of a file
 DEMO_SCORES = "scores assigned by its writers"
-
-
-class Task(NamedTuple):
-    """Where one STS task lives.
-
-    Attributes:
-        folder: File names inside a local folder, in order of preference, without the suffix.
-        sizes: Split → published number of pairs.
-        hub: Hub data set id of the English pairs; empty where the hub has no such form of them.
-        revision: Its pinned commit.
-        part: Only the pairs of this subset count; empty for all of them.
-    """
-
-    folder: tuple[str, ...]
-    sizes: dict[str, int]
-    hub: str = ""
-    revision: str = ""
-    part: str = ""
-
-
-STSB_SIZES = {"test": 1379, "dev": 1500}
-SICK_TEST_SIZES = {"test": 4927}
-# Tasks by name: a plain name is what MTEB scores (and DySem reports), a suffix another form of the
-# same task. Papers that use SentEval (SimCSE, PromptEOL, CP) report STS12 … STS16 and the two forms
-# named after it. All but STSB, SICKR and SICKR-test are in English only.
-#
-# name                   pairs                       text
-# STS12 … STS16          all with a rating           Moses tokens, lower-cased (MTEB and SentEval)
-# STS12-raw … STS16-raw  the same                    as SemEval released it
-# STSB                   test or dev                 as released (MTEB)
-# STSB-senteval          the same                    Moses tokens, lower-cased (SentEval)
-# SICKR                  all 9,927                   as released (MTEB)
-# SICKR-test             the 4,927 of the test part  as released
-# SICKR-senteval         the same 4,927              Moses tokens (SentEval)
-TASKS: dict[str, Task] = {
-    **{
-        f"STS{year}": Task(
-            (f"en_mteb/STS{year}",), {"test": n_pairs}, f"mteb/sts{year}-sts", revision
-        )
-        for year, n_pairs, revision in (
-            (12, 3108, "a0d554a64d88156834ff5ae9920b964011b16384"),
-            (13, 1500, "7e90230a92c190f1bf69ae9002b8cea547a64cca"),
-            (14, 3750, "6031580fec1f6af667f0bd2da0a551cf4f0b2375"),
-            (15, 3000, "ae752c7c21bf194d8b67fd573edf7ae58183cbe3"),
-            (16, 1186, "4d8694f8f0e0100860b497b999b3dbed754a0513"),
-        )
-    },
-    "STSB": Task(
-        ("stsb/{split}.{language}", "stsb/partial/{split}.{language}"),
-        STSB_SIZES,
-        "mteb/stsbenchmark-sts",
-        "b0fddb56ed78048fa8b90373c8a3cfc37b684831",
-    ),
-    "SICKR": Task(
-        ("sick/SICK.{language}",),
-        {"test": 9927},
-        "mteb/sickr-sts",
-        "20a6d6f312dd54037fe07a32d58e5e168867909d",
-    ),
-}
-TASKS |= {
-    **{
-        f"STS{year}-raw": Task((f"en/STS{year}",), TASKS[f"STS{year}"].sizes)
-        for year in range(12, 17)
-    },
-    "STSB-senteval": Task(("en_senteval/STSB.{split}",), STSB_SIZES),
-    "SICKR-test": Task(("sick/SICK.{language}",), SICK_TEST_SIZES, part="TEST"),
-    "SICKR-senteval": Task(("en_senteval/SICK-R.test",), SICK_TEST_SIZES),
-}
-# MTEB's copy of PhilipMay/stsb_multi_mt: STS-B in ten languages (DeepL, not corrected).
-MULTILINGUAL_STSB = ("mteb/stsb_multi_mt", "29afa2569dcedaaa2fe6a3dcfebab33d28b82e8c")
-HUB_LANGUAGES = ("en", "zh", "fr", "de", "es", "ru", "it", "pt")  # of these and of ours
 
 
 @dataclass(frozen=True)
@@ -156,10 +84,8 @@ class STSData:
                 f"{len(gold)} ratings need as many rows, subsets and sentences; there are "
                 f"{len(rows)}, {len(subset)} and {sorted(lengths)}"
             )
-        object.__setattr__(self, "gold", gold.astype(np.float64, copy=False))
-        object.__setattr__(self, "rows", rows.astype(np.int64, copy=False))
-        object.__setattr__(self, "sentences", sentences)
-        object.__setattr__(self, "subset", subset)
+        gold, rows = gold.astype(np.float64, copy=False), rows.astype(np.int64, copy=False)
+        vars(self).update(gold=gold, rows=rows, sentences=sentences, subset=subset)
 
     def __len__(self) -> int:
         return len(self.gold)
@@ -226,11 +152,7 @@ class STSData:
         return index.astype(np.int64) % max(1, len(self))
 
     def select(self, index: Sequence[int] | np.ndarray) -> "STSData":
-        """Return the pairs at these positions, or where a mask of n is True.
-
-        Raises:
-            InputError: Neither whole numbers below n nor a mask; names what came.
-        """
+        """Return the pairs at these `positions`, or where a mask of n is True."""
         index = self.positions(index)
         return replace(
             self,
@@ -298,27 +220,24 @@ def load_data(
                 f"the demo set has no task {task!r}; leave task out, or take it from 'stsb', 'hub' "
                 "or a folder"
             )
-        return _aligned(
-            "demo",
-            f"the demo set of dysem-lab ({split}; {DEMO_SCORES})",
-            _folder(paths.demo_dir(), None, split, codes),
-        )
+        place = f"the demo set of dysem-lab ({split}; {DEMO_SCORES})"
+        return _aligned("demo", place, _folder(paths.demo_dir(), None, split, codes))
     if source == "hub":
-        name = task or "STSB"
-        tables = _hub(name, split, codes)
-        data = _aligned(f"{name} {split}", _hub_label(name, codes), tables)
-        _warn_of_another_size(data, name, split, tables)
-        return data
-    folder = path_of(source, "the folder of STS files")
-    if not folder.is_dir():
-        if folder == paths.local_data_dir():
+        task = task or "STSB"
+        place, tables = _hub_label(task, codes), _hub(task, split, codes)
+    else:
+        folder = path_of(source, "the folder of STS files")
+        if folder == paths.local_data_dir() and not folder.is_dir():
             raise DataError(f"{paths.DATA_VARIABLE} names {folder}, which is no folder; correct it")
-        raise DataError(f"no folder {folder}; give 'demo', 'stsb', 'hub' or a folder of STS files")
-    if task is None and the_file(folder, f"{split}.{codes[0]}") is None:
-        task = "STSB"
-    place, tables = f"local folder {folder.name}", _folder(folder, task, split, codes)
-    if task is None:
-        return _aligned(folder.name, place, tables)
+        if not folder.is_dir():
+            raise DataError(
+                f"no folder {folder}; give 'demo', 'stsb', 'hub' or a folder of STS files"
+            )
+        if task is None and the_file(folder, f"{split}.{codes[0]}") is None:
+            task = "STSB"
+        place, tables = f"local folder {folder.name}", _folder(folder, task, split, codes)
+        if task is None:
+            return _aligned(folder.name, place, tables)
     data = _aligned(f"{task} {split}", place, tables, TASKS[task].part)
     _warn_of_another_size(data, task, split, tables)
     return data
@@ -395,8 +314,6 @@ def _hub(task: str, split: str, codes: Sequence[str]) -> dict[str, tuple[str, pd
             f"or a local folder with {TASKS[task].folder[0].format(split=split, language='en')} "
             f"in it, named by {paths.DATA_VARIABLE}"
         )
-    from datasets import load_dataset  # seconds to import, and wanted only here
-
     tables = {}
     for code in codes:
         if code == "en":
@@ -406,13 +323,8 @@ def _hub(task: str, split: str, codes: Sequence[str]) -> dict[str, tuple[str, pd
             (path, revision), config, hub_split = MULTILINGUAL_STSB, code, split
         else:
             raise DataError(f"the hub has {task} in English only, not in {code!r}")
-        try:
-            table = load_dataset(path, config, revision=revision, split=hub_split).to_pandas()
-        except Exception as error:  # of datasets, of the hub's client and of its network
-            raise DataError(
-                f"cannot load {path} ({code}, {hub_split}) from the hub: {error}. Without a "
-                f"network use the demo set, or a local folder named by {paths.DATA_VARIABLE}"
-            ) from error
+        options = {"name": config, "revision": revision, "split": hub_split}
+        table = read_from_hub(path, f"{code}, {hub_split}", "the demo set", **options)
         tables[code] = (f"{path} ({code})", table.rename(columns={"similarity_score": "score"}))
     return tables
 
@@ -459,42 +371,9 @@ def _aligned(
     )
 
 
-def require_same_ratings(tables: Mapping[str, tuple[str, pd.DataFrame]]) -> None:
-    """Refuse tables of pairs that are not the same ones, as far as their ratings tell.
-
-    Args:
-        tables: Language → (file name, table by the number of its pair), with the ratings in a
-            column "score" where there are any. A translation that was rated anew carries the
-            English rating beside its own, in "score_en".
-
-    Raises:
-        DataError: The ratings of a pair differ; names both files, the pair and both ratings.
-    """
-    rated = {code: (f, table) for code, (f, table) in tables.items() if "score" in table}
-    if not rated:
-        return
-    first = "en" if "en" in rated else next(iter(rated))
-    standard_file, standard = rated[first]
-    for file, table in rated.values():
-        column = "score_en" if first == "en" and "score_en" in table else "score"
-        rows = table.index[table.index.isin(standard.index)]
-        scores = table.loc[rows, column].to_numpy(np.float64)
-        gold = standard.loc[rows, "score"].to_numpy(np.float64)
-        if (differs := np.abs(scores - gold) > 1e-6).any():
-            i = int(differs.argmax())
-            raise DataError(
-                f"{file}, row {rows[i]}: score {scores[i]:g}, but {standard_file} has {gold[i]:g}; "
-                "the files are not aligned"
-            )
-
-
 def _sound(file: str, table: pd.DataFrame) -> pd.DataFrame:
     """Return the columns that count of a table of pairs, once all their values are sound."""
-    missing = {"sentence1", "sentence2", "score"} - set(table.columns)
-    if missing:
-        raise DataError(
-            f"{file}: no column {', '.join(sorted(missing))}; it has {', '.join(table.columns)}"
-        )
+    require_columns(file, table, ("sentence1", "sentence2", "score"))
     columns: dict[str, list] = {"score": ratings(file, table, "score", MAX_SCORE)}
     for column in ("sentence1", "sentence2"):
         columns[column] = texts_of(file, table[column].tolist(), column)

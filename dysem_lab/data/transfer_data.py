@@ -9,14 +9,15 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Int
 
 from dysem_lab import paths
-from dysem_lab.data.tables import SUFFIXES, is_missing, read_table, texts_of, the_file
+from dysem_lab.data.columns import is_missing, require_columns, texts_of
+from dysem_lab.data.tables import SUFFIXES, read_from_hub, read_table, the_file
 from dysem_lab.errors import DataError, InputError
 from dysem_lab.inputs import at_least, checked, one_of, path_of
 
@@ -68,39 +69,38 @@ DEMO_TASKS: dict[str, TransferTask] = {
     "opinion": TransferTask({"all": 60}, ("negative", "positive")),
     "question": TransferTask({"all": 60}, ("number", "person", "place")),
 }
-_PAIR = ("sentence1", "sentence2")
+
+
+def _parts(path: str, *splits: str, **columns: Any) -> tuple[HubPart, ...]:
+    return tuple(HubPart(path, split, **columns) for split in splits)
+
+
+_GLUE: dict[str, Any] = {"config": "mrpc", "columns": ("sentence1", "sentence2")}
+_TREC: dict[str, Any] = {"label": "label_coarse_original"}
+_SENTENCE: dict[str, Any] = {"columns": ("sentence",)}
 HUB: dict[str, dict[str, tuple[HubPart, ...]]] = {
     "MR": {
-        "all": tuple(
-            HubPart("cornell-movie-review-data/rotten_tomatoes", split)
-            for split in ("train", "validation", "test")
-        )
+        "all": _parts("cornell-movie-review-data/rotten_tomatoes", "train", "validation", "test")
     },
-    "CR": {"all": tuple(HubPart("SetFit/SentEval-CR", split) for split in ("train", "test"))},
-    "SUBJ": {"all": tuple(HubPart("SetFit/subj", split) for split in ("train", "test"))},
+    "CR": {"all": _parts("SetFit/SentEval-CR", "train", "test")},
+    "SUBJ": {"all": _parts("SetFit/subj", "train", "test")},
     # Its dev split is taken from the others: 8,603 + 2,000 are all texts already.
-    "MPQA": {
-        "all": tuple(
-            HubPart("jxm/mpqa", split, columns=("sentence",)) for split in ("train", "test")
-        )
-    },
+    "MPQA": {"all": _parts("jxm/mpqa", "train", "test", **_SENTENCE)},
     # SetFit/sst2 has whole sentences only in train; SentEval trains on the phrases.
     "SST2": {
-        "train": (HubPart("stanfordnlp/sst2", "train", columns=("sentence",)),),
-        "dev": (HubPart("SetFit/sst2", "validation"),),
-        "test": (HubPart("SetFit/sst2", "test"),),
+        "train": _parts("stanfordnlp/sst2", "train", **_SENTENCE),
+        "dev": _parts("SetFit/sst2", "validation"),
+        "test": _parts("SetFit/sst2", "test"),
     },
-    "TREC": {
-        split: (HubPart("SetFit/TREC-QC", split, label="label_coarse_original"),)
-        for split in ("train", "test")
-    },
+    "TREC": {split: _parts("SetFit/TREC-QC", split, **_TREC) for split in ("train", "test")},
     "MRPC": {
-        "train": tuple(
-            HubPart("nyu-mll/glue", split, "mrpc", _PAIR) for split in ("train", "validation")
-        ),
-        "test": (HubPart("nyu-mll/glue", "test", "mrpc", _PAIR),),
+        "train": _parts("nyu-mll/glue", "train", "validation", **_GLUE),
+        "test": _parts("nyu-mll/glue", "test", **_GLUE),
     },
 }
+
+
+Part = tuple[str, pd.DataFrame]  # a file or a part of the hub, with its table
 
 
 @dataclass(frozen=True)
@@ -146,8 +146,7 @@ class TransferData:
                     f"labels of {split!r} must be whole numbers from 0 to {n_classes - 1}, the "
                     f"positions of the classes, got {of!r:.200}"
                 )
-        object.__setattr__(self, "texts", texts)
-        object.__setattr__(self, "labels", labels)
+        vars(self).update(texts=texts, labels=labels)
 
     def __len__(self) -> int:
         return sum(len(labels) for labels in self.labels.values())
@@ -257,9 +256,9 @@ def load_transfer(source: str | Path, task: str) -> TransferData:
             "hub", a folder, or "stsb": the folder that ``DYSEM_LAB_DATA`` names, else the hub. A
             folder has ``MR``, ``CR``, ``SUBJ``, ``MPQA``, ``SST2.train``, ``SST2.dev``,
             ``SST2.test``, ``TREC.train``, ``TREC.test``, ``MRPC.train``, ``MRPC.test`` with one of
-            `dysem_lab.data.sts.SUFFIXES`, itself or in a folder ``transfer``. Columns are ``text``
-            and ``label`` (0 or 1; TREC: ABBR, DESC, ENTY, HUM, LOC, NUM), for MRPC ``sentence1``,
-            ``sentence2`` and ``label``.
+            `dysem_lab.data.tables.SUFFIXES`, itself or in a folder ``transfer``. Columns are
+            ``text`` and ``label`` (0 or 1; TREC: ABBR, DESC, ENTY, HUM, LOC, NUM), for MRPC
+            ``sentence1``, ``sentence2`` and ``label``.
         task: A name of `TRANSFER_TASKS`; for "demo", "opinion" or "question".
 
     Raises:
@@ -279,7 +278,10 @@ def load_transfer(source: str | Path, task: str) -> TransferData:
     known = DEMO_TASKS if place == "demo" else TRANSFER_TASKS
     one_of(task, known, "transfer task")
     if place == "demo":
-        return _checked(task, known[task], "the demo set of dysem-lab", _demo(task))
+        path = paths.package_file("demo_transfer.csv")
+        table = read_table(path).query("task == @task")
+        tables = {"all": [(str(path), table)]}
+        return _checked(task, known[task], "the demo set of dysem-lab", tables)
     if place == "hub":
         ids = dict.fromkeys(part.path for parts in HUB[task].values() for part in parts)
         data = _checked(task, known[task], f"the hub ({', '.join(ids)})", _hub(task))
@@ -308,13 +310,7 @@ def _stem(task: str, split: str) -> str:
     return task if split == "all" else f"{task}.{split}"
 
 
-def _demo(task: str) -> dict[str, list[tuple[str, pd.DataFrame]]]:
-    path = paths.package_file("demo_transfer.csv")
-    table = read_table(path)
-    return {"all": [(str(path), table[table["task"] == task])]}
-
-
-def _folder(folder: str | Path, task: str) -> dict[str, list[tuple[str, pd.DataFrame]]]:
+def _folder(folder: str | Path, task: str) -> dict[str, list[Part]]:
     """Return split → its files with their tables."""
     tables = {}
     for split in TRANSFER_TASKS[task].sizes:
@@ -328,20 +324,13 @@ def _folder(folder: str | Path, task: str) -> dict[str, list[tuple[str, pd.DataF
     return tables
 
 
-def _hub(task: str) -> dict[str, list[tuple[str, pd.DataFrame]]]:
+def _hub(task: str) -> dict[str, list[Part]]:
     """Return split → its parts on the Hugging Face hub with their tables."""
-    from datasets import load_dataset  # seconds to import, and wanted only here
-
-    tables: dict[str, list[tuple[str, pd.DataFrame]]] = {}
+    tables: dict[str, list[Part]] = {}
     for split, parts in HUB[task].items():
         for part in parts:
-            try:
-                table = load_dataset(part.path, part.config, split=part.split).to_pandas()
-            except Exception as error:  # of datasets, of the hub's client and of its network
-                raise DataError(
-                    f"cannot load {part.path} ({part.split}) from the hub: {error}. Without a "
-                    f"network use 'demo', or a local folder named by {paths.DATA_VARIABLE}"
-                ) from error
+            options = {"name": part.config, "split": part.split}
+            table = read_from_hub(part.path, part.split, "'demo'", **options)
             names = dict(zip(part.columns, TRANSFER_TASKS[task].columns, strict=True))
             if part.label != "label":
                 table = table.drop(columns="label", errors="ignore")
@@ -368,7 +357,7 @@ def _checked(
     name: str,
     task: TransferTask,
     source: str,
-    tables: Mapping[str, Sequence[tuple[str, pd.DataFrame]]],
+    tables: Mapping[str, Sequence[Part]],
 ) -> TransferData:
     """Return tables as a data set, once their columns and values are sound."""
     texts: dict[str, tuple[list[str], ...]] = {}
@@ -376,20 +365,18 @@ def _checked(
     blank: list[str] = []
     n_blank = 0
     for split, files in tables.items():
-        items: list[tuple[str, ...]] = []
-        numbers: list[int] = []
+        items: list[tuple[tuple[str, ...], int]] = []
         for file, table in files:
             found = list(_items(file, table, task))
-            kept = [(item, label) for item, label in found if all(item)]
-            if len(kept) < len(found):
-                blank.append(f"{len(found) - len(kept)} of {len(found):,} in {file}")
-                n_blank += len(found) - len(kept)
-            items += [item for item, _ in kept]
-            numbers += [label for _, label in kept]
+            kept = [item for item in found if all(item[0])]
+            if n := len(found) - len(kept):
+                blank.append(f"{n} of {len(found):,} in {file}")
+            n_blank += n
+            items += kept
         if not items:
             raise DataError(f"{files[0][0]}: no texts; {name} needs some in its {split} split")
-        texts[split] = tuple(list(column) for column in zip(*items, strict=True))
-        labels[split] = np.array(numbers, dtype=np.int64)
+        texts[split] = tuple(map(list, zip(*(of for of, _ in items), strict=True)))
+        labels[split] = np.array([label for _, label in items], dtype=np.int64)
     if blank:
         warnings.warn(f"{name}: blank texts are left out: {'; '.join(blank)}", stacklevel=3)
     return TransferData(name, source, task.classes, texts, labels, n_blank)
@@ -399,11 +386,7 @@ def _items(
     file: str, table: pd.DataFrame, task: TransferTask
 ) -> Iterator[tuple[tuple[str, ...], int]]:
     """Yield the texts and the integer label of each row of a file."""
-    missing = {*task.columns, "label"} - set(table.columns)
-    if missing:
-        raise DataError(
-            f"{file}: no column {', '.join(sorted(missing))}; it has {', '.join(table.columns)}"
-        )
+    require_columns(file, table, (*task.columns, "label"))
     columns = []
     for column in task.columns:
         for row, value in enumerate(table[column].tolist()):

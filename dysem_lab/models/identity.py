@@ -12,10 +12,7 @@ changed inside its Rust object and that no probe meets; objects that modules hol
 torch that replace functions.
 """
 
-import contextlib
 import copy
-import functools
-import itertools
 import json
 import threading
 from collections.abc import Iterator, Sequence
@@ -27,15 +24,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from dysem_lab.errors import ModelError
+from dysem_lab.models.own_pass import functions_of, is_hook_point, objections
+from dysem_lab.models.tokenizer_state import PLAIN, text_of, tokenizer_state, vocabulary_digest
 
 N_SAMPLED = 16  # elements of each tensor, looked at each time
 WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of an element
-SHOWN = 3
-FULL_PRECISION = ("highest", "ieee", "none")
-PLAIN = (bool, int, float, str, type(None))
-LIBRARIES = ("torch", "transformers", "transformer_lens", "peft", "accelerate")
-CALLS = ("_call_impl", "_wrapped_call_impl")
-GLOBAL_HOOKS = ("_global_forward_hooks", "_global_forward_pre_hooks")
 # Attributes and settings that no number depends on.
 IDLE = {
     *("training", "name_or_path", "_name_or_path", "_commit_hash", "transformers_version"),
@@ -45,23 +38,6 @@ IDLE = {
 # What dynamic rotary embeddings keep of the longest input so far.
 MOVING = ("max_seq_len_cached", "inv_freq")
 DYNAMIC_ROPE = ("dynamic", "longrope")
-TOKENIZER_IDLE = {
-    *("name_or_path", "verbose", "padding_side", "truncation_side", "model_max_length"),
-    *("chat_template", "response_template", "clean_up_tokenization_spaces"),
-}
-TOKENIZER_PARTS = ("normalizer", "pre_tokenizer", "post_processor")
-TOKENIZER_SETTINGS = (
-    *("dropout", "unk_token", "unk_id", "continuing_subword_prefix", "end_of_word_suffix"),
-    *("fuse_unk", "byte_fallback", "ignore_merges", "max_input_chars_per_word"),
-)
-# Case, accents, compatibility forms, white space of all kinds, digits, scripts, rare characters.
-PROBES = (
-    "Hello  WÖRLD, it's naïve Ünïcode\n\n\tAt 12:30 we paid $1,234.50; don't re-enter ﬁ ＡＢ½…",
-    " Это предложение. 日本語の文です。 العربية हिन्दी 한국어",
-    "ß İ ı \u00a0\u2009 e\u0301 😀 \U0001f9ff",
-    " ".join(map("".join, itertools.product("etaoinshrdlu", repeat=2))),  # the usual merges
-)
-SAMPLED_TOKENS = 64
 
 
 class Identity:
@@ -120,15 +96,12 @@ class Identity:
             if first.marks.get(name) != mark or mark.version is None
         }
         changed |= dict.fromkeys(first.marks.keys() - now.marks.keys())
-        for before, after in (
-            (first.kinds, now.kinds),
-            (first.settings, now.settings),
-            ({"tokenizer": first.tokenizer_state}, {"tokenizer": now.tokenizer_state}),
-        ):
-            names = before.keys() | after.keys()
-            changed |= {
-                name: after.get(name) for name in names if before.get(name) != after.get(name)
-            }
+        before, after = (
+            {**state.kinds, **state.settings, "tokenizer": state.tokenizer_state}
+            for state in (first, now)
+        )
+        names = before.keys() | after.keys()
+        changed |= {name: after.get(name) for name in names if before.get(name) != after.get(name)}
         if not changed:
             return self._content[:16], False
         return _short([self._content, changed]), True
@@ -146,7 +119,7 @@ class Identity:
         tokenizer = self._last.tokenizer
         key = f"{id(tokenizer)} {self._last.tokenizer_state}"
         if self._vocabulary[0] != key:
-            self._vocabulary = (key, _vocabulary(tokenizer))
+            self._vocabulary = (key, vocabulary_digest(tokenizer))
         return self._vocabulary[1]
 
     def require_own_pass(self, name: str, networks: Sequence[nn.Module], remedy: str) -> None:
@@ -161,73 +134,14 @@ class Identity:
             ModelError: Names hook points with hooks of others, modules that were put in, functions
                 that were replaced, modules in training mode, or a lower precision that is on.
         """
-        if objections := self.objections(networks):
-            raise ModelError(
-                f"{name}: {'; '.join(objections)}. A store would keep its vectors as those of the "
-                f"model as it is; undo this ({remedy}), or read vectors without a store"
-            )
-
-    def objections(self, networks: Sequence[nn.Module]) -> list[str]:
-        """Return why vectors of a pass through the networks are not the model's own, if they are.
-
-        Args:
-            networks: The modules now.
-        """
-        first = self._first
         known = self._last.has_tree(networks)
         modules = self._last.modules if known else dict(_named_modules(networks))
-        hooked = [
-            getattr(module, "name", None) or name or "the model"
-            for name, module in modules.items()
-            if _is_hooked(module)
-        ]
-        if any(getattr(nn.modules.module, hooks) for hooks in GLOBAL_HOOKS):
-            hooked.append("all modules (torch's global hooks)")
-        there = first.numbers
-        faults = {
-            "hooks are on": hooked,
-            "modules were put in:": [
-                name or "the model"
-                for name, module in modules.items()
-                if id(module) not in there or not (self._is_ours or _is_of_library(type(module)))
-            ],
-            "functions were put in:": [
-                f"{name}.{key}"
-                for name, module in modules.items()
-                for key, function in _functions_of(module)
-                if id(module) in there
-                and (
-                    first.functions.get((id(module), key)) is not function
-                    or not (self._is_ours or _is_of_library(function))
-                )
-            ],
-            "training mode is on:": [
-                name or "the model" for name, module in modules.items() if module.training
-            ],
-        }
-        objections = [
-            f"{what} {', '.join(names[:SHOWN])}"
-            f"{f' and {len(names) - SHOWN} more' * (len(names) > SHOWN)}"
-            for what, names in faults.items()
-            if names
-        ]
-        tensors = [
-            tensor
-            for module in modules.values()
-            for tensor in module._parameters.values()
-            if tensor is not None
-        ]
-        places = {(tensor.device.type, tensor.dtype) for tensor in tensors}
-        for device in sorted({device for device, _ in places}):
-            if torch.is_autocast_enabled(device):
-                objections.append(f"autocast is on for {device}")
-            precision = _product_precision(device)
-            if (device, torch.float32) in places and precision not in FULL_PRECISION:
-                objections.append(
-                    f"products of float32 are in {precision} on {device} "
-                    "(torch.set_float32_matmul_precision, torch.backends)"
-                )
-        return objections
+        first = self._first
+        if found := objections(modules, first.numbers, first.functions, self._is_ours):
+            raise ModelError(
+                f"{name}: {'; '.join(found)}. A store would keep its vectors as those of the "
+                f"model as it is; undo this ({remedy}), or read vectors without a store"
+            )
 
 
 class _Mark(NamedTuple):
@@ -257,12 +171,12 @@ class _Snapshot:
         self.networks, self.tokenizer = list(networks), tokenizer
         self.modules = dict(_named_modules(networks))
         self.numbers = set(map(id, self.modules.values()))
-        self.tokenizer_state = _tokenizer_state(tokenizer)
+        self.tokenizer_state = tokenizer_state(tokenizer)
         self.kinds = {name: type(module).__qualname__ for name, module in self.modules.items()}
         self.functions = {
             (id(module), key): function
             for module in self.modules.values()
-            for key, function in _functions_of(module)
+            for key, function in functions_of(module)
         }
         self._children = [
             (module._modules, list(map(id, module._modules.values())))
@@ -276,7 +190,7 @@ class _Snapshot:
         configs: dict[int, Any] = {}
         self._sizes = []
         for name, module in self.modules.items():
-            if _is_hook_point(module):
+            if is_hook_point(module):
                 continue
             own = vars(module)
             self._sizes.append((own, len(own)))
@@ -358,7 +272,7 @@ class _Snapshot:
             and all(own.get(key) == value for own, key, value in self._settings)
             and _fields(self._configs) == self._fields
             and tokenizer is self.tokenizer
-            and _tokenizer_state(tokenizer) == self.tokenizer_state
+            and tokenizer_state(tokenizer) == self.tokenizer_state
             and list(map(_joined, self._views)) == self._samples
         )
 
@@ -376,10 +290,6 @@ def _counts(key: str) -> bool:
     return key not in IDLE and not key.startswith("_") and not key.endswith(MOVING)
 
 
-def _is_hook_point(module: nn.Module) -> bool:
-    return "fwd_hooks" in vars(module)
-
-
 def _is_plain(value: object) -> bool:
     """Return whether a value is a number or a text, or a container of some."""
     if isinstance(value, list | tuple):
@@ -387,46 +297,6 @@ def _is_plain(value: object) -> bool:
     if isinstance(value, dict):
         return all(isinstance(item, PLAIN) for pair in value.items() for item in pair)
     return isinstance(value, PLAIN)
-
-
-def _is_hooked(module: nn.Module) -> bool:
-    """Return whether a user's hook sees what a module takes or gives.
-
-    Libraries put some of their own on modules, but none on hook points.
-    """
-    if not (module._forward_hooks or module._forward_pre_hooks):
-        return False
-    hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
-    return _is_hook_point(module) or not all(map(_is_of_library, hooks))
-
-
-def _is_of_library(code: Any) -> bool:
-    """Return whether a function or a class is of a library, whose version a check depends on."""
-    while isinstance(code, functools.partial):
-        code = code.func
-    home = getattr(code, "__module__", None)
-    return home is None or home.partition(".")[0] in LIBRARIES  # None: built in
-
-
-def _product_precision(device: str) -> str:
-    """Return in what torch multiplies matrices of float32 on a kind of device."""
-    backend = {"cpu": torch.backends.mkldnn, "cuda": torch.backends.cuda}.get(device)
-    # The older `torch.get_float32_matmul_precision` raises where only one backend was set.
-    precision = getattr(getattr(backend, "matmul", None), "fp32_precision", None)
-    if precision is None:  # torch before 2.9, and other devices
-        precision = torch.get_float32_matmul_precision()
-    return precision
-
-
-def _functions_of(module: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Yield (name, function) of the functions that an object carries beside its class."""
-    if _is_hook_point(module):  # only what changes the vectors that its hooks see
-        yield "hook_conversion", vars(module).get("hook_conversion")
-        return
-    for key, value in vars(module).items():
-        is_function = callable(value) and not isinstance(value, nn.Module | type)
-        if is_function and (key in CALLS or not key.startswith("_")):
-            yield key, value
 
 
 def _version(tensor: Tensor) -> int | None:
@@ -454,74 +324,11 @@ def _checksum(tensor: Tensor) -> str:
 def _fields(configs: Sequence[Any]) -> dict[str, str]:
     """Return the fields of configurations as texts."""
     return {
-        f"config {number}/{key}": _text_of(value)
+        f"config {number}/{key}": text_of(value)
         for number, config in enumerate(configs)
         for key, value in vars(config).items()
         if key not in IDLE
     }
-
-
-def _text_of(value: object) -> str:
-    """Return a value as text that is the same in each process."""
-    if isinstance(value, set | frozenset):
-        return str(sorted(map(str, value)))
-    text = repr(value)
-    return type(value).__qualname__ if " at 0x" in text else text
-
-
-def _tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return what a tokenizer makes of some texts, and its settings, as a text.
-
-    Everything but the vocabulary, so that it can be compared each time.
-    """
-    special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
-    special.pop("pad_token", None)  # pads are never seen
-    state: dict[str, Any] = {
-        "settings": {
-            key: value
-            for key, value in vars(tokenizer).items()
-            if isinstance(value, PLAIN) and key not in TOKENIZER_IDLE
-        },
-        "special": special,
-        "n_tokens": len(tokenizer),
-        "sample": tokenizer.convert_ids_to_tokens(
-            list(range(0, len(tokenizer), max(1, len(tokenizer) // SAMPLED_TOKENS)))
-        ),
-        "probes": [_ids(tokenizer, text) for text in (*PROBES, " ".join(special.values()))],
-    }
-    if backend := getattr(tokenizer, "backend_tokenizer", None):
-        state |= {part: _part(getattr(backend, part)) for part in TOKENIZER_PARTS}
-        state["kind"] = type(backend.model).__name__
-        state |= {key: getattr(backend.model, key, None) for key in TOKENIZER_SETTINGS}
-    return json.dumps(state, sort_keys=True, default=_text_of)
-
-
-def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int] | str:
-    try:
-        return tokenizer(text, verbose=False)["input_ids"]
-    except Exception as error:  # some have no token for what they do not know
-        return type(error).__name__
-
-
-def _part(part: Any) -> str:
-    """Return a part of a tokenizer as JSON; one that is written in Python by its class."""
-    with contextlib.suppress(Exception):  # "Custom … cannot be serialized"
-        return part.__getstate__().decode()
-    return _text_of(part)
-
-
-def _vocabulary(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return a digest of all that a tokenizer knows: vocabulary, merges, added tokens."""
-    digest, model = xxhash.xxh3_128(), b""
-    with contextlib.suppress(Exception):  # written in Python, or no model of Rust at all
-        model = tokenizer.backend_tokenizer.model.__getstate__()  # JSON with the vocabulary
-    if pieces := getattr(tokenizer, "sp_model", None):
-        model = pieces.serialized_model_proto()
-    if not model:
-        model = repr(sorted(tokenizer.get_vocab().items())).encode(errors="surrogatepass")
-    digest.update(model)
-    digest.update(repr(sorted(tokenizer.added_tokens_decoder.items())).encode())
-    return digest.hexdigest()
 
 
 def _short(parts: object) -> str:

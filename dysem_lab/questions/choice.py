@@ -10,7 +10,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from dysem_lab.data.sts import TASKS, STSData, available_languages, load_data
+from dysem_lab.data.sts import STSData, available_languages, load_data
+from dysem_lab.data.sts_tasks import TASKS
 from dysem_lab.encoders.settings import VECTORS
 from dysem_lab.errors import InputError, choices
 from dysem_lab.evaluate import mean_difference, score, spearman

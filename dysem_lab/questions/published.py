@@ -5,7 +5,8 @@ from functools import cache
 import pandas as pd
 
 from dysem_lab import paths
-from dysem_lab.data.sts import TASKS, STSData
+from dysem_lab.data.sts import STSData
+from dysem_lab.data.sts_tasks import TASKS
 from dysem_lab.errors import choices
 from dysem_lab.models.loading import presets
 

@@ -54,7 +54,7 @@ from dysem_lab.models.capture import capture
 from dysem_lab.models.places import COMPONENTS
 from dysem_lab.models.steering import NORMS, POSITIONS, Contrast
 from dysem_lab.prompts import SETTINGS, TEMPLATES, Prompt, auxiliaries, wrap
-from dysem_lab.translation.translate import ParallelTable
+from dysem_lab.translation.parallel_table import ParallelTable
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
 

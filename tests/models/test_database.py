@@ -8,7 +8,7 @@ import pytest
 
 from dysem_lab.database import Database
 from dysem_lab.errors import DataError
-from dysem_lab.translation.translate import ParallelTable
+from dysem_lab.translation.parallel_table import ParallelTable
 from dysem_lab.translation.translation_cache import CachedTranslator
 from tests.unwritable import full_disk, read_only
 

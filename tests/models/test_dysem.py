@@ -16,7 +16,7 @@ from dysem_lab.prompts import wrap
 from dysem_lab.questions import decomposition, random_sets
 from dysem_lab.questions.scores import pair_cosine, pair_similarity
 from dysem_lab.questions.study import Study
-from dysem_lab.translation.translate import ParallelTable
+from dysem_lab.translation.parallel_table import ParallelTable
 
 
 def by_hand(lens, data, languages, source, k, setting, vector, rank_by):

@@ -20,7 +20,7 @@ from dysem_lab.errors import InputError, MissingTranslationError
 from dysem_lab.evaluate import spearman
 from dysem_lab.harnesses.mteb_api import mteb_model, mteb_scores
 from dysem_lab.harnesses.sentence_api import pack, unpack
-from dysem_lab.translation.translate import ParallelTable
+from dysem_lab.translation.parallel_table import ParallelTable
 
 mteb = pytest.importorskip("mteb", reason="the extra eval is not installed")
 

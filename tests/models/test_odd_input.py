@@ -15,7 +15,7 @@ from dysem_lab.evaluate import average_score, spearman
 from dysem_lab.inputs import checked, names_of
 from dysem_lab.models.edits import contrast
 from dysem_lab.models.steering import Contrast
-from dysem_lab.translation.translate import ParallelTable
+from dysem_lab.translation.parallel_table import ParallelTable
 from dysem_lab.translation.translation_cache import CachedTranslator
 
 

@@ -19,7 +19,7 @@ from dysem_lab.harnesses.sentence_api import SentenceEncoder, pack, sentence_enc
 from dysem_lab.models.loading import load_model
 from dysem_lab.models.steering import Contrast
 from dysem_lab.models.store import VectorStore
-from dysem_lab.translation.translate import ParallelTable
+from dysem_lab.translation.parallel_table import ParallelTable
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
 

@@ -32,7 +32,7 @@ from dysem_lab.questions.pair_layers import (
 )
 from dysem_lab.questions.scores import pair_cosine
 from dysem_lab.questions.study import Study
-from dysem_lab.translation.translate import ParallelTable
+from dysem_lab.translation.parallel_table import ParallelTable
 from tests.notebooks.test_attention_explorer import passes
 from tests.reference import dysem_pair, read
 

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from dysem_lab import paths
 from dysem_lab.data import sts as data_module
-from dysem_lab.data.sts import TASKS, STSData, available_languages, load_data
+from dysem_lab.data.sts import STSData, available_languages, load_data
+from dysem_lab.data.sts_tasks import TASKS
 from dysem_lab.data.tables import SUFFIXES
 from dysem_lab.errors import DataError, InputError
 

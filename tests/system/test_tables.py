@@ -14,11 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dysem_lab.data import tables
+from dysem_lab.data.columns import number_of, pair_numbers
 from dysem_lab.data.sts import load_data
-from dysem_lab.data.tables import number_of, pair_numbers, read_lines, read_table
+from dysem_lab.data.tables import read_lines, read_table
 from dysem_lab.data.transfer_data import load_transfer
 from dysem_lab.errors import DataError
-from dysem_lab.translation.translate import ParallelTable
+from dysem_lab.translation.parallel_table import ParallelTable
 
 HEADER = ["sentence1", "sentence2", "score"]
 # Quotes of every kind, none of which may get lost.

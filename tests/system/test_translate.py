@@ -31,8 +31,9 @@ from dysem_lab.data.sts import load_data
 from dysem_lab.errors import DataError, InputError, MissingTranslationError, ModelError
 from dysem_lab.hub import OnHub
 from dysem_lab.inputs import has_words
-from dysem_lab.translation import translate
-from dysem_lab.translation.translate import NLLB, ParallelTable, Seq2SeqTranslator
+from dysem_lab.translation import seq2seq
+from dysem_lab.translation.parallel_table import ParallelTable
+from dysem_lab.translation.seq2seq import NLLB, Seq2SeqTranslator
 from dysem_lab.translation.translation_cache import CachedTranslator
 
 # --- ParallelTable ---------------------------------------------------------------------------
@@ -1132,7 +1133,7 @@ def test_a_device_that_is_not_there_is_an_error(nllb, device):
 def test_a_model_of_the_hub_is_its_commit_and_never_a_branch(monkeypatch):
     commits = {None: "1" * 40, "main": "1" * 40, "refs/pr/45": "2" * 40}
     monkeypatch.setattr(
-        translate, "find_on_hub", lambda name, revision: OnHub(commits[revision], True)
+        seq2seq, "find_on_hub", lambda name, revision: OnHub(commits[revision], True)
     )
     assert Seq2SeqTranslator("own/er").name == f"own/er@{'1' * 40} greedy 256"
     assert Seq2SeqTranslator("own/er", revision="main").name == Seq2SeqTranslator("own/er").name
@@ -1146,7 +1147,7 @@ def test_a_model_of_the_hub_that_cannot_be_had_is_an_error(monkeypatch):
     def unreachable(name, revision):
         raise ConnectionError("no answer")
 
-    monkeypatch.setattr(translate, "find_on_hub", unreachable)
+    monkeypatch.setattr(seq2seq, "find_on_hub", unreachable)
     with pytest.raises(ModelError, match=r"cannot load own/er: no answer.*(?s:.*)parallel table"):
         CachedTranslator(Seq2SeqTranslator("own/er"), "unused.sqlite")
 
