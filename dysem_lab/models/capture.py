@@ -77,32 +77,29 @@ def capture(
         place.check(lens.n_layers)
     edit = edit or Edit(lens)
     prompts = checked(prompts, "prompt")
-    unique = list(dict.fromkeys(prompts))
+    position = {prompt: row for row, prompt in enumerate(dict.fromkeys(prompts))}
+    unique = list(position)
     if tokens_per_batch is not None:
         tokens_per_batch = at_least(tokens_per_batch, 1, "tokens_per_batch")
     max_tokens = at_least(max_tokens, 1, "max_tokens")
     limits: dict[str, Any] = {"max_tokens": max_tokens, "tokens_per_batch": tokens_per_batch}
-    only = list(range(len(unique)))
     if store is not None and unique:
         lens.check_own_pass()
         facts = edit.facts
         keys = [prompt_key(prompt, max_tokens) for prompt in unique]
         only = missing_rows(facts, store, keys, wanted)
-    with _bar(progress, len(only), description) as bar:
-        if store is not None and unique:
+        with _bar(progress, len(only), description) as bar:
             for n_texts in fill(lens, unique, wanted, store, only, edit=edit, **limits):
                 bar.update(n_texts)
-            rows = read_rows(facts, store, keys, wanted)
-        else:
-            rows = {
-                place: torch.empty(len(unique), *row_shape(lens, place), dtype=torch.float32)
-                for place in wanted
-            }
+        rows = read_rows(facts, store, keys, wanted)
+    else:
+        shapes = {place: (len(unique), *row_shape(lens, place)) for place in wanted}
+        rows = {place: torch.empty(shape, dtype=torch.float32) for place, shape in shapes.items()}
+        with _bar(progress, len(unique), description) as bar:
             for batch, read in record(lens, unique, list(rows), edit=edit, **limits):
                 for place, vectors in read.items():
                     rows[place][batch] = vectors
                 bar.update(len(batch))
-    position = {prompt: row for row, prompt in enumerate(unique)}
     order = torch.tensor([position[prompt] for prompt in prompts], dtype=torch.long)
     return {place.component: rows[place][order] for place in wanted}
 
@@ -124,14 +121,7 @@ def space_of(model: ModelFacts, place: Place) -> Space:
 def missing_rows(
     model: ModelFacts, store: VectorStore, keys: Sequence[str], wanted: Sequence[Place]
 ) -> list[int]:
-    """Return the positions of the prompts that need a forward pass.
-
-    Args:
-        model: Whose vectors.
-        store: Where they would be.
-        keys: From `dysem_lab.models.store.prompt_key`.
-        wanted: Which vectors.
-    """
+    """Return the positions of the prompts, told by their keys, that need a forward pass."""
     there = np.ones(len(keys), dtype=bool)
     for place in wanted:
         there &= store.has(space_of(model, place), keys)
@@ -175,20 +165,11 @@ def fill(
     """Capture vectors into the store, yielding after each batch how many texts it held.
 
     Each batch is one transaction. The batches left by an interrupted run are the ones that an
-    undisturbed run would have made next, so the numbers are equal.
+    undisturbed run would have made next, so the numbers are equal. The cumulative vectors are
+    stored along with those that are wanted.
 
-    Args:
-        lens: The model.
-        prompts: Different prompts.
-        wanted: Which vectors; the cumulative ones are stored along with them.
-        store: Where the vectors go.
-        only: Positions of the prompts that need a pass, from `missing_rows`.
-        edit: As for `capture`.
-        max_tokens: As for `capture`.
-        tokens_per_batch: As for `capture`.
-
-    Raises:
-        ModelError: As for `capture`.
+    Arguments and errors as for `capture`; the prompts are all different, and only those at the
+    positions from `missing_rows` are run.
     """
     lens.check_own_pass()
     edit = edit or Edit(lens)
@@ -218,21 +199,9 @@ def fill_contrasts(
     auxiliary prompt once for all blocks, and then the last token of each text under all contrasts
     together. Each batch, of prompts with equally many tokens, is one transaction per contrast.
 
-    Args:
-        lens: The model.
-        prompts: Different prompts, made by `dysem_lab.wrap`.
-        contrasts: None stands for the plain prompt.
-        wanted: Which vectors.
-        store: Where the vectors go, each contrast under its own fingerprint (`contrast_facts`). A
-            batch runs under the contrasts that it lacks a row of.
-        max_tokens: As for `capture`.
-        tokens_per_batch: As for `capture`.
-
-    Yields:
-        After each batch the number of texts that it held.
-
-    Raises:
-        ModelError: As for `capture`.
+    Each contrast (None is the plain prompt) has its vectors under its own fingerprint
+    (`contrast_facts`), and a batch runs under those that it lacks a row of. Arguments, what is
+    yielded and errors as for `fill`; the prompts are made by `dysem_lab.wrap`.
     """
     lens.check_own_pass()
     limits: dict[str, Any] = {"max_tokens": max_tokens, "tokens_per_batch": tokens_per_batch}
