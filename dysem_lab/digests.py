@@ -8,8 +8,6 @@ disk that loses a bit, is seen by `verify_digests` only.
 import contextlib
 import hashlib
 import json
-import os
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -147,6 +145,4 @@ def _record(key: str) -> dict[str, Any] | None:
 def _remember(key: str, record: dict[str, Any]) -> None:
     """Keep a digest; without a cache that can be written to, it is taken each time."""
     with contextlib.suppress(OSError):
-        own = paths.digests_dir() / f"{key}.{os.getpid()}-{threading.get_ident()}"
-        own.write_text(json.dumps(record), encoding="utf-8")
-        own.replace(paths.digests_dir() / f"{key}.json")  # whole at once
+        paths.write_whole(paths.digests_dir() / f"{key}.json", json.dumps(record))

@@ -39,9 +39,9 @@ def spearman(similarity: Scores, gold: Scores) -> float:
     """
     kept_similarity, kept_gold = _defined(similarity, gold)
     once = np.ones((1, len(kept_gold)))
-    value = (
-        float(correlations(kept_similarity, kept_gold, once)[0]) if len(kept_gold) > 2 else np.nan
-    )
+    value = np.nan
+    if len(kept_gold) > 2:
+        value = float(correlations(kept_similarity, kept_gold, once)[0])
     if np.isnan(value):
         warnings.warn(
             f"Spearman is undefined: {len(kept_gold)} pairs, "
@@ -183,12 +183,12 @@ def average_score(
         n_resamples: Number of bootstrap resamples (percentile interval).
 
     Returns:
-        As `dysem_lab.evaluate.score`; the counts are sums over the tasks. NaN without any task, and
+        As `score`; the counts are sums over the tasks. NaN without any task, and
         where the score of one is NaN.
 
     Raises:
-        InputError: As for `dysem_lab.evaluate.score`, tasks of another form, or weights that are
-            not one per task, at least 0 and somewhere above.
+        InputError: As for `score`, tasks of another form, or weights that are not one per task, at
+            least 0 and somewhere above.
     """
     n_resamples, seed = _bootstrap(n_resamples, seed)
     width = np.nan if n_dims is None else real_number(n_dims, "n_dims")
@@ -271,17 +271,11 @@ def aggregate_score(
 ) -> dict[str, float | str]:
     """Return one method's score over the subsets of a task, with its 95 % bootstrap interval.
 
-    Args:
-        similarity: One value per pair, NaN where undefined.
-        gold: Gold scores of the same pairs.
-        subset: Name of the part of the task that each pair is from (`dysem_lab.STSData.subset`).
-        aggregation: "all", one correlation over all pairs (SimCSE, MTEB); "mean", the plain mean
-            of the subsets' correlations, or "weighted", their mean weighted by the pairs of each,
-            undefined ones too (SentEval's ``mean`` and ``wmean``).
-        n_dims: As for `score`.
-        seed: Of the bootstrap, which resamples the pairs, for a mean those of each subset by
-            themselves.
-        n_resamples: Number of bootstrap resamples (percentile interval).
+    `subset` names the part of the task that each pair is from (`dysem_lab.STSData.subset`), and
+    `aggregation` is "all", one correlation over all pairs (SimCSE, MTEB); "mean", the plain mean of
+    the subsets' correlations; or "weighted", their mean weighted by the pairs of each, undefined
+    ones too (SentEval's ``mean`` and ``wmean``). For a mean, the pairs of each subset are resampled
+    by themselves. Other arguments as for `score`.
 
     Returns:
         As `score`, and ``aggregation``. A mean is NaN, with a warning that names the subsets, where
@@ -289,7 +283,7 @@ def aggregate_score(
 
     Raises:
         InputError: Unknown aggregation, another number of subsets than pairs, a mean over pairs
-            whose subset is unknown (empty), or as for `spearman`.
+            whose subset is unknown (empty), or as for `score`.
     """
     parts = parts_of_task(similarity, gold, subset, aggregation)
     if len(parts) == 1:
@@ -322,17 +316,14 @@ def average_difference(
 ) -> dict[str, float]:
     """Return how much method a scores above method b in the mean over several tasks.
 
-    Args:
-        tasks: Similarities of a, similarities of b and gold ratings of each task.
-        seed: Of the bootstrap, which resamples the pairs of each task by themselves, the same ones
-            for both methods.
-        n_resamples: Number of bootstrap resamples (percentile interval).
+    `tasks` are similarities of a, similarities of b and gold ratings of each task, whose pairs are
+    resampled by themselves, the same ones for both methods.
 
     Returns:
         ``difference``, ``low``, ``high``; NaN without any task.
 
     Raises:
-        InputError: As for `dysem_lab.evaluate.score`, or tasks of another form.
+        InputError: As for `average_score`.
     """
     n_resamples, seed = _bootstrap(n_resamples, seed)
     _check_tasks(tasks, ("similarities of a", "similarities of b", "gold ratings"))
@@ -393,14 +384,9 @@ def _weights(weights: Sequence[float], n_tasks: int) -> Float[np.ndarray, " task
 
 
 def _numbers(values: object, what: str = "similarity") -> Float[np.ndarray, " n"]:
-    """Return values as float64, once they are known to be real numbers, or NaN.
+    """Return values of a tensor, array, column or list as float64, once they are real numbers.
 
-    Args:
-        values: A tensor of any kind, an array, a column of a table, or a list.
-        what: What an error calls them.
-
-    Raises:
-        InputError: Booleans, strings, objects, complex or masked numbers, or an infinite one.
+    NaN is one; booleans, strings, objects, complex, masked and infinite numbers are refused.
     """
     if isinstance(values, Tensor) and not values.is_meta:
         values = values.detach().cpu()
@@ -411,11 +397,8 @@ def _numbers(values: object, what: str = "similarity") -> Float[np.ndarray, " n"
             f"{what} must be real numbers, one per pair, got {array.dtype}; use .astype(float), "
             "and NaN where there is none"
         )
-    if (
-        array.dtype.kind in "iu"
-        and array.size
-        and not -EXACT <= array.min() <= array.max() <= EXACT
-    ):
+    whole = array.dtype.kind in "iu"
+    if whole and not -EXACT <= array.min(initial=0) <= array.max(initial=0) <= EXACT:
         raise InputError(
             f"{what} has whole numbers beyond 2**53, which float64 does not tell apart; "
             "use .astype(float) if that does not matter"

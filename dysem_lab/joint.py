@@ -118,14 +118,7 @@ def all_pairs_cosine(
 ) -> Float[Tensor, "nx ny"]:
     """Return the plain cosine of every row of vx with every row of vy.
 
-    Returns:
-        Cosines within [-1, 1], float64 where a side is, else float32.
-
-    Raises:
-        InputError: Not two matrices of one width, or a value is NaN or infinite.
-
-    Warns:
-        UserWarning: How many pairs are undefined, because a vector is zero.
+    Returns, errors and warnings as for `joint_cosine`; a pair is undefined where a vector is zero.
     """
     undefined = _checked_undefined(undefined)
     vx, vy = _matrices(vectors_of(vx, "vx"), vectors_of(vy, "vy"))

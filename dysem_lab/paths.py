@@ -1,6 +1,7 @@
 """Where files live. The only module that knows."""
 
 import os
+import threading
 from pathlib import Path
 
 import platformdirs
@@ -79,6 +80,13 @@ def digests_dir() -> Path:
 def settings_path(name: str) -> Path:
     """Return the JSON file of settings that a user saved under a name."""
     return _made(cache_dir() / "settings") / f"{name}.json"
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file of the cache under a name of its own, and rename it once it is whole."""
+    own = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
+    own.write_text(text, encoding="utf-8")
+    own.replace(path)
 
 
 def package_file(name: str) -> Path:

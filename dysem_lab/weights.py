@@ -76,12 +76,8 @@ def require_whole(
 def loading(name: str | Path, where: str | Path | None = None, remedy: str = "") -> Iterator[None]:
     """Turn whatever a library raises inside the block into one error with file and remedy.
 
-    Our own errors pass, and so does an interrupt.
-
-    Args:
-        name: What is loaded, as the caller named it.
-        where: The folder or the hub id that it is loaded from, if that is another.
-        remedy: What to do, in one or more sentences.
+    Our own errors pass, and so does an interrupt. ``name`` is what the caller named, and ``where``
+    the folder or the hub id that it is loaded from, if that is another.
 
     Raises:
         ModelError: Anything but an error of our own was raised; it is the cause of this one.

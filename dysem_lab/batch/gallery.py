@@ -57,9 +57,7 @@ class Section(NamedTuple):
 def write_gallery(out: Path, notebooks: Mapping[str, Path]) -> None:
     """Write the gallery of a folder, each figure with its caption: README.md and index.html.
 
-    Args:
-        out: The folder that holds the figures with their JSON files.
-        notebooks: Stem → notebook, in reading order.
+    The folder has the figures with their JSON files; the notebooks, by stem, are in reading order.
     """
     found = sections([*filter(None, map(_record, sorted(out.glob("*.json"))))], notebooks)
     for name, text in ((PAGE, _markdown(found, out)), (INDEX, _html(found, out))):

@@ -110,7 +110,6 @@ def evaluate(
     others), with languages ranked by their scores on the same pairs, as the paper does.
     """
     from dysem_lab.data.languages import LANGUAGES
-    from dysem_lab.data.sts import available_languages
     from dysem_lab.data.sts_tasks import TASKS
     from dysem_lab.models.names import check_name, preset_ids
     from dysem_lab.prompts import parts_of, template_parts
@@ -153,36 +152,38 @@ def evaluate(
 
     task = [*named, *(N_PAIRS if tasks == "all" else ())] or None
     name = model or preset or DEFAULT_MODEL
+    drawn: dict[str, Any] = {"split": split, "pairs": pairs, "sample": sample, "seed": seed}
     if methods:
-        drawn = {"split": split, "pairs": pairs, "sample": sample, "seed": seed}
         board = (codes_of(methods), codes, translator, kept, aggregation)
         _leaderboard(name, data, task, drawn, board, "json" if as_json else output)
         return
     known = (preset or preset_of(name)) if compare else ""
     rows = paper_settings(known) if known else None
     if not codes:
-        sources: list[str | None] = [*task] if task else [None]
-        there = {code for each in sources for code in available_languages(data, each, split)}
+        there = set().union(*_languages_of(data, task, split))
         usual = LANGUAGES if known else ("en", "ja", "ru")
         codes = [code for code in usual if code in there] or ["en"]
-    study = Study(
-        name,
-        data,
-        task,
-        codes,
-        templates=list(dict.fromkeys([template, "none"])),
-        settings=settings_of(template),
-        split=split,
-        pairs=pairs,
-        sample=sample,
-        seed=seed,
-    )
-    for pairs_of in study.data.values():
-        err.print(pairs_of, highlight=False, markup=False)
+    templates, settings = list(dict.fromkeys([template, "none"])), settings_of(template)
+    study = _said(Study(name, data, task, codes, templates=templates, settings=settings, **drawn))
     if compare:
         _compare(study, codes, known, rows, kept, seed, as_json)
     else:
         _evaluate(study, codes, kept, seed, as_json)
+
+
+def _languages_of(data: str, tasks: list[str] | None, split: str) -> list[tuple[str, ...]]:
+    """Return the languages that a source has each of the tasks in."""
+    from dysem_lab.data.sts import available_languages
+
+    of_source: list[str | None] = [*tasks] if tasks else [None]
+    return [available_languages(data, task, split) for task in of_source]
+
+
+def _said(study: "Study") -> "Study":
+    """Return a study, once its data are named to who watches."""
+    for pairs_of in study.data.values():
+        err.print(pairs_of, highlight=False, markup=False)
+    return study
 
 
 def _leaderboard(
@@ -193,17 +194,7 @@ def _leaderboard(
     settings: tuple[list[str], list[str], str, int | float, str],
     output: str,
 ) -> None:
-    """Print scores and costs of systems, and the published ones in a block of their own.
-
-    Args:
-        model: Of the training-free systems.
-        data: As for `dysem_lab.load_data`.
-        tasks: Names; None is the source's own pairs.
-        drawn: Split, pairs, sample and seed.
-        settings: Systems, DySem's languages, its translator and k, the aggregation.
-        output: A format of `dysem_lab.questions.leaderboard.FORMATS`; "" is a table for people.
-    """
-    from dysem_lab.data.sts import available_languages
+    """Print scores and costs of systems, and the published ones in a block of their own."""
     from dysem_lab.encoders.systems import chosen_names, named_systems, needs_lens
     from dysem_lab.evaluate import AGGREGATIONS
     from dysem_lab.questions.leaderboard import (
@@ -223,13 +214,10 @@ def _leaderboard(
     chosen_names(names, languages or ["en"])  # refuses those that do not exist
     made_by, usual = translator_named(None, translator)
     if made_by is None and not languages:
-        sources: list[str | None] = [*tasks] if tasks else [None]
-        there = [available_languages(data, task, drawn["split"]) for task in sources]
+        there = _languages_of(data, tasks, drawn["split"])
         languages = [code for code in ("en", "zh", "fr", "de") if all(code in of for of in there)]
     languages = languages or usual
-    study = Study(model, data, tasks, ["en"] if made_by else languages, **drawn)
-    for pairs_of in study.data.values():
-        err.print(pairs_of, highlight=False, markup=False)
+    study = _said(Study(model, data, tasks, ["en"] if made_by else languages, **drawn))
     lens = study.lens if needs_lens(names) else None
     if lens is not None and output:
         err.print(lens.label, highlight=False, markup=False)
@@ -242,24 +230,20 @@ def _leaderboard(
     if output:
         sys.stdout.write(rendered(table, output))
         return
-    board = wide(table)
-    print_table(
+    ours = (
         f"Spearman × 100{f' of {lens.label}' if lens else ''}; aggregation: {aggregation}; "
-        f"DySem in {'/'.join(languages)}{f' by {translator}' if translator else ''}",
-        board.columns,
-        board.map(_cell).itertuples(index=False),
+        f"DySem in {'/'.join(languages)}{f' by {translator}' if translator else ''}"
     )
+    theirs = "Published for LLaMA2-7B; other models, SICK-R of 4,927 or 9,927 pairs"
     paper = published_wide(papers("LLaMA2-7B")).drop(columns=["source"])
-    print_table(
-        "Published for LLaMA2-7B; other models, SICK-R of 4,927 or 9,927 pairs",
-        paper.columns,
-        paper.map(_cell).itertuples(index=False),
-    )
+    for title, board in ((ours, wide(table)), (theirs, paper)):
+        print_table(title, board.columns, board.map(_cell).itertuples(index=False))
 
 
-def _cell(value: object) -> str:
+def _cell(value: object, form: str = ".2f") -> str:
+    """Return a value for people, and nothing of a number that is none."""
     if isinstance(value, float):
-        return "" if value != value else f"{value:.2f}"
+        return "" if value != value else format(value, form)
     return str(value)
 
 
@@ -275,23 +259,22 @@ def _evaluate(
     if as_json:
         print_json({**_described(study, k, seed), "languages": languages, **_scores(table)})
         return
-    several = len(study.data) > 1
-    columns = ("method", "Spearman", "95 % interval", "#Dim.", "gain over plain")
+    columns = ("task", "method", "Spearman", "95 % interval", "#Dim.", "gain over plain")
     rows = [
         (
-            *([row.task] if several else []),
+            row.task,
             row.method,
             f"{row.spearman:.2f}",
             f"{row.low:.1f} to {row.high:.1f}",
             f"{row.n_dims:.1f}",
-            ""
-            if row.gain != row.gain
-            else f"{row.gain:+.1f} ({row.gain_low:+.1f} to {row.gain_high:+.1f})",
+            _cell(row.gain, "+.1f")
+            and f"{row.gain:+.1f} ({row.gain_low:+.1f} to {row.gain_high:+.1f})",
         )
         for row in table.itertuples()
     ]
     title = str(facts_of(study, languages=languages, k=k, seed=seed))
-    print_table(title, ("task", *columns) if several else columns, rows)
+    first = 0 if len(study.data) > 1 else 1
+    print_table(title, columns[first:], (row[first:] for row in rows))
 
 
 def _compare(
@@ -351,8 +334,8 @@ def _compare(
                 row.m,
                 f"{row.n_dims:.0f}",
                 f"{row.reproduced:.2f} ({row.low:.1f} to {row.high:.1f})",
-                "none" if row.published != row.published else f"{row.published:.2f}",
-                "" if row.difference != row.difference else f"{row.difference:+.2f}",
+                _cell(row.published) or "none",
+                _cell(row.difference, "+.2f"),
             )
             for row in table.astype({"m": "string"}).fillna({"m": ""}).itertuples()
         ),

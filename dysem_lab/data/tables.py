@@ -86,16 +86,10 @@ def read_table(path: Path) -> pd.DataFrame:
 
 
 def read_from_hub(path: str, what: str, instead: str, **options: Any) -> pd.DataFrame:
-    """Return a table of the Hugging Face hub.
-
-    Args:
-        path: Data set id.
-        what: Which part of it an error names.
-        instead: What an error says to use without a network.
-        options: Of ``datasets.load_dataset``.
+    """Return a table of the Hugging Face hub; options as for ``datasets.load_dataset``.
 
     Raises:
-        DataError: It cannot be loaded.
+        DataError: It cannot be loaded; says what of it, and what to use instead.
     """
     from datasets import load_dataset  # seconds to import, and wanted only here
 

@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -55,11 +54,8 @@ def check_once(lens: LensModel) -> None:
     check_model(lens)
     # A cache that cannot be written: checked each time.
     with contextlib.suppress(OSError, InputError):
-        record = paths.passed_check_path(key)
-        own = record.with_suffix(f".{os.getpid()}")  # renamed when whole
         passed = {"model": lens.name, "shares_prefix": lens.shares_prefix}
-        own.write_text(json.dumps(passed), encoding="utf-8")
-        own.replace(record)
+        paths.write_whole(paths.passed_check_path(key), json.dumps(passed))
 
 
 def _surroundings(lens: LensModel) -> str:

@@ -20,10 +20,6 @@ def unread_tensors(gguf: Path, model: Any) -> list[str]:
 
     What a module of the model has no such weight for (a bias where the architecture has none), what
     is of no known name, and what is of blocks beyond the last one.
-
-    Args:
-        gguf: The file.
-        model: What transformers made of it.
     """
     from gguf import MODEL_ARCH_NAMES, GGUFReader, get_tensor_name_map
 
@@ -54,12 +50,7 @@ def unread_tensors(gguf: Path, model: Any) -> list[str]:
 
 
 def unread_settings(gguf: Path, model: Any) -> list[str]:
-    """Return the settings of attention that the file has and the model has not, with their values.
-
-    Args:
-        gguf: The file.
-        model: What transformers made of it.
-    """
+    """Return the settings of attention that the file has and the model does not, with values."""
     from gguf import GGUFReader
 
     fields = GGUFReader(gguf).fields

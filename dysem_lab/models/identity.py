@@ -69,12 +69,7 @@ class Identity:
     def digest(
         self, networks: Sequence[nn.Module], tokenizer: PreTrainedTokenizerBase
     ) -> tuple[str, bool]:
-        """Return sixteen hex digits of all that a forward pass depends on, and whether it changed.
-
-        Args:
-            networks: The modules now.
-            tokenizer: The tokenizer now.
-        """
+        """Return sixteen hex digits of all that a pass depends on now, and whether it changed."""
         with self._lock:
             if not self._last.still(networks, tokenizer):
                 now = _Snapshot(networks, tokenizer)
@@ -125,14 +120,10 @@ class Identity:
     def require_own_pass(self, name: str, networks: Sequence[nn.Module], remedy: str) -> None:
         """Raise an error unless a forward pass is the model's own, so that a store may keep it.
 
-        Args:
-            name: What the error calls the model.
-            networks: The modules now.
-            remedy: How hooks are removed and training mode is left.
-
         Raises:
             ModelError: Names hook points with hooks of others, modules that were put in, functions
-                that were replaced, modules in training mode, or a lower precision that is on.
+                that were replaced, modules in training mode, or a lower precision that is on; and
+                the remedy.
         """
         known = self._last.has_tree(networks)
         modules = self._last.modules if known else dict(_named_modules(networks))

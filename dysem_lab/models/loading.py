@@ -14,8 +14,9 @@ from transformers.utils.peft_utils import find_adapter_config_file
 
 from dysem_lab import paths
 from dysem_lab.digests import file_digest, folder_digest
-from dysem_lab.errors import InputError, ModelError, choices
+from dysem_lab.errors import InputError, ModelError
 from dysem_lab.hub import cached_snapshot, find_on_hub
+from dysem_lab.inputs import one_of
 from dysem_lab.models.checks import check_once
 from dysem_lab.models.embedded import (
     EMBEDDED,
@@ -120,12 +121,8 @@ def whole_model(
     """Return a model of transformers, and what its checkpoint lacked or had in excess.
 
     An adapter's base is loaded first, and must be whole; what is returned is of the adapter then.
-
-    Args:
-        kind: A class of transformers with ``from_pretrained``.
-        source: A folder or a hub id.
-        at: Revision and other arguments of where it is, from `dysem_lab.hub.find_on_hub`.
-        options: Of ``from_pretrained``.
+    ``at`` is where a source on the hub is, from `dysem_lab.hub.find_on_hub`; options are those of
+    ``from_pretrained``, which the kind of model has.
 
     Raises:
         ModelError: The base of an adapter is not whole, or is an adapter itself.
@@ -208,10 +205,8 @@ def resolve_device(device: str = "auto", dtype: str = "auto") -> tuple[str, str]
             "'auto', 'cpu' or, with a GPU and a build of torch for it, 'cuda'"
         ) from error
     device = str(place)
-    if dtype == "auto":
+    if one_of(dtype, ("auto", *DTYPES), "dtype") == "auto":
         dtype = "bfloat16" if device.startswith("cuda") else "float32"
-    if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise choices("dtype", dtype, ("auto", *DTYPES))
     return device, dtype
 
 
@@ -261,11 +256,7 @@ def stored_as(source: str | Path, revision: str | None = None) -> str:
     """Return the data type or quantisation in which a loaded model has its weights on disk.
 
     Of an adapter it is that of its base. "" is not known: what was converted from GGUF before that
-    was written down.
-
-    Args:
-        source: A folder, or a hub id whose files are in its cache.
-        revision: Branch, tag or commit on the hub.
+    was written down. Of a hub id, the files must be in the cache.
     """
     folder = Path(source) if Path(source).is_dir() else cached_snapshot(str(source), revision)
     if folder is None:
@@ -283,11 +274,8 @@ def source_digest(name: str | Path, revision: str | None = None) -> str:
     The sha256 of an embedded or GGUF source and a digest of what it was converted to; for a folder,
     a digest of the contents of its files, weights, configuration and tokenizer, and of the base of
     an adapter; for the hub that of the cached files, the id and the commit. What is not converted
-    or not in the cache yet has the sha256, or the id and the revision, alone.
-
-    Args:
-        name: As for `load_model`.
-        revision: Branch, tag or commit on the hub.
+    or not in the cache yet has the sha256, or the id and the revision, alone. Arguments as for
+    `load_model`.
 
     Raises:
         ModelError: A file cannot be read.

@@ -16,14 +16,7 @@ _LOADED: WeakValueDictionary[tuple[str, str, str], LensModel] = WeakValueDiction
 class NamedModel:
     """A model by its name; what a store knows of it needs no weights in memory.
 
-    Args:
-        model: A name for `dysem_lab.load_model`, or a model that is loaded already.
-        device: As for `dysem_lab.load_model`.
-        dtype: As for `dysem_lab.load_model`.
-
-    Raises:
-        InputError: As for `dysem_lab.models.loading.resolve_device`.
-        ModelError: As there.
+    Arguments and errors as for `dysem_lab.load_model`, but what is loaded already will do as well.
     """
 
     def __init__(

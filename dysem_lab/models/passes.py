@@ -24,10 +24,6 @@ def plan_batches(lengths: Sequence[int], tokens_per_batch: int) -> list[list[int
 
     A batch holds prompts of similar length, and its padded size (prompts × longest) stays within
     the budget; a prompt longer than the budget is a batch of its own.
-
-    Args:
-        lengths: Tokens of each prompt.
-        tokens_per_batch: Budget of padded tokens.
     """
     order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
     batches: list[list[int]] = []
@@ -52,14 +48,9 @@ def fit(
 ) -> list[list[int]]:
     """Return the token ids of each prompt, shortened where they are too many.
 
-    A prompt over the limit has its *text* shortened, never its template, and is tokenised again; a
-    plain string (not made by `dysem_lab.wrap`) counts as text from end to end.
-
-    Args:
-        lens: The model, which has a limit of its own.
-        prompts: n prompts.
-        max_tokens: Limit of each.
-        encode: Prompts → token ids.
+    A prompt over the limit, or over the model's own, has its *text* shortened, never its template,
+    and is encoded again; a plain string (not made by `dysem_lab.wrap`) counts as text from end to
+    end.
 
     Raises:
         InputError: The template alone is over the limit.

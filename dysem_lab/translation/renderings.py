@@ -15,15 +15,10 @@ def rendered(
     translator: Translator | None,
     missing: str,
 ) -> list[str]:
-    """Return texts in another language, or as they are in their own.
+    """Return n texts in another language, or as they are in their own.
 
-    Args:
-        texts: n texts.
-        source: Their language.
-        target: The language wanted.
-        given: Language → n renderings.
-        translator: Makes what is not given; None makes nothing.
-        missing: What an error says of a rendering that is neither given nor to be had.
+    Those of a language that is not ``given`` are made by the translator, if there is one; else the
+    error says what is ``missing``.
 
     Raises:
         InputError: Renderings that are not n, or not texts.
