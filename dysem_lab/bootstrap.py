@@ -3,12 +3,19 @@
 from functools import lru_cache
 
 import numpy as np
+from jaxtyping import Float
 
 from dysem_lab.errors import InputError
+from dysem_lab.inputs import at_least
 
 N_RESAMPLES = 1000
 LEVEL = 0.95
 MOST_DRAWS = 2**28  # pairs in all resamples together, which are 2 GB
+
+
+def settings_of(n_resamples: int, seed: int) -> tuple[int, int]:
+    """Return how often pairs are resampled and by which seed, once they are known to be numbers."""
+    return at_least(n_resamples, 1, "n_resamples"), at_least(seed, 0, "seed")
 
 
 @lru_cache(maxsize=4)
@@ -65,3 +72,16 @@ def interval(resampled: np.ndarray | float) -> tuple[float, float]:
     tail = (1 - LEVEL) / 2
     low, high = np.nanquantile(resampled, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def gaps(
+    x: np.ndarray, y: np.ndarray, gold: np.ndarray, n_resamples: int, seed: int
+) -> Float[np.ndarray, " resample"]:
+    """Return how much x scores above y in each resample."""
+    counts = resamples(len(gold), n_resamples, seed)
+    return correlations(x, gold, counts) - correlations(y, gold, counts)
+
+
+def order_of(task: int, n_resamples: int, seed: int) -> np.ndarray:
+    """Return an order of a task's resamples: those of one seed are related, but not in it."""
+    return np.random.default_rng([seed, task]).permutation(n_resamples)

@@ -16,7 +16,6 @@ import xxhash
 
 from dysem_lab import paths
 
-BUFFER_BYTES = 2**18  # fits the L2 cache
 # Seconds for which a file may change again without another time of change; younger ones are not
 # remembered.
 TICK = 2.0
@@ -48,9 +47,9 @@ def file_digest(path: str | Path, algorithm: str = "xxh3_128", *, remembered: bo
     digest = _hashed(file, algorithm)
     settled = time.time() - max(state["mtime_ns"], state["ctime_ns"]) / 1e9 > TICK
     if settled and _state(file) == state:
-        _remember(
-            key, {"path": str(file), "algorithm": algorithm, "state": state, "digest": digest}
-        )
+        record = {"path": str(file), "algorithm": algorithm, "state": state, "digest": digest}
+        with contextlib.suppress(OSError):  # without a cache to write to, it is taken each time
+            paths.write_whole(paths.digests_dir() / f"{key}.json", json.dumps(record))
     return digest
 
 
@@ -124,13 +123,10 @@ def _state(file: Path) -> dict[str, int]:
 
 
 def _hashed(file: Path, algorithm: str) -> str:
-    digest: Any = xxhash.xxh3_128() if algorithm == "xxh3_128" else hashlib.new(algorithm)
+    kind: Any = xxhash.xxh3_128 if algorithm == "xxh3_128" else algorithm
     # Read and not mapped: a mapped file that another process cuts ends this one.
-    buffer = memoryview(bytearray(BUFFER_BYTES))
     with file.open("rb", buffering=0) as stream:
-        while n_bytes := stream.readinto(buffer):
-            digest.update(buffer[:n_bytes])
-    return digest.hexdigest()
+        return hashlib.file_digest(stream, kind).hexdigest()
 
 
 def _record(key: str) -> dict[str, Any] | None:
@@ -140,9 +136,3 @@ def _record(key: str) -> dict[str, Any] | None:
         if isinstance(record, dict) and record.keys() >= {"path", "algorithm", "state", "digest"}:
             return record
     return None
-
-
-def _remember(key: str, record: dict[str, Any]) -> None:
-    """Keep a digest; without a cache that can be written to, it is taken each time."""
-    with contextlib.suppress(OSError):
-        paths.write_whole(paths.digests_dir() / f"{key}.json", json.dumps(record))

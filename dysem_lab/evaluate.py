@@ -1,7 +1,8 @@
 """Scores of similarities against gold ratings: Spearman × 100, intervals, paired differences.
 
 Similarities and gold ratings in, numbers and tidy tables out; models and files are unknown here.
-Pairs whose similarity is undefined (NaN) are left out of a correlation and counted beside it.
+There is one similarity and one gold rating per pair; pairs whose similarity is undefined (NaN) are
+left out of a correlation and counted beside it.
 """
 
 import warnings
@@ -13,9 +14,17 @@ import pandas as pd
 from jaxtyping import Float
 from torch import Tensor
 
-from dysem_lab.bootstrap import N_RESAMPLES, correlations, interval, resamples
+from dysem_lab.bootstrap import (
+    N_RESAMPLES,
+    correlations,
+    gaps,
+    interval,
+    order_of,
+    resamples,
+    settings_of,
+)
 from dysem_lab.errors import InputError
-from dysem_lab.inputs import array_of, at_least, names_of, one_of, real_number
+from dysem_lab.inputs import array_of, names_of, one_of, real_number
 
 EXACT = 2**53  # up to here float64 has every whole number
 AGGREGATIONS = ("all", "mean", "weighted")
@@ -24,10 +33,6 @@ Scores = Float[np.ndarray, " pair"] | Float[Tensor, " pair"]
 
 def spearman(similarity: Scores, gold: Scores) -> float:
     """Return 100 × Spearman's rank correlation, ties ranked by their mean.
-
-    Args:
-        similarity: One value per pair; NaN marks an undefined pair, which is left out.
-        gold: Gold scores of the same pairs.
 
     Returns:
         A value in [-100, 100]; NaN, with a warning, where fewer than three pairs are left or one
@@ -62,12 +67,8 @@ def score(
 ) -> dict[str, float]:
     """Return one method's score with its 95 % bootstrap interval.
 
-    Args:
-        similarity: One value per pair, NaN where undefined.
-        gold: Gold scores of the same pairs.
-        n_dims: Mean size of the joint set over the pairs (#Dim.), or the width of dense vectors.
-        seed: Of the bootstrap, which resamples pairs.
-        n_resamples: Number of bootstrap resamples (percentile interval).
+    `n_dims` is the mean size of the joint set over the pairs (#Dim.), or the width of dense
+    vectors. The bootstrap resamples pairs; the interval is that of percentiles.
 
     Returns:
         ``spearman``, ``low``, ``high`` (× 100), ``n_dims``, ``n_pairs`` (those that count),
@@ -122,11 +123,11 @@ def paired_difference(
     Raises:
         InputError: As for `score`, or fewer than three pairs are defined under both methods.
     """
-    n_resamples, seed = _bootstrap(n_resamples, seed)
+    n_resamples, seed = settings_of(n_resamples, seed)
     kept_a, kept_b, kept_gold = _defined_under_both(similarity_a, similarity_b, gold)
     if len(kept_gold) < 3:
         raise InputError(f"only {len(kept_gold)} pairs are defined under both methods; need 3")
-    resampled = _gaps(kept_a, kept_b, kept_gold, n_resamples, seed)
+    resampled = gaps(kept_a, kept_b, kept_gold, n_resamples, seed)
     resampled = resampled[~np.isnan(resampled)]
     low, high = interval(resampled)
     tail = min((resampled <= 0).mean(), (resampled >= 0).mean()) if len(resampled) else np.nan
@@ -174,13 +175,9 @@ def average_score(
 ) -> dict[str, float]:
     """Return the mean of several tasks' scores with its 95 % bootstrap interval.
 
-    Args:
-        tasks: Similarities and gold ratings of each task.
-        n_dims: Mean over the tasks of #Dim.
-        weights: One per task; None is the plain mean.
-        seed: Of the bootstrap, which resamples the pairs of each task by themselves. A pair that is
-            in two tasks (STS-B is made of STS12 to STS16) counts as two.
-        n_resamples: Number of bootstrap resamples (percentile interval).
+    `tasks` are the similarities and gold ratings of each task, and `weights` one number per task;
+    None is the plain mean. The pairs of each task are resampled by themselves: one that is in two
+    (STS-B is made of STS12 to STS16) counts as two. Other arguments as for `score`.
 
     Returns:
         As `score`; the counts are sums over the tasks. NaN without any task, and
@@ -190,7 +187,7 @@ def average_score(
         InputError: As for `score`, tasks of another form, or weights that are not one per task, at
             least 0 and somewhere above.
     """
-    n_resamples, seed = _bootstrap(n_resamples, seed)
+    n_resamples, seed = settings_of(n_resamples, seed)
     width = np.nan if n_dims is None else real_number(n_dims, "n_dims")
     _check_tasks(tasks, ("similarities", "gold ratings"))
     shares = None if weights is None or not tasks else _weights(weights, len(tasks))
@@ -199,36 +196,24 @@ def average_score(
     mean = float(np.average(scores, weights=shares)) if tasks else np.nan
     low = high = np.nan
     if not np.isnan(mean):
-        resampled = []
-        for i, (x, y) in enumerate(kept):
-            counts = resamples(len(y), n_resamples, seed)
-            resampled.append(correlations(x, y, counts)[_order(i, n_resamples, seed)])
+        resampled = [
+            correlations(x, y, resamples(len(y), n_resamples, seed))[order_of(i, n_resamples, seed)]
+            for i, (x, y) in enumerate(kept)
+        ]
         low, high = interval(np.average(resampled, axis=0, weights=shares))
     n_pairs = sum(len(y) for _, y in kept)
-    return {
-        "spearman": mean,
-        "low": low,
-        "high": high,
-        "n_dims": width,
-        "n_pairs": n_pairs,
-        "n_undefined": sum(len(gold) for _, gold in tasks) - n_pairs,
-    }
+    n_undefined = sum(len(gold) for _, gold in tasks) - n_pairs
+    found = {"spearman": mean, "low": low, "high": high, "n_dims": width}
+    return {**found, "n_pairs": n_pairs, "n_undefined": n_undefined}
 
 
 class Part(NamedTuple):
-    """Pairs that one correlation is over: a task, or a subset of it.
+    """Pairs that one correlation is over: a task, or a subset of it."""
 
-    Attributes:
-        name: Of the subset; "" is the whole task.
-        similarity: One value per pair, NaN where undefined.
-        gold: Gold scores of the same pairs.
-        weight: In the mean over the parts of a task; they sum to 1.
-    """
-
-    name: str
+    name: str  # of the subset; "" is the whole task
     similarity: Scores
     gold: Scores
-    weight: float
+    weight: float  # in the mean over the parts of a task; they sum to 1
 
 
 def parts_of_task(
@@ -251,12 +236,12 @@ def parts_of_task(
             "or data with a 'subset' column (those of the hub have none)"
         )
     x, y, part = _numbers(similarity), _numbers(gold, "gold"), np.asarray(subset)
-    names = sorted(set(subset))
-    shares = {
-        name: (part == name).mean() if aggregation == "weighted" else 1 / len(names)
-        for name in names
-    }
-    return [Part(name, x[part == name], y[part == name], shares[name]) for name in names]
+    weighted = aggregation == "weighted"
+    sizes = {name: (part == name).mean() for name in sorted(set(subset))}
+    return [
+        Part(name, x[part == name], y[part == name], size if weighted else 1 / len(sizes))
+        for name, size in sizes.items()
+    ]
 
 
 def aggregate_score(
@@ -325,7 +310,7 @@ def average_difference(
     Raises:
         InputError: As for `average_score`.
     """
-    n_resamples, seed = _bootstrap(n_resamples, seed)
+    n_resamples, seed = settings_of(n_resamples, seed)
     _check_tasks(tasks, ("similarities of a", "similarities of b", "gold ratings"))
     differences: list[float] = []
     resampled: np.ndarray | float = 0.0
@@ -335,29 +320,11 @@ def average_difference(
         if not len(kept_gold):
             resampled = np.nan
             continue
-        gaps = _gaps(x, y, kept_gold, n_resamples, seed)
-        resampled = resampled + gaps[_order(i, n_resamples, seed)] / len(tasks)
+        gap = gaps(x, y, kept_gold, n_resamples, seed)
+        resampled = resampled + gap[order_of(i, n_resamples, seed)] / len(tasks)
     low, high = interval(resampled) if tasks else (np.nan, np.nan)
     mean = float(np.mean(differences)) if tasks else np.nan
     return {"difference": mean, "low": low, "high": high}
-
-
-def _gaps(
-    x: np.ndarray, y: np.ndarray, gold: np.ndarray, n_resamples: int, seed: int
-) -> Float[np.ndarray, " resample"]:
-    """Return how much x scores above y in each resample."""
-    counts = resamples(len(gold), n_resamples, seed)
-    return correlations(x, gold, counts) - correlations(y, gold, counts)
-
-
-def _order(task: int, n_resamples: int, seed: int) -> np.ndarray:
-    """Return an order of a task's resamples: those of one seed are related, but not in it."""
-    return np.random.default_rng([seed, task]).permutation(n_resamples)
-
-
-def _bootstrap(n_resamples: int, seed: int) -> tuple[int, int]:
-    """Return how often pairs are resampled and by which seed, once they are known to be numbers."""
-    return at_least(n_resamples, 1, "n_resamples"), at_least(seed, 0, "seed")
 
 
 def _check_tasks(tasks: object, parts: Sequence[str]) -> None:

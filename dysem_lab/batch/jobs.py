@@ -91,7 +91,7 @@ class Job:
         return {
             "notebook": hashlib.sha256(sources.encode()).hexdigest(),
             "parameters": dict(self.parameters),
-            "data": self._digests,
+            "data": list(dict.fromkeys(digest for ask in self._asked for digest in ask.digests)),
             "model": source_digest(str(self.parameters["model"])),
             "code": _code_digest(),
             "PNG export": saving.find_browser() is not None,
@@ -137,11 +137,6 @@ class Job:
         """The vectors that the notebook needs."""
         return [need for ask in self._asked for need in ask.needs]
 
-    @property
-    def _digests(self) -> list[str]:
-        """Digests of all data that the questions read."""
-        return list(dict.fromkeys(digest for ask in self._asked for digest in ask.digests))
-
     def why(self) -> str:
         """Return why the job has to run, or "" if it is up to date."""
         try:
@@ -162,10 +157,6 @@ class Job:
             except OSError as error:
                 return f"{name} cannot be read ({error.strerror})"
         return ""
-
-    def up_to_date(self) -> bool:
-        """Whether the figures are there, unchanged, and made from what would make them now."""
-        return not self.why()
 
 
 @cache
@@ -207,13 +198,14 @@ def plan(
             models whose files would have the same names.
         ModelError: As for `dysem_lab.models.names.check_name`.
     """
+    given = dict(parameters or {})
     for name in ("data", "out"):
-        if name in (parameters or {}):
+        if name in given:
             raise InputError(f"{name!r} is no notebook parameter here; give --{name}")
-    if "model" in (parameters or {}):
+    if "model" in given:
         if models:
             raise InputError("the model is given both by --model and by -p model; leave one out")
-        models = [parameters["model"]]  # type: ignore[index,list-item]
+        models = [given["model"]]  # type: ignore[list-item]
     for model in models:
         check_name(model)
     available = notebooks()
@@ -221,11 +213,9 @@ def plan(
         if not any(stem.startswith(name) for stem in available):
             raise choices("notebook", name, available)
     chosen = {
-        stem: path
-        for stem, path in available.items()
-        if not only or any(stem.startswith(name) for name in only)
+        stem: path for stem, path in available.items() if not only or stem.startswith(tuple(only))
     }
-    given = {**(parameters or {}), "data": _resolved(data, "data", SOURCES)}
+    given["data"] = _resolved(data, "data", SOURCES)
     own_of = {stem: defaults(path) for stem, path in chosen.items()}
     unknown = set(given) - {"data"} - set().union(*own_of.values())
     if unknown:

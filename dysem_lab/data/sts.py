@@ -224,7 +224,9 @@ def load_data(
         return _aligned("demo", place, _folder(paths.demo_dir(), None, split, codes))
     if source == "hub":
         task = task or "STSB"
-        place, tables = _hub_label(task, codes), _hub(task, split, codes)
+        ids = [TASKS[task].hub] if "en" in codes else []
+        ids += [MULTILINGUAL_STSB[0]] if set(codes) - {"en"} else []
+        place, tables = f"the hub ({', '.join(ids)})", _hub(task, split, codes)
     else:
         folder = path_of(source, "the folder of STS files")
         if folder == paths.local_data_dir() and not folder.is_dir():
@@ -298,12 +300,6 @@ def _folder(
             )
         tables[code] = (str(file), read_table(file))
     return tables
-
-
-def _hub_label(task: str, codes: Sequence[str]) -> str:
-    ids = [TASKS[task].hub] if "en" in codes else []
-    ids += [MULTILINGUAL_STSB[0]] if any(code != "en" for code in codes) else []
-    return f"the hub ({', '.join(ids)})"
 
 
 def _hub(task: str, split: str, codes: Sequence[str]) -> dict[str, tuple[str, pd.DataFrame]]:

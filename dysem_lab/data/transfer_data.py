@@ -36,16 +36,11 @@ class TransferTask(NamedTuple):
     columns: tuple[str, ...] = ("text",)
 
 
-class HubPart(NamedTuple):
-    """A part of a task on the Hugging Face hub.
+Part = tuple[str, pd.DataFrame]  # a file or a part of the hub, with its table
 
-    Attributes:
-        path: Data set id.
-        split: Its split.
-        config: Its configuration.
-        columns: Its columns of the texts.
-        label: Its column of the labels.
-    """
+
+class HubPart(NamedTuple):
+    """A part of a task on the Hugging Face hub, with its columns of texts and of labels."""
 
     path: str
     split: str
@@ -98,9 +93,6 @@ HUB: dict[str, dict[str, tuple[HubPart, ...]]] = {
         "test": _parts("nyu-mll/glue", "test", **_GLUE),
     },
 }
-
-
-Part = tuple[str, pd.DataFrame]  # a file or a part of the hub, with its table
 
 
 @dataclass(frozen=True)

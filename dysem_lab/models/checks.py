@@ -86,16 +86,15 @@ def check_model(lens: LensModel) -> None:
     half = lens.dtype in (torch.float16, torch.bfloat16)
     identity = HALF_IDENTITY_TOLERANCE if half else FULL_TOLERANCE
     padding = HALF_PADDING_TOLERANCE if half else FULL_TOLERANCE
-    names = [
-        component.hook.format(layer=layer)
-        for component in COMPONENTS.values()
-        for layer in range(lens.n_layers)
-    ] + [f"blocks.{layer}.hook_in" for layer in range(lens.n_layers)]
-    names = list(dict.fromkeys(names))
+    points = [*(component.hook for component in COMPONENTS.values()), "blocks.{layer}.hook_in"]
+    layers = range(lens.n_layers)
+    names = list(dict.fromkeys(point.format(layer=layer) for point in points for layer in layers))
     _check_tokenizer(lens)
     ids = lens.tokenizer(list(PROMPTS))["input_ids"]
     single = [_activations(lens, names, *pad(lens, [row])) for row in ids]
-    _check_dtype(lens, single[0])
+    for name, tensor in single[0].items():
+        if tensor.dtype != lens.dtype:
+            raise _failed(lens, "dtype", f"{name} is {tensor.dtype}, the weights {lens.dtype}")
     _check_residual_identity(lens, single[0], identity)
     left_padded = _activations(lens, names, *pad(lens, ids, side="left"))
     _check_left_padding(lens, single, left_padded, padding)
@@ -145,12 +144,6 @@ def _error(found: Tensor, expected: Tensor) -> float:
     """Return the relative error of one tensor against another, in norms."""
     found, expected = found.float(), expected.float()
     return float((found - expected).norm() / expected.norm().clamp_min(1e-12))
-
-
-def _check_dtype(lens: LensModel, seen: dict[str, Tensor]) -> None:
-    for name, tensor in seen.items():
-        if tensor.dtype != lens.dtype:
-            raise _failed(lens, "dtype", f"{name} is {tensor.dtype}, the weights {lens.dtype}")
 
 
 def _check_residual_identity(lens: LensModel, seen: dict[str, Tensor], tolerance: float) -> None:

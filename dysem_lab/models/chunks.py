@@ -61,11 +61,11 @@ def check_rows(rows: object, n: int, space: Space) -> None:
 
 def counted_rows(connection: sqlite3.Connection) -> dict[int, int]:
     """Return space → number of its rows, as the chunks have them."""
-    stored: dict[int, set[bytes]] = {}
+    found: dict[int, set[bytes]] = {}
     query = "SELECT space, keys FROM chunks WHERE typeof(keys)='blob'"
     for number, joined in connection.execute(query):
-        stored.setdefault(number, set()).update(_split(joined))
-    return {number: len(keys) for number, keys in stored.items()}
+        found.setdefault(number, set()).update(_split(joined))
+    return {number: len(keys) for number, keys in found.items()}
 
 
 def _split(joined: bytes) -> list[bytes]:
@@ -76,16 +76,6 @@ def _split(joined: bytes) -> list[bytes]:
 def checksum_of(number: int, keys: bytes, vectors: memoryview | bytes) -> bytes:
     """Return the checksum of a chunk of the space with this number."""
     return xxhash.xxh3_64_digest(vectors, xxhash.xxh3_64_intdigest(b"%d %s" % (number, keys)))
-
-
-def block_of(
-    rows: Float[np.ndarray, "n ..."], precision: str, space: Space
-) -> tuple[memoryview, float]:
-    """Return the bytes of a chunk's rows, and the largest relative error of one."""
-    block, error = np.ascontiguousarray(rows), 0.0
-    if block.dtype != PRECISIONS[precision]:
-        block, error = _halved(block, space)
-    return block.reshape(-1).view(np.uint8).data, error
 
 
 def stored(connection: sqlite3.Connection, number: int, keys: Sequence[bytes]) -> dict[bytes, int]:
@@ -199,11 +189,14 @@ def add_rows(
     rows = (vectors if exact else vectors.float()).detach().cpu().numpy()
     errors = [0.0]
     for chunk, start in enumerate(range(0, len(keys), n_rows), first):
-        block, error = block_of(rows[start : start + n_rows], precision, shelf.space)
+        block, error = np.ascontiguousarray(rows[start : start + n_rows]), 0.0
+        if block.dtype != PRECISIONS[precision]:
+            block, error = _halved(block, shelf.space)
+        values = block.reshape(-1).view(np.uint8).data
         joined = b"".join(keys[start : start + n_rows])
         connection.execute(
             "INSERT INTO chunks VALUES (?, ?, ?, ?, ?)",
-            (chunk, number, joined, checksum_of(number, joined, block), block),
+            (chunk, number, joined, checksum_of(number, joined, values), values),
         )
         errors.append(error)
     return max(errors)

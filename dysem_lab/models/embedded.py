@@ -10,8 +10,7 @@ import hashlib
 import importlib.util
 import json
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -171,9 +170,23 @@ def _converted(name: str, files: Sequence[Path], sha256: str, terms: str, remedy
     with loading(name, folder, f"Converted models are kept in {folder.parent}; {remedy}."):
         if conversion_faults(folder, sha256) == []:
             return folder
-        with _exclusive(folder, sha256) as work:
-            if work is not None:
+        with FileLock(f"{folder}.lock"):
+            if (faults := conversion_faults(folder, sha256)) == []:  # another process was first
+                return folder
+            again = f"{folder} is not what was written ({'; '.join(faults)}).\n" if faults else ""
+            say(f"{again}{name}: {terms}\nConverting its weights to float32 once, in {folder} ...")
+            work, old = (folder.with_name(f"{folder.name}.{end}") for end in ("partial", "old"))
+            for left in (work, old):  # by a killed conversion
+                shutil.rmtree(left, ignore_errors=True)
+            work.mkdir(parents=True)
+            try:
                 _convert_into(work, name, files, sha256, terms, remedy)
+                if folder.exists():
+                    folder.rename(old)
+                work.rename(folder)
+            finally:
+                shutil.rmtree(work, ignore_errors=True)
+                shutil.rmtree(old, ignore_errors=True)
     return folder
 
 
@@ -181,10 +194,6 @@ def _convert_into(
     work: Path, name: str, files: Sequence[Path], sha256: str, terms: str, remedy: str
 ) -> None:
     """Write the converted model and its manifest."""
-    folder = converted_folder(sha256)
-    faults = conversion_faults(folder, sha256)
-    again = f"{folder} is not what was written ({'; '.join(faults)}).\n" if faults else ""
-    say(f"{again}{name}: {terms}\nConverting its weights to float32 once, in {folder} ...")
     gguf = work / "model.gguf"
     with gguf.open("wb") as joined:
         for file in files:
@@ -207,27 +216,6 @@ def _convert_into(
         "files": written,
     }
     (work / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-
-
-@contextmanager
-def _exclusive(folder: Path, sha256: str) -> Iterator[Path | None]:
-    """Yield a work folder that becomes `folder` when the block ends well; None if it is whole."""
-    with FileLock(f"{folder}.lock"):
-        if conversion_faults(folder, sha256) == []:
-            yield None
-            return
-        work, old = (folder.with_name(f"{folder.name}.{end}") for end in ("partial", "old"))
-        for left in (work, old):  # by a killed conversion
-            shutil.rmtree(left, ignore_errors=True)
-        work.mkdir(parents=True)
-        try:
-            yield work
-            if folder.exists():
-                folder.rename(old)
-            work.rename(folder)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
-            shutil.rmtree(old, ignore_errors=True)
 
 
 def _convert(name: str, gguf: Path, work: Path, remedy: str) -> None:

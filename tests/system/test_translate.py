@@ -73,7 +73,9 @@ def test_a_file_has_one_column_per_language(tmp_path, suffix):
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     else:
         write_csv(path, list(TABLE), rows)
-    table = ParallelTable.read(path)
+    quoted = pytest.warns(UserWarning, match="its fields are in quotes as a spreadsheet writes")
+    with quoted if suffix == ".tsv" else contextlib.nullcontext():
+        table = ParallelTable.read(path)
     assert table.columns == TABLE
     assert table.translate([DOG, HEN], "en", "fr") == ["Un chien.", "NA"]
     assert str(path) in table.name
