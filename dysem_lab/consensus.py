@@ -39,12 +39,9 @@ def vectors_of(values: object, name: str) -> Tensor:
     float32 and float64 stay what they are. Half precision becomes float32, in which everything is
     computed and returned: in 16 bits means tie that differ, and squares overflow. So do integers.
 
-    Args:
-        values: A tensor or an array ``[..., d]`` of finite numbers, d ≥ 1.
-        name: What an error calls it.
-
     Raises:
-        InputError: Anything else; a NaN or infinite value is named by its first index.
+        InputError: No tensor or array ``[..., d]`` of finite numbers, d ≥ 1; a NaN or infinite
+            value is named by its first index.
     """
     if not isinstance(values, Tensor):
         values = _tensor(values, name)
@@ -61,12 +58,8 @@ def vectors_of(values: object, name: str) -> Tensor:
 def sets_of(values: object, name: str) -> Bool[Tensor, "*n d"]:
     """Return sets of dimensions as a tensor of booleans.
 
-    Args:
-        values: A tensor or an array of booleans.
-        name: What an error calls it.
-
     Raises:
-        InputError: Anything else.
+        InputError: No tensor or array of booleans.
     """
     if not isinstance(values, Tensor):
         values = _tensor(values, name)

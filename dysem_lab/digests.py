@@ -27,13 +27,9 @@ NOT_READ_NAMES = (MANIFEST, "generation_config.json", "trainer_state.json")
 
 
 def file_digest(path: str | Path, algorithm: str = "xxh3_128", *, remembered: bool = True) -> str:
-    """Return the digest of a file's bytes in hex.
+    """Return the digest of a file's bytes in hex: xxh3_128 is as fast as memory.
 
-    Args:
-        path: The file.
-        algorithm: "xxh3_128", which is as fast as memory, or "sha256".
-        remembered: Whether a digest that was taken before will do, where nothing tells that the
-            file has changed since.
+    A remembered one will do, unless told otherwise, where nothing tells that the file has changed.
 
     Raises:
         OSError: The file cannot be read.
@@ -73,11 +69,7 @@ def model_files(folder: str | Path) -> dict[str, Path]:
 
 
 def folder_digest(folder: str | Path, *, remembered: bool = True) -> str:
-    """Return 32 hex digits of the contents of a folder's `model_files`, and of their names.
-
-    Raises:
-        OSError: A file cannot be read.
-    """
+    """Return 32 hex digits of the contents of a folder's `model_files`, and of their names."""
     digest = xxhash.xxh3_128()
     for name, file in model_files(folder).items():
         digest.update(f"{name} {file_digest(file, remembered=remembered)}\n".encode())

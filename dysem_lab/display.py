@@ -16,11 +16,8 @@ def card(title: str, facts: Mapping[str, object]) -> str:
     """Return an object as HTML for a notebook's rich display.
 
     Colours and fonts are the notebook's, so that it reads in a light and in a dark theme; the
-    text's direction follows its script.
-
-    Args:
-        title: What the object is.
-        facts: Name → value; tuples and lists are joined by a slash, None is a dash.
+    text's direction follows its script. Of the facts by their names, tuples and lists are joined by
+    a slash, and None is a dash.
     """
     rows = "".join(
         f'<tr><th scope="row" style="text-align:left;font-weight:normal;opacity:.75">'

@@ -27,10 +27,7 @@ class ModelError(DysemLabError, RuntimeError):
 def choices(kind: str, value: object, valid: Iterable[object]) -> InputError:
     """Return the error for an unknown name: what it may have been meant for, and all there are.
 
-    Args:
-        kind: What the name stands for, such as "component".
-        value: The name that came.
-        valid: Iterable of the names that are known; one with a space in it describes others.
+    A valid one with a space in it describes others.
     """
     known = list(dict.fromkeys(map(str, valid)))
     shown = repr(value) if len(repr(value)) <= 200 else f"{repr(value)[:200]} …"

@@ -18,15 +18,10 @@ Result = TypeVar("Result")
 
 
 class OnHub(NamedTuple):
-    """Where the files of a model of the hub are; arguments of ``from_pretrained``.
+    """Where the files of a model of the hub are; arguments of ``from_pretrained``."""
 
-    Attributes:
-        revision: The commit, 40 hex digits; what was asked for where a mirror does not tell it.
-        local_files_only: Whether the hub cannot be reached, so that the cache must do.
-    """
-
-    revision: str
-    local_files_only: bool
+    revision: str  # the commit, 40 hex digits; what was asked for where a mirror does not tell it
+    local_files_only: bool  # whether the hub cannot be reached, so that the cache must do
 
 
 def cached_snapshot(hub_id: str, revision: str | None = None) -> Path | None:
@@ -46,10 +41,6 @@ def cached_snapshot(hub_id: str, revision: str | None = None) -> Path | None:
 
 def find_on_hub(hub_id: str, revision: str | None = None) -> OnHub:
     """Ask the hub once which commit a branch or tag is now; else take the one of the cache.
-
-    Args:
-        hub_id: Owner and name.
-        revision: Branch, tag or commit; None is the main branch.
 
     Raises:
         ValueError: No name that the hub could have.

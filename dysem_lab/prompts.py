@@ -119,10 +119,7 @@ def normalize(text: str) -> str:
 def template_parts(template: str, setting: str, code: str) -> tuple[str, str]:
     """Return what stands before and after the text, for one language.
 
-    Args:
-        template: A name of `TEMPLATES` or of `metaeol`, or a free template with one ``{text}``.
-        setting: "english" or "language-specific".
-        code: Language code of the text.
+    A template is a name of `TEMPLATES` or of `metaeol`, or a free one with one ``{text}``.
 
     Raises:
         InputError: Unknown names, or a free template without exactly one slot or with the

@@ -34,13 +34,9 @@ def require_whole(
 ) -> None:
     """Refuse a checkpoint that is not, key for key, what the architecture takes.
 
-    A tied head that is not in the file is none of the missing keys.
-
-    Args:
-        name: What the error calls the checkpoint.
-        info: What ``from_pretrained(…, output_loading_info=True)`` returns beside the model.
-        optional: Patterns, such as "lm_head.*", of keys that may be absent, or there in excess,
-            because nothing reads them.
+    ``info`` is what ``from_pretrained(…, output_loading_info=True)`` returns beside the model; keys
+    of the ``optional`` patterns, such as "lm_head.*", may be absent or in excess, because nothing
+    reads them. A tied head that is not in the file is none of the missing keys.
 
     Raises:
         ModelError: Names the keys that are missing, that the architecture has no place for, or

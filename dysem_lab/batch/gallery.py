@@ -43,15 +43,10 @@ img { width: 100%; background: white; }
 
 
 class Section(NamedTuple):
-    """A notebook and the figures that it made.
+    """A notebook and the figures that it made."""
 
-    Attributes:
-        title: The notebook's number and title.
-        records: What the figures' JSON files say, by name.
-    """
-
-    title: str
-    records: list[dict[str, Any]]
+    title: str  # the notebook's number and title
+    records: list[dict[str, Any]]  # what the figures' JSON files say, by name
 
 
 def write_gallery(out: Path, notebooks: Mapping[str, Path]) -> None:

@@ -295,15 +295,10 @@ def _check_names(jobs: Sequence[Job]) -> None:
 
 @dataclass(frozen=True)
 class JobNeed:
-    """What a job still has to capture, over what the jobs before it will have captured.
-
-    Attributes:
-        job: The job.
-        plans: The vectors that it needs, with their plans.
-    """
+    """What a job still has to capture, over what the jobs before it will have captured."""
 
     job: Job
-    plans: list[tuple[Need, pd.DataFrame]]
+    plans: list[tuple[Need, pd.DataFrame]]  # the vectors that it needs, with their plans
 
     @property
     def passes(self) -> int:

@@ -41,11 +41,8 @@ from dysem_lab.startup import import_nbformat
 def capture(needed: Sequence[JobNeed], progress: Callable[[int], None]) -> None:
     """Capture what the jobs need into the store, holding one model at a time.
 
-    A model that cannot be loaded is left to its notebooks, which report it.
-
-    Args:
-        needed: From `dysem_lab.batch.jobs.needs`.
-        progress: Called after each batch with the number of texts that it held.
+    A model that cannot be loaded is left to its notebooks, which report it. ``progress`` is called
+    after each batch with the number of texts that it held.
     """
     models: dict[tuple[str, str], list[tuple[Need, pd.DataFrame]]] = {}
     for need, plan in (pair for of_job in needed for pair in of_job.plans):
@@ -240,11 +237,7 @@ def _run_notebook(parent: int, package: Path, call: Mapping[str, Any]) -> None:
     """Run one notebook in this process, and end with the batch that started it.
 
     The kernel, a child of this process, does the same, so a killed batch leaves nothing running.
-
-    Args:
-        parent: Process of the batch.
-        package: Where the batch has this package from; its figures are stamped with that code.
-        call: Arguments of papermill.
+    Figures are stamped with the code of the batch's ``package``, so it must be this one.
     """
     if (here := paths.package_file("")) != package:
         sys.exit(

@@ -102,9 +102,6 @@ def pair_numbers(
     That is said by a column of `ROW_KEYS` that all tables have. Where none has one, tables of one
     length are aligned by position; where some have a column "row", the others are complete.
 
-    Args:
-        tables: Language → (file name, table).
-
     Raises:
         DataError: A number that is none or occurs twice; tables that cannot be aligned.
     """
@@ -176,12 +173,9 @@ def _row_number(value: object) -> int | None:
 
 
 def require_same_ratings(tables: Mapping[str, tuple[str, pd.DataFrame]]) -> None:
-    """Refuse tables of pairs that are not the same ones, as far as their ratings tell.
+    """Refuse tables, by the number of the pair, that are not of the same pairs as ratings tell.
 
-    Args:
-        tables: Language → (file name, table by the number of its pair), with the ratings in a
-            column "score" where there are any. A translation that was rated anew carries the
-            English rating beside its own, in "score_en".
+    A translation that was rated anew carries the English rating beside its own, in "score_en".
 
     Raises:
         DataError: The ratings of a pair differ; names both files, the pair and both ratings.

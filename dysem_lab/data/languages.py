@@ -41,9 +41,5 @@ LANGUAGES: dict[str, Language] = {
 
 
 def language(code: str) -> Language:
-    """Return the language with this code.
-
-    Raises:
-        InputError: The code is not one of the twelve.
-    """
+    """Return the language with this code, which is one of the twelve."""
     return LANGUAGES[one_of(code, LANGUAGES, "language")]

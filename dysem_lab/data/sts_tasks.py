@@ -4,21 +4,15 @@ from typing import NamedTuple
 
 
 class Task(NamedTuple):
-    """Where one STS task lives.
+    """Where one STS task lives."""
 
-    Attributes:
-        folder: File names inside a local folder, in order of preference, without the suffix.
-        sizes: Split → published number of pairs.
-        hub: Hub data set id of the English pairs; empty where the hub has no such form of them.
-        revision: Its pinned commit.
-        part: Only the pairs of this subset count; empty for all of them.
-    """
-
+    # File names inside a local folder, in order of preference, without the suffix.
     folder: tuple[str, ...]
-    sizes: dict[str, int]
+    sizes: dict[str, int]  # split → published number of pairs
+    # Hub data set id of the English pairs; empty where the hub has no such form of them.
     hub: str = ""
-    revision: str = ""
-    part: str = ""
+    revision: str = ""  # its pinned commit
+    part: str = ""  # only the pairs of this subset count; empty for all of them
 
 
 STSB_SIZES = {"test": 1379, "dev": 1500}

@@ -42,11 +42,7 @@ QUOTED_OR_PLAIN = re.compile(rf'({QUOTED}|[^"\t\r\n]*+)(\t|\r?\n|\Z)')
 
 
 def the_file(folder: Path, stem: str) -> Path | None:
-    """Return the file of this name with one of `SUFFIXES`, or None.
-
-    Raises:
-        DataError: There are several, and nothing says which one is meant.
-    """
+    """Return the file of this name with one of `SUFFIXES`, or None; there may not be several."""
     files = [path for suffix in SUFFIXES if (path := folder / f"{stem}{suffix}").is_file()]
     if len(files) > 1:
         raise DataError(f"{files[0]} and {files[1].name} are one table in two forms; keep one")
@@ -103,11 +99,7 @@ def read_from_hub(path: str, what: str, instead: str, **options: Any) -> pd.Data
 
 
 def read_lines(path: Path) -> list[str]:
-    """Return the lines of a text file in UTF-8; only a line feed ends a line.
-
-    Raises:
-        DataError: The file is no such text, or too large.
-    """
+    """Return the lines of a text file in UTF-8; only a line feed ends a line."""
     text = _guarded(_read_text, path, "text")
     # splitlines() would also break at U+2028, U+0085 and others.
     return text.removesuffix("\n").split("\n")

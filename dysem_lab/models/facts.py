@@ -9,27 +9,16 @@ from typing import Any
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What analyses and figures say of a model; kept in the store, so that they need not load it.
+    """What is said of a model, and kept in the store, so that nobody has to load it for that."""
 
-    Attributes:
-        name: The name that it was loaded by.
-        source: Digest of where the weights came from.
-        fingerprint: Of weights and tokenizer.
-        dtype: In which it is computed.
-        device: Where it ran.
-        n_layers: Number of blocks, L.
-        d_model: Width of the residual stream, d.
-        weights: What is said of them, from `dysem_lab.models.storage.described`.
-    """
-
-    name: str
-    source: str
-    fingerprint: str
-    dtype: str
-    device: str
-    n_layers: int
-    d_model: int
-    weights: str
+    name: str  # the name that it was loaded by
+    source: str  # digest of where the weights came from
+    fingerprint: str  # of weights and tokenizer
+    dtype: str  # in which it is computed
+    device: str  # where it ran
+    n_layers: int  # number of blocks, L
+    d_model: int  # width of the residual stream, d
+    weights: str  # what is said of them, from `dysem_lab.models.storage.described`
 
     @property
     def label(self) -> str:

@@ -23,11 +23,8 @@ def objections(
 ) -> list[str]:
     """Return why vectors of a pass through modules are not the model's own, if they are.
 
-    Args:
-        modules: Name → module, as they are now.
-        first: Numbers (``id``) of the modules that were there first.
-        functions: (number of a module, name) → function that it carried then.
-        is_ours: Whether nobody's code was put in before that.
+    ``first`` are the numbers (``id``) of the modules that were there first, ``functions`` those
+    that they carried then, by number and name; ``is_ours`` says that nobody's were put in before.
     """
     hooked = [
         getattr(module, "name", None) or name or "the model"

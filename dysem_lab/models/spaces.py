@@ -16,19 +16,12 @@ PRECISIONS: dict[str, np.dtype] = {"float32": np.dtype("<f4"), "float16": np.dty
 
 
 class Space(NamedTuple):
-    """What a row is besides its prompt.
+    """What a row is besides its prompt."""
 
-    Attributes:
-        fingerprint: Of the model's weights and tokenizer.
-        dtype: In which the model is computed, such as "float32".
-        component: Name of an internal vector.
-        layers: "sum", "each", or a block index.
-    """
-
-    fingerprint: str
-    dtype: str
-    component: str
-    layers: str
+    fingerprint: str  # of the model's weights and tokenizer
+    dtype: str  # in which the model is computed, such as "float32"
+    component: str  # name of an internal vector
+    layers: str  # "sum", "each", or a block index
 
 
 class Shelf(NamedTuple):
@@ -58,11 +51,7 @@ def check_space(space: Space) -> None:
 
 
 def shelves(connection: sqlite3.Connection, path: Path) -> list[Shelf]:
-    """Return what the file says it holds, once that makes sense.
-
-    Raises:
-        DataError: It is damaged.
-    """
+    """Return what the file says it holds, once that makes sense."""
     query = (
         "SELECT id, fingerprint, dtype, component, layers, precision, shape, error, checksum "
         "FROM spaces LEFT JOIN seals ON space=id"
@@ -101,11 +90,7 @@ def shelved(
     precision: str,
     shape: tuple[int, ...],
 ) -> Shelf:
-    """Return a space in one precision, made if it is new.
-
-    Raises:
-        InputError: Its rows are of another shape.
-    """
+    """Return a space in one precision, made if it is new."""
     for shelf in shelves(connection, path):
         if shelf.space == space and shelf.shape != shape:
             raise InputError(

@@ -18,10 +18,7 @@ FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat1
 def described(stored_as: str, dtype: str) -> str:
     """Return what is said of weights, such as "4-bit weights, dequantised, computed in float32".
 
-    Args:
-        stored_as: A data type or a quantisation, from `gguf_storage` or `safetensors_storage`; ""
-            is not known.
-        dtype: Data type of the weights in memory, which is that of the computation.
+    How they are stored is from `gguf_storage` or `safetensors_storage`; "" is not known.
     """
     if not stored_as:
         return f"weights computed in {dtype}"
@@ -54,11 +51,7 @@ def gguf_storage(path: Path) -> str:
 
 
 def safetensors_storage(folder: Path) -> str:
-    """Return the data type that most weights of a checkpoint have; "" where it has no such file.
-
-    Args:
-        folder: With ``model.safetensors``, or with its parts and their index.
-    """
+    """Return the data type that most weights of a checkpoint have; "" where it has no such file."""
     sizes: Counter[str] = Counter()
     for _, kind, shape in _tensors(folder):
         sizes[kind] += math.prod(shape)
@@ -69,10 +62,6 @@ def whole_number_weights(folder: Path, names: Collection[str]) -> list[str]:
     """Return those of a model's weights that its files have as whole numbers.
 
     Without the scales of a quantisation that the configuration declares they mean nothing.
-
-    Args:
-        folder: As for `safetensors_storage`.
-        names: Of the model's parameters.
     """
     return [name for name, kind, _ in _tensors(folder) if name in names and kind not in FLOATS]
 

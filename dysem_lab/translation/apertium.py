@@ -204,11 +204,8 @@ def installed_directions() -> dict[tuple[str, str], Path]:
 def routes(source: str, directions: Iterable[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
     """Return language → the shortest chain of languages that leads to it, nearest first.
 
-    Of several shortest chains it is the first in alphabetical order.
-
-    Args:
-        source: Where all chains begin.
-        directions: (source, target) of each translation that can be made in one step.
+    Of several shortest chains it is the first in alphabetical order. ``directions`` are the
+    (source, target) of each translation that can be made in one step.
     """
     directions = list(directions)
     chains: dict[str, tuple[str, ...]] = {source: (source,)}

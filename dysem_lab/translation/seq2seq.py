@@ -27,19 +27,12 @@ _COMMIT = re.compile("[0-9a-f]{40}")
 
 
 class _Source(NamedTuple):
-    """Where a translator's model is loaded from, and what it is.
+    """Where a translator's model is loaded from, and what it is."""
 
-    Attributes:
-        place: A folder, or its name on the hub.
-        revision: The commit on the hub; None for a folder.
-        local_files_only: Whether the hub's cache on this machine must do.
-        identity: The commit, or a digest of the folder.
-    """
-
-    place: str
-    revision: str | None
-    local_files_only: bool
-    identity: str
+    place: str  # a folder, or its name on the hub
+    revision: str | None  # the commit on the hub; None for a folder
+    local_files_only: bool  # whether the hub's cache on this machine must do
+    identity: str  # the commit, or a digest of the folder
 
 
 class Seq2SeqTranslator:

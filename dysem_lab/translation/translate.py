@@ -16,12 +16,7 @@ class Translator(Protocol):
         ...
 
     def translate(self, texts: Sequence[str], source: str, target: str) -> list[str]:
-        """Return one non-empty rendering per text.
-
-        Args:
-            texts: Texts in the source language.
-            source: Its code.
-            target: Code of the language wanted.
+        """Return one non-empty rendering per text, from one language into another.
 
         Raises:
             InputError: No list of texts, or a language that is no code.

@@ -53,7 +53,7 @@ def test_a_killed_conversion_leaves_nothing_and_two_at_once_make_one(own_cache):
     while not list(own_cache.glob("*.partial/model.gguf")) and killed.poll() is None:
         time.sleep(0.05)
     os.kill(killed.pid, signal.SIGKILL)
-    killed.wait()
+    killed.communicate()
     finished = [
         path for path in own_cache.iterdir() if path.is_dir() and ".partial" not in path.name
     ]

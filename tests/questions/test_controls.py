@@ -896,7 +896,6 @@ def test_translators_count_the_pairs_once_and_record_every_source(tmp_path):
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
-@pytest.mark.filterwarnings("ignore:no PNG was written")
 def test_notebook_runs_with_a_tiny_model(name, tiny_folder, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     # PNG costs seconds

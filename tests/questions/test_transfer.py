@@ -1005,7 +1005,6 @@ def test_the_record_names_model_data_and_versions(compared):
 
 
 @pytest.mark.usefixtures("_one_thread")
-@pytest.mark.filterwarnings("ignore:no PNG was written")
 def test_the_notebook_runs_with_a_tiny_model(tiny_folder, tmp_path, monkeypatch):
     # PNG costs seconds
     monkeypatch.setattr("dysem_lab.questions.saving.find_browser", lambda: None)
