@@ -245,7 +245,6 @@ def adapted(folder, tmp_path):
     return adapter, base
 
 
-@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing")
 def test_the_base_of_an_adapter_is_part_of_it(adapted, store):
     adapter, base = adapted
     first, digest = load_model(adapter), source_digest(adapter)
@@ -266,7 +265,6 @@ def test_the_base_of_an_adapter_is_part_of_it(adapted, store):
     assert not torch.allclose(new, old)
 
 
-@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing")
 def test_the_base_of_an_adapter_must_be_whole_and_no_adapter(adapted, tmp_path):
     adapter, base = adapted
     settings = adapter / "adapter_config.json"
