@@ -35,32 +35,21 @@ def models(as_json: Json = False) -> None:
         "Embedded (no network needed)",
         ("name", "state", "weights", "install", "terms"),
         (
-            (
-                row["name"],
-                "converted" if row["converted"] else "installed" if row["installed"] else "absent",
-                row["weights"],
-                row["install"],
-                row["terms"],
-            )
+            (row["name"], _state(row), row["weights"], row["install"], row["terms"])
             for row in embedded
         ),
     )
+    m, script = table["m"].astype(str), table["m_in_repo_script"].astype(str)
+    shown = table.assign(m=m.where(m == script, m + " [" + script + "]"))
     print_table(
         "Presets: the models of the DySem paper (Table 4; m of the released script in brackets)",
         ("name", "hub id", "setting", "vector", "m", "L", "d"),
-        (
-            (
-                row.preset,
-                row.hf_id,
-                row.setting,
-                row.vector,
-                row.m if row.m == row.m_in_repo_script else f"{row.m} [{row.m_in_repo_script}]",
-                row.n_layers,
-                row.d_model,
-            )
-            for row in table.itertuples()
-        ),
+        shown[["preset", "hf_id", "setting", "vector", "m", "n_layers", "d_model"]].to_numpy(),
     )
+
+
+def _state(model: dict[str, object]) -> str:
+    return next((state for state in ("converted", "installed") if model[state]), "absent")
 
 
 def store(

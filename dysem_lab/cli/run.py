@@ -118,7 +118,7 @@ def _dry_run(planned: list["Job"], as_json: bool) -> None:
     rows = [
         {
             "notebook": name,
-            "state": _state(job, bool(why)),
+            "state": "would fail" if job.problem else "would run" if why else "up to date",
             "why": job.problem or why,
             "passes": needed[name].passes if why else 0,
             "megabytes": _known(needed[name].megabytes) if why else 0.0,
@@ -150,12 +150,6 @@ def _dry_run(planned: list["Job"], as_json: bool) -> None:
         "such as a time that it measures, is not counted)",
         markup=False,
     )
-
-
-def _state(job: "Job", stale: bool) -> str:
-    if job.problem:
-        return "would fail"
-    return "would run" if stale else "up to date"
 
 
 def _known(megabytes: float) -> float | None:
