@@ -138,6 +138,7 @@ def another(name, control):
 
 @pytest.mark.parametrize("path", EXPLORERS, ids=lambda path: path.stem)
 @pytest.mark.usefixtures("_no_browser")
+@pytest.mark.filterwarnings("ignore:pairs without a similarity")  # of three, on random weights
 def test_an_explorer_follows_each_of_its_controls(path, deep_folder):
     given = {"pairs": 3} if "pairs" in default_parameters(path) else {}
     run = run_notebook(path, model=str(deep_folder), **given)
