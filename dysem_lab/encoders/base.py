@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from inspect import Parameter, signature
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -231,6 +231,22 @@ class Encoder(ABC):
         return card(self.name, {**self.config, **weights, **made_by, **cost})
 
 
+class View(NamedTuple):
+    """One of the passes over texts whose vectors an encoder puts together.
+
+    Attributes:
+        name: What tells it from the others: a language of DySem, or a template.
+        prompts: One for each text.
+        edit: The change of the forward pass; None is the plain pass.
+        weight: Of its vectors in v(x), the weighted sum; 0 where they only choose dimensions.
+    """
+
+    name: str
+    prompts: Sequence[str]
+    edit: Edit | None
+    weight: float
+
+
 class LensEncoder(Encoder):
     """An encoder that reads a model of `dysem_lab.load_model`."""
 
@@ -273,21 +289,54 @@ class LensEncoder(Encoder):
     ) -> SemanticVectors:
         """Return the mean over the prompts of what is read; see `Encoder.encode`."""
         require_language(language)
-        component, layers = self._place
+        return self._encoded(self.views({language: texts}, language), store, progress)
+
+    @property
+    def place(self) -> Place:
+        """The vector that is read in each pass."""
+        return self._place
+
+    def views(self, renderings: Mapping[str, Sequence[str]], language: str = "en") -> list[View]:
+        """Return the passes over texts that are there in several languages.
+
+        Args and errors are those of `encode_renderings`.
+        """
+        passes = list(self._passes(checked(texts_in(language, renderings))))
+        return [
+            View(template, prompts, edit, 1 / len(passes))
+            for template, (prompts, edit) in zip(self.templates, passes, strict=True)
+        ]
+
+    def combined(
+        self, views: Sequence[View], read: Float[Tensor, "views n ..."]
+    ) -> SemanticVectors:
+        """Return the vectors and sets of n texts from what their passes gave at `place`.
+
+        Args:
+            views: From `views`.
+            read: In each of them.
+        """
+        return SemanticVectors(self._pooled(read.mean(0)))
+
+    def _encoded(
+        self, views: Sequence[View], store: VectorStore | None, progress: bool
+    ) -> SemanticVectors:
+        """Run the passes over texts; see `Encoder.encode`."""
+        component, blocks = self.place
         read = [
             capture(
                 self.lens,
-                prompts,
+                view.prompts,
                 component,
-                layers,
-                edit=edit,
+                blocks,
+                edit=view.edit,
                 store=store,
                 progress=progress,
-                description=self.name,
+                description=f"{self.name}, {view.name}" if len(views) > 1 else self.name,
             )[component]
-            for prompts, edit in self._passes(checked(texts))
+            for view in views
         ]
-        return SemanticVectors(self._pooled(torch.stack(read).mean(0)))
+        return self.combined(views, torch.stack(read))
 
     def _passes(self, texts: Sequence[str]) -> Iterable[tuple[Sequence[str], Edit | None]]:
         """Return the prompts in each template, and the change of their forward pass."""

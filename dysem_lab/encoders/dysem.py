@@ -12,13 +12,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dysem_lab.consensus import consensus_set, resolve_k, vectors_of
-from dysem_lab.encoders.base import LensEncoder, require_language, texts_in
+from dysem_lab.encoders.base import LensEncoder, View, require_language, texts_in
 from dysem_lab.encoders.settings import RANKINGS, VECTORS, check_settings
 from dysem_lab.encoders.vectors import SemanticVectors
 from dysem_lab.errors import InputError
 from dysem_lab.inputs import by_language, checked, one_of
 from dysem_lab.models.capture import capture
 from dysem_lab.models.lens import LensModel
+from dysem_lab.models.places import Place
 from dysem_lab.models.steering import (
     Contrast,
     Intervention,
@@ -242,35 +243,7 @@ class DySem(LensEncoder):
         texts = checked(texts)
         require_language(language)
         given = by_language(renderings)
-        wanted = [*self.languages]
-        if self.vector == "source" and language not in wanted:
-            wanted.append(language)
-        in_each = {}
-        for code in wanted:
-            missing = (
-                f"no rendering of {len(texts)} texts (such as {texts[0] if texts else ''!r}) in "
-                f"{code!r}: give DySem a translator, give encode the renderings, or use "
-                f"languages=({language!r},)"
-            )
-            in_each[code] = rendered(texts, language, code, given, self.translator, missing)
-        vectors = language_vectors(
-            self.lens,
-            in_each,
-            self.component,
-            self.template,
-            self.setting,
-            self.contrast,
-            store=store,
-            progress=progress,
-        )[self.component]
-        source = vectors[:, wanted.index(language)] if language in wanted else None
-        return semantic_vectors(
-            vectors[:, : len(self.languages)],
-            source,
-            self.k,
-            vector=self.vector,
-            rank_by=self.rank_by,
-        )
+        return self._encoded(self.views({**given, language: texts}, language), store, progress)
 
     def encode_renderings(
         self,
@@ -283,3 +256,38 @@ class DySem(LensEncoder):
         """Return v(x) and S(x) of each text; see `Encoder.encode_renderings`."""
         texts = texts_in(language, renderings)
         return self.encode(texts, language, renderings, store=store, progress=progress)
+
+    @property
+    def place(self) -> Place:
+        """The cumulative vector that is read in each language."""
+        return Place(self.component)
+
+    def views(self, renderings: Mapping[str, Sequence[str]], language: str = "en") -> list[View]:
+        """Return the passes over the renderings in each of 𝓛, and in the source where v is its.
+
+        Args and errors are those of `encode_renderings`.
+        """
+        texts = checked(texts_in(language, renderings))
+        of_source = self.vector == "source"
+        edit = Intervention(self.lens, self.contrast) if self.contrast else None
+        views = []
+        for code in dict.fromkeys([*self.languages, *([language] if of_source else [])]):
+            missing = (
+                f"no rendering of {len(texts)} texts (such as {texts[0] if texts else ''!r}) in "
+                f"{code!r}: give DySem a translator, give encode the renderings, or use "
+                f"languages=({language!r},)"
+            )
+            in_code = rendered(texts, language, code, renderings, self.translator, missing)
+            prompts = wrap(in_code, self.template, self.setting, code)
+            weight = float(code == language) if of_source else 1 / len(self.languages)
+            views.append(View(code, prompts, edit, weight))
+        return views
+
+    def combined(self, views: Sequence[View], read: Float[Tensor, "views n d"]) -> SemanticVectors:
+        """Return v(x) and S(x) from s^(ℓ)(x); see `semantic_vectors`."""
+        source = None
+        if self.vector == "source":
+            source = read[[view.weight for view in views].index(1)]
+        of_languages = read[: len(self.languages)].transpose(0, 1).contiguous()
+        settings = {"vector": self.vector, "rank_by": self.rank_by}
+        return semantic_vectors(of_languages, source, self.k, **settings)

@@ -35,6 +35,7 @@ COMPONENTS: dict[str, Component] = {
     "ffn": Component("blocks.{layer}.hook_mlp_out", "FFN output f^l added to the stream"),
     "ffn_raw": Component("blocks.{layer}.mlp.hook_out", "FFN output before a post-norm"),
     "resid": Component("blocks.{layer}.hook_out", "residual stream h^l after the block"),
+    "resid_pre": Component("blocks.{layer}.hook_in", "residual stream before the block"),
     "value": Component("blocks.{layer}.attn.hook_v", "value vectors, un-repeated GQA groups", "kv"),
     "z": Component(
         "blocks.{layer}.attn.hook_z", "contextualised value vectors before W_O", "heads"
@@ -46,9 +47,11 @@ COMPONENTS: dict[str, Component] = {
     ),
 }
 MEANS = ("mean", "value_mean")  # over tokens; all others are of the last token
-# Components with one vector of width d per text.
+# Components with one vector of width d per text; the stream before a block is that after another.
 VECTOR_COMPONENTS = tuple(
-    name for name, component in COMPONENTS.items() if component.axes == "d" and name not in MEANS
+    name
+    for name, component in COMPONENTS.items()
+    if component.axes == "d" and name not in (*MEANS, "resid_pre")
 )
 
 Blocks = str | int | range  # "sum", "each", one block, or several that are added up
@@ -99,7 +102,7 @@ class Place(NamedTuple):
             blocks: Iterable[int] = [self.blocks]
         else:
             blocks = self.blocks if isinstance(self.blocks, range) else range(n_layers)
-        if (self.component, self.blocks) == ("resid", "sum"):
+        if self.component in ("resid", "resid_pre") and self.blocks == "sum":
             blocks = [n_layers - 1]  # the stream is cumulative already: its sum is h^L
         return [(block, hook.format(layer=block)) for block in blocks]
 

@@ -462,3 +462,55 @@ def final_norm(lens: LensModel, stream: Float[Tensor, "n d"]) -> Float[Tensor, "
     """Return residual streams after the model's final norm, float32 on the CPU."""
     with torch.inference_mode(), lens.lock:
         return lens.bridge.ln_final(stream.to(lens.device, lens.dtype)[:, None])[:, 0].float().cpu()
+
+
+class Norm(NamedTuple):
+    """A norm of the model: N(x) = gain ⊙ (x − mean) / scale(x) + bias; an RMSNorm has no mean.
+
+    Attributes:
+        gain: Float32 on the CPU.
+        bias: Likewise; zero in an RMSNorm.
+        centres: Whether the mean over the dimensions is subtracted (LayerNorm).
+    """
+
+    gain: Float[Tensor, " d"]
+    bias: Float[Tensor, " d"]
+    centres: bool
+
+
+def norm_of(lens: LensModel, name: str) -> Norm:
+    """Return a norm of the model, such as "ln_final" or "blocks.3.ln1_post".
+
+    Asked of the norm itself, since architectures store it in different ways (Gemma's gain is 1 plus
+    its parameter): by a large vector whose mean is 0, its negative, and one of ones.
+    """
+    probe = torch.ones(lens.d_model)
+    probe[1::2] = -1
+    if lens.d_model % 2:
+        probe[-1] = -2
+        probe[-2] = 1
+    probes = 2.0**10 * torch.stack([probe, -probe, torch.ones_like(probe)])
+    with torch.inference_mode(), lens.lock:
+        norm = lens.bridge.get_submodule(name)
+        up, down, ones = norm(probes.to(lens.device, lens.dtype)[:, None])[:, 0].float().cpu()
+    gain, bias = (up - down) / 2 / probe * probe.square().mean().sqrt(), (up + down) / 2
+    return Norm(gain, bias, bool((ones - bias).norm() < gain.norm() / 2))
+
+
+def output_matrix(
+    lens: LensModel, block: int
+) -> tuple[Float[Tensor, "n_heads d_head d"], Float[Tensor, " d"] | None]:
+    """Return W_O of a block, a matrix for each head, and its bias b_O where there is one.
+
+    Raises:
+        ModelError: This architecture's attention has none that can be told apart by head.
+    """
+    attention = lens.bridge.blocks[block].attn
+    weights = getattr(attention, "W_O", None)
+    if weights is None or weights.shape != (lens.n_heads, lens.d_head, lens.d_model):
+        raise ModelError(
+            f"{lens.name}: block {block} has no W_O of {lens.n_heads} heads, so its attention "
+            "output is not a sum over heads; explain it by block"
+        )
+    bias = getattr(attention, "b_O", None)
+    return weights.detach(), None if bias is None else bias.detach().float().cpu()

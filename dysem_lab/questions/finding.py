@@ -120,6 +120,7 @@ class Finding:
         figure: The picture of them.
         caption: One line with the numbers that matter.
         facts: What it was measured on.
+        above: HTML that stands above the figure, in a notebook and on the saved page.
     """
 
     kind: str
@@ -127,6 +128,7 @@ class Finding:
     figure: go.Figure
     caption: str
     facts: Facts
+    above: str = field(default="", kw_only=True)
 
     def __str__(self) -> str:
         return self.caption
@@ -135,9 +137,11 @@ class Finding:
         return f"Finding({self.kind}, {len(self.table)} rows, {self.facts})"
 
     def _ipython_display_(self) -> None:
-        from IPython.display import display
+        from IPython.display import HTML, display
 
         print(self.caption)  # noqa: T201 - in a notebook
+        if self.above:
+            display(HTML(self.above))
         display(self.figure)
 
     @property
@@ -155,5 +159,11 @@ class Finding:
             UserWarning: As there.
         """
         return save_figure(
-            self.figure, self.table, self.name, out, self.facts.record(), self.caption
+            self.figure,
+            self.table,
+            self.name,
+            out,
+            self.facts.record(),
+            self.caption,
+            self.above,
         )

@@ -122,6 +122,7 @@ def save_figure(
     out: str | Path,
     provenance: Mapping[str, object],
     caption: str,
+    above: str = "",
 ) -> dict[str, Path]:
     """Write ``<name>.png``, ``.html``, ``.csv`` and ``.json`` and return their paths.
 
@@ -137,6 +138,7 @@ def save_figure(
         out: Folder; created if absent.
         provenance: From `record`.
         caption: One line that says what is seen; kept in the JSON and used as alternative text.
+        above: HTML that stands above the figure on the page.
 
     Raises:
         InputError: The name cannot be one of a file.
@@ -154,7 +156,7 @@ def save_figure(
         )
     record = {"name": name, "caption": caption, **provenance}
     contents = {
-        "html": _page(figure, name, caption),
+        "html": _page(figure, name, caption, above),
         "csv": table.to_csv(index=False, float_format="%.6g", lineterminator="\n"),
         "json": json.dumps(record, indent=2, ensure_ascii=False, default=str) + "\n",
     }
@@ -191,14 +193,15 @@ def _drawn(figure: go.Figure, name: str) -> bytes:
         ) from error
 
 
-def _page(figure: go.Figure, name: str, caption: str) -> str:
-    """Return a figure as HTML."""
+def _page(figure: go.Figure, name: str, caption: str, above: str) -> str:
+    """Return a figure as HTML, with what stands above it."""
     page = figure.to_html(include_plotlyjs=PLOTLY_JS, div_id=name, config={"responsive": True})
     label = f'<html lang="en"><head><title>{html.escape(caption)}</title>'
     # Of the tags that plotly knows in a text, the link alone leads out of the page. Figures have
     # none of their own, so it comes with the name of a model or of data.
     page = re.sub(r"\\u003c(/?a\b)", r"&lt;\1", page, flags=re.IGNORECASE)
-    return re.sub(r"<html>\s*<head>", lambda _: label, page, count=1)
+    page = re.sub(r"<html>\s*<head>", lambda _: label, page, count=1)
+    return page.replace("<body>", f"<body>\n{above}", 1)
 
 
 @contextmanager

@@ -1,0 +1,612 @@
+"""Why are these two texts similar? Their similarity as a sum of heads, tokens, blocks, languages.
+
+The sum is exact; that a part *made* them similar is a hypothesis, which ablation tests.
+"""
+
+import html
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import torch
+from jaxtyping import Bool, Float
+from plotly.subplots import make_subplots
+from torch import Tensor
+
+from dysem_lab.attribution import one_sided, two_sided, without_largest
+from dysem_lab.encoders.base import Encoder, LensEncoder
+from dysem_lab.errors import InputError
+from dysem_lab.inputs import at_least, by_language, checked, one_of
+from dysem_lab.joint import joint_set
+from dysem_lab.models.readout import label
+from dysem_lab.questions.finding import Facts, Finding
+from dysem_lab.questions.reference import (
+    BY_PASS,
+    Key,
+    Reference,
+    Split,
+    corpus_of,
+    dimension_keys,
+    reference,
+    split_texts,
+)
+from dysem_lab.questions.style import DIVERGING, PALETTE, layout, with_gaps
+from dysem_lab.questions.token_map import token_map
+
+BY = (*BY_PASS, "language", "dimension")
+WHERE = ("kind", "block", "head", "token", "position", "language", "dimension")
+SHOWN, SAID, N_BARS = 60, 3, 24  # characters of a title's text, parts of a caption, bars
+NUMBERS = ("block", "head", "position", "dimension")
+
+
+@dataclass(frozen=True)
+class Explanation(Finding):
+    """A similarity as a sum of parts.
+
+    Attributes:
+        similarity: What the parts add up to.
+        encoder_similarity: The encoder's own; another number where the parts are centred, or the
+            largest dimensions left out.
+        by: What x is split by.
+        by_other: What y is split by; None is not at all.
+    """
+
+    similarity: float
+    encoder_similarity: float
+    by: str
+    by_other: str | None
+
+    def top(self, k: int = 10) -> pd.DataFrame:
+        """Return the k rows with the largest contributions, whatever their sign."""
+        order = self.table["contribution"].abs().sort_values(ascending=False, kind="stable")
+        return self.table.loc[order.index[: at_least(k, 1, "k")]]
+
+    def matrix(self) -> pd.DataFrame:
+        """Return the contributions of parts of x (rows) and of y (columns); they add up too.
+
+        Raises:
+            InputError: y was not split; ask with ``by_other``.
+        """
+        if self.by_other is None:
+            raise InputError("y was not split; ask with by_other, such as by_other='token'")
+        columns = [name for name in WHERE if name in self.table]
+        others = [name for name in self.table if name.startswith("other_")]
+        n_others = len(self.table.drop_duplicates(others))
+        values = self.table["contribution"].to_numpy().reshape(-1, n_others)
+        x, y = self.table[columns].iloc[::n_others], self.table[others].iloc[:n_others]
+        return pd.DataFrame(values, pd.MultiIndex.from_frame(x), pd.MultiIndex.from_frame(y))
+
+
+def explain(
+    encoder: Encoder,
+    x: str | Mapping[str, str],
+    y: str | Mapping[str, str],
+    by: str = "head",
+    by_other: str | None = None,
+    centre: object = "demo",
+    renderings: Mapping[str, Sequence[str]] | None = None,
+    drop_largest: int = 0,
+    *,
+    language: str = "en",
+    progress: bool = True,
+) -> Explanation:
+    """Say why two texts are similar: their (centred) similarity as an exact sum of parts of x.
+
+    The sets S(x) and S(y) are chosen on the vectors as they are, and U is their union. With a
+    reference corpus the mean μ of its vectors is subtracted from both texts, and from each part its
+    own mean over the corpus: what all texts share is gone, and what is left differs between pairs.
+    The two norms and U are given, not explained. A part is where a vector was written, not what
+    caused it: a token late in the text has read the words before it.
+
+    Args:
+        encoder: What is explained: `DySem` in any setting, `PromptEncoder` or
+            `ContrastivePrompting`; any other encoder by "dimension" only.
+        x: The first text, or language → it in that language.
+        y: The second text, likewise.
+        by: What x is split by: "token", "head", "block", "ffn", "language" or "dimension".
+        by_other: What y is split by; None is not at all. "dimension" goes with itself only.
+        centre: "demo", `STSData` or a mapping from languages to texts; None is the cosine as the
+            paper has it.
+        renderings: Language → (x, y) in it; the encoder's translator makes what is not given.
+        drop_largest: How many of the dimensions with the largest shares of the corpus's mean cosine
+            are left out of U.
+        language: Of x and y themselves.
+        progress: Show a progress bar when the corpus runs through the model for the first time.
+
+    Returns:
+        A `Finding` whose table has a row for each part (of x, or of x and of y): ``kind``,
+        ``block`` and ``head`` (0-based), ``token``, ``position``, ``language``, ``dimension``,
+        empty where a part has none (with ``by_other`` those of y, named ``other_…``);
+        ``contribution``, which add up to ``.similarity``; with a corpus and without ``by_other``
+        what the part adds to random pairs of it, ``random`` (mean) and ``spread`` (standard
+        deviation), and ``surprise``, how many of these standard deviations it is away.
+
+    Raises:
+        InputError: A text that is empty, a split that the vector does not have (with those that it
+            has), a corpus of one text or without a language, or no similarity, because U is empty
+            or a vector is zero on it.
+        ModelError: The parts do not add up in this architecture.
+        MissingTranslationError: A rendering that is neither given nor to be had.
+
+    Source: the bilinear sum, BiLRP (arXiv 2405.06604); heads and tokens, Gandelsman et al.
+        (arXiv 2310.05916); centring, Timkey and van Schijndel (arXiv 2109.04404).
+    """
+    one_of(by, BY, "by")
+    if by_other is not None:
+        one_of(by_other, BY, "by_other")
+    columns = _columns([x, y], renderings, language)
+    texts = _Texts(encoder, columns, by, centre, drop_largest, language, progress)
+    U, vectors = texts.joint_set(0, 1), (texts.vector(0), texts.vector(1))
+    rows, parts = texts.rows(0), texts.parts(0)
+    if by_other is None:
+        table = rows.assign(contribution=one_sided(parts, *vectors, U).numpy())
+        table = texts.beside_random_pairs(table)
+    else:
+        others = texts
+        if by_other != by:
+            others = _Texts(encoder, columns, by_other, centre, drop_largest, language, progress)
+        added = two_sided(parts, others.parts(1), *vectors, U)
+        table = _crossed(rows, others.rows(1), added.numpy())
+    table = _on(U, table)
+    similarity, own = float(table["contribution"].sum()), texts.own_similarity(0, 1)
+    facts = texts.facts(by=by, by_other=by_other, drop_largest=drop_largest or None)
+    title = f"Why are these two {similarity:.2f} alike? {_both(columns[language])}"
+    said = caption(table, similarity, own, texts.centred)
+    drawn = figure(table, title, facts)
+    above = token_map(table) if by == "token" and by_other in (None, "token") else ""
+    sums = (similarity, own, by, by_other)
+    return Explanation("explain", table, drawn, said, facts, *sums, above=above)
+
+
+def explain_difference(
+    encoder: Encoder,
+    x: str | Mapping[str, str],
+    y: str | Mapping[str, str],
+    z: str | Mapping[str, str],
+    by: str = "head",
+    centre: object = "demo",
+    renderings: Mapping[str, Sequence[str]] | None = None,
+    drop_largest: int = 0,
+    *,
+    language: str = "en",
+    progress: bool = True,
+) -> Explanation:
+    """Say why a text is nearer to one text than to another: the difference of two explanations.
+
+    Args:
+        encoder: As for `explain`, as are the arguments that are not here.
+        x: The text.
+        y: One of the other two.
+        z: The other.
+        by: What x is split by.
+        centre: As for `explain`.
+        renderings: Language → (x, y, z) in it.
+        drop_largest: As for `explain`.
+        language: As for `explain`.
+        progress: As for `explain`.
+
+    Returns:
+        As for `explain`, with a row for each part of x: ``to_y`` and ``to_z``, what it adds to the
+        similarity with each, and ``contribution``, their difference; ``.similarity`` is the
+        difference of the two similarities.
+
+    Raises:
+        InputError: As for `explain`, as are the other errors.
+    """
+    one_of(by, BY, "by")
+    columns = _columns([x, y, z], renderings, language)
+    texts = _Texts(encoder, columns, by, centre, drop_largest, language, progress)
+    parts, on, added = texts.parts(0), torch.zeros(texts.width, dtype=torch.bool), []
+    for other in (1, 2):
+        U = texts.joint_set(0, other)
+        added.append(one_sided(parts, texts.vector(0), texts.vector(other), U).numpy())
+        on |= U
+    to_y, to_z = added
+    table = texts.rows(0).assign(to_y=to_y, to_z=to_z, contribution=to_y - to_z)
+    table = _on(on, table)
+    similarity = float(table["contribution"].sum())
+    own = texts.own_similarity(0, 1) - texts.own_similarity(0, 2)
+    facts = texts.facts(by=by, drop_largest=drop_largest or None)
+    first, *rest = map(_shown, columns[language])
+    title = f"Why is “{first}” {similarity:+.2f} nearer to {_both(rest, 'than to')}?"
+    said = caption(table, similarity, own, texts.centred)
+    drawn = figure(table, title, facts)
+    return Explanation("explain_difference", table, drawn, said, facts, similarity, own, by, None)
+
+
+def _columns(
+    texts: Sequence[str | Mapping[str, str]],
+    renderings: Mapping[str, Sequence[str]] | None,
+    language: str,
+) -> dict[str, list[str]]:
+    """Return language → the texts in it, of those languages in which all are given.
+
+    Raises:
+        InputError: A text that is not given in its own language, or renderings of another number.
+    """
+    given = [by_language({language: text} if isinstance(text, str) else text) for text in texts]
+    codes = [code for code in given[0] if all(code in of_text for of_text in given)]
+    columns = {code: [of_text[code] for of_text in given] for code in codes}
+    for code, column in by_language(renderings).items():
+        if len(column) != len(texts):
+            raise InputError(
+                f"renderings[{code!r}] must be the {len(texts)} texts in it, got {len(column)}"
+            )
+        columns.setdefault(code, list(column))
+    if language not in columns:
+        raise InputError(f"a text is not given in its own language {language!r}; add it")
+    return {code: checked(column, f"{code} text") for code, column in columns.items()}
+
+
+class _Texts:
+    """A few texts under an encoder, split in one way, beside the corpus that they are centred on.
+
+    Args: as for `explain`.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        columns: dict[str, list[str]],
+        by: str,
+        centre: object,
+        drop_largest: int,
+        language: str,
+        progress: bool,
+    ) -> None:
+        """Run the texts, and the corpus where one is needed."""
+        self.encoder, self.columns, self.by, self.language = encoder, columns, by, language
+        self.n_largest = at_least(drop_largest, 0, "drop_largest")
+        self.split: Split | None = None
+        self.views: list[str] = []
+        if by == "dimension":
+            self.encoded = encoder.encode_renderings(columns, language, progress=False)
+        elif not isinstance(encoder, LensEncoder):
+            raise InputError(f"{encoder.name} reads no such parts; explain it by 'dimension'")
+        else:
+            views = encoder.views(columns, language)
+            self.views = [view.name for view in views]
+            self.split = split_texts(encoder, views, by)
+            self.encoded = encoder.combined(views, self.split.read)
+        self.width = self.encoded.vectors.shape[1]
+        self.centred = centre is not None
+        self.reference: Reference | None = None
+        if self.centred or self.n_largest:
+            corpus = corpus_of("demo" if centre is None else centre, encoder.languages, language)
+            self.reference = reference(
+                encoder, corpus, by, language, self.n_largest, progress=progress
+            )
+
+    def vector(self, i: int) -> Float[Tensor, " d"]:
+        """Return v of a text, centred where that is asked for."""
+        v = self.encoded.vectors[i].double()
+        return v - self.reference.mean.double() if self.reference and self.centred else v
+
+    def joint_set(self, i: int, j: int) -> Bool[Tensor, " d"]:
+        """Return U of two of the texts, without the largest dimensions that are left out."""
+        U = joint_set(self.encoded.sets[i], self.encoded.sets[j])
+        return without_largest(U, self.reference.shares, self.n_largest) if self.reference else U
+
+    def own_similarity(self, i: int, j: int) -> float:
+        """Return the encoder's own similarity of two of the texts."""
+        return self.encoder.similarity_pairwise(self.encoded[i], self.encoded[j]).item()
+
+    def parts(self, i: int) -> Float[Tensor, "parts d"]:
+        """Return the parts of a text, centred where that is asked for; they add up to `vector`."""
+        if self.split is None:
+            return torch.diag(self.vector(i))
+        text = self.split.texts[i]
+        if self.reference is None or not self.centred:
+            return text.vectors.double()
+        of_corpus = self.reference.split
+        assert of_corpus is not None
+        return text.vectors.double() - of_corpus.expected(text).double()
+
+    def rows(self, i: int) -> pd.DataFrame:
+        """Return what each part of a text is, in the columns `WHERE`, and its key."""
+        if self.split is None:
+            rows = [{"kind": "dimension", "dimension": j} for j in range(self.width)]
+            keys: Sequence[Key] = dimension_keys(self.width)
+        else:
+            text = self.split.texts[i]
+            keys = text.keys
+            rows = [
+                {
+                    "kind": label.kind,
+                    "block": label.block,
+                    "head": label.head,
+                    "token": label.token,
+                    "position": label.position,
+                    "of_text": label.of_text if label.position is not None else None,
+                    "language": None if view is None else self.views[view],
+                }
+                for label, view in zip(text.labels, text.views, strict=True)
+            ]
+        table = pd.DataFrame(rows).reindex(columns=[*WHERE, "of_text"])
+        table = table.astype(dict.fromkeys(NUMBERS, "Int64"))
+        return table.assign(key=list(keys))
+
+    def beside_random_pairs(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Return a table with what each part adds to random pairs of the corpus, if centred."""
+        if self.reference is None or not self.centred:
+            return table
+        added = [self.reference.added.get(key, (math.nan, math.nan)) for key in table["key"]]
+        random, spread = np.array(added).T
+        surprise = np.divide(
+            table["contribution"] - random,
+            spread,
+            out=np.full(len(table), np.nan),
+            where=spread > 0,
+        )
+        return table.assign(random=random, spread=spread, surprise=surprise)
+
+    def facts(self, **asked: object) -> Facts:
+        """Return what it was measured on."""
+        model = self.encoder.facts
+        assert model is not None
+        said = [self.encoder.name, _said_of(self.reference, self.centred)]
+        texts = self.columns[self.language]
+        recorded = {
+            "encoder": self.encoder.config,
+            "texts": {code: list(column) for code, column in self.columns.items()},
+            "centred": self.centred,
+        }
+        if self.reference is not None:
+            of = self.reference
+            recorded["reference"] = dict(
+                name=of.name, digest=of.digest, texts=of.n_texts, pairs=of.n_pairs, seed=of.seed
+            )
+        return Facts(
+            model, ", ".join(said), " / ".join(texts), 1, settings=asked, recorded=recorded
+        )
+
+
+def _said_of(reference: Reference | None, centred: bool) -> str:
+    """Return what is said of the corpus."""
+    if reference is None or not centred:
+        return "not centred"
+    return f"centred on {reference.n_texts} texts of {reference.name}"
+
+
+def _on(U: Bool[Tensor, " d"], table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table without the dimensions outside the joint set, and without the keys."""
+    outside = table["dimension"].notna() & ~U.numpy()[table["dimension"].fillna(0).astype(int)]
+    table = table[~outside].dropna(axis="columns", how="all").drop(columns="key")
+    return table.reset_index(drop=True)
+
+
+def _crossed(
+    rows: pd.DataFrame, others: pd.DataFrame, added: Float[np.ndarray, "parts others"]
+) -> pd.DataFrame:
+    """Return a row for each part of x with each of y."""
+    named = others.add_prefix("other_")
+    table = rows.merge(named, "cross").assign(contribution=added.ravel())
+    return table.drop(columns="other_key")
+
+
+# --- figure and caption
+
+
+def _shown(text: str) -> str:
+    """Return a text, shortened for a title."""
+    return html.escape(textwrap.shorten(text, SHOWN, placeholder=" …"), quote=False)
+
+
+def _both(texts: Sequence[str], between: str = "/") -> str:
+    """Return two texts in quotation marks."""
+    return f" {between} ".join(f"“{_shown(text)}”" for text in texts)
+
+
+def names_of_parts(table: pd.DataFrame, prefix: str = "") -> list[str]:
+    """Return what each part is called in figures, where blocks and heads count from 1.
+
+    Args:
+        table: Of an explanation.
+        prefix: "other_" for the parts of y.
+    """
+    parts = table.reindex(columns=[prefix + name for name in WHERE])
+    return [_name_of(*row) for row in parts.astype(object).where(parts.notna(), None).to_numpy()]
+
+
+def _name_of(
+    kind: str,
+    block: int | None,
+    head: int | None,
+    token: str | None,
+    position: int | None,
+    language: str | None,
+    dimension: int | None,
+) -> str:
+    if token is not None:
+        return label(token) + (" (auxiliary)" if kind == "auxiliary" else "")
+    if kind in ("language", "dimension"):
+        return str(language if kind == "language" else dimension)
+    if block is None:
+        return kind
+    of_block = f"block {block + 1}"
+    if head is not None:
+        return f"{of_block} head {head + 1}"
+    return of_block if kind == "block" else f"{of_block} {kind}"
+
+
+def figure(table: pd.DataFrame, title: str, facts: Facts | str) -> go.Figure:
+    """Return the parts of a similarity: a map of heads, of two texts' parts, or bars.
+
+    Args:
+        table: From `explain` or `explain_difference`.
+        title: Of the figure.
+        facts: What it was measured on.
+    """
+    if "other_kind" in table:
+        drawn, height = _map(table)
+    elif set(table["kind"]) & {"token"}:
+        drawn, height = _token_rows(table)
+    elif set(table["kind"]) & {"head"}:
+        drawn, height = _head_map(table)
+    else:
+        drawn, height = _bars(table)
+    return layout(drawn, title, facts, height)
+
+
+def _coloured(values: object, bound: float, **options: object) -> dict[str, object]:
+    """Return a map of contributions, in colours that are the same for both signs."""
+    scale = {"colorscale": DIVERGING, "zmin": -bound, "zmax": bound}
+    bar = {"colorbar": {"title": "adds", "thickness": 12, "tickformat": ".2g"}}
+    return {"type": "heatmap", "z": values, **scale, **bar, **options}
+
+
+def _bound(values: pd.Series) -> float:
+    return float(values.abs().max()) or 1.0
+
+
+def _head_map(table: pd.DataFrame) -> tuple[go.Figure, int]:
+    """Return block × head; what is not a head has columns of its own."""
+    columns = [
+        f"head {head + 1}" if pd.notna(head) else kind
+        for head, kind in zip(table["head"], table["kind"], strict=True)
+    ]
+    blocks = table["block"].astype("Int64").add(1).astype(str).replace("<NA>", "–")
+    grid = table.assign(x=columns, y=blocks)
+    xs, ys = grid["x"].drop_duplicates().tolist(), grid["y"].drop_duplicates().tolist()
+    values = grid.pivot(index="y", columns="x", values="contribution").loc[ys, xs]
+    said = grid.assign(said=_hover(table)).pivot(index="y", columns="x", values="said").loc[ys, xs]
+    figure = go.Figure(
+        _coloured(
+            with_gaps(values.to_numpy()),
+            _bound(table["contribution"]),
+            x=xs,
+            y=ys,
+            customdata=said.fillna("").to_numpy(),
+            hovertemplate="block %{y}, %{x}: %{z:.4f}%{customdata}<extra></extra>",
+        )
+    )
+    figure.update_xaxes(type="category", title="what wrote it")
+    figure.update_yaxes(type="category", title="block")
+    return figure, max(420, 170 + 18 * len(ys))
+
+
+def _hover(table: pd.DataFrame) -> list[str]:
+    """Return what is said of each part beside its contribution: what random pairs get."""
+    if "random" not in table:
+        return [""] * len(table)
+    return [
+        f"<br>random pairs {random:.4f} ± {spread:.4f}"
+        for random, spread in zip(table["random"], table["spread"], strict=True)
+    ]
+
+
+def _token_rows(table: pd.DataFrame) -> tuple[go.Figure, int]:
+    """Return the tokens of each language in a row, in the order of reading; others last."""
+    groups = list(table.groupby("language", sort=False, dropna=False))
+    figure = make_subplots(rows=len(groups), cols=1, vertical_spacing=0.5 / len(groups))
+    bound = _bound(table["contribution"])
+    for row, (language, part) in enumerate(groups, 1):
+        places = list(range(len(part)))
+        figure.add_trace(
+            _coloured(
+                [part["contribution"].tolist()],
+                bound,
+                x=places,
+                y=[str(language)],
+                customdata=[list(zip(names_of_parts(part), _hover(part), strict=True))],
+                hovertemplate="%{customdata[0]}: %{z:.4f}%{customdata[1]}<extra></extra>",
+                showscale=row == 1,
+            ),
+            row,
+            1,
+        )
+        ticks = {"tickvals": places, "ticktext": names_of_parts(part), "tickangle": -60}
+        figure.update_xaxes(**ticks, showgrid=False, row=row, col=1)
+    return figure, 170 + 130 * len(groups)
+
+
+def _map(table: pd.DataFrame) -> tuple[go.Figure, int]:
+    """Return parts of x × parts of y."""
+    others = [name for name in table if name.startswith("other_")]
+    n_others = len(table.drop_duplicates(others))
+    xs = names_of_parts(table.iloc[::n_others])
+    ys = names_of_parts(table.iloc[:n_others], "other_")
+    values = table["contribution"].to_numpy().reshape(-1, n_others)
+    x_places, y_places = list(range(len(xs))), list(range(len(ys)))
+    figure = go.Figure(
+        _coloured(
+            values,
+            _bound(table["contribution"]),
+            x=y_places,
+            y=x_places,
+            customdata=[[f"{x} × {y}" for y in ys] for x in xs],
+            hovertemplate="%{customdata}: %{z:.4f}<extra></extra>",
+        )
+    )
+    figure.update_xaxes(tickvals=y_places, ticktext=ys, tickangle=-60, title="y", showgrid=False)
+    figure.update_yaxes(
+        tickvals=x_places, ticktext=xs, title="x", showgrid=False, autorange="reversed"
+    )
+    return figure, max(460, min(1100, 210 + 20 * len(xs)))
+
+
+def _bars(table: pd.DataFrame) -> tuple[go.Figure, int]:
+    """Return a bar for each part: in order, or the largest of many."""
+    order = table["contribution"].abs().sort_values(ascending=False, kind="stable").index[:N_BARS]
+    shown = table.loc[sorted(order) if "dimension" not in table else order]
+    rest = table["contribution"].sum() - shown["contribution"].sum()
+    names = names_of_parts(shown)
+    figure = go.Figure()
+    figure.add_bar(
+        x=shown["contribution"],
+        y=names,
+        orientation="h",
+        marker_color=[PALETTE[0] if value > 0 else PALETTE[1] for value in shown["contribution"]],
+        customdata=_hover(shown),
+        hovertemplate="%{y}: %{x:.4f}%{customdata}<extra></extra>",
+        showlegend=False,
+        name="this pair",
+    )
+    if "random" in shown:
+        figure.add_scatter(
+            x=shown["random"],
+            y=names,
+            mode="markers",
+            marker={"color": "#555555", "symbol": "line-ns-open", "size": 12},
+            error_x={"type": "data", "array": shown["spread"], "thickness": 1.2, "width": 3},
+            name="random pairs, ± a standard deviation",
+            hoverinfo="skip",
+        )
+    left = (
+        f"; the other {len(table) - len(shown)} add {rest:.3f}" if len(table) > len(shown) else ""
+    )
+    figure.update_xaxes(title=f"adds to the similarity{left}")
+    figure.update_yaxes(type="category", autorange="reversed")
+    return figure, 190 + 22 * len(shown)
+
+
+def caption(table: pd.DataFrame, similarity: float, own: float, centred: bool) -> str:
+    """Return one line: what the parts add up to, and which add most."""
+    centred_on = "once what all texts share is taken away" if centred else "as the encoder has it"
+    is_difference = "to_y" in table
+    what = "The difference of the similarities" if is_difference else "The similarity"
+    order = table["contribution"].abs().sort_values(ascending=False, kind="stable").index[:SAID]
+    largest = table.loc[order]
+    names = names_of_parts(largest)
+    if "other_kind" in table:
+        others = names_of_parts(largest, "other_")
+        names = [f"{x} × {y}" for x, y in zip(names, others, strict=True)]
+    parts = [
+        f"{name} {row['contribution']:+.3f}"
+        + (f" (random pairs {row['random']:+.3f} ± {row['spread']:.3f})" if "random" in row else "")
+        for name, (_, row) in zip(names, largest.iterrows(), strict=True)
+    ]
+    tokens = set(table["kind"]) & {"token"}
+    through = (
+        " A token's part is the way through which meaning came, not the word that caused it."
+        if tokens
+        else ""
+    )
+    return (
+        f"{what} {centred_on} is {similarity:.3f} (the encoder's own {own:.3f}). "
+        f"Most of it comes from {', '.join(parts)}.{through}"
+    )

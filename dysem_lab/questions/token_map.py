@@ -1,0 +1,121 @@
+"""Two texts with their tokens coloured by what they add to the similarity: HTML without scripts.
+
+Pointing at a token of one text colours the tokens of the other by what the two add together: rules
+of style alone, so it works in a notebook, in an exported page and without a network.
+"""
+
+import hashlib
+import html
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from dysem_lab.models.readout import visible
+from dysem_lab.questions.style import PALETTE, rgba
+
+LEAST = 0.04  # share of the largest value below which a colour would not be seen
+STYLE = """
+<style>
+.dl-map {font: 16px/2 'Noto Sans','Noto Sans CJK SC','Noto Naskh Arabic',Arial,sans-serif;
+  max-width: 1000px; margin: 0.5em 0}
+.dl-map .dl-line {margin: 0.1em 0; overflow-wrap: anywhere}
+.dl-map .dl-name {color: #777; font-size: 12px; margin-inline-end: 0.6em}
+.dl-map .dl-t {border-radius: 3px; padding: 2px 0; white-space: pre-wrap; cursor: default}
+.dl-map .dl-t.dl-frame {color: #888; font-size: 13px}
+.dl-map .dl-t:hover {outline: 2px solid #777}
+.dl-map .dl-note {color: #777; font-size: 12px; line-height: 1.5}
+</style>
+"""
+
+
+def token_map(table: pd.DataFrame) -> str:
+    """Return both texts of an explanation by token with their tokens coloured, as HTML.
+
+    Args:
+        table: Of `dysem_lab.explain` by "token", with ``by_other`` "token" or None (x alone).
+
+    Returns:
+        A fragment of a page. Orange adds to the similarity, blue takes away from it; the tokens of
+        the template are small and grey.
+    """
+    crossed = "other_kind" in table
+    of_y = [name for name in table if name.startswith("other_")]
+    n_y = len(table.drop_duplicates(of_y)) if crossed else 1
+    added = table["contribution"].to_numpy().reshape(-1, n_y)
+    sides = {"x": (table.drop(columns=of_y).iloc[::n_y], added.sum(1))}
+    if crossed:
+        y = table[of_y].iloc[:n_y].rename(columns=lambda name: name.removeprefix("other_"))
+        sides["y"] = (y, added.sum(0))
+    bound = max(float(np.abs(totals).max()) for _, totals in sides.values()) or 1.0
+    lines = [_lines(side, parts, totals, bound) for side, (parts, totals) in sides.items()]
+    body = (
+        "".join("".join(pair) for pair in zip(*lines, strict=True))
+        if crossed
+        else "".join(lines[0])
+    )
+    name = "dl-" + hashlib.sha256((body + str(added.sum())).encode()).hexdigest()[:8]
+    rules = _links(name, added) if crossed else ""
+    pointing = (
+        " Point at a token to see with which tokens of the other text it does so."
+        if crossed
+        else ""
+    )
+    note = (
+        "Orange adds to the similarity, blue takes away from it; small and grey is the template."
+        f"{pointing} Hold the pointer still for the numbers."
+    )
+    return (
+        f'{STYLE}<style>{rules}</style><div class="dl-map {name}">{body}'
+        f'<div class="dl-note">{note}</div></div>'
+    )
+
+
+def _lines(
+    side: str, parts: pd.DataFrame, totals: Float[np.ndarray, " parts"], bound: float
+) -> list[str]:
+    """Return a text's tokens, a line for each language."""
+    lines = []
+    places = parts.reset_index(drop=True)
+    for language, mine in places.groupby("language", sort=False, dropna=False):
+        tokens = mine[mine["token"].notna()]
+        spans = []
+        for i, token, of_text in zip(tokens.index, tokens["token"], tokens["of_text"], strict=True):
+            frame = "" if of_text else " dl-frame"
+            spans.append(
+                f'<span data-of={side} class="dl-t dl-{side}{i}{frame}" style="background:'
+                f'{_colour(totals[i], bound)}" title="{totals[i]:+.4f}">{visible(token)}</span>'
+            )
+        others = mine[mine["token"].isna()]
+        rest = [
+            f"{kind} {totals[i]:+.3f}" for i, kind in zip(others.index, others["kind"], strict=True)
+        ]
+        shown = html.escape(side if pd.isna(language) else f"{side}, {language}")
+        said = f' <span class="dl-name">{html.escape(", ".join(rest))}</span>' if rest else ""
+        lines.append(
+            f'<div class="dl-line" dir="auto"><span class="dl-name">{shown}</span>'
+            f"{''.join(spans)}{said}</div>"
+        )
+    return lines
+
+
+def _links(name: str, added: Float[np.ndarray, "x y"]) -> str:
+    """Return the rules that colour the other text's tokens while one is pointed at."""
+    bound = float(np.abs(added).max()) or 1.0
+    rules = [
+        f".{name}:has(.dl-{side}{i}:hover) .dl-{other}{j}.dl-t"
+        f"{{background:{_colour(values[i, j], bound)}!important}}"
+        for side, other, values in (("x", "y", added), ("y", "x", added.T))
+        for i, j in zip(*np.nonzero(np.abs(values) >= LEAST * bound), strict=True)
+    ]
+    quiet = [
+        f".{name}:has([data-of={side}]:hover) [data-of={other}]{{background:transparent!important}}"
+        for side, other in (("x", "y"), ("y", "x"))
+    ]
+    return "".join([*quiet, *rules])
+
+
+def _colour(value: float, bound: float) -> str:
+    """Return a see-through colour: orange for more, blue for less."""
+    share = min(1.0, abs(float(value)) / bound)
+    return "transparent" if share < LEAST else rgba(PALETTE[0 if value > 0 else 1], 0.75 * share)

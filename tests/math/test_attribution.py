@@ -1,0 +1,71 @@
+"""A similarity as a sum of parts: hand-computed cases and properties."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dysem_lab.attribution import (
+    by_dimension,
+    norm_product,
+    one_sided,
+    shares_of_mean_cosine,
+    two_sided,
+    without_largest,
+)
+from dysem_lab.errors import InputError
+from dysem_lab.joint import joint_cosine
+
+
+def test_hand_computed():
+    # x = (3, 4, 9), y = (4, 3, -9), U = the first two: cos = (12 + 12) / 25.
+    parts = torch.tensor([[3.0, 0, 9], [0, 4, 0]])
+    x, y = parts.sum(0), torch.tensor([4.0, 3, -9])
+    U = torch.tensor([True, True, False])
+    assert norm_product(x, y, U) == 25
+    assert one_sided(parts, x, y, U).tolist() == [12 / 25, 12 / 25]
+    others = torch.tensor([[4.0, 0, 0], [0, 3, -9]])
+    assert two_sided(parts, others, x, y, U).tolist() == [[12 / 25, 0], [0, 12 / 25]]
+    assert by_dimension(x, y, U).tolist() == [12 / 25, 12 / 25, 0]
+
+
+@given(st.integers(0, 10_000), st.integers(1, 6), st.integers(1, 5), st.integers(1, 12))
+def test_parts_add_up_to_the_cosine(seed, n_parts, n_others, d):
+    torch.manual_seed(seed)
+    parts, others = torch.randn(n_parts, d), torch.randn(n_others, d)
+    x, y = parts.sum(0), others.sum(0)
+    U = torch.rand(d) < 0.7
+    U[0] = True
+    expected = joint_cosine(x[None], y[None], U[None]).item()
+    assert one_sided(parts, x, y, U).sum().item() == pytest.approx(expected, abs=1e-5)
+    matrix = two_sided(parts, others, x, y, U)
+    assert matrix.sum().item() == pytest.approx(expected, abs=1e-5)
+    assert torch.allclose(matrix.sum(1), one_sided(parts, x, y, U))
+    assert by_dimension(x, y, U).sum().item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_no_similarity_is_refused():
+    x, y, U = torch.tensor([0.0, 1]), torch.ones(2), torch.tensor([True, False])
+    with pytest.raises(InputError, match="vector of x is zero on the joint set of 1 dimensions"):
+        norm_product(x, y, U)
+    with pytest.raises(InputError, match="vector of y is zero"):
+        one_sided(y[None], y, x, U)
+    with pytest.raises(InputError, match="joint set of 0 dimensions"):
+        norm_product(y, y, torch.zeros(2, dtype=torch.bool))
+
+
+def test_shares_are_those_of_the_mean_over_all_pairs():
+    torch.manual_seed(0)
+    vectors = torch.randn(7, 5) + torch.tensor([3.0, 0, 0, 1, 0])
+    unit = vectors / vectors.norm(dim=1, keepdim=True)
+    terms = (unit[:, None] * unit[None]).mean((0, 1)).double()
+    assert torch.allclose(shares_of_mean_cosine(vectors), terms / terms.sum(), atol=1e-6)
+
+
+def test_the_largest_shares_are_left_out():
+    shares, U = torch.tensor([0.1, 0.6, 0.3]), torch.tensor([True, True, False])
+    assert without_largest(U, shares, 0).tolist() == [True, True, False]
+    assert without_largest(U, shares, 1).tolist() == [True, False, False]
+    assert without_largest(U, shares, 2).tolist() == [True, False, False]
+    with pytest.raises(InputError, match="drop fewer of its 2"):
+        without_largest(U, shares, 3)

@@ -1,0 +1,180 @@
+"""Why are two texts similar? Sums that hold for every encoder, and what is refused."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import dysem_lab as dl
+from dysem_lab.errors import InputError
+from dysem_lab.questions.explain import BY, explain, explain_difference
+from dysem_lab.questions.reference import corpus_of, reference
+
+X, Y, Z = "A man plays.", "A woman sings.", "It rains."
+RENDERINGS = {"fr": ["Un homme joue.", "Une femme chante."]}
+CORPUS = {
+    "en": ["A dog.", "The bank is open.", "Two of them ran home.", "We like bread."],
+    "fr": ["Un chien.", "La banque est ouverte.", "Deux sont rentrés.", "On aime le pain."],
+}
+pytestmark = pytest.mark.usefixtures("_one_thread")
+
+
+def encoders(lens):
+    return {
+        "DySem": dl.DySem(lens, ("en", "fr"), k=0.5),
+        "DySem, source": dl.DySem(lens, ("fr",), k=0.9, vector="source", component="resid"),
+        "DySem, final": dl.DySem(lens, ("en",), k=1.0, component="final"),
+        "DySem on CP": dl.DySem(
+            lens, ("en", "fr"), k=0.5, setting="english", contrast=dl.Contrast(1)
+        ),
+        "F^L": dl.DySem(lens, ("en",), k=1.0, component="ffn"),
+        "CK": dl.PromptEncoder(lens, "ck"),
+        "CP": dl.ContrastivePrompting(lens, layer=1, output_layer="last"),
+    }
+
+
+def splits(name):
+    if name == "F^L":
+        return ("block", "ffn", "language", "dimension")
+    return tuple(by for by in BY if by != "ffn" or name not in ("DySem", "DySem on CP"))
+
+
+NAMES = ("DySem", "DySem, source", "DySem, final", "DySem on CP", "F^L", "CK", "CP")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_parts_add_up_centred_or_not(tiny_lens, name):
+    encoder = encoders(tiny_lens)[name]
+    columns = {"en": [X, Y], **RENDERINGS}
+    encoded = encoder.encode_renderings(columns, progress=False)
+    own = encoder.similarity_pairwise(encoded[0], encoded[1]).item()
+    corpus = encoder.encode_renderings(CORPUS, progress=False).vectors.double()
+    U = encoded.sets[0] | encoded.sets[1]
+    centred = (encoded.vectors.double() - corpus.mean(0))[:, U]
+    expected = torch.cosine_similarity(centred[0], centred[1], dim=0).item()
+    for by in splits(name):
+        for other in (None, by):
+            raw = explain(encoder, X, Y, by, other, None, RENDERINGS, progress=False)
+            assert raw.similarity == pytest.approx(own, abs=1e-5)
+            assert raw.encoder_similarity == pytest.approx(own, abs=1e-6)
+            found = explain(encoder, X, Y, by, other, CORPUS, RENDERINGS, progress=False)
+            assert found.table["contribution"].sum() == pytest.approx(expected, abs=1e-5)
+            assert found.similarity == pytest.approx(expected, abs=1e-5)
+            assert found.encoder_similarity == raw.encoder_similarity
+            if other:
+                assert found.matrix().to_numpy().sum() == pytest.approx(expected, abs=1e-5)
+
+
+def test_random_pairs_are_those_of_the_corpus(tiny_lens):
+    """What blocks add to random pairs, by hand: every ordered pair of four texts."""
+    encoder = dl.DySem(tiny_lens, ("en",), k=1.0)
+    found = reference(encoder, corpus_of(CORPUS, ("en",), "en"), "block", "en", progress=False)
+    assert (found.n_texts, found.n_pairs) == (4, 12)
+    acts = dl.capture(tiny_lens, dl.wrap(CORPUS["en"]), "attn", "each", progress=False)["attn"]
+    sets = encoder.encode(CORPUS["en"], progress=False).sets
+    parts = (acts - acts.mean(0)).double()
+    whole = parts.sum(1)
+    added = []
+    for i in range(4):
+        for j in set(range(4)) - {i}:
+            U = sets[i] | sets[j]
+            norms = whole[i][U].norm() * whole[j][U].norm()
+            added.append(((parts[i] * U) @ whole[j] / norms).numpy())
+    for block in range(tiny_lens.n_layers):
+        mean, spread = found.added[None, "block", block, None]
+        values = np.array(added)[:, block]
+        assert (mean, spread) == pytest.approx((values.mean(), values.std()), abs=2e-3)
+
+
+def test_surprise_is_how_far_from_random_pairs(tiny_lens):
+    found = explain(dl.DySem(tiny_lens, ("en",), k=0.5), X, Y, "head", None, CORPUS, progress=False)
+    table = found.table
+    by_hand = (table["contribution"] - table["random"]) / table["spread"]
+    assert np.allclose(table["surprise"], by_hand)
+    assert found.top(3)["contribution"].abs().is_monotonic_decreasing
+    assert len(found.top(3)) == 3
+
+
+def test_the_largest_dimensions_can_be_left_out(tiny_lens):
+    encoder = dl.DySem(tiny_lens, ("en",), k=1.0)
+    all_of_them = explain(encoder, X, Y, "dimension", None, CORPUS, progress=False)
+    fewer = explain(encoder, X, Y, "dimension", None, CORPUS, None, 3, progress=False)
+    left_out = set(all_of_them.table["dimension"]) - set(fewer.table["dimension"])
+    corpus = encoder.encode(CORPUS["en"], progress=False).vectors
+    unit = corpus / corpus.norm(dim=1, keepdim=True)
+    largest = unit.mean(0).square().topk(3).indices.tolist()
+    assert left_out == set(largest) & set(all_of_them.table["dimension"])
+    raw = explain(encoder, X, Y, "dimension", None, None, None, 3, progress=False)
+    assert raw.encoder_similarity == all_of_them.encoder_similarity
+
+
+def test_a_difference_is_that_of_two_explanations(tiny_lens):
+    encoder = dl.DySem(tiny_lens, ("en",), k=0.5)
+    found = explain_difference(encoder, X, Y, Z, "head", CORPUS, progress=False)
+    to_y, to_z = (
+        explain(encoder, X, other, "head", None, CORPUS, progress=False) for other in (Y, Z)
+    )
+    assert np.allclose(found.table["to_y"], to_y.table["contribution"])
+    assert np.allclose(found.table["to_z"], to_z.table["contribution"])
+    assert found.similarity == pytest.approx(to_y.similarity - to_z.similarity)
+    assert found.encoder_similarity == pytest.approx(
+        to_y.encoder_similarity - to_z.encoder_similarity
+    )
+    by_dimension = explain_difference(encoder, X, Y, Z, "dimension", None, progress=False)
+    assert by_dimension.table["contribution"].sum() == pytest.approx(
+        by_dimension.encoder_similarity, abs=1e-5
+    )
+
+
+def test_equal_and_short_texts(tiny_lens):
+    encoder = dl.DySem(tiny_lens, ("en",), k=0.5)
+    same = explain(encoder, X, X, "token", "token", CORPUS, progress=False)
+    assert same.similarity == pytest.approx(1)
+    short = explain(encoder, "a", "b", "token", None, CORPUS, progress=False)
+    assert math.isfinite(short.similarity)
+
+
+def test_what_has_no_answer_is_refused(tiny_lens):
+    encoder = dl.DySem(tiny_lens, ("en",), k=0.5)
+    for centre, said in (
+        ({"en": ["one", "one"]}, "has 1 different text"),
+        ({"fr": ["un", "deux"]}, "has no en"),
+        ("nothing", "centre must be 'demo'"),
+        ({"en": ["one", ""]}, "empty"),
+    ):
+        with pytest.raises(InputError, match=said):
+            explain(encoder, X, Y, "head", None, centre, progress=False)
+    with pytest.raises(InputError, match="by"):
+        explain(encoder, X, Y, "neurone", progress=False)
+    with pytest.raises(InputError, match="empty"):
+        explain(encoder, X, "", "head", None, None, progress=False)
+    with pytest.raises(InputError, match="drop fewer"):
+        explain(encoder, X, Y, "head", None, CORPUS, None, 10_000, progress=False)
+    with pytest.raises(InputError, match="drop_largest"):
+        explain(encoder, X, Y, "head", None, CORPUS, None, -1, progress=False)
+    with pytest.raises(InputError, match="must be the 2 texts in it"):
+        explain(encoder, X, Y, "head", None, None, {"fr": ["un"]}, progress=False)
+    with pytest.raises(InputError, match="'mean' is no sum over 'head'"):
+        explain(dl.MeanPooling(tiny_lens), X, Y, "head", None, None, progress=False)
+    with pytest.raises(InputError, match="was not split"):
+        explain(encoder, X, Y, "head", None, None, progress=False).matrix()
+
+
+def test_any_encoder_is_explained_by_dimension(tiny_lens):
+    encoder = dl.MeanPooling(tiny_lens)
+    found = explain(encoder, X, Y, "dimension", None, CORPUS, progress=False)
+    vectors = encoder.encode([X, Y, *CORPUS["en"]], progress=False).vectors.double()
+    x, y = vectors[:2] - vectors[2:].mean(0)
+    assert found.similarity == pytest.approx(torch.cosine_similarity(x, y, dim=0).item(), abs=1e-5)
+
+
+def test_figures_and_captions_say_the_numbers(tiny_lens, tmp_path):
+    encoder = dl.DySem(tiny_lens, ("en", "fr"), k=0.5)
+    for by, other in (("head", None), ("token", "token"), ("token", None), ("dimension", None)):
+        found = explain(encoder, X, Y, by, other, CORPUS, RENDERINGS, progress=False)
+        assert f"{found.similarity:.3f}" in found.caption
+        assert f"{found.encoder_similarity:.3f}" in found.caption
+        assert ("through which meaning came" in found.caption) == (by == "token")
+        assert "centred on 4 texts of own corpus" in found.figure.layout.title.text
+        assert found.facts.record()["parameters"]["by"] == by
