@@ -64,6 +64,8 @@ from .questions.corpus import read_corpus as read_corpus
 from .questions.cost import cost as cost
 from .questions.decomposition import decomposition as decomposition
 from .questions.dimension import dimension as dimension
+from .questions.explain import explain as explain
+from .questions.explain import explain_difference as explain_difference
 from .questions.finding import Finding as Finding
 from .questions.ladder import ladder as ladder
 from .questions.languages import language_overlap as language_overlap

@@ -3,7 +3,6 @@
 The sum is exact; that a part *made* them similar is a hypothesis, which ablation tests.
 """
 
-import html
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -154,7 +153,7 @@ def explain(
     table = _on(U, table)
     similarity, own = float(table["contribution"].sum()), texts.own_similarity(0, 1)
     facts = texts.facts(by=by, by_other=by_other, drop_largest=drop_largest or None)
-    title = f"Why are these two {similarity:.2f} alike? {_both(columns[language])}"
+    title = f"Why are these two {similarity:.2f} alike?"
     said = caption(table, similarity, own, texts.centred)
     drawn = figure(table, title, facts)
     above = token_map(table) if by == "token" and by_other in (None, "token") else ""
@@ -211,8 +210,7 @@ def explain_difference(
     similarity = float(table["contribution"].sum())
     own = texts.own_similarity(0, 1) - texts.own_similarity(0, 2)
     facts = texts.facts(by=by, drop_largest=drop_largest or None)
-    first, *rest = map(_shown, columns[language])
-    title = f"Why is “{first}” {similarity:+.2f} nearer to {_both(rest, 'than to')}?"
+    title = f"Why is the first {similarity:+.2f} nearer to the second than to the third?"
     said = caption(table, similarity, own, texts.centred)
     drawn = figure(table, title, facts)
     return Explanation("explain_difference", table, drawn, said, facts, similarity, own, by, None)
@@ -348,8 +346,10 @@ class _Texts:
         """Return what it was measured on."""
         model = self.encoder.facts
         assert model is not None
-        said = [self.encoder.name, _said_of(self.reference, self.centred)]
         texts = self.columns[self.language]
+        short = [textwrap.shorten(text, SHOWN, placeholder=" …") for text in texts]
+        quoted = " / ".join(f"“{text}”" for text in short)
+        said = [quoted, self.encoder.name, _said_of(self.reference, self.centred)]
         recorded = {
             "encoder": self.encoder.config,
             "texts": {code: list(column) for code, column in self.columns.items()},
@@ -389,16 +389,6 @@ def _crossed(
 
 
 # --- figure and caption
-
-
-def _shown(text: str) -> str:
-    """Return a text, shortened for a title."""
-    return html.escape(textwrap.shorten(text, SHOWN, placeholder=" …"), quote=False)
-
-
-def _both(texts: Sequence[str], between: str = "/") -> str:
-    """Return two texts in quotation marks."""
-    return f" {between} ".join(f"“{_shown(text)}”" for text in texts)
 
 
 def names_of_parts(table: pd.DataFrame, prefix: str = "") -> list[str]:
@@ -484,8 +474,8 @@ def _head_map(table: pd.DataFrame) -> tuple[go.Figure, int]:
             hovertemplate="block %{y}, %{x}: %{z:.4f}%{customdata}<extra></extra>",
         )
     )
-    figure.update_xaxes(type="category", title="what wrote it")
-    figure.update_yaxes(type="category", title="block")
+    figure.update_xaxes(type="category", title="what wrote it", showgrid=False)
+    figure.update_yaxes(type="category", title="block", showgrid=False)
     return figure, max(420, 170 + 18 * len(ys))
 
 
@@ -520,12 +510,15 @@ def _token_rows(table: pd.DataFrame) -> tuple[go.Figure, int]:
             1,
         )
         ticks = {"tickvals": places, "ticktext": names_of_parts(part), "tickangle": -60}
-        figure.update_xaxes(**ticks, showgrid=False, row=row, col=1)
+        figure.update_xaxes(**ticks, row=row, col=1)
+    figure.update_xaxes(showgrid=False, zeroline=False)
+    figure.update_yaxes(showgrid=False)
     return figure, 170 + 130 * len(groups)
 
 
 def _map(table: pd.DataFrame) -> tuple[go.Figure, int]:
-    """Return parts of x × parts of y."""
+    """Return parts of x × parts of y, all tokens of a template as one."""
+    table = _without_templates(table)
     others = [name for name in table if name.startswith("other_")]
     n_others = len(table.drop_duplicates(others))
     xs = names_of_parts(table.iloc[::n_others])
@@ -542,11 +535,21 @@ def _map(table: pd.DataFrame) -> tuple[go.Figure, int]:
             hovertemplate="%{customdata}: %{z:.4f}<extra></extra>",
         )
     )
-    figure.update_xaxes(tickvals=y_places, ticktext=ys, tickangle=-60, title="y", showgrid=False)
-    figure.update_yaxes(
-        tickvals=x_places, ticktext=xs, title="x", showgrid=False, autorange="reversed"
-    )
+    quiet = {"showgrid": False, "zeroline": False}
+    figure.update_xaxes(tickvals=y_places, ticktext=ys, tickangle=-60, title="y", **quiet)
+    figure.update_yaxes(tickvals=x_places, ticktext=xs, title="x", autorange="reversed", **quiet)
     return figure, max(460, min(1100, 210 + 20 * len(xs)))
+
+
+def _without_templates(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table of parts × parts with one row for all tokens of a language's template."""
+    for prefix in ("", "other_"):
+        if prefix + "of_text" in table:
+            outside = table[prefix + "of_text"].eq(False).fillna(False)
+            for name, one in (("token", "(template)"), ("position", -1)):
+                table = table.assign(**{prefix + name: table[prefix + name].mask(outside, one)})
+    columns = [name for name in table if name != "contribution"]
+    return table.groupby(columns, sort=False, dropna=False, as_index=False)["contribution"].sum()
 
 
 def _bars(table: pd.DataFrame) -> tuple[go.Figure, int]:
