@@ -65,6 +65,11 @@ def vectors_path() -> Path:
     return cache_dir() / "vectors.sqlite"
 
 
+def parts_path(key: str) -> Path:
+    """Return the file of a reference corpus in parts."""
+    return _made(cache_dir() / "parts") / f"{key[:32]}.safetensors"
+
+
 def passed_check_path(key: str) -> Path:
     """Return the JSON file that says that a model passed its load-time check."""
     return _made(cache_dir() / "checked") / f"{key}.json"

@@ -23,16 +23,8 @@ from dysem_lab.inputs import at_least, by_language, checked, one_of
 from dysem_lab.joint import joint_set
 from dysem_lab.models.readout import label
 from dysem_lab.questions.finding import Facts, Finding
-from dysem_lab.questions.reference import (
-    BY_PASS,
-    Key,
-    Reference,
-    Split,
-    corpus_of,
-    dimension_keys,
-    reference,
-    split_texts,
-)
+from dysem_lab.questions.reference import Reference, corpus_of, dimension_keys, reference
+from dysem_lab.questions.splits import BY_PASS, Key, Split, split_texts
 from dysem_lab.questions.style import DIVERGING, PALETTE, layout, with_gaps
 from dysem_lab.questions.token_map import token_map
 

@@ -1,0 +1,281 @@
+"""Texts of an encoder in parts: what each part is, and what all texts have of it."""
+
+import contextlib
+import hashlib
+import json
+from collections import OrderedDict
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from dysem_lab import paths
+from dysem_lab.encoders.base import LensEncoder, View
+from dysem_lab.errors import DataError
+from dysem_lab.models.capture import capture
+from dysem_lab.models.parts import Part, Parts, split
+from dysem_lab.questions.saving import atomic_write
+
+FORMAT = "1"  # of what is kept on disk
+FEWEST = 2  # texts that are kept at least
+KEPT = 32  # texts in one view, split in one way, that are remembered
+TOGETHER = ("head", "block", "ffn")  # parts that are the same in every view, and are added up
+BY_PASS = (*TOGETHER, "token")  # parts that a pass has to be read for
+TEXT = "text"
+
+Key = tuple[Hashable, ...]  # of which view and which part it is, of any text
+
+
+class Labelled(NamedTuple):
+    """One text's parts over all its views, weighted so that they add up to its vector.
+
+    Attributes:
+        labels: What each part is.
+        views: Of which view each is, by its number; None is the sum over all of them.
+        keys: What each has in common with a part of another text: its view, and its `key_of`.
+        vectors: Of each part.
+    """
+
+    labels: list[Part]
+    views: list[int | None]
+    keys: list[Key]
+    vectors: Float[Tensor, "parts d"]
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Texts under one encoder, split in one way.
+
+    Attributes:
+        read: s of n texts in every view.
+        texts: The first so many of them in parts.
+        means: Key → the mean over all texts of that part; all of them add up to the mean vector.
+            The tokens of the texts themselves are one key: this is the mean of their sum.
+    """
+
+    read: Float[Tensor, "views n d"]
+    texts: list[Labelled]
+    means: dict[Key, Float[Tensor, " d"]]
+
+    def expected(self, text: Labelled) -> Float[Tensor, "parts d"]:
+        """Return E[p] for each part of a text; they add up to the mean vector.
+
+        What the template's tokens leave of the mean is spread evenly over the text's own.
+        """
+        width = text.vectors.shape[-1]
+        found = torch.stack([self.means.get(key, torch.zeros(width)) for key in text.keys])
+        own = torch.tensor([TEXT in key for key in text.keys])
+        for view in dict.fromkeys(text.views):
+            of_view = torch.tensor([other == view for other in text.views])
+            mine = own & of_view
+            if mine.any():
+                whole = torch.stack([m for key, m in self.means.items() if key[0] == view]).sum(0)
+                found[mine] = (whole - found[of_view & ~own].sum(0)) / mine.sum()
+        return found
+
+
+def split_texts(
+    encoder: LensEncoder,
+    views: Sequence[View],
+    by: str,
+    *,
+    budget: int | None = None,
+    progress: bool = False,
+) -> Split:
+    """Run n texts through an encoder and return them in parts; passes are remembered.
+
+    Args:
+        encoder: The encoder.
+        views: Its passes over the texts.
+        by: As for `dysem_lab.models.parts.split`, or "language".
+        budget: Bytes of one view's parts that are kept, in half precision; None keeps them all as
+            they are.
+        progress: Show a progress bar.
+    """
+    n_passes = sum(len(view.prompts) for view in views)
+    with tqdm(total=n_passes, desc=f"parts by {by}", unit="text", disable=not progress) as bar:
+        found = [
+            # A view without a weight only chooses dimensions.
+            _known(encoder, view, by if view.weight else "language", budget, bar)
+            for view in views
+        ]
+    in_views = enumerate(zip(views, found, strict=True))
+    weighted = [(i, view.weight, of) for i, (view, of) in in_views if view.weight]
+    texts: list[Labelled] = []
+    means: dict[Key, Tensor] = {}
+    for rows in zip(*(of.texts for _, _, of in weighted), strict=False):
+        parts = [(i, weight, row) for (i, weight, _), row in zip(weighted, rows, strict=True)]
+        texts.append(_together(parts) if by in TOGETHER else _side_by_side(parts))
+    for i, weight, of in weighted:
+        for key, mean in of.means.items():
+            named = (None if by in TOGETHER else i, *key)
+            means[named] = means.get(named, 0) + weight * mean
+    return Split(torch.stack([of.read for of in found]), texts, means)
+
+
+Row = tuple[int, float, Parts]  # a view's number, its weight, one text's parts in it
+
+
+def _together(rows: Sequence[Row]) -> Labelled:
+    """Return the sum over the views of parts that are the same in each."""
+    labels = rows[0][2].labels
+    vectors = torch.stack([weight * parts.vectors[0].float() for _, weight, parts in rows]).sum(0)
+    return Labelled(
+        labels, [None] * len(labels), [(None, *key) for key in keys_of(labels)], vectors
+    )
+
+
+def _side_by_side(rows: Sequence[Row]) -> Labelled:
+    """Return the parts of each view."""
+    labels = [label for _, _, parts in rows for label in parts.labels]
+    views = [i for i, _, parts in rows for _ in parts.labels]
+    keys = [(i, *key) for i, _, parts in rows for key in keys_of(parts.labels)]
+    vectors = torch.cat([weight * parts.vectors[0].float() for _, weight, parts in rows])
+    return Labelled(labels, list(views), keys, vectors)
+
+
+def keys_of(labels: Sequence[Part]) -> list[Key]:
+    """Return what each part of a prompt has in common with one of another prompt.
+
+    A token of the template is known by its distance from the beginning or the end of its prompt;
+    those of the text correspond to none in particular, and have one key together.
+    """
+    places: dict[str, list[int]] = {}
+    inside: dict[str, list[int]] = {}
+    for label in labels:
+        if label.position is not None:
+            places.setdefault(label.kind, []).append(label.position)
+            if label.of_text:
+                inside.setdefault(label.kind, []).append(label.position)
+    keys: list[Key] = []
+    for kind, block, head, position, *_ in labels:
+        if position is None:
+            keys.append((kind, block, head))
+            continue
+        own = inside.get(kind, [0])
+        if own[0] <= position <= own[-1]:
+            keys.append((kind, TEXT, None))
+        elif position < own[0]:
+            keys.append((kind, "start", position))
+        else:
+            keys.append((kind, "end", places[kind][-1] + 1 - position))
+    return keys
+
+
+class _View(NamedTuple):
+    """Texts in one view: what was read, the parts of the first so many, and the means of all."""
+
+    read: Float[Tensor, "n d"]
+    texts: list[Parts]
+    means: dict[Key, Float[Tensor, " d"]]
+
+
+_views: OrderedDict[str, _View] = OrderedDict()
+
+
+def _known(
+    encoder: LensEncoder, view: View, by: str, budget: int | None, bar: "tqdm[NoReturn]"
+) -> _View:
+    """Return the texts of a view in parts, those of an earlier call where they are remembered.
+
+    Those of a corpus are kept on disk too, under all that they depend on.
+    """
+    steered = view.edit.facts.fingerprint if view.edit else ""
+    model = (encoder.lens.fingerprint, str(encoder.place), by, steered, str(budget), FORMAT)
+    key = hashlib.sha256("\x1f".join([*model, *view.prompts]).encode()).hexdigest()
+    found = _views.get(key)
+    if found is None and budget is not None:
+        found = _loaded(paths.parts_path(key))
+    if found is not None:
+        bar.update(len(view.prompts))
+    else:
+        found = _run(encoder, view, by, budget, bar)
+        if budget is not None:
+            encoder.lens.check_own_pass()
+            _save(found, paths.parts_path(key))
+    _views[key] = found
+    _views.move_to_end(key)
+    while len(_views) > KEPT:
+        _views.popitem(last=False)
+    return found
+
+
+def _save(view: _View, path: Path) -> None:
+    """Write the texts of a view in parts; a disk that has no room keeps nothing."""
+    tensors = {"read": view.read, "means": torch.stack([*view.means.values()])}
+    tensors["vectors"] = torch.cat([parts.vectors[0] for parts in view.texts])
+    labels = [parts.labels for parts in view.texts]
+    # Heads are the same of all texts: said once.
+    same = all(of_text == labels[0] for of_text in labels)
+    said = {"keys": list(view.means), "labels": labels[:1] if same else labels}
+    with contextlib.suppress(DataError), atomic_write(path) as file:
+        save_file(tensors, file, {"said": json.dumps(said, ensure_ascii=False)})
+
+
+def _loaded(path: Path) -> _View | None:
+    """Return what `_save` wrote; None where there is nothing, or a damaged file."""
+    try:
+        with safe_open(path, "pt") as file:
+            said = json.loads(file.metadata()["said"])
+            read, means, vectors = map(file.get_tensor, ("read", "means", "vectors"))
+    except (OSError, SafetensorError, KeyError, ValueError):
+        return None
+    labels = [[Part(*label) for label in of_text] for of_text in said["labels"]]
+    if len(labels) == 1:
+        labels *= len(vectors) // len(labels[0])
+    rows = vectors.split([len(of_text) for of_text in labels])
+    texts = [
+        Parts(of_text, of[None], whole[None])
+        for of_text, of, whole in zip(labels, rows, read, strict=False)
+    ]
+    keys = [tuple(key) for key in said["keys"]]
+    return _View(read, texts, dict(zip(keys, means, strict=True)))
+
+
+def _run(
+    encoder: LensEncoder, view: View, by: str, budget: int | None, bar: "tqdm[NoReturn]"
+) -> _View:
+    """Run the texts of a view."""
+    n = len(view.prompts)
+    where: dict[str, list[int]] = {}
+    for i, prompt in enumerate(view.prompts):
+        where.setdefault(prompt, []).append(i)
+    read = torch.zeros(n, encoder.lens.d_model)
+    sums: dict[tuple[Key, ...], Float[Tensor, "parts d"]] = {}
+    kept: dict[int, Parts] = {}
+    for prompts, parts in _in_parts(encoder, view, by, list(where)):
+        of_each = zip(prompts, parts.vectors.split(1), parts.whole.split(1), strict=True)
+        for prompt, vectors, whole in of_each:
+            at, keys = where[prompt], tuple(keys_of(parts.labels))
+            read[at] = whole
+            sums[keys] = sums.get(keys, 0) + len(at) * vectors[0].double()
+            n_kept = n if budget is None else max(FEWEST, budget // (2 * vectors.numel()))
+            one = Parts(parts.labels, vectors if budget is None else vectors.half(), whole)
+            kept |= {text: one for text in at if text < n_kept}
+            bar.update(len(at))
+    means: dict[Key, Tensor] = {}
+    for keys, total in sums.items():
+        for key, row in zip(keys, total, strict=True):
+            means[key] = means.get(key, 0) + row / n
+    means = {key: mean.float() for key, mean in means.items()}
+    return _View(read, [kept[i] for i in sorted(kept)], means)
+
+
+def _in_parts(
+    encoder: LensEncoder, view: View, by: str, prompts: list[str]
+) -> Iterator[tuple[list[str], Parts]]:
+    """Yield different prompts of a view in parts, a few at a time."""
+    if by in BY_PASS:
+        for batch, parts in split(encoder.lens, prompts, encoder.place, by, view.edit):
+            yield [prompts[i] for i in batch], parts
+        return
+    name, blocks = encoder.place
+    read = capture(encoder.lens, prompts, name, blocks, edit=view.edit, progress=False)[name]
+    yield prompts, Parts([Part("language")], read[:, None], read)
