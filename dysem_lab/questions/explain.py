@@ -150,7 +150,7 @@ def explain(
     drawn = figure(table, title, facts)
     above = token_map(table) if by == "token" and by_other in (None, "token") else ""
     sums = (similarity, own, by, by_other)
-    return Explanation("explain", table, drawn, said, facts, *sums, above=above)
+    return Explanation(f"explain_{by}", table, drawn, said, facts, *sums, above=above)
 
 
 def explain_difference(
@@ -205,7 +205,9 @@ def explain_difference(
     title = f"Why is the first {similarity:+.2f} nearer to the second than to the third?"
     said = caption(table, similarity, own, texts.centred)
     drawn = figure(table, title, facts)
-    return Explanation("explain_difference", table, drawn, said, facts, similarity, own, by, None)
+    return Explanation(
+        f"explain_difference_{by}", table, drawn, said, facts, similarity, own, by, None
+    )
 
 
 def _columns(

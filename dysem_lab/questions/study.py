@@ -35,7 +35,7 @@ from dysem_lab.models.places import Blocks, Place, output_place, places
 from dysem_lab.models.steering import Contrast, contrast_facts
 from dysem_lab.models.store import VectorStore, prompt_key
 from dysem_lab.prompts import SETTINGS, parts_of, template_parts, wrap
-from dysem_lab.questions.needs import Need, Prompts, capture_needs, fill_missing
+from dysem_lab.questions.needs import Need, Prompts, capture_needs, fill_missing, prepare
 
 
 class Study:
@@ -127,7 +127,8 @@ class Study:
 
     @property
     def lens(self) -> LensModel:
-        """The model, loaded on first use."""
+        """The model, loaded on first use; in a plan, a question that wants it ends here."""
+        prepare(runs_the_model=True)
         return self._model.lens
 
     def release(self) -> None:

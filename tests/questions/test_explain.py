@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import dysem_lab as dl
+from dysem_lab import paths
 from dysem_lab.errors import InputError
 from dysem_lab.questions.explain import BY, explain, explain_difference
 from dysem_lab.questions.reference import corpus_of, reference
@@ -178,3 +179,42 @@ def test_figures_and_captions_say_the_numbers(tiny_lens, tmp_path):
         assert ("through which meaning came" in found.caption) == (by == "token")
         assert "centred on 4 texts of own corpus" in found.figure.layout.title.text
         assert found.facts.record()["parameters"]["by"] == by
+
+
+def test_a_corpus_is_kept_on_disk_and_a_damaged_file_is_made_again(tiny_lens, monkeypatch):
+    from dysem_lab.questions import splits
+
+    encoder = dl.DySem(tiny_lens, ("en", "fr"), k=0.5)
+    corpus = {code: [*texts, code] for code, texts in CORPUS.items()}  # of this test alone
+    for by in ("head", "token"):
+        first = reference(encoder, corpus_of(corpus, ("en", "fr"), "en"), by, "en", progress=False)
+        splits._views.clear()
+        with monkeypatch.context() as patched:
+            patched.setattr(splits, "_run", None)  # nothing runs
+            again = reference(
+                encoder, corpus_of(corpus, ("en", "fr"), "en"), by, "en", progress=False
+            )
+        assert again.added == first.added
+        assert torch.equal(again.mean, first.mean)
+        assert {key: value.tolist() for key, value in again.split.means.items()} == {
+            key: value.tolist() for key, value in first.split.means.items()
+        }
+    splits._views.clear()
+    for file in (paths.cache_dir() / "parts").iterdir():
+        file.write_bytes(file.read_bytes()[:100])
+    healed = reference(encoder, corpus_of(corpus, ("en", "fr"), "en"), by, "en", progress=False)
+    assert healed.added == again.added
+
+
+def test_sentences_are_coloured_and_linked_without_a_script(tiny_lens, tmp_path):
+    encoder = dl.DySem(tiny_lens, ("en", "fr"), k=0.5)
+    found = explain(encoder, "<b> & 'x'", Y, "token", "token", None, RENDERINGS, progress=False)
+    assert "<script" not in found.above
+    assert "http" not in found.above
+    assert "&lt;" in found.above
+    assert "<b>" not in found.above
+    assert ":has(.dl-x" in found.above
+    assert 'dir="auto"' in found.above
+    assert explain(encoder, X, Y, "head", None, None, RENDERINGS, progress=False).above == ""
+    page = found.save(tmp_path)["html"].read_text(encoding="utf-8")
+    assert found.above in page

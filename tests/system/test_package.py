@@ -58,6 +58,7 @@ ORDER = [
     "models.edits",
     "models.capture",
     "models.readout",
+    "models.parts",
     "models.checks",
     "models.gguf_tensors",
     "models.embedded",
@@ -66,6 +67,7 @@ ORDER = [
     "models.named",
     "consensus",
     "joint",
+    "attribution",
     "bootstrap",
     "evaluate",
     "encoders.settings",
@@ -114,6 +116,10 @@ ORDER = [
     "questions.stability",
     "questions.selection_frequency",
     "questions.translators",
+    "questions.splits",
+    "questions.reference",
+    "questions.token_map",
+    "questions.explain",
     "questions.attention",
     "questions.steered",
     "questions.contrast_effect",
@@ -143,7 +149,7 @@ ORDER = [
     "explorers.pair_explorer",
     "explorers.search_explorer",
 ]
-MATHEMATICS = ("consensus", "joint", "bootstrap", "evaluate")
+MATHEMATICS = ("consensus", "joint", "attribution", "bootstrap", "evaluate")
 
 
 def imports_of(module: str) -> set[str]:
