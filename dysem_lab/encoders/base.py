@@ -402,7 +402,8 @@ class PromptEncoder(LensEncoder):
             "ck" (the mean of these two, arXiv 2505.12831), "metaeol" (the mean of eight prompts,
             arXiv 2402.18458), or a string with ``{text}``. Means are of the vectors as they are.
         output_layer: Number of blocks after which the embedding is read, 1 to L, or "penultimate",
-            "last", "final" (after the final norm); no later block runs. None is the choice of the
+            "last", "final" (after the final norm); no later block runs. Or another vector of the
+            last token, such as "attn.sum" (A^L) or "ffn.sum" (F^L). None is the choice of the
             template's paper: "final" for PromptEOL and MetaEOL, "penultimate" for Pretended CoT and
             Knowledge Enhancement; for CK it is that of these two.
 

@@ -176,13 +176,21 @@ def output_place(output_layer: int | str, n_layers: int) -> Place:
 
     Args:
         output_layer: Number of blocks that have run, 1 to L; "penultimate" is L - 1, "last" is L,
-            "final" is L with the final norm after it.
+            "final" is L with the final norm after it. Or a place as a string, "attn.sum".
         n_layers: L.
 
     Raises:
         InputError: Another name, or a number outside 1 to L.
     """
     named = {"penultimate": n_layers - 1, "last": n_layers, "final": n_layers}
+    if isinstance(output_layer, str) and "." in output_layer:
+        found = place(output_layer)
+        found.check(n_layers)
+        if found.component not in VECTOR_COMPONENTS or found.blocks == "each":
+            raise InputError(
+                f"{found} is not one vector of width d; name one, such as 'attn.sum' or 'resid.5'"
+            )
+        return found
     if isinstance(output_layer, str) and output_layer not in named:
         raise choices("output layer", output_layer, (*named, "a number of blocks"))
     if isinstance(output_layer, str) and output_layer == "final":

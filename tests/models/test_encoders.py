@@ -25,10 +25,12 @@ from dysem_lab.encoders.vectors import SemanticVectors
 from dysem_lab.errors import InputError
 from dysem_lab.joint import all_pairs_cosine, all_pairs_similarity, cosine
 from dysem_lab.models import passes
+from dysem_lab.models.capture import capture
 from dysem_lab.models.loading import load_model, locate
 from dysem_lab.models.places import output_place
 from dysem_lab.models.record import counted
 from dysem_lab.models.store import VectorStore
+from dysem_lab.prompts import wrap
 from tests.conftest import SPECIAL, tiny_config
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
@@ -1020,3 +1022,16 @@ def test_every_encoder_takes_the_renderings_that_it_reads(tiny_lens):
         assert torch.equal(found.sets, expected.sets)
         with pytest.raises(InputError, match="unknown language of the texts 'de'"):
             encoder.encode_renderings(renderings, "de")
+
+
+def test_any_vector_of_the_last_token_is_an_embedding(tiny_lens):
+    texts = ["A dog runs.", "It rains."]
+    for where, component in (("attn.sum", "attn"), ("ffn.sum", "ffn"), ("resid.1", "resid")):
+        encoder = PromptEncoder(tiny_lens, "prompteol", where)
+        layers = 1 if component == "resid" else "sum"
+        read = capture(tiny_lens, wrap(texts), component, layers, progress=False)[component]
+        assert torch.equal(encoder.encode(texts, progress=False).vectors, read)
+        assert PromptEncoder.from_config(encoder.config, tiny_lens).output_layer == where
+    for wrong in ("value.1", "attn.each", "mean.sum", "attn.9", "attn.one"):
+        with pytest.raises(InputError):
+            PromptEncoder(tiny_lens, "prompteol", wrong)
