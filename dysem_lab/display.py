@@ -3,6 +3,9 @@
 import sys
 from collections.abc import Callable, Mapping
 from html import escape
+from typing import NoReturn
+
+from tqdm.auto import tqdm
 
 # Called between batches as progress(done, total, what); what it raises stops the work.
 Progress = Callable[[int, int, str], None]
@@ -10,6 +13,26 @@ Progress = Callable[[int, int, str], None]
 
 def silent(done: int, total: int, what: str) -> None:
     """Report progress to nobody."""
+
+
+def bar(shown: bool) -> Progress:
+    """Return a progress that is a bar in a terminal or a notebook, or nothing."""
+    return _Bar() if shown else silent
+
+
+class _Bar:
+    """A progress bar that begins with the first report and ends with the last."""
+
+    def __init__(self) -> None:
+        self._bar: tqdm[NoReturn] | None = None
+
+    def __call__(self, done: int, total: int, what: str) -> None:
+        if self._bar is None:
+            self._bar = tqdm(total=total, desc=what, unit="text")
+        self._bar.update(done - self._bar.n)
+        if done == total:
+            self._bar.close()
+            self._bar = None
 
 
 def card(title: str, facts: Mapping[str, object]) -> str:

@@ -1,11 +1,15 @@
-"""Two sentences under DySem: consensus sets, joint set and similarity, while settings move."""
+"""Two sentences under DySem: why they are similar, and their sets, while settings move."""
 
+import html
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dysem_lab.consensus import resolve_k
+from dysem_lab.data.sts import load_data
 from dysem_lab.display import Progress
 from dysem_lab.encoders.base import require_model
+from dysem_lab.encoders.dysem import DySem
 from dysem_lab.encoders.settings import VECTORS, check_settings
 from dysem_lab.errors import InputError
 from dysem_lab.explorers.panel import Panel, State, View, menu, slider, text_box
@@ -17,13 +21,25 @@ from dysem_lab.explorers.renderings import (
     parse_languages,
     parse_renderings,
 )
-from dysem_lab.inputs import checked, names_of
+from dysem_lab.inputs import checked, names_of, one_of
 from dysem_lab.models.lens import LensModel
+from dysem_lab.models.parts import SPLITS
 from dysem_lab.models.places import VECTOR_COMPONENTS
 from dysem_lab.prompts import SETTINGS, TEMPLATE_NAMES, TEMPLATES
+from dysem_lab.questions.explain import explain
 from dysem_lab.questions.pair import Captures, pair_figure, pair_text, pair_view
 from dysem_lab.questions.style import SYMBOLS
 from dysem_lab.translation.translate import Translator
+
+SHOWN = {
+    "why: which words": "token",
+    "why: which heads": "head",
+    "why: which blocks": "block",
+    "why: which dimensions": "dimension",
+    "as in the paper": "paper",
+}
+# Pairs of the demo set that an explanation is centred on here: few, since a panel is waited for.
+CENTRE_PAIRS = 32
 
 
 def explore_pair(
@@ -40,13 +56,17 @@ def explore_pair(
     setting: str = "language-specific",
     vector: str = "mean",
     language: str = "en",
+    show: str = "token",
 ) -> Panel:
     """Return a panel on two sentences; vectors are kept, so that k and m run no forward pass.
+
+    It first says why they are similar (`dysem_lab.explain`, centred on 32 pairs of the demo set,
+    which run through the model once); the sets and the numbers of the paper are one click away.
 
     Renderings come from what is typed in, else from the translator. Controls: ``first``,
     ``second``, ``first_renderings``, ``second_renderings`` (lines such as ``fr: Oui.``; emptied
     when the sentence changes), ``languages`` (codes in order), ``m`` (the first so many of them),
-    ``k`` (dimensions per text), ``component``, ``template``, ``setting``, ``vector``.
+    ``k`` (dimensions per text), ``component``, ``template``, ``setting``, ``vector``, ``show``.
 
     Args:
         lens: The model, which the copied line of Python calls ``lens``.
@@ -61,6 +81,7 @@ def explore_pair(
         setting: "english" or "language-specific".
         vector: "mean" or "source".
         language: The texts' own.
+        show: "token", "head", "block" or "dimension" explain; "paper" shows sets and values.
 
     Raises:
         DysemLabError: ipywidgets is missing.
@@ -74,12 +95,14 @@ def explore_pair(
     codes = names_of(languages or dict.fromkeys([language, *given]), "language")
     require_model(lens)
     check_settings(codes, component, template, setting, vector)
+    one_of(show, [*SHOWN.values()], "show")
     typed = [
         "\n".join(f"{code}: {pair[i]}" for code, pair in given.items() if code != language)
         for i in (0, 1)
     ]
     templates = dict.fromkeys([*TEMPLATES, template])
     controls = {
+        "show": menu("Show", [*SHOWN.items()], show),
         "first": text_box("Sentence x", a),
         "second": text_box("Sentence y", b),
         "first_renderings": text_box("Translations of x", typed[0], rows=3, example=EXAMPLE),
@@ -114,18 +137,43 @@ def explore_pair(
         names = ("k", "component", "template", "setting", "vector")
         return {name: state[name] for name in names} | {"language": language}
 
+    def asked(state: State) -> tuple[str, str | None]:
+        """Return by what x and y are split: by block, where the component has no such parts."""
+        by = state["show"]
+        if by != "dimension" and by not in SPLITS[state["component"]]:
+            by = "block"
+        return by, by if by == "token" else None
+
     def update(state: State, progress: Progress) -> View:
-        view = pair_view(
-            lens, *arguments(state), **settings(state), captures=captures, progress=progress
+        first, second, codes = arguments(state)
+        named = settings(state)
+        view = pair_view(lens, first, second, codes, **named, captures=captures, progress=progress)
+        if state["show"] == "paper" or math.isnan(view.similarity):
+            return View(pair_figure(view), pair_text(view))
+        centre = load_data("demo", languages=[language, *codes]).sample(CENTRE_PAIRS)
+        encoder = DySem(lens, codes, **{name: named[name] for name in named if name != "language"})
+        found = explain(
+            encoder, first, second, *asked(state), centre, language=language, progress=progress
         )
-        return View(pair_figure(view), pair_text(view))
+        return View(found.figure, f"{found.above}<p>{html.escape(str(found))}</p>{pair_text(view)}")
 
     def python(state: State) -> str:
-        positional = ", ".join(map(repr, arguments(state)))
-        named = ", ".join(f"{name}={value!r}" for name, value in settings(state).items())
+        first, second, codes = arguments(state)
+        named = settings(state)
+        if state["show"] == "paper":
+            values = ", ".join(f"{name}={value!r}" for name, value in named.items())
+            return (
+                "from dysem_lab.questions.pair import pair_figure, pair_view; "
+                f"view = pair_view(lens, {first!r}, {second!r}, {codes!r}, {values}); "
+                "pair_figure(view)"
+            )
+        own = named.pop("language")
+        values = ", ".join(f"{name}={value!r}" for name, value in named.items())
         return (
-            "from dysem_lab.questions.pair import pair_figure, pair_view; "
-            f"view = pair_view(lens, {positional}, {named}); pair_figure(view)"
+            "import dysem_lab as dl; centre = "
+            f"dl.load_data('demo', languages={[own, *codes]!r}).sample({CENTRE_PAIRS}); "
+            f"dl.explain(dl.DySem(lens, {codes!r}, {values}), {first!r}, {second!r}, "
+            f"{', '.join(map(repr, asked(state)))}, centre, language={own!r})"
         )
 
     return Panel(controls, update, python, "pair").refresh()

@@ -17,14 +17,15 @@ from plotly.subplots import make_subplots
 from torch import Tensor
 
 from dysem_lab.attribution import one_sided, two_sided, without_largest
-from dysem_lab.encoders.base import Encoder, LensEncoder
+from dysem_lab.display import Progress, bar
+from dysem_lab.encoders.base import Encoder
 from dysem_lab.errors import InputError
 from dysem_lab.inputs import at_least, by_language, checked, one_of
 from dysem_lab.joint import joint_set
 from dysem_lab.models.readout import label
 from dysem_lab.questions.finding import Facts, Finding
 from dysem_lab.questions.reference import Reference, corpus_of, dimension_keys, reference
-from dysem_lab.questions.splits import BY_PASS, Key, Split, split_texts
+from dysem_lab.questions.splits import BY_PASS, Key, Split, in_parts, split_texts
 from dysem_lab.questions.style import DIVERGING, PALETTE, layout, with_gaps
 from dysem_lab.questions.token_map import token_map
 
@@ -83,7 +84,7 @@ def explain(
     drop_largest: int = 0,
     *,
     language: str = "en",
-    progress: bool = True,
+    progress: bool | Progress = True,
 ) -> Explanation:
     """Say why two texts are similar: their (centred) similarity as an exact sum of parts of x.
 
@@ -106,7 +107,8 @@ def explain(
         drop_largest: How many of the dimensions with the largest shares of the corpus's mean cosine
             are left out of U.
         language: Of x and y themselves.
-        progress: Show a progress bar when the corpus runs through the model for the first time.
+        progress: Show a progress bar when the corpus runs through the model for the first time; or
+            a function that is told of each batch: ``progress(done, total, what)``.
 
     Returns:
         A `Finding` whose table has a row for each part (of x, or of x and of y): ``kind``,
@@ -164,7 +166,7 @@ def explain_difference(
     drop_largest: int = 0,
     *,
     language: str = "en",
-    progress: bool = True,
+    progress: bool | Progress = True,
 ) -> Explanation:
     """Say why a text is nearer to one text than to another: the difference of two explanations.
 
@@ -248,29 +250,38 @@ class _Texts:
         centre: object,
         drop_largest: int,
         language: str,
-        progress: bool,
+        progress: bool | Progress,
     ) -> None:
         """Run the texts, and the corpus where one is needed."""
         self.encoder, self.columns, self.by, self.language = encoder, columns, by, language
         self.n_largest = at_least(drop_largest, 0, "drop_largest")
         self.split: Split | None = None
         self.views: list[str] = []
-        if by == "dimension":
-            self.encoded = encoder.encode_renderings(columns, language, progress=False)
-        elif not isinstance(encoder, LensEncoder):
-            raise InputError(f"{encoder.name} reads no such parts; explain it by 'dimension'")
-        else:
+        if in_parts(encoder):
             views = encoder.views(columns, language)
             self.views = [view.name for view in views]
-            self.split = split_texts(encoder, views, by)
-            self.encoded = encoder.combined(views, self.split.read)
+            split = split_texts(encoder, views, "language" if by == "dimension" else by)
+            self.split = None if by == "dimension" else split
+            self.encoded = encoder.combined(views, split.read)
+        elif by == "dimension":
+            self.encoded = encoder.encode_renderings(columns, language, progress=False)
+        else:
+            raise InputError(
+                f"the vectors of {encoder.name} are no sum of what a pass writes at one token; "
+                "explain it by 'dimension'"
+            )
         self.width = self.encoded.vectors.shape[1]
         self.centred = centre is not None
         self.reference: Reference | None = None
         if self.centred or self.n_largest:
             corpus = corpus_of("demo" if centre is None else centre, encoder.languages, language)
             self.reference = reference(
-                encoder, corpus, by, language, self.n_largest, progress=progress
+                encoder,
+                corpus,
+                by,
+                language,
+                self.n_largest,
+                progress=progress if callable(progress) else bar(progress),
             )
 
     def vector(self, i: int) -> Float[Tensor, " d"]:

@@ -19,10 +19,11 @@ from dysem_lab.attribution import (
     without_largest,
 )
 from dysem_lab.data.sts import STSData, load_data
-from dysem_lab.encoders.base import Encoder, LensEncoder
+from dysem_lab.display import Progress, silent
+from dysem_lab.encoders.base import Encoder
 from dysem_lab.errors import InputError
 from dysem_lab.inputs import by_language, checked
-from dysem_lab.questions.splits import Key, Split, split_texts
+from dysem_lab.questions.splits import Key, Split, in_parts, split_texts
 
 PARTNERS = 4  # random other texts that each text of the corpus is compared with
 SAMPLE_BYTES = 2**24  # of a corpus's parts in one view that are kept for what random pairs give
@@ -128,7 +129,7 @@ def reference(
     n_largest: int = 0,
     *,
     seed: int = 0,
-    progress: bool = True,
+    progress: Progress = silent,
 ) -> Reference:
     """Return what parts are centred on, and what they add to random pairs of the corpus.
 
@@ -139,25 +140,27 @@ def reference(
         language: Of the texts.
         n_largest: Dimensions with the largest shares that are left out of joint sets.
         seed: Of the random pairs: up to four for each text.
-        progress: Show a progress bar while the corpus runs through the model. What it gave is kept,
-            so that another k, or fewer languages of these, need no pass.
+        progress: Told while the corpus runs through the model. What it gave is kept, so that
+            another k, or fewer languages of these, need no pass.
     """
     split = None
-    if by == "dimension" or not isinstance(encoder, LensEncoder):
-        encoded = encoder.encode_renderings(corpus.renderings, language, progress=progress)
-    else:
+    if in_parts(encoder):
         views = encoder.views(corpus.renderings, language)
-        split = split_texts(encoder, views, by, budget=SAMPLE_BYTES, progress=progress)
+        read_by = "language" if by == "dimension" else by  # dimensions need no parts
+        split = split_texts(encoder, views, read_by, budget=SAMPLE_BYTES, progress=progress)
         encoded = encoder.combined(views, split.read)
+    else:
+        encoded = encoder.encode_renderings(corpus.renderings, language, progress=False)
     vectors, sets = encoded.vectors.float(), encoded.sets
     mean, shares = vectors.double().mean(0).float(), shares_of_mean_cosine(vectors)
     rng, n, n_pairs = np.random.default_rng(seed), len(vectors), 0
     sums: dict[tuple[Key, ...], Float[Tensor, "moments parts"]] = {}
-    for i in range(n if split is None else len(split.texts)):
+    parted = None if by == "dimension" else split
+    for i in range(n if parted is None else len(parted.texts)):
         keys, parts = dimension_keys(vectors.shape[1]), None
-        if split is not None:
-            text = split.texts[i]
-            keys, parts = tuple(text.keys), text.vectors - split.expected(text)
+        if parted is not None:
+            text = parted.texts[i]
+            keys, parts = tuple(text.keys), text.vectors - parted.expected(text)
         x = vectors[i] - mean
         others = np.delete(np.arange(n), i)
         for j in rng.choice(others, min(PARTNERS, n - 1), replace=False):
@@ -176,7 +179,7 @@ def reference(
             added_by[key] = added_by.get(key, 0) + of_key
     spread = {key: _mean_and_spread(*moments.tolist()) for key, moments in added_by.items()}
     about = (corpus.name, corpus.digest, len(corpus))
-    return Reference(*about, split, mean, shares, spread, n_pairs, seed)
+    return Reference(*about, parted, mean, shares, spread, n_pairs, seed)
 
 
 def dimension_keys(width: int) -> tuple[Key, ...]:

@@ -4,23 +4,23 @@ import contextlib
 import hashlib
 import json
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple, TypeGuard
 
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from dysem_lab import paths
-from dysem_lab.encoders.base import LensEncoder, View
+from dysem_lab.display import Progress, silent
+from dysem_lab.encoders.base import Encoder, LensEncoder, View
 from dysem_lab.errors import DataError
 from dysem_lab.models.capture import capture
-from dysem_lab.models.parts import Part, Parts, split
+from dysem_lab.models.parts import SPLITS, Part, Parts, split
 from dysem_lab.questions.saving import atomic_write
 
 FORMAT = "1"  # of what is kept on disk
@@ -81,13 +81,18 @@ class Split:
         return found
 
 
+def in_parts(encoder: Encoder) -> TypeGuard[LensEncoder]:
+    """Return whether an encoder's vectors are the sums of parts that a pass writes."""
+    return isinstance(encoder, LensEncoder) and encoder.place.component in SPLITS
+
+
 def split_texts(
     encoder: LensEncoder,
     views: Sequence[View],
     by: str,
     *,
     budget: int | None = None,
-    progress: bool = False,
+    progress: Progress = silent,
 ) -> Split:
     """Run n texts through an encoder and return them in parts; passes are remembered.
 
@@ -97,15 +102,18 @@ def split_texts(
         by: As for `dysem_lab.models.parts.split`, or "language".
         budget: Bytes of one view's parts that are kept, in half precision; None keeps them all as
             they are.
-        progress: Show a progress bar.
+        progress: Told of every batch that runs; what it raises stops the work.
     """
-    n_passes = sum(len(view.prompts) for view in views)
-    with tqdm(total=n_passes, desc=f"parts by {by}", unit="text", disable=not progress) as bar:
-        found = [
-            # A view without a weight only chooses dimensions.
-            _known(encoder, view, by if view.weight else "language", budget, bar)
-            for view in views
-        ]
+    total, done = sum(len(view.prompts) for view in views), 0
+    found = []
+    for view in views:
+
+        def report(n: int, done: int = done) -> None:
+            progress(done + n, total, f"parts by {by}")
+
+        # A view without a weight only chooses dimensions.
+        found.append(_known(encoder, view, by if view.weight else "language", budget, report))
+        done += len(view.prompts)
     in_views = enumerate(zip(views, found, strict=True))
     weighted = [(i, view.weight, of) for i, (view, of) in in_views if view.weight]
     texts: list[Labelled] = []
@@ -120,6 +128,7 @@ def split_texts(
     return Split(torch.stack([of.read for of in found]), texts, means)
 
 
+Report = Callable[[int], None]  # is told how many texts of a view are done
 Row = tuple[int, float, Parts]  # a view's number, its weight, one text's parts in it
 
 
@@ -180,9 +189,7 @@ class _View(NamedTuple):
 _views: OrderedDict[str, _View] = OrderedDict()
 
 
-def _known(
-    encoder: LensEncoder, view: View, by: str, budget: int | None, bar: "tqdm[NoReturn]"
-) -> _View:
+def _known(encoder: LensEncoder, view: View, by: str, budget: int | None, report: Report) -> _View:
     """Return the texts of a view in parts, those of an earlier call where they are remembered.
 
     Those of a corpus are kept on disk too, under all that they depend on.
@@ -193,10 +200,8 @@ def _known(
     found = _views.get(key)
     if found is None and budget is not None:
         found = _loaded(paths.parts_path(key))
-    if found is not None:
-        bar.update(len(view.prompts))
-    else:
-        found = _run(encoder, view, by, budget, bar)
+    if found is None:
+        found = _run(encoder, view, by, budget, report)
         if budget is not None:
             encoder.lens.check_own_pass()
             _save(found, paths.parts_path(key))
@@ -239,9 +244,7 @@ def _loaded(path: Path) -> _View | None:
     return _View(read, texts, dict(zip(keys, means, strict=True)))
 
 
-def _run(
-    encoder: LensEncoder, view: View, by: str, budget: int | None, bar: "tqdm[NoReturn]"
-) -> _View:
+def _run(encoder: LensEncoder, view: View, by: str, budget: int | None, report: Report) -> _View:
     """Run the texts of a view."""
     n = len(view.prompts)
     where: dict[str, list[int]] = {}
@@ -250,6 +253,7 @@ def _run(
     read = torch.zeros(n, encoder.lens.d_model)
     sums: dict[tuple[Key, ...], Float[Tensor, "parts d"]] = {}
     kept: dict[int, Parts] = {}
+    n_done = 0
     for prompts, parts in _in_parts(encoder, view, by, list(where)):
         of_each = zip(prompts, parts.vectors.split(1), parts.whole.split(1), strict=True)
         for prompt, vectors, whole in of_each:
@@ -259,7 +263,8 @@ def _run(
             n_kept = n if budget is None else max(FEWEST, budget // (2 * vectors.numel()))
             one = Parts(parts.labels, vectors if budget is None else vectors.half(), whole)
             kept |= {text: one for text in at if text < n_kept}
-            bar.update(len(at))
+            n_done += len(at)
+        report(n_done)
     means: dict[Key, Tensor] = {}
     for keys, total in sums.items():
         for key, row in zip(keys, total, strict=True):

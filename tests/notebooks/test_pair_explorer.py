@@ -10,7 +10,7 @@ import torch
 
 import dysem_lab as dl
 from dysem_lab.errors import InputError, MissingTranslationError
-from dysem_lab.explorers.pair_explorer import explore_pair
+from dysem_lab.explorers import pair_explorer
 from dysem_lab.explorers.panel import Cancelled
 from dysem_lab.models.loading import load_model
 from dysem_lab.models.record import counted
@@ -19,6 +19,11 @@ from dysem_lab.questions import pair as question
 X = {"en": "A man plays.", "fr": "Un homme joue.", "ja": "男性が演奏する。"}
 Y = {"en": "A woman sings.", "fr": "Une femme chante.", "ja": "女性が歌う。"}
 RENDERINGS = {code: (X[code], Y[code]) for code in ("fr", "ja")}
+
+
+def explore_pair(*given, **settings):
+    """Return the panel on what the paper shows."""
+    return pair_explorer.explore_pair(*given, **{"show": "paper", **settings})
 
 
 def direct(lens, x=X, y=Y, languages=("en", "fr", "ja"), **settings):
@@ -309,3 +314,31 @@ def test_the_explorer_on_the_embedded_model(embedded, demo):
         panel.set(k=40, m=2).wait(20)
     assert work.rows == 0
     assert panel.message == ""
+
+
+def test_why_comes_first_and_is_the_explanation(tiny_lens):
+    panel = pair_explorer.explore_pair(tiny_lens, X["en"], Y["en"], renderings=RENDERINGS, k=0.5)
+    assert panel.controls["show"].value == "token"
+    names = {"lens": tiny_lens}
+    for show in ("token", "head", "block", "dimension"):
+        panel.controls["show"].value = show
+        panel.wait()
+        assert not panel.message
+        found = run_line(panel.python, names)
+        assert found.by == show
+        assert f"{found.similarity:.3f}" in panel.text
+        assert panel.figure.layout.title.text == found.figure.layout.title.text
+        assert ("dl-map" in panel.text) == (show == "token")
+        assert "DySem similarity" in panel.text
+    panel.controls["component"].value = "ffn"
+    panel.controls["show"].value = "token"  # F^L is no sum over tokens
+    panel.wait()
+    assert run_line(panel.python, names).by == "block"
+    assert not panel.message
+
+
+def run_line(line, names):
+    """Return the value of the last of several statements in a line."""
+    *before, last = line.split("; ")
+    exec("; ".join(before), names)
+    return eval(last, names)
