@@ -138,8 +138,11 @@ def serving(arguments, folder, port, path):
         address = f"http://127.0.0.1:{port}"
         deadline = time.monotonic() + 60
         while True:
-            with contextlib.suppress(urllib.error.URLError, ConnectionError):
-                if urllib.request.urlopen(address + path, timeout=5).status == 200:
+            with (
+                contextlib.suppress(urllib.error.URLError, ConnectionError),
+                urllib.request.urlopen(address + path, timeout=5) as answer,
+            ):
+                if answer.status == 200:
                     break
             if server.poll() is not None or time.monotonic() > deadline:
                 pytest.fail(f"the server did not start:\n{log.read_text()[-3000:]}")
@@ -297,5 +300,5 @@ def test_the_app_lists_the_explorers_and_asks_for_a_token(app, page):
     for path in EXPLORERS:
         page.wait_for_selector(f"text={path.stem}")
     page.screenshot(path=SCREENSHOTS / "app-list.png")
-    answer = urllib.request.urlopen(f"{app}/voila/render/1_pair.ipynb?token=wrong")
-    assert answer.url.startswith(f"{app}/login")
+    with urllib.request.urlopen(f"{app}/voila/render/1_pair.ipynb?token=wrong") as answer:
+        assert answer.url.startswith(f"{app}/login")
