@@ -32,6 +32,7 @@ from dysem_lab.questions.token_map import token_map
 BY = (*BY_PASS, "language", "dimension")
 WHERE = ("kind", "block", "head", "token", "position", "language", "dimension")
 SHOWN, SAID, N_BARS = 60, 3, 24  # characters of a title's text, parts of a caption, bars
+MAP_WIDTH = 430  # px that a map has at least in a panel
 NUMBERS = ("block", "head", "position", "dimension")
 
 
@@ -541,9 +542,19 @@ def _map(table: pd.DataFrame) -> tuple[go.Figure, int]:
         )
     )
     quiet = {"showgrid": False, "zeroline": False}
-    figure.update_xaxes(tickvals=y_places, ticktext=ys, tickangle=-60, title="y", **quiet)
-    figure.update_yaxes(tickvals=x_places, ticktext=xs, title="x", autorange="reversed", **quiet)
-    return figure, max(460, min(1100, 210 + 20 * len(xs)))
+    letters = {"size": max(5, min(12, MAP_WIDTH / len(ys) - 2.5))}
+    figure.update_xaxes(
+        tickvals=y_places, ticktext=ys, tickangle=-90, tickfont=letters, title="y", **quiet
+    )
+    figure.update_yaxes(
+        tickvals=x_places,
+        ticktext=xs,
+        tickfont_size=12,
+        title="x",
+        autorange="reversed",
+        **quiet,
+    )
+    return figure, max(460, 230 + 20 * len(xs))
 
 
 def _without_templates(table: pd.DataFrame) -> pd.DataFrame:
