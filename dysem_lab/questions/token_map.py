@@ -94,7 +94,7 @@ def _lines(
         said = f' <span class="dl-name">{html.escape(", ".join(rest))}</span>' if rest else ""
         lines.append(
             f'<div class="dl-line" dir="auto"><span class="dl-name">{shown}</span>'
-            f"{''.join(spans)}{said}</div>"
+            f"{'<wbr>'.join(spans)}{said}</div>"
         )
     return lines
 
