@@ -165,6 +165,9 @@ class _Splitter:
             self.start, first = Place("resid" if after else "resid_pre", layer), layer + after
             self.began_as = "edit"
         self.blocks = range(first, place.n_blocks(lens.n_layers))
+        names = [f"blocks.{block}.ln1_post" for block in self.blocks if self.normed]
+        names += ["ln_final"] * (place.component == "final")
+        self._norms = _norms_of(lens, names) if names else {}
         at_heads = contrast and contrast.position == "heads" and contrast.layer in self.blocks
         self.at_heads = contrast if at_heads else None  # what makes a z of another z
 
@@ -232,7 +235,7 @@ class _Splitter:
         """Return what the norm after a block's attention does to parts of its input."""
         if not self.normed:
             return _Linear(None, torch.ones(1))
-        norm = _norm(self.lens, f"blocks.{block}.ln1_post")
+        norm = self._norms[f"blocks.{block}.ln1_post"]
         return _frozen(norm, read[Place("attn_raw", block)], read[Place(self.attention, block)])
 
     def _add_bias(
@@ -273,7 +276,7 @@ class _Splitter:
         vectors, whole, labels = found.vectors(), read[self.place], list(found.labels)
         if self.place.component == "final":
             stream = read[Place("resid", self.lens.n_layers - 1)]
-            through = _frozen(_norm(self.lens, "ln_final"), stream, whole)
+            through = _frozen(self._norms["ln_final"], stream, whole)
             vectors = through(vectors)
             if through.bias.any():
                 labels.append(Part("bias"))
@@ -344,16 +347,16 @@ def _frozen(norm: Norm, before: Float[Tensor, "n d"], after: Float[Tensor, "n d"
     return _Linear(norm, torch.where(scale.isfinite(), scale, 1).float())
 
 
-_norms: WeakKeyDictionary[LensModel, dict[tuple[str, str], Norm]] = WeakKeyDictionary()
+_norms: WeakKeyDictionary[LensModel, tuple[str, dict[str, Norm]]] = WeakKeyDictionary()
 
 
-def _norm(lens: LensModel, name: str) -> Norm:
-    """Return a norm of the model, asked for once."""
-    known = _norms.setdefault(lens, {})
-    key = (lens.fingerprint, name)
-    if key not in known:
-        known[key] = norm_of(lens, name)
-    return known[key]
+def _norms_of(lens: LensModel, names: Sequence[str]) -> dict[str, Norm]:
+    """Return norms of the model by name, each asked for once."""
+    fingerprint, known = lens.fingerprint, _norms.get(lens, ("", {}))
+    found = known[1] if known[0] == fingerprint else {}
+    found |= {name: norm_of(lens, name) for name in names if name not in found}
+    _norms[lens] = fingerprint, found
+    return found
 
 
 def _of_tokens(

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -25,6 +26,7 @@ from dysem_lab.errors import InputError
 from dysem_lab.inputs import by_language, checked
 from dysem_lab.questions.splits import Key, Split, in_parts, split_texts
 
+KEPT = 16  # corpora, under one encoder and split in one way, that are remembered
 PARTNERS = 4  # random other texts that each text of the corpus is compared with
 SAMPLE_BYTES = 2**24  # of a corpus's parts in one view that are kept for what random pairs give
 FEWEST = 2  # texts of a corpus
@@ -143,6 +145,30 @@ def reference(
         progress: Told while the corpus runs through the model. What it gave is kept, so that
             another k, or fewer languages of these, need no pass.
     """
+    model = encoder.facts and encoder.facts.fingerprint
+    asked = (encoder.config, model, corpus.digest, by, language, n_largest, seed)
+    key = json.dumps(asked, sort_keys=True)
+    if key not in _references:
+        _references[key] = _measured(encoder, corpus, by, language, n_largest, seed, progress)
+    _references.move_to_end(key)
+    while len(_references) > KEPT:
+        _references.popitem(last=False)
+    return _references[key]
+
+
+_references: OrderedDict[str, Reference] = OrderedDict()
+
+
+def _measured(
+    encoder: Encoder,
+    corpus: Corpus,
+    by: str,
+    language: str,
+    n_largest: int,
+    seed: int,
+    progress: Progress,
+) -> Reference:
+    """Run the corpus, and measure what its parts add to random pairs of it."""
     split = None
     if in_parts(encoder):
         views = encoder.views(corpus.renderings, language)
