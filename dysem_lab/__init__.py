@@ -13,8 +13,8 @@ library. They are, in the order of the data flow:
   `paired_difference`
 - systems: `DySem`, `ContrastivePrompting`, `PromptEncoder`, `MeanPooling`, `Echo`,
   `ValueAggregation`, `TokenPrepending`, `SentenceBERT`, `SimCSE`, `PromptBERT`, `LLM2Vec`, all by
-  `named_systems`; what they give: `SemanticVectors`, `n_dims`; for other libraries:
-  `sentence_encoder`, `mteb_model`, `mteb_scores`
+  `named_systems`; what they give: `SemanticVectors`, `n_dims`; changed by what other texts have in
+  common: `Transform`; for other libraries: `sentence_encoder`, `mteb_model`, `mteb_scores`
 - questions of a `Study`, each a `Finding`: `decomposition`, `random_sets`, `components`,
   `languages`, `language_overlap`, `m_sweep`, `prompt_vector`, `k_sweep`, `templates`, `layers`,
   `main_results`, `ladder`, `honest_choice`, `stability`, `selection_frequency`, `translators`,

@@ -17,6 +17,7 @@ from .encoders.systems import named_systems as named_systems
 from .encoders.trained import PromptBERT as PromptBERT
 from .encoders.trained import SentenceBERT as SentenceBERT
 from .encoders.trained import SimCSE as SimCSE
+from .encoders.transform import Transform as Transform
 from .encoders.vectors import SemanticVectors as SemanticVectors
 from .encoders.vectors import n_dims as n_dims
 from .errors import DysemLabError as DysemLabError

@@ -322,6 +322,12 @@ class LensEncoder(Encoder):
         self, views: Sequence[View], store: VectorStore | None, progress: bool
     ) -> SemanticVectors:
         """Run the passes over texts; see `Encoder.encode`."""
+        return self.combined(views, self.read(views, store=store, progress=progress))
+
+    def read(
+        self, views: Sequence[View], *, store: VectorStore | None = None, progress: bool = True
+    ) -> Float[Tensor, "views n ..."]:
+        """Return what the passes give at `place`; see `Encoder.encode`."""
         component, blocks = self.place
         read = [
             capture(
@@ -336,7 +342,7 @@ class LensEncoder(Encoder):
             )[component]
             for view in views
         ]
-        return self.combined(views, torch.stack(read))
+        return torch.stack(read)
 
     def _passes(self, texts: Sequence[str]) -> Iterable[tuple[Sequence[str], Edit | None]]:
         """Return the prompts in each template, and the change of their forward pass."""

@@ -28,7 +28,9 @@ from dysem_lab.encoders.base import MeanPooling, PromptEncoder
 from dysem_lab.encoders.contrastive import ContrastivePrompting
 from dysem_lab.encoders.dysem import DySem, semantic_vectors
 from dysem_lab.encoders.echo import Echo
+from dysem_lab.encoders.maps import fitted
 from dysem_lab.encoders.prepending import TokenPrepending
+from dysem_lab.encoders.transform import KINDS, Transform
 from dysem_lab.encoders.vectors import SemanticVectors, n_dims
 from dysem_lab.errors import DysemLabError
 from dysem_lab.evaluate import (
@@ -59,7 +61,7 @@ from dysem_lab.translation.parallel_table import ParallelTable
 pytestmark = pytest.mark.usefixtures("_one_thread")
 
 FUZZ = int(os.environ.get("DYSEM_LAB_FUZZ", "0"))
-N_ENTRIES = 16  # the tests below share the examples
+N_ENTRIES = 18  # the tests below share the examples
 LONGEST = 20  # seconds of one call
 fuzzed = settings(max_examples=max(15, FUZZ // N_ENTRIES), print_blob=True)
 
@@ -672,6 +674,41 @@ def test_encoders(tiny_lens, kind, arguments, texts):
             or not is_listed(texts)
             or encoded.vectors.shape == (len(texts), encoder.width)
         )
+
+
+@fuzzed
+@given(
+    mostly(st.sampled_from(KINDS)),
+    tensors(),
+    tensors(),
+    mostly(st.none() | st.integers(1, 4)),
+)
+def test_transforms_of_vectors(kind, fit, vectors, k):
+    change = ours(fitted, kind, fit, k)
+    if change is not Refused and vectors.shape[-1:] == fit.shape[-1:]:
+        found = ours(change, vectors)
+        assert found is Refused or torch.isfinite(found).all()
+
+
+@fuzzed
+@given(
+    mostly(st.sampled_from(KINDS)),
+    texts | words,
+    mostly(st.none() | st.integers(1, 4)),
+    mostly(st.integers(0, 2**64)),
+    texts,
+)
+def test_transforms(tiny_lens, kind, fit, k, seed, texts):
+    transform = ours(Transform, kind, fit, k=k, seed=seed)
+    if transform is Refused:
+        return
+    for encoder in (PromptEncoder(tiny_lens), DySem(tiny_lens, "en", k=5)):
+        changed = ours(transform, encoder, progress=False)
+        if changed is not Refused:
+            assert json.loads(json.dumps(changed.config)) == changed.config
+            encoded = ours(changed.encode, texts, progress=False)
+            assert encoded is Refused or encoded.vectors.shape[1] == changed.width
+            assert encoded is Refused or torch.isfinite(encoded.vectors).all()
 
 
 OPTIONS = (

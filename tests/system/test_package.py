@@ -83,6 +83,8 @@ ORDER = [
     "encoders.llm2vec",
     "encoders.dysem",
     "encoders.systems",
+    "encoders.maps",
+    "encoders.transform",
     "harnesses.sentence_api",
     "harnesses.mteb_api",
     "questions.needs",
