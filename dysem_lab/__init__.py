@@ -5,7 +5,8 @@ library. They are, in the order of the data flow:
 
 - texts and renderings: `load_data`, `load_transfer`, `STSData`, `LANGUAGES`, `ParallelTable`,
   `ApertiumTranslator`, `Seq2SeqTranslator`, `CachedTranslator`, `wrap`
-- a model and its vectors: `load_model`, `presets`, `LensModel`, `capture`, `VectorStore`
+- a model and its vectors: `load_model`, `presets`, `LensModel`, `untrained`, `capture`,
+  `VectorStore`
 - verbs on a forward pass: `ablate`, `patch`, `contrast` (`Contrast`), `logit_lens`,
   `next_token_probabilities`
 - the mathematics: `consensus_set`, `joint_set`, `joint_cosine`, `pairwise_similarity`,
@@ -19,7 +20,8 @@ library. They are, in the order of the data flow:
   `languages`, `language_overlap`, `m_sweep`, `prompt_vector`, `k_sweep`, `templates`, `layers`,
   `main_results`, `ladder`, `honest_choice`, `stability`, `selection_frequency`, `translators`,
   `contrast_gains`, `layer_alpha`, `output_layers`, `auxiliary_prompts`, `positions`,
-  `cp_with_dysem`, `predictions`, `stream_change`, `cost`, `transfer`, `leaderboard`
+  `cp_with_dysem`, `predictions`, `stream_change`, `cost`, `transfer`, `leaderboard`,
+  `audit`
 - questions of a few texts: `explain`, `explain_difference`, `pair`, `pair_layer_curves`,
   `layer_curves`, `dimension`, `attention`, `contrast_effect`, `search`
 - explorers of these in a notebook: `explore_pair`, `explore_layers`, `explore_data_layers`,

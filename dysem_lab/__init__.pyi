@@ -51,8 +51,10 @@ from .models.readout import logit_lens as logit_lens
 from .models.readout import next_token_probabilities as next_token_probabilities
 from .models.steering import Contrast as Contrast
 from .models.store import VectorStore as VectorStore
+from .models.untrained import untrained as untrained
 from .prompts import wrap as wrap
 from .questions.attention import attention as attention
+from .questions.audit import audit as audit
 from .questions.choice import honest_choice as honest_choice
 from .questions.components import components as components
 from .questions.contrast import contrast_gains as contrast_gains

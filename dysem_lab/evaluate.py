@@ -141,6 +141,20 @@ def paired_difference(
     }
 
 
+def holm(p: Float[np.ndarray, " tests"]) -> Float[np.ndarray, " tests"]:
+    """Return p corrected for all tests that have one, by Holm's step-down method; NaN stays.
+
+    Source: Holm, A simple sequentially rejective multiple test procedure, 1979.
+    """
+    p = np.asarray(p, dtype=np.float64)
+    tested = np.flatnonzero(~np.isnan(p))
+    order = tested[np.argsort(p[tested], kind="stable")]
+    corrected = np.full(len(p), np.nan)
+    factors = np.arange(len(order), 0, -1)
+    corrected[order] = np.minimum(1, np.maximum.accumulate(factors * p[order]))
+    return corrected
+
+
 def mean_difference(
     name: str,
     draws: Sequence[Tensor],

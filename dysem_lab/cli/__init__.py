@@ -6,6 +6,7 @@ from typing import NoReturn
 import typer
 from rich.markup import escape
 
+from dysem_lab.cli.audit import audit
 from dysem_lab.cli.compare import similarity
 from dysem_lab.cli.inspect import doctor, models, store
 from dysem_lab.cli.notebooks import lab, notebooks
@@ -30,6 +31,7 @@ for command, example in (
         "dysem-lab evaluate --preset llama2-7b --compare --data hub --task STSB --task SICKR   or:"
         "  dysem-lab evaluate --methods all --tasks all --data hub --sample 200 --format latex",
     ),
+    (audit, "dysem-lab audit --model gemma-3-270m --data stsb --sample 400"),
     (models, "dysem-lab models --json"),
     (store, "dysem-lab store --prune-model gemma-3-270m --prune-layers each"),
     (doctor, "dysem-lab doctor"),

@@ -190,6 +190,21 @@ class Study:
         other._check_prompts()
         return other
 
+    def on(
+        self, data: str | Path | STSData | Mapping[str, STSData], split: str = "test"
+    ) -> "Study":
+        """Return a study of the same model and prompts on other pairs, such as those to fit on.
+
+        Raises:
+            InputError: A language of this study that they do not have.
+            DataError: As for `dysem_lab.load_data`.
+        """
+        other = copy(self)
+        other.data = _loaded(data, None, split, self.languages)
+        other.sampling = {"pairs": None, "sample": None, "seed": None}
+        other._wrapped = {}
+        return other
+
     def task_languages(self, task: str) -> list[str]:
         """Return the languages of this study that a task has."""
         return list(self._pairs_of(task).languages)

@@ -15,7 +15,17 @@ from dysem_lab.models.embedded import EMBEDDED
 from dysem_lab.models.loading import resolve_device
 
 SAID = EMBEDDED["gemma-3-270m"].weights(resolve_device()[1])  # of both, which are 4-bit
-COMMANDS = ("figures", "similarity", "evaluate", "models", "store", "doctor", "notebooks", "lab")
+COMMANDS = (
+    "figures",
+    "similarity",
+    "evaluate",
+    "audit",
+    "models",
+    "store",
+    "doctor",
+    "notebooks",
+    "lab",
+)
 
 
 def run(*arguments):
