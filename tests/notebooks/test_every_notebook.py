@@ -26,6 +26,7 @@ FEW = {
     "m": 2,
     "n_seeds": 2,
     "n_random": 2,
+    "n_rotations": 2,
     "n_changed": 4,
     "n_texts": 4,
     "n_timed": 2,
