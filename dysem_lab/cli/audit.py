@@ -54,7 +54,7 @@ def audit(
     as_json: Json = False,
 ) -> None:
     """Put every control beside DySem, and say which part of its gain remains."""
-    from dysem_lab.data.sts import TASKS
+    from dysem_lab.data.sts import TASKS, load_data
     from dysem_lab.models.names import check_name
 
     # Whatever can be wrong is said before a model is loaded; names, before torch is imported.
@@ -71,6 +71,9 @@ def audit(
     from dysem_lab.questions.study import Study
     from dysem_lab.questions.verdict import verdict
 
+    if (data, split) == (fit, fit_split) and pairs is sample is None:
+        sample = len(load_data(data, task or None, split)) // 2
+        err.print(f"half of the pairs are scored ({sample}); the fit is on the other texts")
     drawn = {"split": split, "pairs": pairs, "sample": sample, "seed": seed}
     prompts: dict[str, Any] = {"templates": codes_of(templates), "settings": setting, **drawn}
     study = Study(model, data, task or None, codes, **prompts)

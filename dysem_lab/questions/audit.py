@@ -122,6 +122,7 @@ def audit(
         needs += [part.needs(component, contrasts=contrast) for part in steered]
     if untrained is not None:
         needs.append(untrained.needs(component))
+    kept, fitted_on = _other_texts(other, study.texts(task, "en"))
     prepare(*needs)
 
     def english_of(part: Study, **settings: Any) -> Float[Tensor, "twice_n d"]:
@@ -130,7 +131,6 @@ def audit(
     def vectors_of(part: Study) -> Vectors:
         return Vectors(part.vectors(only_task(part), component, languages=codes), english_of(part))
 
-    kept, fitted_on = _other_texts(other, study.texts(task, "en"))
     of, to_fit = vectors_of(asked), vectors_of(other)
     to_fit = Vectors(to_fit.languages[kept], to_fit.english[kept])
     contrasted = None

@@ -393,6 +393,8 @@ def test_the_command_prints_the_page_or_json(tiny_folder, tmp_path):
         run("--fit-split", "training")
     with pytest.raises(InputError, match="score a sample of these"):
         run("--sample", "132")
+    command = [part for part in command if part not in ("--sample", "24")]
+    assert "66 pairs (random sample of 66 per task, seed 0)" in run().stdout  # the rest is the fit
 
 
 def test_random_weights_are_of_the_same_shape_and_their_own(tiny_lens, study):
