@@ -6,6 +6,8 @@ import torch
 import dysem_lab as dl
 from dysem_lab.errors import InputError
 from dysem_lab.models.edits import ablate, contrast, patch
+from dysem_lab.models.last_token import prefixes, record_edits
+from dysem_lab.models.places import Place
 from dysem_lab.models.readout import logit_lens, next_token_probabilities
 from dysem_lab.models.record import activations
 
@@ -43,6 +45,114 @@ def test_only_the_chosen_dimensions_go(tiny_lens, prompts):
     torch.testing.assert_close(edited[:, others], plain[:, others])
 
 
+@pytest.fixture
+def sets(tiny_lens, prompts):
+    """Return another random set of dimensions for each prompt, the last one empty."""
+    masks = torch.rand(3, tiny_lens.d_model, generator=torch.Generator().manual_seed(1)) > 0.5
+    masks[2] = False
+    return dict(zip(prompts, masks, strict=True))
+
+
+@pytest.fixture
+def rotation(tiny_lens):
+    """Return a random rotation of the stream."""
+    generator = torch.Generator().manual_seed(2)
+    square = torch.randn(tiny_lens.d_model, tiny_lens.d_model, generator=generator)
+    return torch.linalg.qr(square).Q
+
+
+def test_a_mask_for_all_is_the_list_of_its_dimensions(tiny_lens, prompts):
+    mask = torch.zeros(tiny_lens.d_model, dtype=torch.bool)
+    mask[[3, 5]] = True
+    edits = [ablate(tiny_lens, "resid.1", dimensions=d) for d in ([3, 5], mask, mask.numpy())]
+    found = [dl.capture(tiny_lens, prompts, "resid", edit=edit)["resid"] for edit in edits]
+    assert found[0].equal(found[1])
+    assert found[0].equal(found[2])
+    assert len({edit.facts.fingerprint for edit in edits}) == 1
+
+
+@pytest.mark.parametrize("tokens", ["last", "all", 4])
+def test_each_prompt_has_a_set_of_its_own(tiny_lens, prompts, sets, tokens):
+    points = ["blocks.1.hook_out"]
+    edit = ablate(tiny_lens, "resid.1", tokens=tokens, dimensions=sets)
+    plain, edited = (activations(tiny_lens, prompts, points, edit=e) for e in (None, edit))
+    for i, prompt in enumerate(prompts):
+        n = int(plain.mask[i].sum())
+        old, new = plain.seen[points[0]][i, :n], edited.seen[points[0]][i, :n]
+        changed = list(range(n)) if tokens == "all" else [n - 1 if tokens == "last" else tokens]
+        expected = old.clone()
+        expected[changed] = old[changed].masked_fill(sets[prompt], 0.0)
+        torch.testing.assert_close(new, expected)
+
+
+def test_a_set_in_rotated_coordinates_is_replaced_and_rotated_back(
+    tiny_lens, prompts, sets, rotation
+):
+    by = torch.linspace(-1, 1, tiny_lens.d_model)
+    plain = dl.capture(tiny_lens, prompts, "resid", 1)["resid"]
+    edit = ablate(tiny_lens, "resid.1", by, dimensions=sets, basis=rotation)
+    found = dl.capture(tiny_lens, prompts, "resid", 1, edit=edit)["resid"]
+    masks = torch.stack([sets[prompt] for prompt in prompts])
+    expected = torch.where(masks, by @ rotation, plain @ rotation) @ rotation.T
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_the_identity_as_a_basis_is_no_basis(tiny_lens, prompts, sets):
+    one = torch.eye(tiny_lens.d_model)
+    plain, rotated = (
+        dl.capture(tiny_lens, prompts, edit=ablate(tiny_lens, "resid.0", dimensions=sets, basis=b))[
+            "attn"
+        ]
+        for b in (None, one)
+    )
+    torch.testing.assert_close(rotated, plain, atol=1e-5, rtol=1e-5)
+
+
+def test_only_a_directions_part_goes(tiny_lens, prompts, rotation):
+    direction = rotation[:, :1]
+    edit = ablate(tiny_lens, "resid.1", basis=direction)
+    plain, edited = (
+        dl.capture(tiny_lens, prompts, "resid", 1, edit=e)["resid"] for e in (None, edit)
+    )
+    torch.testing.assert_close(edited, plain - (plain @ direction) @ direction.T)
+    assert (edited @ direction).abs().max() < 1e-4
+
+
+def test_patching_with_values_is_patching_from_the_prompt_that_has_them(tiny_lens, prompts, sets):
+    vectors = dl.capture(tiny_lens, prompts, "resid", 1)["resid"].roll(1, 0)
+    sources = dict(zip(prompts, [prompts[2], *prompts[:2]], strict=True))
+    from_prompts = patch(tiny_lens, sources, "resid.1", dimensions=sets)
+    with_values = patch(
+        tiny_lens, dict(zip(prompts, vectors, strict=True)), "resid.1", dimensions=sets
+    )
+    expected, found = (
+        dl.capture(tiny_lens, prompts, "resid", edit=edit)["resid"]
+        for edit in (from_prompts, with_values)
+    )
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_many_edits_of_sets_and_subspaces_at_once_are_each_alone(
+    tiny_lens, prompts, sets, rotation
+):
+    edits = {
+        "sets": ablate(tiny_lens, "resid.1", dimensions=sets),
+        "rotated": ablate(tiny_lens, "resid.1", dimensions=sets, basis=rotation),
+        "shared": ablate(tiny_lens, "resid.0", dimensions=[1, 2]),
+    }
+    for prefix in prefixes(tiny_lens, prompts):
+        found = record_edits(tiny_lens, prefix, edits, [Place("resid")], logits=True)
+        for name, edit in edits.items():
+            alone = dl.capture(tiny_lens, prefix.prompts, "resid", edit=edit)["resid"]
+            torch.testing.assert_close(
+                found[name].vectors[Place("resid")], alone, atol=1e-4, rtol=1e-4
+            )
+            expected = next_token_probabilities(tiny_lens, prefix.prompts, edit)
+            torch.testing.assert_close(
+                found[name].logits.softmax(-1), expected, atol=1e-4, rtol=1e-4
+            )
+
+
 @pytest.mark.parametrize("tokens", ["last", "all", 4])
 def test_patching_a_prompt_with_itself_changes_nothing(tiny_lens, prompts, tokens):
     edit = patch(tiny_lens, dict(zip(prompts, prompts, strict=True)), "resid.0", tokens=tokens)
@@ -73,7 +183,7 @@ def test_one_position_alone_changes(tiny_lens, prompts):
     assert not difference[[*range(4), *range(5, len(difference))]].any()
 
 
-def test_edits_have_fingerprints_of_their_own(tiny_lens, prompts):
+def test_edits_have_fingerprints_of_their_own(tiny_lens, prompts, sets, rotation):
     edits = [
         ablate(tiny_lens, "ffn.1"),
         ablate(tiny_lens, "ffn.2"),
@@ -82,6 +192,13 @@ def test_edits_have_fingerprints_of_their_own(tiny_lens, prompts):
         ablate(tiny_lens, "ffn.1", dimensions=[0]),
         patch(tiny_lens, {prompts[0]: prompts[1]}, "ffn.1"),
         patch(tiny_lens, {prompts[0]: prompts[2]}, "ffn.1"),
+        ablate(tiny_lens, "ffn.1", dimensions=sets),
+        ablate(tiny_lens, "ffn.1", dimensions=sets | {prompts[0]: ~sets[prompts[0]]}),
+        ablate(tiny_lens, "ffn.1", basis=rotation),
+        ablate(tiny_lens, "ffn.1", basis=rotation[:, :1]),
+        ablate(tiny_lens, "ffn.1", dimensions=sets, basis=rotation),
+        patch(tiny_lens, {prompts[0]: torch.ones(tiny_lens.d_model)}, "ffn.1"),
+        patch(tiny_lens, {prompts[0]: torch.zeros(tiny_lens.d_model)}, "ffn.1"),
         contrast(tiny_lens, layer=1),
     ]
     prints = {edit.facts.fingerprint for edit in edits} | {tiny_lens.facts.fingerprint}
@@ -114,6 +231,33 @@ def test_the_logit_lens_ends_in_the_models_own_prediction(tiny_lens, prompts):
         (lambda lens: ablate(lens, "z.1", heads=[4]), r"z.1 has parts 0 to 3, got \[4\]"),
         (lambda lens: ablate(lens, "ffn.1", torch.ones(3)), r"by has shape \(3,\), ffn.1 has"),
         (lambda lens: ablate(lens, "ffn.1", tokens="first"), "tokens must be 'last', 'all' or"),
+        (lambda lens: ablate(lens, "ffn.1", torch.full((32,), torch.nan)), "by has a NaN"),
+        (
+            lambda lens: ablate(lens, "ffn.1", dimensions=torch.ones(31, dtype=torch.bool)),
+            "a set of dimensions of ffn.1 must be a mask of 32 booleans",
+        ),
+        (lambda lens: ablate(lens, "ffn.1", dimensions={"A.": [1]}), "must be a mask of 32 bool"),
+        (lambda lens: ablate(lens, "ffn.1", dimensions=[True] * 32), "ffn.1 has parts 0 to 31"),
+        (
+            lambda lens: ablate(lens, "ffn.1", basis=torch.eye(32)[:, :2], dimensions=[2]),
+            "ffn.1 has parts 0 to 1",
+        ),
+        (lambda lens: ablate(lens, "ffn.1", basis=torch.ones(32, 2)), "take torch.linalg.qr"),
+        (lambda lens: ablate(lens, "ffn.1", basis=torch.eye(32) * torch.nan), "not orthonormal"),
+        (
+            lambda lens: ablate(lens, "ffn.1", basis=torch.eye(31)),
+            r"needs \[32, r\], r from 1 to 3",
+        ),
+        (
+            lambda lens: ablate(lens, "ffn.1", basis=torch.ones(32, 0)),
+            r"shape \(32, 0\), ffn.1 nee",
+        ),
+        (lambda lens: ablate(lens, "z.1", basis=torch.eye(4)), "z.1 has heads; a basis is of one"),
+        (lambda lens: patch(lens, {"A.": torch.ones(3)}, "ffn.1"), r"a source has shape \(3,\)"),
+        (
+            lambda lens: patch(lens, {"A.": torch.ones(32), "B.": "A."}, "ffn.1"),
+            "all prompts or all values; make two patches",
+        ),
     ],
 )
 def test_what_is_no_edit_is_refused(tiny_lens, make, message):
@@ -127,3 +271,12 @@ def test_a_patch_needs_a_source_of_as_many_tokens(tiny_lens, prompts):
     uneven = patch(tiny_lens, {prompts[0]: prompts[1]}, "resid.0", tokens="all")
     with pytest.raises(InputError, match="tokens, its source"):
         dl.capture(tiny_lens, prompts[:1], edit=uneven)
+
+
+def test_a_prompt_without_a_set_or_values_is_refused(tiny_lens, prompts, sets):
+    given = {prompt: sets[prompt] for prompt in prompts[:2]}
+    with pytest.raises(InputError, match="no dimensions are given for the prompt"):
+        dl.capture(tiny_lens, prompts, edit=ablate(tiny_lens, "ffn.1", dimensions=given))
+    values = {prompts[0]: torch.ones(tiny_lens.d_model)}
+    with pytest.raises(InputError, match="no source is given for the prompt"):
+        dl.capture(tiny_lens, prompts, edit=patch(tiny_lens, values, "ffn.1"))
