@@ -55,6 +55,8 @@ from .models.untrained import untrained as untrained
 from .prompts import wrap as wrap
 from .questions.attention import attention as attention
 from .questions.audit import audit as audit
+from .questions.causal import set_ablation as set_ablation
+from .questions.causal import set_interchange as set_interchange
 from .questions.choice import honest_choice as honest_choice
 from .questions.components import components as components
 from .questions.contrast import contrast_gains as contrast_gains

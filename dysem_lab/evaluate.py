@@ -141,12 +141,48 @@ def paired_difference(
     }
 
 
+def mean_with_interval(
+    values: Scores, *, seed: int = 0, n_resamples: int = 10 * N_RESAMPLES
+) -> dict[str, float]:
+    """Return the mean of values, such as paired differences, with its bootstrap interval.
+
+    Args:
+        values: One per text or pair; NaN is left out.
+        seed: Of the bootstrap.
+        n_resamples: Number of bootstrap resamples; no p is below its inverse.
+
+    Returns:
+        ``mean``, ``low``, ``high`` (95 % percentile interval), ``p`` (two-sided, of a mean of 0: as
+        for `paired_difference`); NaN without any value.
+
+    Raises:
+        InputError: As for `score`.
+    """
+    n_resamples, seed = settings_of(n_resamples, seed)
+    numbers = _numbers(values, "values")
+    kept, _ = _defined(numbers, np.zeros(numbers.size))
+    if (np.abs(kept) > 1e100).any():  # sums would leave the range of float64
+        raise InputError("values must be between -1e100 and 1e100 to have a mean")
+    if not len(kept):
+        return dict.fromkeys(("mean", "low", "high", "p"), np.nan)
+    resampled = resamples(len(kept), n_resamples, seed) @ kept / len(kept)
+    low, high = interval(resampled)
+    tail = min((resampled <= 0).mean(), (resampled >= 0).mean())
+    p = float(np.clip(2 * tail, 1 / n_resamples, 1.0))
+    return {"mean": float(kept.mean()), "low": low, "high": high, "p": p}
+
+
 def holm(p: Float[np.ndarray, " tests"]) -> Float[np.ndarray, " tests"]:
     """Return p corrected for all tests that have one, by Holm's step-down method; NaN stays.
 
+    Raises:
+        InputError: What is given is no row of numbers from 0 to 1.
+
     Source: Holm, A simple sequentially rejective multiple test procedure, 1979.
     """
-    p = np.asarray(p, dtype=np.float64)
+    p = _numbers(p, "p")
+    if p.ndim != 1 or (p < 0).any() or (p > 1).any():
+        raise InputError(f"p must be a row of numbers from 0 to 1, got {p!r:.200}")
     tested = np.flatnonzero(~np.isnan(p))
     order = tested[np.argsort(p[tested], kind="stable")]
     corrected = np.full(len(p), np.nan)

@@ -22,6 +22,7 @@ ALSO = {
     "languages": ("language_overlap",),
     "stability": ("selection_frequency",),
     "what_changes": ("cp_predictions", "cp_stream"),
+    "causal": ("set_ablation", "set_interchange"),
 }
 ELSEWHERE = "Other figures"
 LARGEST_RECORD = 2**24  # bytes

@@ -6,7 +6,7 @@ keeps what was read under it apart from the plain pass, by `Edit.facts`.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dysem_lab.errors import InputError
-from dysem_lab.inputs import whole_number
+from dysem_lab.inputs import array_of, whole_number
 from dysem_lab.models.facts import ModelFacts
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.places import COMPONENTS, Place, place
@@ -165,9 +165,10 @@ def _chosen(part: Dimensions | None, size: int, where: Place) -> tuple[Any, Any]
     if isinstance(part, Tensor | np.ndarray) and part.dtype in (torch.bool, np.bool_):
         mask = _mask(part, size, where)
         return mask, mask.nonzero()[:, 0].tolist()
-    indices = [whole_number(index) for index in part]
+    given = part if isinstance(part, Iterable) else [part]
+    indices = [whole_number(index) for index in given]
     if not all(i is not None and 0 <= i < size for i in indices):
-        raise InputError(f"{where} has parts 0 to {size - 1}, got {list(part)}")
+        raise InputError(f"{where} has parts 0 to {size - 1}, got {list(given)!r:.200}")
     mask = torch.zeros(size, dtype=torch.bool)
     mask[indices] = True
     return mask, indices
@@ -185,7 +186,7 @@ def _mask(mask: object, size: int, where: Place) -> Mask:
 
 def _orthonormal(basis: object, size: int, where: Place) -> Float[Tensor, "d r"]:
     """Return a basis in float32 on the CPU, once its columns are known to be orthonormal."""
-    found = torch.as_tensor(basis).detach().float().cpu()
+    found = _floats("basis", basis)
     if found.ndim != 2 or found.shape[0] != size or not 1 <= found.shape[1] <= size:
         raise InputError(
             f"basis has shape {tuple(found.shape)}, {where} needs [{size}, r], r from 1 to {size}"
@@ -198,6 +199,16 @@ def _orthonormal(basis: object, size: int, where: Place) -> Float[Tensor, "d r"]
             "torch.linalg.qr(basis).Q, which spans the same"
         )
     return found
+
+
+def _floats(what: str, given: object) -> Tensor:
+    """Return numbers as float32 on the CPU."""
+    if isinstance(given, Tensor):
+        return given.detach().float().cpu()
+    numbers = array_of(given, what)
+    if numbers.dtype.kind not in "fiub":
+        raise InputError(f"{what} must be numbers, got {numbers.dtype}")
+    return torch.from_numpy(np.array(numbers, dtype=np.float32))
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:
@@ -268,7 +279,7 @@ def ablate(
 
 def _values(what: str, given: object, shape: tuple[int, ...], where: Place) -> Tensor:
     """Return one token's values in float32 on the CPU, once they are known to be of a place."""
-    new = torch.as_tensor(given).float().detach().cpu()
+    new = _floats(what, given)
     if tuple(new.shape) != shape:
         raise InputError(
             f"{what} has shape {tuple(new.shape)}, {where} has {shape}; give the values of one "

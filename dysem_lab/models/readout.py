@@ -4,6 +4,7 @@ import html
 import re
 import unicodedata
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import pandas as pd
 import torch
@@ -15,7 +16,8 @@ from dysem_lab.errors import InputError, choices
 from dysem_lab.inputs import at_least, whole_number
 from dysem_lab.models.capture import capture, unique_prompts
 from dysem_lab.models.lens import LensModel
-from dysem_lab.models.record import Edit, final_norm, next_token_logits, unembed
+from dysem_lab.models.places import Place
+from dysem_lab.models.record import Edit, final_norm, next_token_logits, norm_of, unembed
 
 VISIBLE = {" ": "\u2423", "\n": "\u23ce", "\t": "\u21e5"}
 _ISOLATE = "\u2068{}\u2069"  # a right-to-left token turns nothing around that stands beside it
@@ -212,3 +214,77 @@ def norm_weight(lens: LensModel) -> Float[Tensor, " d"]:
     signs[1::2] = -1
     up, down = final_norm(lens, torch.stack([signs, -signs]))
     return (up - down) / 2 * signs.float().cpu()
+
+
+class Readers(NamedTuple):
+    """The directions of the residual stream that a block, or the unembedding, reads.
+
+    Attributes:
+        basis: Orthonormal columns, those that are read most strongly first.
+        share: Of what is read, as squared singular values, how much lies along each; they sum to 1.
+        rank: How many are read at all. Where it is d, nothing of the stream is unread.
+    """
+
+    basis: Float[Tensor, "d d"]
+    share: Float[Tensor, " d"]
+    rank: int
+
+    def norm(self, vectors: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+        """Return how long vectors are as they are read, up to one factor for all."""
+        return ((vectors @ self.basis).square() * self.share).sum(-1).sqrt()
+
+
+def readers(lens: LensModel, layer: int) -> Readers:
+    """Return what a block reads of the stream: W_Q, W_K, W_V, W_in and a gate, side by side.
+
+    Each stands behind its norm, whose weight γ is part of it; the norm's divisor is not. After the
+    last block it is the unembedding, less its mean over the tokens, which no softmax sees.
+
+    Args:
+        lens: The model.
+        layer: The block, 0-based; L is the unembedding.
+
+    Raises:
+        InputError: A block that the model does not have.
+
+    Source: Makelov et al. (arXiv 2311.17030): an interchange in the row space of what reads it, and
+        outside of it.
+    """
+    if layer == lens.n_layers:
+        gram = _unembedding_gram(lens)
+    else:
+        Place("resid", layer).check(lens.n_layers)
+        gram = _block_gram(lens, layer)
+    found = torch.linalg.eigh(gram)
+    squared = found.eigenvalues.flip(0).clamp(min=0)
+    rank = int((squared > squared[0] * lens.d_model * torch.finfo(torch.float32).eps).sum())
+    return Readers(found.eigenvectors.flip(1).float(), (squared / squared.sum()).float(), rank)
+
+
+def _block_gram(lens: LensModel, layer: int) -> Float[Tensor, "d d"]:
+    """Return the products of the rows of all that a block reads with, in float64."""
+    block, matrices = lens.bridge.blocks[layer], []
+    norms = ["ln1", "ln2" if hasattr(block, "ln2") else "ln1"]  # one norm for both in some
+    for module, names, norm in (
+        (block.attn, ("W_Q", "W_K", "W_V"), norms[0]),
+        (block.mlp, ("W_in", "W_gate"), norms[1]),
+    ):
+        gain = norm_of(lens, f"blocks.{layer}.{norm}").gain
+        for name in names:
+            if (matrix := getattr(module, name, None)) is not None:
+                columns = matrix.detach().float().cpu().movedim(-2, 0).reshape(lens.d_model, -1)
+                matrices.append(gain[:, None] * columns)
+    stacked = torch.cat(matrices, 1).double()
+    return stacked @ stacked.T
+
+
+def _unembedding_gram(lens: LensModel) -> Float[Tensor, "d d"]:
+    """Return the same of the unembedding; its rows are taken in parts, for there are many."""
+    weight = lens.bridge.original_model.get_output_embeddings().weight.detach()
+    mean = weight.double().mean(0).cpu()
+    gram = torch.zeros(lens.d_model, lens.d_model, dtype=torch.float64)
+    for rows in weight.split(16384):
+        centred = (rows.double().cpu() - mean).float()
+        gram += (centred.T @ centred).double()
+    gain = norm_of(lens, "ln_final").gain.double()
+    return gain[:, None] * gram * gain

@@ -37,6 +37,8 @@ from dysem_lab.evaluate import (
     aggregate_score,
     average_difference,
     average_score,
+    holm,
+    mean_with_interval,
     paired_difference,
     score,
     score_table,
@@ -337,6 +339,7 @@ def test_scores(data):
     for call, arguments in (
         (score, (same, gold, n_dims)),
         (paired_difference, (same, other, gold)),
+        (mean_with_interval, (same,)),
         (average_score, (tasks, n_dims)),
         (average_difference, ([(same, other, gold)],)),
         (aggregate_score, (same, gold, names, kind, n_dims)),
@@ -347,6 +350,10 @@ def test_scores(data):
             measured = {k: v for k, v in found.items() if k not in ("aggregation", "n_dims")}
             assert all(isinstance(number, int | float) for number in measured.values())
             assert not any(math.isinf(number) for number in measured.values())
+    corrected = ours(holm, other)
+    if corrected is not Refused:
+        assert len(corrected) == len(other)
+        assert not (corrected > 1).any()
     table = ours(score_table, data.draw(mostly(st.just({"a": same}))), gold, seed=options["seed"])
     assert table is Refused or len(table) <= 1
 

@@ -231,6 +231,10 @@ def test_the_logit_lens_ends_in_the_models_own_prediction(tiny_lens, prompts):
         (lambda lens: ablate(lens, "z.1", heads=[4]), r"z.1 has parts 0 to 3, got \[4\]"),
         (lambda lens: ablate(lens, "ffn.1", torch.ones(3)), r"by has shape \(3,\), ffn.1 has"),
         (lambda lens: ablate(lens, "ffn.1", tokens="first"), "tokens must be 'last', 'all' or"),
+        (lambda lens: ablate(lens, "ffn.1", dimensions=40), r"ffn.1 has parts 0 to 31, got \[40\]"),
+        (lambda lens: ablate(lens, "ffn.1", dimensions="all"), "ffn.1 has parts 0 to 31"),
+        (lambda lens: ablate(lens, "ffn.1", "mean"), "by must be numbers"),
+        (lambda lens: ablate(lens, "ffn.1", basis="Q"), "basis must be numbers"),
         (lambda lens: ablate(lens, "ffn.1", torch.full((32,), torch.nan)), "by has a NaN"),
         (
             lambda lens: ablate(lens, "ffn.1", dimensions=torch.ones(31, dtype=torch.bool)),

@@ -1,0 +1,350 @@
+"""Does S(x) hold the meaning of x, for the model itself? Ablation and interchange. Notebook 27.
+
+At the last token of block b the part of the residual stream on S(x) is replaced, and the forward
+pass goes on. What follows is compared with what the same does to other parts of the stream.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+
+from dysem_lab.errors import InputError
+from dysem_lab.evaluate import holm, mean_with_interval
+from dysem_lab.inputs import at_least, names_of, one_of
+from dysem_lab.models.lens import LensModel
+from dysem_lab.models.places import Place
+from dysem_lab.models.readout import readers, token_texts
+from dysem_lab.questions.causal_passes import (
+    Half,
+    Key,
+    Measured,
+    Tried,
+    ablated,
+    exchanged,
+    halves,
+)
+from dysem_lab.questions.causal_picture import TRAINED, UNTRAINED, caption, figure
+from dysem_lab.questions.causal_sets import GAIN, KINDS, KL, NORM, OWN, SIZE, WHOLE, Draws
+from dysem_lab.questions.finding import Finding, facts_of
+from dysem_lab.questions.needs import Need, prepare
+from dysem_lab.questions.scores import only_task
+from dysem_lab.questions.study import Study
+
+__all__ = ["CausalTest", "set_ablation", "set_interchange"]
+
+BY = ("mean", "zero")
+TRIED = (OWN, SIZE)  # where block and k are chosen
+FLOOR = (OWN, SIZE, NORM, WHOLE)  # of random weights
+N_EXCEPTIONS = 10
+
+
+@dataclass(frozen=True, repr=False)
+class CausalTest(Finding):
+    """A finding on one half of the pairs; blocks and k were compared on the other.
+
+    Attributes:
+        choice: What the other half said: a row per block and k; ``chosen`` marks k of each block,
+            ``leads`` the block that the caption is about.
+        exceptions: The texts for which S(x) does least in comparison with random sets of its size,
+            at that block.
+    """
+
+    choice: pd.DataFrame
+    exceptions: pd.DataFrame
+
+
+def set_ablation(
+    study: Study,
+    languages: Sequence[str],
+    layers: Sequence[int],
+    *,
+    ks: Sequence[int | float] = (0.1, 0.25),
+    by: str = "mean",
+    n_random: int = 3,
+    n_rotations: int = 20,
+    random_weights: Study | None = None,
+    seed: int = 0,
+) -> CausalTest:
+    """Take S(x) out of the residual stream at the last token, and see what the model loses.
+
+    S(x) is the consensus set of h^b (Eqs. 11-13) of the text in the languages, at the block itself.
+    It is replaced in the English pass by the mean over other texts, or by zero. k of each block,
+    and the block that the caption is about, are chosen on a random half of the pairs, by the
+    difference to random sets of equal size; that half is also the corpus of the mean and of the
+    variances. Everything in the table is from the other half.
+
+    Args:
+        study: Of one task. Its first template and first prompt setting are used.
+        languages: 𝓛 of the consensus.
+        layers: Blocks b, 0-based.
+        ks: Dimensions per text, or fractions of d.
+        by: What stands in the place of a part: "mean" or "zero".
+        n_random: Random sets per text.
+        n_rotations: Random rotations in which the same construction is repeated.
+        random_weights: A study of the same data and a model of the same shape with random weights,
+            the floor; None leaves it out.
+        seed: Of the halves, of the first draw, and of the bootstraps.
+
+    Returns:
+        One row per ``model`` ("trained" or "random weights"), ``layer`` and ``control`` (`KINDS` of
+        `dysem_lab.questions.causal_sets`), with ``k``; ``n_draws``; ``n_dims``, mean size;
+        ``share``, mean length of what is taken out as a share of taking out all; ``share_read``,
+        the same as the next block, or after the last one the unembedding, reads it; ``kl``, the
+        mean KL(plain ‖ ablated) of the next token in nats, ``kl_low``, ``kl_high``; ``draw_low``,
+        ``draw_high``, over the draws; ``changed``, share of texts with another top token;
+        ``spearman``, ``low``, ``high``: STS of the cosines of h^L after the ablation (NaN where all
+        are equal), ``spearman_plain`` before it; ``difference``: KL of S(x) minus that of the
+        control, paired, with ``difference_low``, ``difference_high``, ``p``, and ``p_holm``,
+        corrected for all rows that have one. Intervals are 95 % bootstraps over pairs, whose two
+        texts are resampled together; a row of several draws is their mean.
+
+    Raises:
+        InputError: Several tasks, fewer than 6 pairs, an unknown name, block or k, no random set or
+            rotation, or random weights of another shape or other pairs.
+
+    Source: mean ablation, Wang et al. (arXiv 2211.00593); the controls are ours.
+    """
+    one_of(by, BY, "replacement")
+    draws = Draws(at_least(n_random, 1, "n_random"), at_least(n_rotations, 1, "n_rotations"), seed)
+    given = _checked(study, languages, layers, ks)
+    models = _prepared(given, languages, layers, random_weights)
+
+    def measure(half: Half, corpus: Half, tried: Tried, kinds: Sequence[str]) -> Measured:
+        return ablated(half, corpus, names_of(languages, "language"), tried, kinds, draws, by)
+
+    asked = {"languages": names_of(languages), "layers": list(layers), "ks": list(ks)}
+    asked |= {"by": by, "n_random": n_random, "n_rotations": n_rotations, "seed": seed}
+    return _tested("set_ablation", KL, models, measure, asked)
+
+
+def set_interchange(
+    study: Study,
+    languages: Sequence[str],
+    layers: Sequence[int],
+    *,
+    receivers: Sequence[str] | None = None,
+    ks: Sequence[int | float] = (0.1, 0.25),
+    n_random: int = 3,
+    n_rotations: int = 20,
+    random_weights: Study | None = None,
+    seed: int = 0,
+) -> CausalTest:
+    """Put the S-part of an English text into the pass of another text: is its answer the donor's?
+
+    S is the donor's S(x), as for `set_ablation`; the vectors are h^b of the donor's English pass.
+    Receivers are passes of another text, in English and in other languages. Texts that are met
+    twice, in any of these languages, are used once.
+
+    Args:
+        study: As for `set_ablation`; its languages are those of `languages` and `receivers`.
+        languages: 𝓛 of the consensus.
+        layers: Blocks b, 0-based.
+        receivers: Languages of the passes that are changed; None is English and the last of 𝓛.
+        ks: As for `set_ablation`.
+        n_random: As there.
+        n_rotations: As there.
+        random_weights: As there.
+        seed: As there, and of nothing else: a text's donor is a quarter of the texts further on.
+
+    Returns:
+        As `set_ablation`, for each ``language`` of the receivers, with other measures: ``gain``,
+        the mean change of the log-probability (nats) of the donor's own top token, ``gain_low``,
+        ``gain_high``; ``gain_rendering``, that of the top token of the donor's rendering in the
+        receiver's language; ``became``, the share of texts whose top token becomes the donor's,
+        among the ``n_differ`` whose own is another; ``to_donor``, ``to_receiver``, cosines of h^L
+        with the donor's and with the receiver's own, and ``plain_to_donor`` before. ``share`` is of
+        the length of the whole change, and ``difference`` of gains. Two more rows per block but the
+        last divide S(x) into the directions that hold 90 % of what the next block reads, and the
+        rest.
+
+    Raises:
+        InputError: As for `set_ablation`.
+
+    Source: Geiger et al. (arXiv 2106.02997); the division, Makelov et al. (arXiv 2311.17030).
+    """
+    draws = Draws(at_least(n_random, 1, "n_random"), at_least(n_rotations, 1, "n_rotations"), seed)
+    codes = names_of(languages, "language")
+    into = list(dict.fromkeys(["en", codes[-1]] if receivers is None else names_of(receivers)))
+    given = _checked(study, [*codes, *into], layers, ks)
+    models = _prepared(given, [*codes, *into], layers, random_weights)
+
+    def measure(half: Half, corpus: Half, tried: Tried, kinds: Sequence[str]) -> Measured:
+        return exchanged(half, corpus, codes, into, tried, kinds, draws)
+
+    asked = {"languages": codes, "receivers": into, "layers": list(layers), "ks": list(ks)}
+    asked |= {"n_random": n_random, "n_rotations": n_rotations, "seed": seed}
+    return _tested("set_interchange", GAIN, models, measure, asked)
+
+
+def _checked(
+    study: Study, codes: Sequence[str], layers: Sequence[int], ks: Sequence[int | float]
+) -> Study:
+    """Return the study with the one prompt and the languages that are asked about."""
+    if not len(layers) or not len(ks):
+        raise InputError(f"give at least one block and one k, got {layers!r} and {ks!r}")
+    if (n := len(study.data[only_task(study)])) < 6:
+        raise InputError(f"{n} pairs make no two halves of three; give 6 or more")
+    for layer in layers:
+        Place("resid", layer).check(study.n_layers)
+    read = list(dict.fromkeys(["en", *names_of(codes, "language")]))
+    return study.prompted(study.templates[0], study.settings[0], read)
+
+
+def _prepared(
+    study: Study, codes: Sequence[str], layers: Sequence[int], floor: Study | None
+) -> dict[str, Study]:
+    """Return name → study of each model, once their vectors are there."""
+    models = {TRAINED: study}
+    if floor is not None:
+        models[UNTRAINED] = _checked(floor, codes, layers, [1])
+    needs: list[Need] = []
+    for of in models.values():
+        needs.append(of.needs((), output_layers=[layer + 1 for layer in layers]))
+        if of.n_layers - 1 in layers:
+            needs.append(of.needs("attn"))
+    prepare(*needs, runs_the_model=True)
+    if floor is not None:
+        other = models[UNTRAINED]
+        shapes = [(of.model.n_layers, of.model.d_model) for of in (study, other)]
+        same = study.data[only_task(study)].digest == other.data[only_task(other)].digest
+        if shapes[0] != shapes[1] or not same:
+            raise InputError(
+                f"random_weights must have the same pairs and the model's (L, d) {shapes[0]}, got "
+                f"{shapes[1]} and {'the same' if same else 'other'} pairs"
+            )
+    return models
+
+
+# --- from effects to the table
+
+
+def _tested(
+    kind: str,
+    main: str,
+    models: Mapping[str, Study],
+    measure: Callable[[Half, Half, Tried, Sequence[str]], Measured],
+    asked: dict[str, Any],
+) -> CausalTest:
+    """Choose k and block on one half, measure on the other, and compare with every control."""
+    study, seed = models[TRAINED], asked["seed"]
+    codes = study.languages if main == GAIN else ["en"]
+    choosing, reporting = halves(study, seed, codes)
+    tried = [(layer, k) for layer in asked["layers"] for k in asked["ks"]]
+    choice = _choice(measure(choosing, choosing, tried, TRIED), main)
+    chosen = [(row.layer, row.k) for row in choice[choice["chosen"]].itertuples()]
+    lead = int(choice.loc[choice["leads"], "layer"].iloc[0])
+    found = measure(reporting, choosing, chosen, KINDS)
+    rows = _rows(found, main, TRAINED, seed)
+    if floor := models.get(UNTRAINED):
+        corpus, half = halves(floor, seed, codes)
+        rows += _rows(measure(half, corpus, chosen, FLOOR), main, UNTRAINED, seed)
+    table = pd.DataFrame(rows)
+    table["p_holm"] = holm(table["p"].to_numpy())
+    exceptions = _exceptions(found, main, dict(chosen)[lead], lead, study.lens)
+    facts = facts_of(study, **asked)
+    recorded = {
+        "texts": {"choosing": len(choosing.first), "reporting": len(reporting.first)},
+        "chosen": {str(layer + 1): k for layer, k in chosen},
+        "lead": lead,
+        "exceptions": exceptions.to_dict("records"),
+    }
+    facts = replace(facts, recorded={**facts.recorded, **recorded})
+    reads = readers(study.lens, lead + 1) if main == GAIN and lead + 1 < study.n_layers else None
+    said = caption(table, main, lead, len(reporting.first), reads)
+    drawn = figure(table, main, facts)
+    return CausalTest(kind, table, drawn, said, facts, choice, exceptions)
+
+
+def _choice(found: Measured, main: str) -> pd.DataFrame:
+    """Return how much more S(x) does than random sets for each block and k, and the choice."""
+    rows = []
+    for layer, k in dict.fromkeys((key.layer, key.k) for key in found.effects):
+        own, random = (_mean_over_draws(found, main, layer, k, control) for control in TRIED)
+        rows.append({"layer": layer, "k": k, "own": own.mean(), "random": random.mean()})
+    table = pd.DataFrame(rows)
+    table["difference"] = table["own"] - table["random"]
+    best = table.groupby("layer", sort=False)["difference"].idxmax()
+    table["chosen"] = table.index.isin(best)
+    table["leads"] = table.index == table["difference"].idxmax()
+    return table
+
+
+def _mean_over_draws(
+    found: Measured,
+    measure: str,
+    layer: int,
+    k: int | float,
+    control: str,
+    language: str | None = None,
+) -> Float[np.ndarray, " n"]:
+    """Return a measure of each text, its mean over draws and languages."""
+    effects = [
+        effect[measure].double().numpy()
+        for key, effect in found.effects.items()
+        if (key.layer, key.k, key.control) == (layer, k, control)
+        and language in (None, key.language)
+    ]
+    return np.mean(effects, axis=0)
+
+
+def _rows(found: Measured, main: str, model: str, seed: int) -> list[dict[str, Any]]:
+    """Return one row per language, block and control."""
+    groups: dict[tuple[str, int, int | float, str], list[Key]] = {}
+    for key in found.effects:
+        groups.setdefault(key[:4], []).append(key)
+    rows = []
+    for (language, layer, k, control), keys in groups.items():
+        at = layer, k, control, language
+        values = _per_unit(_mean_over_draws(found, main, *at), found.unit)
+        own = _per_unit(_mean_over_draws(found, main, layer, k, OWN, language), found.unit)
+        parts = torch.stack([found.parts[key] for key in keys], 1)  # [3, draws, n]
+        size, share, read = parts.flatten(1).nanmean(1).tolist()
+        mean = mean_with_interval(values, seed=seed)
+        draws = [float(found.effects[key][main].mean()) for key in keys]
+        row: dict[str, Any] = {"model": model, "language": language, "layer": layer, "k": k}
+        row |= {"control": control, "n_draws": len(keys), "n_dims": size}
+        row |= {"share": share, "share_read": read, "n_texts": len(found.unit)}
+        row |= {main: mean["mean"], f"{main}_low": mean["low"], f"{main}_high": mean["high"]}
+        row |= {"draw_low": min(draws), "draw_high": max(draws)}
+        for measure in found.effects[keys[0]]:
+            if measure not in (main, "top", "top_plain"):
+                of_texts = _mean_over_draws(found, measure, *at)
+                if measure == "became":
+                    row["n_differ"] = int((~np.isnan(of_texts)).sum())
+                row[measure] = (
+                    float(np.nanmean(of_texts)) if not np.isnan(of_texts).all() else np.nan
+                )
+        if found.scores:
+            row |= pd.DataFrame([found.scores[key] for key in keys]).mean().to_dict()
+        compared = mean_with_interval(own - values, seed=seed) if control != OWN else {}
+        names = {"difference": "mean", "difference_low": "low", "difference_high": "high", "p": "p"}
+        rows.append({**row, **{name: compared.get(of, np.nan) for name, of in names.items()}})
+    return rows
+
+
+def _per_unit(values: Float[np.ndarray, " n"], unit: np.ndarray) -> Float[np.ndarray, " units"]:
+    """Return the mean over the texts of each unit that is resampled."""
+    _, of = np.unique(unit, return_inverse=True)
+    return np.bincount(of, values) / np.bincount(of)
+
+
+def _exceptions(
+    found: Measured, main: str, k: int | float, layer: int, lens: LensModel
+) -> pd.DataFrame:
+    """Return the texts for which S(x) does least in comparison with random sets of its size."""
+    rows = []
+    for language in dict.fromkeys(key.language for key in found.effects):
+        own, random = (
+            _mean_over_draws(found, main, layer, k, control, language) for control in TRIED
+        )
+        effect = found.effects[Key(language, layer, k, OWN, 0)]
+        for i in (own - random).argsort(kind="stable")[:N_EXCEPTIONS]:
+            was, top = token_texts(lens, [int(effect[of][i]) for of in ("top_plain", "top")])
+            row = {"language": language, "text": found.texts[i], "own": own[i], "random": random[i]}
+            rows.append({**row, "top_plain": was, "top": top})
+    return pd.DataFrame(rows)

@@ -1,0 +1,228 @@
+"""What `set_ablation` and `set_interchange` show: a panel per block, and the meaning in words."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from dysem_lab.models.readout import Readers
+from dysem_lab.questions.causal_sets import (
+    FAIR,
+    GAIN,
+    KINDS,
+    KL,
+    LARGEST,
+    MOST,
+    NORM,
+    OTHER,
+    OWN,
+    READ,
+    ROTATED,
+    SIZE,
+    UNREAD,
+    VARIANCE,
+    WHOLE,
+    n_most,
+)
+from dysem_lab.questions.finding import Facts
+from dysem_lab.questions.style import (
+    PALETTE,
+    interval,
+    layout,
+    lines_down,
+    measured,
+    range_with_room,
+    side_by_side,
+    superscript,
+)
+
+LEVEL = 0.05
+TRAINED, UNTRAINED = "trained", "random weights"
+AXES = {
+    KL: "KL(plain ‖ ablated), nats",
+    GAIN: "gain, nats",
+}
+TITLES = {
+    KL: "What does the model lose without S(x)?",
+    GAIN: "Does the S-part of another text bring its answer? Gain of the donor's top token",
+}
+IN_WORDS = {
+    SIZE: "random sets of equal size",
+    NORM: "random sets of equal norm",
+    LARGEST: "the largest |v|",
+    VARIANCE: "the dimensions of largest variance",
+    OTHER: "another text's S",
+    ROTATED: "the same in random rotations",
+}
+OFFSET = 0.16  # between the lines of two languages
+
+
+def figure(table: pd.DataFrame, main: str, facts: Facts | str) -> go.Figure:
+    """Return a panel per block with a point and its interval per control; draws span a grey line.
+
+    Args:
+        table: Of `set_ablation` or `set_interchange`.
+        main: Its measure, "kl" or "gain".
+        facts: What it was measured on.
+    """
+    blocks = table.drop_duplicates("layer")
+    titles = [f"block {row.layer + 1}, k = {row.k:g}" for row in blocks.itertuples()]
+    present = table.drop_duplicates(["model", "control"])
+    present = [
+        (model, control)
+        for model, part in present.groupby("model", sort=False)
+        for control in KINDS
+        if control in set(part["control"])
+    ]
+    lines = {pair: float(i) for i, pair in enumerate(present)}
+    labels = [
+        ("" if model == TRAINED else f"<i>{model}:</i> ")
+        + (f"<b>{name}</b>" if name == OWN else name)
+        for model, name in present
+    ]
+    drawn = side_by_side(titles, gap=0.02)
+    languages = list(dict.fromkeys(table["language"]))
+    values = [main, f"{main}_low", f"{main}_high"]
+    for col, layer in enumerate(blocks["layer"], 1):
+        for i, language in enumerate(languages):
+            part = table[(table["layer"] == layer) & (table["language"] == language)]
+            y = pd.Series(
+                [lines[row.model, row.control] for row in part.itertuples()], index=part.index
+            )
+            y = y + OFFSET * (2 * i - len(languages) + 1)
+            for at, row in part[part["n_draws"] > 1].iterrows():
+                drawn.add_scatter(
+                    x=[row["draw_low"], row["draw_high"]],
+                    y=[y[at], y[at]],
+                    mode="lines",
+                    line={"color": "#BBBBBB", "width": 7},
+                    showlegend=False,
+                    hoverinfo="skip",
+                    row=1,
+                    col=col,
+                )
+            name = "mean, 95 % interval" if len(languages) == 1 else f"receiver in {language}"
+            ends = part[[values[2], "draw_high"]].max(axis=1)
+            measured(drawn, part[values], y, col, name, PALETTE[i], _digits(part[main]), at=ends)
+        of_block = table.loc[table["layer"] == layer, [*values[1:], "draw_low", "draw_high"]]
+        drawn.update_xaxes(
+            range=range_with_room(of_block.stack(), 0.3), title=AXES[main], row=1, col=col
+        )
+    lines_down(drawn, [superscript(label) for label in labels])
+    height = 26 * len(labels) * (1 + 0.4 * (len(languages) - 1)) + 240
+    drawn = layout(drawn, TITLES[main], facts, int(height))
+    return drawn.update_layout(margin={"l": 240, "b": 110})
+
+
+def caption(
+    table: pd.DataFrame, main: str, lead: int, n_texts: int, reads: Readers | None = None
+) -> str:
+    """Return what was found in a sentence of meaning, then the numbers of the leading block.
+
+    Args:
+        table: Of `set_ablation` or `set_interchange`.
+        main: Its measure, "kl" or "gain".
+        lead: The block that was chosen, 0-based.
+        n_texts: Different texts in the half that is reported.
+        reads: What the block after the leading one reads, where there is one.
+    """
+    trained = table[table["model"] == TRAINED]
+    parts = []
+    for language, of in trained.groupby("language", sort=False):
+        at = of[of["layer"] == lead]
+        n_all = sum(not any(_verdict(block)[1:]) for _, block in of.groupby("layer"))
+        n_blocks = of["layer"].nunique()
+        parts.append(
+            f"{_meaning(at, main, lead, str(language))} (it beats all of them at {n_all} of "
+            f"{n_blocks} {'block' if n_blocks == 1 else 'blocks'}). {_numbers(at, main, n_texts)}"
+        )
+    if reads is not None:
+        parts.append(_in_row_space(trained[trained["layer"] == lead], main, reads))
+    floor = table[(table["model"] == UNTRAINED) & (table["layer"] == lead)].set_index("control")
+    if len(floor):
+        own, random = floor.loc[[OWN], main].mean(), floor.loc[[SIZE], main].mean()
+        parts.append(f"With random weights: S(x) {own:.3f}, random sets {random:.3f}.")
+    n_tests = int(table["p"].notna().sum())
+    parts.append(f"Holm over {n_tests} comparisons; block and k chosen on the other half.")
+    return " ".join(parts)
+
+
+def _verdict(block: pd.DataFrame) -> tuple[list[str], list[str], list[str]]:
+    """Return the sets of equal size or norm that S(x) is above, not surely off, and below."""
+    fair = block[block["control"].isin(FAIR)]
+    sure = fair["p_holm"] < LEVEL
+    above, below = sure & (fair["difference_low"] > 0), sure & (fair["difference_high"] < 0)
+    names = fair["control"]
+    return names[above].tolist(), names[~above & ~below].tolist(), names[below].tolist()
+
+
+def _meaning(at: pd.DataFrame, main: str, lead: int, language: str) -> str:
+    """Return the claim in words, as the table has it."""
+    above, level, below = _verdict(at)
+    where = f"At block {lead + 1}"
+    if main == GAIN:
+        where = f"{where}, in passes in {language},"
+    does = "taking S(x) out changes the answer" if main == KL else "S(x) brings the donor's answer"
+    if not level and not below:
+        return f"{where} {does} more than any other set of its size or norm"
+    compared = [
+        f"{how} {_listed(names)}"
+        for how, names in (("more than", above), ("about as much as", level), ("less than", below))
+        if names
+    ]
+    special = "" if above else " S(x) is nothing special:"
+    first, *others = compared
+    but = f", but {' and '.join(others)}" if others else ""
+    return f"{where}{special} {does} {first}{but}"
+
+
+def _listed(controls: Sequence[str]) -> str:
+    """Return controls as a list in words."""
+    names = [IN_WORDS[name] for name in controls]
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _in_row_space(at: pd.DataFrame, main: str, reads: Readers) -> str:
+    """Return what the part does that the next block reads, and what it does not."""
+    d_model, means = len(reads.share), at.groupby("control")[main].mean()
+    if reads.rank == d_model:
+        space = f"The row space of what the next block reads is the whole stream ({d_model})"
+    else:
+        space = f"The next block reads {reads.rank} of {d_model} directions"
+    return (
+        f"{space}; on the {n_most(reads)} directions that hold {MOST:.0%} of it the S-part brings "
+        f"{means[READ]:.2f}, on the rest {means[UNREAD]:.2f}."
+    )
+
+
+def _digits(values: pd.Series) -> str:
+    """Return how values are written: small ones with a third digit."""
+    return ".3f" if values.abs().max() < 0.1 else ".2f"
+
+
+def _numbers(at: pd.DataFrame, main: str, n_texts: int) -> str:
+    """Return the numbers of a block."""
+    rows = at.set_index("control")
+    own, of = rows.loc[OWN], _digits(at[main])
+    said = [f"S(x) {interval(own, main, (f'{main}_low', f'{main}_high'), of)} on "]
+    said[0] += f"{own['n_dims']:.0f} dimensions"
+    said += [f"{name} {rows.loc[name, main]:{of}}" for name in (*FAIR, WHOLE) if name in rows.index]
+    if ROTATED in rows.index and abs(rows.loc[ROTATED, main]) > abs(rows.loc[WHOLE, main]):
+        times = rows.loc[ROTATED, "share_read"]
+        said[-1] += (
+            " (a rotation moves more than all: it mixes large values into directions that are read "
+            f"strongly, and what is read moves by {times:.1f} of the whole)"
+        )
+    if main == KL:
+        random = rows.loc[SIZE]
+        return (
+            f"KL in nats over {n_texts} texts: {', '.join(said)}. Another top token in "
+            f"{own['changed']:.0%} (random sets: {random['changed']:.0%}); STS "
+            f"{own['spearman_plain']:.1f} before, {own['spearman']:.1f} after (random sets: "
+            f"{random['spearman']:.1f})."
+        )
+    whole = rows.loc[WHOLE]
+    return (
+        f"Gain of the donor's top token in nats over {n_texts} texts: {', '.join(said)}. The top "
+        f"token becomes the donor's in {own['became']:.0%} (whole vector: {whole['became']:.0%})."
+    )

@@ -1,0 +1,526 @@
+"""Ablation and interchange of S(x): against plain PyTorch hooks, hand-made sets, and properties."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+import dysem_lab as dl
+from dysem_lab.errors import DysemLabError, InputError
+from dysem_lab.evaluate import holm, mean_with_interval
+from dysem_lab.models.readout import Readers, readers
+from dysem_lab.questions import causal_passes, causal_picture, causal_sets
+from dysem_lab.questions.causal_passes import Key, ablated, exchanged, halves
+from dysem_lab.questions.causal_sets import (
+    COMPLEMENT,
+    END,
+    FAIR,
+    GAIN,
+    KINDS,
+    KL,
+    LARGEST,
+    NORM,
+    OTHER,
+    OWN,
+    READ,
+    ROTATED,
+    SIZE,
+    UNREAD,
+    VARIANCE,
+    WHOLE,
+    At,
+    Draws,
+    Part,
+    parts_of,
+)
+
+CODES = ["en", "fr"]
+FEW = Draws(sets=2, rotations=2, seed=0)
+
+pytestmark = pytest.mark.usefixtures("_one_thread")
+
+
+@pytest.fixture(scope="module")
+def study(tiny_folder):
+    return dl.Study(
+        tiny_folder("Llama"), "demo", languages=CODES, pairs=8, settings="language-specific"
+    )
+
+
+@pytest.fixture(scope="module")
+def plain_model(tiny_folder):
+    """Return the same model, untouched by any bridge."""
+    return AutoModelForCausalLM.from_pretrained(tiny_folder("Llama"), dtype=torch.float32).eval()
+
+
+# --- statistics
+
+
+def test_holm_by_hand():
+    found = holm(np.array([0.04, 0.01, np.nan, 0.03]))
+    # 0.01 × 3, 0.03 × 2, and 0.04 × 1, which must not be below the one before it.
+    np.testing.assert_allclose(found, [0.06, 0.03, np.nan, 0.06])
+    assert holm(np.array([0.6, 0.7])).tolist() == [1.0, 1.0]
+    assert len(holm(np.array([]))) == 0
+    with pytest.raises(InputError, match="p must be a row of numbers from 0 to 1"):
+        holm(np.array([0.5, 1.5]))
+
+
+def test_a_mean_has_the_interval_of_its_resampled_means():
+    values = np.array([1.0, 2.0, np.nan, 6.0])
+    found = mean_with_interval(values, n_resamples=2000)
+    assert found["mean"] == 3.0
+    drawn = np.random.default_rng(0).integers(0, 3, size=(2000, 3))
+    low, high = np.quantile(np.array([1.0, 2.0, 6.0])[drawn].mean(1), [0.025, 0.975])
+    assert (found["low"], found["high"]) == pytest.approx((low, high))
+    assert found["p"] == 1 / 2000  # no resample is at 0 or below
+    assert mean_with_interval(np.array([-1.0, 1.0]))["p"] == 1.0
+    assert np.isnan(list(mean_with_interval(np.array([np.nan])).values())).all()
+
+
+# --- sets
+
+
+def random_at(n=5, d=16, **others):
+    generator = torch.Generator().manual_seed(0)
+    languages = torch.randn(n, 2, d, generator=generator)
+    change, spread = torch.randn(n, d, generator=generator), torch.rand(d, generator=generator)
+    return At(languages, languages[:, 0], change, spread, **others)
+
+
+def test_each_control_differs_from_the_set_in_one_thing():
+    at = random_at()
+    parts = parts_of(at, 3, FEW)
+    own = parts[OWN][0].masks
+    assert (own == torch.stack([dl.consensus_set(x, 3) for x in at.languages])).all()
+    sizes = own.sum(-1)
+    for kind in (SIZE, LARGEST, VARIANCE):
+        assert all((part.masks.sum(-1) == sizes).all() for part in parts[kind])
+    assert (parts[COMPLEMENT][0].masks == ~own).all()
+    assert parts[WHOLE][0].masks.all()
+    assert (parts[OTHER][0].masks == own[[4, 0, 1, 2, 3]]).all()
+    for i, size in enumerate(sizes):
+        largest, most = parts[LARGEST][0].masks[i], parts[VARIANCE][0].masks[i]
+        assert set(largest.nonzero()[:, 0].tolist()) == set(
+            at.vector[i].abs().argsort(descending=True)[:size].tolist()
+        )
+        assert set(most.nonzero()[:, 0].tolist()) == set(
+            at.spread.argsort(descending=True)[:size].tolist()
+        )
+    for part in parts[ROTATED]:
+        turned = torch.stack([dl.consensus_set(x @ part.basis, 3) for x in at.languages])
+        assert (part.masks == turned).all()
+    assert {kind: len(drawn) for kind, drawn in parts.items() if len(drawn) > 1} == {
+        SIZE: 2,
+        NORM: 2,
+        ROTATED: 2,
+    }
+    assert not {END, READ, UNREAD} & set(parts)
+
+
+def test_a_random_set_of_equal_norm_comes_near_and_not_above():
+    change = torch.randn(20, 300, generator=torch.Generator().manual_seed(3))
+    norms = torch.linspace(0.0, 12.0, 20)
+    for seed in range(3):
+        found = Part(causal_sets.draw_of_norm(change, norms, seed)).of(change).norm(dim=-1)
+        assert (found <= norms * (1 + 2e-6)).all()
+        assert (found[1:] > 0.97 * norms[1:]).all()
+        assert found[0] == 0
+    everything = causal_sets.draw_of_norm(change, change.norm(dim=-1), 0)
+    assert everything.all()
+
+
+def test_where_all_languages_are_positive_the_whole_vector_is_the_set():
+    at = random_at()
+    parts = parts_of(at._replace(languages=at.languages.abs()), 16, FEW)
+    assert parts[OWN][0].masks.equal(parts[WHOLE][0].masks)
+    assert not parts[COMPLEMENT][0].masks.any()
+
+
+def test_what_is_read_and_what_is_not_add_up_to_the_set(study):
+    at = random_at(d=32, readers=readers(study.lens, 1))
+    parts = parts_of(at, 8, FEW)
+    read, unread, own = (parts[kind][0].of(at.change) for kind in (READ, UNREAD, OWN))
+    torch.testing.assert_close(read + unread, own)
+    assert (read * unread).sum(-1).abs().max() < 1e-4
+
+
+def test_rotations_are_rotations_and_differ():
+    Q, other = causal_sets.rotation(16, 0), causal_sets.rotation(16, 1)
+    torch.testing.assert_close(Q.T @ Q, torch.eye(16), atol=1e-5, rtol=0)
+    assert not Q.equal(other)
+    assert Q.equal(causal_sets.rotation(16, 0))
+
+
+@pytest.mark.parametrize("architecture", ["Llama", "Gemma2"])
+def test_what_a_block_reads_is_the_row_space_of_its_weights(tiny_folder, architecture):
+    folder = tiny_folder(architecture)
+    block = AutoModelForCausalLM.from_pretrained(folder).model.layers[1]
+    gemma = architecture == "Gemma2"  # whose norms multiply by 1 + weight
+    norms = (
+        block.input_layernorm,
+        block.pre_feedforward_layernorm if gemma else block.post_attention_layernorm,
+    )
+    attention, mlp = block.self_attn, block.mlp
+    readings = (
+        [attention.q_proj, attention.k_proj, attention.v_proj],
+        [mlp.up_proj, mlp.gate_proj],
+    )
+    stacked = torch.cat(
+        [
+            linear.weight.detach() * (norm.weight.detach() + gemma)
+            for norm, linears in zip(norms, readings, strict=True)
+            for linear in linears
+        ]
+    )
+    found = readers(dl.load_model(folder), 1)
+    _, values, rows = torch.linalg.svd(stacked, full_matrices=False)
+    torch.testing.assert_close(found.share, values**2 / (values**2).sum(), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        (found.basis[:, :5].T @ rows[:5].T).abs(), torch.eye(5), atol=2e-3, rtol=0
+    )
+    assert found.rank == 32
+    vectors = torch.randn(4, 32, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(
+        found.norm(vectors),
+        (vectors @ stacked.T).norm(dim=-1) / stacked.norm(),
+        atol=1e-4,
+        rtol=1e-3,
+    )
+    with pytest.raises(InputError, match="layer must be between 0 and 2"):
+        readers(dl.load_model(folder), 4)
+
+
+def test_after_the_last_block_the_unembedding_reads(study, plain_model):
+    weight = plain_model.lm_head.weight.detach() * plain_model.model.norm.weight.detach()
+    centred = weight - weight.mean(0)
+    vectors = torch.randn(4, 32, generator=torch.Generator().manual_seed(0))
+    expected = (vectors @ centred.T).norm(dim=-1) / centred.norm()
+    torch.testing.assert_close(readers(study.lens, 3).norm(vectors), expected, atol=1e-4, rtol=1e-3)
+
+
+# --- passes, against plain hooks
+
+
+def answers(model, tokenizer, prompt, layer=None, change=None):
+    """Return log-probabilities after a prompt and h^b, h^L there, by hooks; h^b may be changed."""
+    seen = {}
+
+    def edit(_, inputs, output):
+        stream = output[0] if isinstance(output, tuple) else output
+        seen["at"] = stream[0, -1].clone()
+        if change is not None:
+            stream[0, -1] = change(stream[0, -1])
+
+    def end(_, inputs, output):
+        seen["end"] = (output[0] if isinstance(output, tuple) else output)[0, -1].clone()
+
+    blocks = model.model.layers
+    handles = [blocks[-1].register_forward_hook(end)]
+    if layer is not None:
+        handles.insert(0, blocks[layer].register_forward_hook(edit))
+    try:
+        with torch.no_grad():
+            logits = model(**tokenizer([prompt], return_tensors="pt")).logits[0, -1]
+    finally:
+        for handle in handles:
+            handle.remove()
+    return logits.log_softmax(-1), seen.get("at"), seen["end"]
+
+
+def consensus(rows, k):
+    positive = [j for j in range(len(rows[0])) if all(row[j] > 0 for row in rows)]
+    best = sorted(positive, key=lambda j: (-sum(float(row[j]) for row in rows), j))[:k]
+    return torch.tensor([j in best for j in range(len(rows[0]))])
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_ablations_are_those_of_plain_hooks(study, plain_model, layer):
+    choosing, reporting = halves(study, 0, ["en"])
+    tokenizer = study.lens.tokenizer
+    found = ablated(reporting, choosing, CODES, [(layer, 4)], [OWN, COMPLEMENT], FEW, "mean")
+    mean = torch.stack(
+        [answers(plain_model, tokenizer, p, layer)[1] for p in choosing.prompts("en")]
+    ).mean(0)
+    for i, prompts in enumerate(zip(*(reporting.prompts(code) for code in CODES), strict=True)):
+        streams = [answers(plain_model, tokenizer, prompt, layer)[1] for prompt in prompts]
+        before = answers(plain_model, tokenizer, prompts[0])[0]
+        own = consensus(streams, 4)
+        for control, mask in ((OWN, own), (COMPLEMENT, ~own)):
+            after = answers(
+                plain_model, tokenizer, prompts[0], layer, lambda h, m=mask: torch.where(m, mean, h)
+            )[0]
+            effect = found.effects[Key("en", layer, 4, control, 0)]
+            kl = float((before.exp() * (before - after)).sum())
+            assert float(effect[KL][i]) == pytest.approx(kl, abs=1e-3, rel=1e-3)
+            assert bool(effect["changed"][i]) == (int(before.argmax()) != int(after.argmax()))
+
+
+def test_interchanges_are_those_of_plain_hooks(study, plain_model):
+    layer = 1
+    choosing, reporting = halves(study, 0, CODES)
+    tokenizer = study.lens.tokenizer
+    found = exchanged(reporting, choosing, CODES, CODES, [(layer, 4)], [OWN, WHOLE], FEW)
+    prompts = {code: reporting.prompts(code) for code in CODES}
+    n = len(prompts["en"])
+    for i in range(n):
+        donor = (i - n // 4) % n
+        says, given, end = answers(plain_model, tokenizer, prompts["en"][donor], layer)
+        both = [answers(plain_model, tokenizer, prompts[c][donor], layer)[1] for c in CODES]
+        wanted = int(says.argmax())
+        for code in CODES:
+            before = answers(plain_model, tokenizer, prompts[code][i])[0]
+            also = int(answers(plain_model, tokenizer, prompts[code][donor])[0].argmax())
+            for control, mask in ((OWN, consensus(both, 4)), (WHOLE, torch.ones(32) > 0)):
+                after, _, after_end = answers(
+                    plain_model,
+                    tokenizer,
+                    prompts[code][i],
+                    layer,
+                    lambda h, m=mask, v=given: torch.where(m, v, h),
+                )
+                effect = found.effects[Key(code, layer, 4, control, 0)]
+                gained = after - before
+                assert float(effect[GAIN][i]) == pytest.approx(float(gained[wanted]), abs=1e-3)
+                rendering = float(effect["gain_rendering"][i])
+                assert rendering == pytest.approx(float(gained[also]), abs=1e-3)
+                similarity = torch.cosine_similarity(after_end, end, dim=0)
+                assert float(effect["to_donor"][i]) == pytest.approx(float(similarity), abs=1e-3)
+                if int(before.argmax()) == wanted:
+                    assert effect["became"][i].isnan()
+                else:
+                    assert effect["became"][i] == (int(after.argmax()) == wanted)
+
+
+def test_an_identity_for_a_rotation_gives_the_unrotated_number(study, monkeypatch):
+    monkeypatch.setattr(causal_sets, "rotation", lambda d, seed: torch.eye(d))
+    choosing, reporting = halves(study, 0, ["en"])
+    for measured in (
+        ablated(reporting, choosing, CODES, [(1, 4)], [OWN, ROTATED], FEW, "mean"),
+        exchanged(reporting, choosing, CODES, CODES, [(1, 4)], [OWN, ROTATED], FEW),
+    ):
+        for key, effect in measured.effects.items():
+            own = measured.effects[key._replace(control=OWN, draw=0)]
+            for name in effect:
+                torch.testing.assert_close(
+                    effect[name], own[name], atol=1e-4, rtol=1e-3, equal_nan=True
+                )
+
+
+def test_a_text_that_gets_its_own_part_stays_as_it_is(study):
+    _, half = halves(study, 0, ["en"])
+    prompts, v = half.prompts("en"), half.stream(1, ["en"])[:, 0]
+    own = parts_of(random_at(len(prompts), 32, readers=readers(study.lens, 2)), 8, FEW)
+    edits = {
+        Key("en", 1, 8, kind, 0): causal_passes._interchange(study.lens, 1, prompts, v, v, drawn[0])
+        for kind, drawn in own.items()
+    }
+    for _, plain, of_rows in causal_passes._passes(study.lens, prompts, edits):
+        for _, edited in of_rows:
+            torch.testing.assert_close(edited.log_p, plain.log_p, atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(edited.stream, plain.stream, atol=1e-4, rtol=1e-4)
+
+
+def test_the_whole_of_the_last_block_brings_the_donors_answer_itself(study):
+    choosing, reporting = halves(study, 0, CODES)
+    found = exchanged(reporting, choosing, CODES, CODES, [(2, 4)], [WHOLE], FEW)
+    for effect in found.effects.values():
+        became = effect["became"]
+        assert became[~became.isnan()].all()
+        torch.testing.assert_close(effect["to_donor"], torch.ones(len(became)))
+
+
+def test_texts_that_are_met_twice_are_one(study, tmp_path):
+    data = study.data["demo"]
+    both = dl.Study(study.lens, data.select([0, 1, 2, 3, 0, 1, 2, 3]), languages=CODES)
+    for half in halves(both, 0, ["en"]):
+        texts = data.select(half.pairs % 4).texts("en")
+        assert len(half.first) == len(set(texts))
+        assert [texts[half.first[row]] for row in half.row] == texts
+        assert len(set(half.prompts("en"))) == len(half.first)
+
+
+# --- the questions
+
+
+@pytest.fixture(scope="module")
+def findings(study):
+    floor = dl.Study(study.lens, "demo", languages=CODES, pairs=8, settings="language-specific")
+    few = {"n_random": 2, "n_rotations": 2, "ks": [3, 6], "random_weights": floor}
+    return {
+        KL: dl.set_ablation(study, CODES, [0, 2], **few),
+        GAIN: dl.set_interchange(study, CODES, [0, 2], **few),
+    }
+
+
+@pytest.mark.parametrize("main", [KL, GAIN])
+def test_a_table_compares_the_set_with_every_control(findings, main):
+    finding = findings[main]
+    table = finding.table
+    trained = table[table["model"] == "trained"]
+    assert set(trained["control"]) == set(KINDS) - (set() if main == GAIN else {READ, UNREAD})
+    languages = CODES if main == GAIN else ["en"]
+    for layer in (0, 2):
+        for language in languages:
+            part = trained[(trained["layer"] == layer) & (trained["language"] == language)]
+            assert (END in set(part["control"])) == (layer == 2)
+            if main == GAIN:
+                assert (READ in set(part["control"])) == (layer == 0)
+            rows = part.set_index("control")
+            assert rows["n_draws"][[SIZE, NORM, ROTATED]].tolist() == [2, 2, 2]
+            assert np.isnan(rows.loc[OWN, "p"])
+            others = rows.drop(OWN)
+            np.testing.assert_allclose(
+                others["difference"], rows.loc[OWN, main] - others[main], atol=1e-6
+            )
+            assert rows.loc[WHOLE, "share"] == pytest.approx(1)
+            assert rows.loc[WHOLE, "share_read"] == pytest.approx(1)
+            assert (rows["share_read"] > 0).all()
+            assert (rows[f"{main}_low"] <= rows[main]).all()
+            assert rows.loc[NORM, "share"] == pytest.approx(rows.loc[OWN, "share"], abs=0.1)
+    np.testing.assert_allclose(table["p_holm"], holm(table["p"].to_numpy()))
+    floor = table[table["model"] == "random weights"].set_index(["language", "layer", "control"])
+    same = trained.set_index(["language", "layer", "control"]).loc[floor.index]
+    np.testing.assert_allclose(floor[main], same[main], atol=1e-5)  # the same model stands in
+    assert finding.facts.recorded["texts"]["reporting"] == trained["n_texts"].iloc[0]
+    assert len(finding.facts.recorded["exceptions"]) == len(finding.exceptions)
+    assert len(finding.figure.layout.annotations) >= 2
+
+
+@pytest.mark.parametrize("main", [KL, GAIN])
+def test_k_and_block_are_chosen_on_the_other_half(findings, main):
+    finding = findings[main]
+    choice = finding.choice
+    assert choice.groupby("layer")["chosen"].sum().tolist() == [1, 1]
+    for _, of_block in choice.groupby("layer"):
+        best = of_block.loc[of_block["difference"].idxmax()]
+        assert best["chosen"]
+    (lead,) = choice[choice["leads"]].itertuples()
+    assert lead.difference == choice["difference"].max()
+    used = finding.table.drop_duplicates("layer").set_index("layer")["k"].to_dict()
+    assert used == choice[choice["chosen"]].set_index("layer")["k"].to_dict()
+    assert f"block {lead.layer + 1}" in finding.caption
+
+
+def test_sts_is_that_of_the_stream_at_the_end(findings, study):
+    _, reporting = halves(study, 0, ["en"])
+    stream = study.vectors("demo", "resid", languages=["en"], pairs=reporting.pairs.tolist())[:, 0]
+    first, second = stream[:4], stream[4:]
+    expected = dl.spearman(
+        torch.cosine_similarity(first, second, dim=-1), study.data["demo"].gold[reporting.pairs]
+    )
+    table = findings[KL].table
+    assert table["spearman_plain"].to_numpy() == pytest.approx(expected)
+    last = table[(table["layer"] == 2) & (table["control"] == WHOLE)]
+    assert last["spearman"].isna().all()  # all streams are the mean
+
+
+def test_the_exceptions_are_the_texts_where_the_set_does_least(findings):
+    for finding in findings.values():
+        rows = finding.exceptions
+        for _, part in rows.groupby("language"):
+            assert (part["own"] - part["random"]).is_monotonic_increasing
+
+
+def made_up(differences, main=KL):
+    """Return a table of one block where S(x) differs so much from each fair control."""
+    rows = [{"control": OWN, main: 1.0, "difference": np.nan, "p": np.nan}]
+    rows += [
+        {"control": name, main: 1.0 - d, "difference": d, "p": 0.001 if d else 0.9}
+        for name, d in zip(FAIR, differences, strict=True)
+    ]
+    rows.append({"control": WHOLE, main: 3.0, "difference": -2.0, "p": 0.001})
+    table = pd.DataFrame(rows).assign(model="trained", language="en", layer=4, k=0.1, n_dims=9)
+    table["share_read"] = 2.0
+    table["difference_low"] = table["difference"] - 0.05
+    table["difference_high"] = table["difference"] + 0.05
+    table["p_holm"] = holm(table["p"].to_numpy())
+    table[f"{main}_low"], table[f"{main}_high"] = table[main] - 0.1, table[main] + 0.1
+    measures = {"changed": 0.5, "spearman": 60.0, "spearman_plain": 70.0, "became": 0.25}
+    return table.assign(n_draws=1, draw_low=0.0, draw_high=1.0, **measures)
+
+
+@pytest.mark.parametrize(
+    ("differences", "said"),
+    [
+        ([0.5] * 6, "taking S(x) out changes the answer more than any other set of its size"),
+        (
+            [0.0] * 6,
+            "S(x) is nothing special: taking S(x) out changes the answer about as much as random",
+        ),
+        (
+            [0.5, 0.0, 0.5, 0.5, 0.5, -0.5],
+            "the answer more than random sets of equal size, the largest |v|, the dimensions of "
+            "largest variance and another text's S, but about as much as random sets of equal "
+            "norm and less than the same in random rotations (it beats all of them at 0 of 1",
+        ),
+        ([-0.5] * 6, "S(x) is nothing special: taking S(x) out changes the answer less than"),
+    ],
+)
+def test_a_caption_begins_with_what_it_means(differences, said):
+    caption = causal_picture.caption(made_up(differences), KL, 4, 30)
+    assert caption.startswith("At block 5")
+    assert said in caption
+    assert "S(x) 1.00 [0.90, 1.10] on 9 dimensions" in caption
+    assert "Holm over 7 comparisons" in caption
+
+
+def test_a_caption_says_why_a_rotation_may_do_more_than_everything():
+    said = "what is read moves by 2.0 of the whole"
+    assert said not in causal_picture.caption(made_up([0.5] * 6), KL, 4, 30)
+    assert said in causal_picture.caption(made_up([-2.5] * 6), KL, 4, 30)
+
+
+def test_a_caption_of_an_interchange_says_whose_answer():
+    caption = causal_picture.caption(made_up([0.5] * 6, GAIN), GAIN, 4, 30)
+    assert caption.startswith(
+        "At block 5, in passes in en, S(x) brings the donor's answer more than any other set"
+    )
+    assert "becomes the donor's in 25% (whole vector: 25%)" in caption
+
+
+@pytest.mark.parametrize(
+    ("rank", "said"),
+    [
+        (4, "The row space of what the next block reads is the whole stream (4); on the 2"),
+        (3, "The next block reads 3 of 4 directions; on the 2 directions that hold 90% of it"),
+    ],
+)
+def test_a_caption_says_what_the_next_block_reads(rank, said):
+    table = made_up([0.5] * 6, GAIN)
+    parts = [
+        table.iloc[:1].assign(control=kind, gain=v) for kind, v in ((READ, 0.7), (UNREAD, 0.3))
+    ]
+    reads = Readers(torch.eye(4), torch.tensor([0.6, 0.35, 0.05, 0.0]), rank)
+    caption = causal_picture.caption(pd.concat([table, *parts]), GAIN, 4, 30, reads)
+    assert said in caption
+    assert "the S-part brings 0.70, on the rest 0.30." in caption
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"layers": []}, "give at least one block and one k"),
+        ({"ks": []}, "give at least one block and one k"),
+        ({"ks": [0]}, "k must be an integer >= 1 or a fraction"),
+        ({"layers": [3]}, "layer must be between 0 and 2, got 3"),
+        ({"languages": ["en", "xx"]}, "unknown language 'xx'"),
+        ({"n_rotations": 0}, "n_rotations must be a whole number of at least 1"),
+        ({"n_random": 0}, "n_random must be a whole number of at least 1"),
+        ({"by": "noise"}, "unknown replacement 'noise'"),
+    ],
+)
+def test_what_cannot_be_tested_is_refused(study, change, message):
+    given = {"languages": CODES, "layers": [0], **change}
+    with pytest.raises(DysemLabError, match=message):
+        dl.set_ablation(study, **given)
+
+
+def test_too_few_pairs_and_another_models_pairs_are_refused(study):
+    few = dl.Study(study.lens, "demo", languages=CODES, pairs=5)
+    with pytest.raises(InputError, match="5 pairs make no two halves of three"):
+        dl.set_interchange(few, CODES, [0])
+    other = dl.Study(study.lens, "demo", languages=CODES, pairs=7)
+    with pytest.raises(InputError, match="random_weights must have the same pairs"):
+        dl.set_ablation(study, CODES, [0], random_weights=other)
