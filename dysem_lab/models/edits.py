@@ -25,7 +25,7 @@ from dysem_lab.models.steering import Contrast, Intervention
 
 Tokens = str | int  # "last", "all", or the position of a token
 Source = Callable[[Sequence[str], Int[Tensor, "batch pos"]], Tensor]
-Mask = Bool[Tensor, " values"]
+Mask = Bool[Tensor, " values"] | Bool[np.ndarray, " values"]
 Dimensions = Sequence[int] | Mask | Mapping[str, Mask]  # for all prompts, or of each
 ORTHONORMAL = 1e-4  # how far products of a basis's columns may be from 0 and 1
 
@@ -174,7 +174,7 @@ def _chosen(part: Dimensions | None, size: int, where: Place) -> tuple[Any, Any]
     return mask, indices
 
 
-def _mask(mask: object, size: int, where: Place) -> Mask:
+def _mask(mask: object, size: int, where: Place) -> Bool[Tensor, " values"]:
     """Return a mask on the CPU, once it is known to be one of so many dimensions."""
     found = torch.as_tensor(mask) if isinstance(mask, Tensor | np.ndarray) else None
     if found is None or found.dtype != torch.bool or tuple(found.shape) != (size,):

@@ -86,8 +86,8 @@ def set_ablation(
         by: What stands in the place of a part: "mean" or "zero".
         n_random: Random sets per text.
         n_rotations: Random rotations in which the same construction is repeated.
-        random_weights: A study of the same data and a model of the same shape with random weights,
-            the floor; None leaves it out.
+        random_weights: A study of the same data and of `dysem_lab.untrained` of the model, the
+            floor; None leaves it out.
         seed: Of the halves, of the first draw, and of the bootstraps.
 
     Returns:
@@ -251,6 +251,7 @@ def _tested(
         "texts": {"choosing": len(choosing.first), "reporting": len(reporting.first)},
         "chosen": {str(layer + 1): k for layer, k in chosen},
         "lead": lead,
+        "random weights": models[UNTRAINED].name if UNTRAINED in models else None,
         "exceptions": exceptions.to_dict("records"),
     }
     facts = replace(facts, recorded={**facts.recorded, **recorded})
