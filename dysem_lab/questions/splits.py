@@ -21,6 +21,7 @@ from dysem_lab.encoders.base import Encoder, LensEncoder, View
 from dysem_lab.errors import DataError
 from dysem_lab.models.capture import capture
 from dysem_lab.models.parts import SPLITS, Part, Parts, split
+from dysem_lab.models.store import prompt_key
 from dysem_lab.questions.saving import atomic_write
 
 FORMAT = "1"  # of what is kept on disk
@@ -193,17 +194,22 @@ def _known(encoder: LensEncoder, view: View, by: str, budget: int | None, report
     """Return the texts of a view in parts, those of an earlier call where they are remembered.
 
     Those of a corpus are kept on disk too, under all that they depend on.
+
+    Raises:
+        ModelError: As `LensModel.check_own_pass`: what another pass gave would be remembered.
     """
+    lens = encoder.lens
+    lens.check_own_pass()
     steered = view.edit.facts.fingerprint if view.edit else ""
-    model = (encoder.lens.fingerprint, str(encoder.place), by, steered, str(budget), FORMAT)
-    key = hashlib.sha256("\x1f".join([*model, *view.prompts]).encode()).hexdigest()
+    model = (lens.fingerprint, str(lens.dtype), str(encoder.place), steered)
+    prompts = [prompt_key(prompt, encoder.max_tokens) for prompt in view.prompts]
+    key = hashlib.sha256(" ".join([*model, by, str(budget), FORMAT, *prompts]).encode()).hexdigest()
     found = _views.get(key)
     if found is None and budget is not None:
         found = _loaded(paths.parts_path(key))
     if found is None:
         found = _run(encoder, view, by, budget, report)
         if budget is not None:
-            encoder.lens.check_own_pass()
             _save(found, paths.parts_path(key))
     _views[key] = found
     _views.move_to_end(key)
