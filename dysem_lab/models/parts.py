@@ -105,8 +105,8 @@ def split(
     Args:
         lens: The model.
         prompts: Different prompts, made by `dysem_lab.wrap`.
-        place: The vector: "attn", "attn_raw", "ffn" or "ffn_raw" summed over all blocks, "resid"
-            after any, or "final".
+        place: The vector: "attn", "attn_raw", "ffn" or "ffn_raw" of one block, or of some or all of
+            them added up; "resid" after any, or "final".
         by: "head" (heads; the FFNs and embedding of a stream as rows of their own), "block" (in a
             stream what attention and FFN of a block write together), "ffn" (each FFN; the attention
             of a stream as one row) or "token".
@@ -139,6 +139,9 @@ class _Splitter:
 
     def __init__(self, lens: LensModel, place: Place, by: str, edit: Edit | None) -> None:
         """Check that the vector is a sum of such parts."""
+        self.is_stream = place.component in ("resid", "final")
+        if self.is_stream and isinstance(place.blocks, range):
+            raise InputError(f"{place} adds up streams, which are no parts of each other; name one")
         splits = SPLITS.get(place.component, ())
         if by not in splits:
             other = [name for name, of in SPLITS.items() if by in of]
@@ -150,7 +153,6 @@ class _Splitter:
         if edit is not None and not isinstance(edit, Intervention):
             raise InputError("parts are those of a plain pass, or of one under a contrast")
         self.lens, self.place, self.by, self.edit = lens, place, by, edit
-        self.is_stream = place.component in ("resid", "final")
         raw = place.component.endswith("_raw")
         self.attention = "attn_raw" if raw else "attn"
         self.ffn = "ffn_raw" if raw else "ffn"
@@ -164,6 +166,8 @@ class _Splitter:
             layer, after = contrast.layer, contrast.position == "hidden"
             self.start, first = Place("resid" if after else "resid_pre", layer), layer + after
             self.began_as = "edit"
+        if not self.is_stream and place.blocks != "sum":
+            first = place.read_at(lens.n_layers)[0][0]
         self.blocks = range(first, place.n_blocks(lens.n_layers))
         names = [f"blocks.{block}.ln1_post" for block in self.blocks if self.normed]
         names += ["ln_final"] * (place.component == "final")

@@ -8,7 +8,7 @@ from dysem_lab.errors import InputError, ModelError
 from dysem_lab.models.capture import capture
 from dysem_lab.models.edits import ablate, contrast
 from dysem_lab.models.loading import load_model
-from dysem_lab.models.parts import HALF_TOLERANCE, split
+from dysem_lab.models.parts import HALF_TOLERANCE, SPLITS, split
 from dysem_lab.models.places import place
 from dysem_lab.models.record import norm_of
 from dysem_lab.prompts import wrap
@@ -185,6 +185,23 @@ def test_what_does_not_decompose_is_refused_with_what_does(tiny_lens):
         parts_of(tiny_lens, prompts, "ffn", "token")
     with pytest.raises(InputError, match="plain pass, or of one under a contrast"):
         parts_of(tiny_lens, prompts, "attn", "head", ablate(tiny_lens, "attn.1"))
+
+
+@pytest.mark.parametrize("architecture", ["Llama", "Gemma2"])
+def test_one_block_and_several_are_split_as_all_are(tiny_folder, architecture):
+    lens = load_model(tiny_folder(architecture))
+    prompts = wrap(TEXTS)
+    for where, blocks in (("attn.1", [1]), ("attn.0-1", [0, 1]), ("ffn_raw.1", [1])):
+        name, at = place(where)
+        read = capture(lens, prompts, name, at, progress=False)[name]
+        for by in SPLITS[name]:
+            found = parts_of(lens, prompts, where, by)
+            for (labels, vectors, whole), expected in zip(found, read, strict=True):
+                assert {label.block for label in labels} - {None} <= {*blocks}
+                assert torch.allclose(vectors.sum(0), expected, atol=1e-5)
+                assert torch.allclose(whole, expected, atol=1e-5)
+    with pytest.raises(InputError, match=r"resid\.0-1 adds up streams"):
+        parts_of(lens, prompts, "resid.0-1", "head")
 
 
 def test_a_sum_that_does_not_hold_is_said(tiny_lens, monkeypatch):
