@@ -370,6 +370,15 @@ def texts_in(language: str, renderings: Mapping[str, Sequence[str]]) -> Sequence
     return renderings[language]
 
 
+def require_encoder(encoder: object) -> Encoder:
+    """Return the encoder; raise `InputError` where it is something else, such as its name."""
+    if not isinstance(encoder, Encoder):
+        raise InputError(
+            f"encoder must be one of dysem-lab's, such as DySem(lens), got {encoder!r:.80}"
+        )
+    return encoder
+
+
 def require_model(lens: Any) -> LensModel:
     """Return the model; raise `InputError` where it is something else, such as the name of one."""
     if not hasattr(lens, "d_model"):

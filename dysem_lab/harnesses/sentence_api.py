@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dysem_lab.consensus import vectors_of
-from dysem_lab.encoders.base import Encoder
+from dysem_lab.encoders.base import Encoder, require_encoder
 from dysem_lab.encoders.settings import load_settings, save_settings
 from dysem_lab.encoders.systems import ENCODERS
 from dysem_lab.encoders.vectors import SemanticVectors, require_semantic
@@ -107,14 +107,11 @@ class SentenceEncoder:
         undefined: float = 0.0,
     ) -> None:
         """Check the arguments; no text is read yet."""
-        if not isinstance(encoder, Encoder):
-            raise InputError(
-                f"encoder must be one of dysem-lab's, such as DySem(lens), got {encoder!r:.80}"
-            )
+        self.encoder = require_encoder(encoder)
         value = real_number(undefined, "undefined")
         if not -1 <= value <= 1:  # NaN neither
             raise InputError(f"undefined must be a number between -1 and 1, got {undefined!r}")
-        self.encoder, self.store, self.undefined = encoder, store, value
+        self.store, self.undefined = store, value
         self.similarity_fn_name = "cosine" if encoder.dense else "dysem"
         self.model_card_data = _NoCard()
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dysem_lab.attribution import one_sided, two_sided, without_largest
 from dysem_lab.display import Progress, bar
-from dysem_lab.encoders.base import Encoder
+from dysem_lab.encoders.base import Encoder, require_encoder
 from dysem_lab.errors import InputError
 from dysem_lab.inputs import at_least, by_language, checked, one_of
 from dysem_lab.joint import joint_set
@@ -101,7 +101,8 @@ def explain(
         x: The first text, or language → it in that language.
         y: The second text, likewise.
         by: What x is split by: "token", "head", "block", "ffn", "language" or "dimension".
-        by_other: What y is split by; None is not at all. "dimension" goes with itself only.
+        by_other: What y is split by; None is not at all. Where both are by "dimension", each
+            meets only itself.
         centre: "demo", `STSData` or a mapping from languages to texts; None is the cosine as the
             paper has it.
         renderings: Language → (x, y) in it; the encoder's translator makes what is not given.
@@ -123,7 +124,8 @@ def explain(
         InputError: A text that is empty, a split that the vector does not have (with those that it
             has), a corpus of one text or without a language, or no similarity, because U is empty
             or a vector is zero on it.
-        ModelError: The parts do not add up in this architecture.
+        ModelError: The parts do not add up in this architecture, or the forward pass is not the
+            model's own, as with hooks that are left on it.
         MissingTranslationError: A rendering that is neither given nor to be had.
 
     Source: the bilinear sum, BiLRP (arXiv 2405.06604); heads and tokens, Gandelsman et al.
@@ -223,7 +225,12 @@ def _columns(
     Raises:
         InputError: A text that is not given in its own language, or renderings of another number.
     """
-    given = [by_language({language: text} if isinstance(text, str) else text) for text in texts]
+    for text in texts:
+        if not isinstance(text, str | Mapping):
+            raise InputError(
+                f"a text must be a string, or a mapping from languages to it, got {text!r:.80}"
+            )
+    given = [{language: text} if isinstance(text, str) else text for text in texts]
     codes = [code for code in given[0] if all(code in of_text for of_text in given)]
     columns = {code: [of_text[code] for of_text in given] for code in codes}
     for code, column in by_language(renderings).items():
@@ -254,7 +261,8 @@ class _Texts:
         progress: bool | Progress,
     ) -> None:
         """Run the texts, and the corpus where one is needed."""
-        self.encoder, self.columns, self.by, self.language = encoder, columns, by, language
+        self.encoder = require_encoder(encoder)
+        self.columns, self.by, self.language = columns, by, language
         self.n_largest = at_least(drop_largest, 0, "drop_largest")
         self.split: Split | None = None
         self.views: list[str] = []
@@ -439,9 +447,9 @@ def figure(table: pd.DataFrame, title: str, facts: Facts | str) -> go.Figure:
     """
     if "other_kind" in table:
         drawn, height = _map(table)
-    elif set(table["kind"]) & {"token"}:
+    elif table["kind"].eq("token").any():
         drawn, height = _token_rows(table)
-    elif set(table["kind"]) & {"head"}:
+    elif table["kind"].eq("head").any():
         drawn, height = _head_map(table)
     else:
         drawn, height = _bars(table)
@@ -619,10 +627,9 @@ def caption(table: pd.DataFrame, similarity: float, own: float, centred: bool) -
         + (f" (random pairs {row['random']:+.3f} ± {row['spread']:.3f})" if "random" in row else "")
         for name, (_, row) in zip(names, largest.iterrows(), strict=True)
     ]
-    tokens = set(table["kind"]) & {"token"}
     through = (
         " A token's part is the way through which meaning came, not the word that caused it."
-        if tokens
+        if table["kind"].eq("token").any()
         else ""
     )
     return (

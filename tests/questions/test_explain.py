@@ -8,7 +8,8 @@ import torch
 
 import dysem_lab as dl
 from dysem_lab import paths
-from dysem_lab.errors import InputError
+from dysem_lab.errors import InputError, ModelError
+from dysem_lab.models.loading import load_model
 from dysem_lab.questions.explain import BY, explain, explain_difference
 from dysem_lab.questions.reference import corpus_of, reference
 
@@ -158,8 +159,36 @@ def test_what_has_no_answer_is_refused(tiny_lens):
         explain(encoder, X, Y, "head", None, None, {"fr": ["un"]}, progress=False)
     with pytest.raises(InputError, match="mean pooling are no sum of what a pass writes"):
         explain(dl.MeanPooling(tiny_lens), X, Y, "head", None, None, progress=False)
+    with pytest.raises(InputError, match="encoder must be one of dysem-lab's"):
+        explain("prompteol", X, Y, "head", None, None, progress=False)
+    with pytest.raises(InputError, match="a text must be a string"):
+        explain(encoder, X, [Y], "head", None, None, progress=False)
     with pytest.raises(InputError, match="was not split"):
         explain(encoder, X, Y, "head", None, None, progress=False).matrix()
+
+
+def test_each_data_type_is_explained_by_its_own_pass(tiny_folder, tiny_lens):
+    half = load_model(tiny_folder("Llama"), dtype="bfloat16")
+    for lens, has_rounding in ((tiny_lens, False), (half, True)):
+        encoder = dl.DySem(lens, ("en",), k=0.5)
+        for centre in (None, {"en": CORPUS["en"][:3]}):
+            found = explain(encoder, X, Y, "head", None, centre, progress=False)
+            assert ("rounding" in set(found.table["kind"])) == has_rounding
+            own = found.encoder_similarity
+            assert centre or found.similarity == pytest.approx(own, abs=1e-6)
+
+
+def test_a_pass_under_hooks_that_were_left_is_not_remembered(tiny_folder):
+    lens = load_model(tiny_folder("Llama"))
+    encoder = dl.DySem(lens, ("en",), k=0.5)
+    block = lens.bridge.original_model.model.layers[0]
+    left = block.register_forward_hook(lambda module, given, out: out)
+    for by in ("head", "language"):
+        with pytest.raises(ModelError, match="hook"):
+            explain(encoder, "Left.", Y, by, None, None, progress=False)
+    left.remove()
+    found = explain(encoder, "Left.", Y, "head", None, None, progress=False)
+    assert found.similarity == pytest.approx(found.encoder_similarity, abs=1e-6)
 
 
 def test_any_encoder_is_explained_by_dimension(tiny_lens):
