@@ -57,6 +57,12 @@ def check_output(output_layer: int | str, contrast: Contrast, n_layers: int) -> 
             f"output_layer {output_layer} is read before block {contrast.layer} has run, so the "
             f"contrast would not reach it; use {contrast.layer + 1} or more"
         )
+    if not contrast.reaches(place, n_layers):
+        raise InputError(
+            f"output_layer {output_layer} is read in block {contrast.layer} before position "
+            f"{contrast.position!r}, so the contrast would not reach it; use {contrast.layer + 1} "
+            "or more"
+        )
     return place
 
 

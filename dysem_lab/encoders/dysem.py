@@ -171,6 +171,12 @@ class DySem(LensEncoder):
             )
         if contrast is not None:
             check_contrast(contrast, lens)
+            if not contrast.reaches(Place(component), lens.n_layers):
+                raise InputError(
+                    f"position {contrast.position!r} of the last block comes after all of "
+                    f"{component!r}, so the contrast would not reach it; use an earlier layer than "
+                    f"{contrast.layer}"
+                )
             if setting != "english":
                 raise InputError(
                     "a contrast needs setting='english': the auxiliary prompts are in English only"

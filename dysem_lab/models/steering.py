@@ -34,21 +34,28 @@ class Position(NamedTuple):
         hook: Hook point of block ``{layer}``.
         auxiliary: Component of the auxiliary pass that is subtracted there.
         meaning: What is replaced.
+        reaches: The first part of its block that reads it: "attn", "ffn", or the stream after it.
     """
 
     hook: str
     auxiliary: str
     meaning: str
+    reaches: str
 
 
+BLOCK_ORDER = ("attn", "ffn", "resid")  # what a block writes, in the order of its pass
 POSITIONS: dict[str, Position] = {
-    "heads": Position("blocks.{layer}.attn.hook_z", "z", "contextualised value vectors z"),
-    "ffn": Position("blocks.{layer}.mlp.hook_out", "ffn_raw", "output of the FFN module"),
-    "hidden": Position("blocks.{layer}.hook_out", "resid", "residual stream after the block"),
+    "heads": Position("blocks.{layer}.attn.hook_z", "z", "contextualised value vectors z", "attn"),
+    "ffn": Position("blocks.{layer}.mlp.hook_out", "ffn_raw", "output of the FFN module", "ffn"),
+    "hidden": Position(
+        "blocks.{layer}.hook_out", "resid", "residual stream after the block", "resid"
+    ),
     # What CP's released code does where its paper says FFN output and hidden state: it edits the
     # module's *input*, and subtracts the auxiliary z there, a vector of another space.
-    "released_ffn": Position("blocks.{layer}.mlp.hook_in", "z", "input of the FFN, minus z"),
-    "released_hidden": Position("blocks.{layer}.hook_in", "z", "input of the block, minus z"),
+    "released_ffn": Position("blocks.{layer}.mlp.hook_in", "z", "input of the FFN, minus z", "ffn"),
+    "released_hidden": Position(
+        "blocks.{layer}.hook_in", "z", "input of the block, minus z", "attn"
+    ),
 }
 
 
@@ -118,6 +125,18 @@ class Contrast:
     def every_token(self) -> bool:
         """Whether it changes every token, so that it needs a pass of its own."""
         return self.norm == "self_scaling"
+
+    def reaches(self, place: Place, n_layers: int) -> bool:
+        """Whether the change is in a vector of the last token, of a model of so many blocks.
+
+        In the last block that is read, the attention comes before the FFN, and both come before the
+        stream that leaves it.
+        """
+        last = place.read_at(n_layers)[-1][0] if place.per_block else n_layers
+        if last != self.layer:
+            return last > self.layer
+        part = place.component.removesuffix("_raw")
+        return BLOCK_ORDER.index(part) >= BLOCK_ORDER.index(POSITIONS[self.position].reaches)
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from dysem_lab.encoders.contrastive import (
     check_output,
     contrastive_settings,
 )
+from dysem_lab.encoders.dysem import DySem
 from dysem_lab.errors import InputError, ModelError
 from dysem_lab.joint import all_pairs_cosine, cosine
 from dysem_lab.models import steering
@@ -1066,6 +1067,31 @@ def test_facts_tell_contrasts_apart_by_what_they_change(tiny_lens):
         assert contrast_facts(facts, one).fingerprint == contrast_facts(facts, same).fingerprint
 
 
+@alpha_may_be_undone
+@pytest.mark.parametrize("position", POSITIONS)
+def test_what_a_contrast_reaches_is_what_changes(tiny_folder, position):
+    lens = load_model(tiny_folder("Llama"))
+    prompts, contrast = wrap(["A dog runs."]), Contrast(1, position=position)
+    if position.startswith("released") and lens.n_heads * lens.d_head != lens.d_model:
+        pytest.skip("z is not as wide as the stream")
+    names = ("attn", "attn_raw", "ffn", "ffn_raw", "resid", "final")
+    for blocks in (0, 1, 2, range(2), "sum"):
+        plain = capture(lens, prompts, names, blocks, progress=False)
+        edit = Intervention(lens, contrast)
+        steered = capture(lens, prompts, names, blocks, edit=edit, progress=False)
+        for name in names:
+            place = Place(name, "sum" if name == "final" else blocks)
+            changed = not torch.equal(plain[name], steered[name])
+            assert contrast.reaches(place, lens.n_layers) == changed, place
+
+
+def test_dysem_refuses_a_contrast_that_does_not_reach_its_component(tiny_lens):
+    last = Contrast(tiny_lens.n_layers - 1, position="hidden")
+    with pytest.raises(InputError, match=r"comes after all of 'attn'.*an earlier layer than 2"):
+        DySem(tiny_lens, ["en"], k=4, setting="english", contrast=last)
+    DySem(tiny_lens, ["en"], k=4, component="resid", setting="english", contrast=last)
+
+
 # Refusals
 
 
@@ -1079,6 +1105,12 @@ def test_facts_tell_contrasts_apart_by_what_they_change(tiny_lens):
         ({"layer": "1"}, "layer must be a block index from 0, got '1'"),
         ({"layer": 2}, "output_layer penultimate is read before block 2 has run.* use 3 or more"),
         ({"output_layer": 1}, "output_layer 1 is read before block 1 has run.* use 2 or more"),
+        (
+            {"output_layer": "attn.1", "position": "hidden"},
+            r"output_layer attn\.1 is read in block 1 before position 'hidden'.* use 2 or more",
+        ),
+        ({"output_layer": "ffn.0-1", "position": "hidden"}, "before position 'hidden'"),
+        ({"output_layer": "attn_raw.1", "position": "released_ffn"}, "before position 'released"),
         ({"output_layer": 0}, "output_layer must be between 1 and 3, got 0"),
         ({"output_layer": -1}, "output_layer must be between 1 and 3, got -1"),
         ({"output_layer": 4}, "output_layer must be between 1 and 3, got 4"),
