@@ -19,6 +19,7 @@ from dysem_lab.attribution import (
     shares_of_mean_cosine,
     without_largest,
 )
+from dysem_lab.data.languages import LANGUAGES
 from dysem_lab.data.sts import STSData, load_data
 from dysem_lab.display import Progress, silent
 from dysem_lab.encoders.base import Encoder
@@ -63,7 +64,7 @@ def corpus_of(given: object, languages: Sequence[str], language: str) -> Corpus:
     """
     wanted = tuple(dict.fromkeys([language, *languages]))
     if isinstance(given, str) and given == "demo":
-        given = load_data("demo", languages=wanted)
+        given = load_data("demo", languages=LANGUAGES)
     if isinstance(given, STSData):
         name, columns = given.name, {code: given.texts(code) for code in given.languages}
     elif isinstance(given, Mapping):

@@ -147,6 +147,9 @@ def test_what_has_no_answer_is_refused(tiny_lens):
     ):
         with pytest.raises(InputError, match=said):
             explain(encoder, X, Y, "head", None, centre, progress=False)
+    swahili = dl.DySem(tiny_lens, ("sw",), k=0.5, setting="english")
+    with pytest.raises(InputError, match=r"'demo' has no sw; give one that has.* or centre=None"):
+        explain(swahili, X, Y, renderings={"sw": ["Paka.", "Mbwa."]}, progress=False)
     with pytest.raises(InputError, match="by"):
         explain(encoder, X, Y, "neurone", progress=False)
     with pytest.raises(InputError, match="empty"):
