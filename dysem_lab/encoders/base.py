@@ -445,5 +445,7 @@ class PromptEncoder(LensEncoder):
         if not isinstance(self.output_layer, str):
             self.output_layer = int(self.output_layer)  # numpy's is no JSON value
         self.name = TEMPLATE_NAMES.get(template, template)
+        if self._place.component not in ("resid", "final"):  # no embedding of the paper's
+            self.name += f" ({self._place})"
         self.passes = len(self.templates)
         self.blocks = self.passes * self._place.n_blocks(lens.n_layers)

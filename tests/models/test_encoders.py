@@ -1032,6 +1032,7 @@ def test_any_vector_of_the_last_token_is_an_embedding(tiny_lens):
         read = capture(tiny_lens, wrap(texts), component, layers, progress=False)[component]
         assert torch.equal(encoder.encode(texts, progress=False).vectors, read)
         assert PromptEncoder.from_config(encoder.config, tiny_lens).output_layer == where
+        assert encoder.name == ("PromptEOL" if component == "resid" else f"PromptEOL ({where})")
     for wrong in ("value.1", "attn.each", "mean.sum", "attn.9", "attn.one"):
         with pytest.raises(InputError):
             PromptEncoder(tiny_lens, "prompteol", wrong)
