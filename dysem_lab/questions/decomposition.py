@@ -15,7 +15,6 @@ from dysem_lab.questions.needs import prepare
 from dysem_lab.questions.scores import gain_columns, pair_cosine, pair_similarity
 from dysem_lab.questions.study import Study
 from dysem_lab.questions.style import (
-    COLOURS,
     OTHER_COLOUR,
     SYMBOLS,
     best,
@@ -27,6 +26,12 @@ from dysem_lab.questions.style import (
 )
 
 PLAIN = ("final", "resid", "attn", "ffn")
+GROUP_COLOURS = {
+    "baseline": "#999999",
+    "part": "#0072B2",
+    "DySem on A^L": "#D55E00",
+    "DySem on h^L": "#009E73",
+}
 
 
 def decomposition(
@@ -119,7 +124,7 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
             name=superscript(group),
             y=part["method"],
             x=part["spearman"],
-            marker_color=COLOURS.get(group, OTHER_COLOUR),
+            marker_color=GROUP_COLOURS.get(group, OTHER_COLOUR),
             error_x={
                 **error_bar(part["spearman"], part["low"], part["high"]),
                 "color": "#333333",

@@ -17,6 +17,8 @@ from dysem_lab.questions.scores import pair_cosine, pair_similarity
 from dysem_lab.questions.study import Study
 from dysem_lab.questions.style import COLOURS, band, layout, one_task
 
+KIND_COLOURS = {"semantic": "#D55E00", "random, shared": "#0072B2", "random, per pair": "#56B4E9"}
+
 
 def random_sets(
     study: Study,
@@ -109,7 +111,7 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
     interval over pairs.
     """
     figure = go.Figure()
-    for kind in ("semantic", "random, shared", "random, per pair"):
+    for kind, colour in KIND_COLOURS.items():
         part = one_task(table)[table["kind"] == kind]
         seeds = part.groupby("k", sort=False).agg(
             n_dims=("n_dims", "mean"),
@@ -117,7 +119,6 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
             low=("low" if kind == "semantic" else "spearman", "min"),
             high=("high" if kind == "semantic" else "spearman", "max"),
         )
-        colour = COLOURS[kind]
         band(figure, seeds["n_dims"], seeds["low"], seeds["high"], colour, 0.18)
         figure.add_scatter(
             x=seeds["n_dims"],

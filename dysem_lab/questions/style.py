@@ -23,13 +23,6 @@ PALETTE = ("#D55E00", "#0072B2", "#009E73", "#E69F00", "#56B4E9", "#CC79A7", "#9
 # Negative, zero, positive. Zero is see-through, so that it is quiet on any ground.
 DIVERGING = ((0.0, PALETTE[1]), (0.5, "rgba(128,128,128,0.05)"), (1.0, PALETTE[0]))
 COLOURS = {
-    "baseline": "#999999",
-    "part": "#0072B2",
-    "DySem on A^L": "#D55E00",
-    "DySem on h^L": "#009E73",
-    "semantic": "#D55E00",
-    "random, shared": "#0072B2",
-    "random, per pair": "#56B4E9",
     "all dimensions": "#999999",
     "DySem, m = 1": "#D55E00",
     "english, source": "#56B4E9",
