@@ -116,9 +116,10 @@ def explain(
         A `Finding` whose table has a row for each part (of x, or of x and of y): ``kind``,
         ``block`` and ``head`` (0-based), ``token``, ``position``, ``language``, ``dimension``,
         empty where a part has none (with ``by_other`` those of y, named ``other_…``);
-        ``contribution``, which add up to ``.similarity``; with a corpus and without ``by_other``
-        what the part adds to random pairs of it, ``random`` (mean) and ``spread`` (standard
-        deviation), and ``surprise``, how many of these standard deviations it is away.
+        ``contribution``, which add up to ``.similarity``; with a corpus of three texts or more and
+        without ``by_other`` what the part adds to random pairs of it, ``random`` (mean) and
+        ``spread`` (standard deviation), and ``surprise``, how many of these standard deviations it
+        is away.
 
     Raises:
         InputError: A text that is empty, a split that the vector does not have (with those that it

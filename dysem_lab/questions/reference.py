@@ -108,7 +108,7 @@ class Reference:
         mean: μ, the mean of its vectors.
         shares: Each dimension's share of the mean cosine of two of its texts.
         added: Key → mean and standard deviation of what it adds to the centred similarity of
-            random pairs.
+            random pairs; none of two texts, which are one pair.
         n_pairs: How many those are.
         seed: Of the random pairs.
     """
@@ -204,6 +204,8 @@ def _measured(
     for keys, moments in sums.items():
         for key, of_key in zip(keys, moments.T, strict=True):
             added_by[key] = added_by.get(key, 0) + of_key
+    if n == FEWEST:  # one pair, read both ways: the spread would be the rounding
+        added_by = {}
     spread = {key: _mean_and_spread(*moments.tolist()) for key, moments in added_by.items()}
     about = (corpus.name, corpus.digest, len(corpus))
     return Reference(*about, parted, mean, shares, spread, n_pairs, seed)

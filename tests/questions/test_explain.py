@@ -98,6 +98,14 @@ def test_surprise_is_how_far_from_random_pairs(tiny_lens):
     assert len(found.top(3)) == 3
 
 
+def test_a_corpus_of_two_texts_has_no_random_pairs(tiny_lens):
+    encoder = dl.DySem(tiny_lens, ("en",), k=0.5)
+    for by in ("head", "token", "dimension"):
+        found = explain(encoder, X, Y, by, None, {"en": CORPUS["en"][:2]}, progress=False)
+        assert not {"random", "spread", "surprise"} & {*found.table}
+        assert "random pairs" not in found.caption
+
+
 def test_the_largest_dimensions_can_be_left_out(tiny_lens):
     encoder = dl.DySem(tiny_lens, ("en",), k=1.0)
     all_of_them = explain(encoder, X, Y, "dimension", None, CORPUS, progress=False)
