@@ -31,6 +31,7 @@ from dysem_lab.models.capture import capture
 from dysem_lab.models.lens import boot
 from dysem_lab.models.loading import load_model, source_digest
 from dysem_lab.models.store import VectorStore
+from dysem_lab.models.tokenizer_state import tokenizer_state
 from dysem_lab.prompts import wrap
 from dysem_lab.questions.study import Study
 
@@ -897,3 +898,9 @@ def test_a_pooler_that_is_not_there_has_no_part_in_the_key(bert_folder, tmp_path
     save_file(kept, path / "model.safetensors", {"format": "pt"})
     facts = [SimCSE(path, supervised=False).facts for _ in range(2)]
     assert facts[0] == facts[1]
+
+
+def test_where_a_tokenizer_was_read_from_is_not_what_it_knows(tiny_tokenizer):
+    there, elsewhere = copy.deepcopy(tiny_tokenizer), copy.deepcopy(tiny_tokenizer)
+    there.vocab_file, elsewhere.vocab_file = "/a/vocab.txt", "/b/vocab.txt"
+    assert tokenizer_state(there) == tokenizer_state(elsewhere)
