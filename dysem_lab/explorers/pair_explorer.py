@@ -3,10 +3,11 @@
 import html
 import math
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from dysem_lab.consensus import resolve_k
-from dysem_lab.data.sts import load_data
+from dysem_lab.data.sts import STSData, load_data
 from dysem_lab.display import Progress
 from dysem_lab.encoders.base import require_model
 from dysem_lab.encoders.dysem import DySem
@@ -150,7 +151,7 @@ def explore_pair(
         view = pair_view(lens, first, second, codes, **named, captures=captures, progress=progress)
         if state["show"] == "paper" or math.isnan(view.similarity):
             return View(pair_figure(view), pair_text(view))
-        centre = load_data("demo", languages=[language, *codes]).sample(CENTRE_PAIRS)
+        centre = _centre((language, *codes))
         encoder = DySem(lens, codes, **{name: named[name] for name in named if name != "language"})
         found = explain(
             encoder, first, second, *asked(state), centre, language=language, progress=progress
@@ -177,6 +178,12 @@ def explore_pair(
         )
 
     return Panel(controls, update, python, "pair").refresh()
+
+
+@cache
+def _centre(codes: tuple[str, ...]) -> STSData:
+    """Return the pairs that explanations are centred on."""
+    return load_data("demo", languages=codes).sample(CENTRE_PAIRS)
 
 
 def _use_all(codes: str, m: Any) -> None:

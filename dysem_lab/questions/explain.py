@@ -10,10 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 import torch
 from jaxtyping import Bool, Float
-from plotly.subplots import make_subplots
 from torch import Tensor
 
 from dysem_lab.attribution import one_sided, two_sided, without_largest
@@ -22,17 +20,14 @@ from dysem_lab.encoders.base import Encoder, require_encoder
 from dysem_lab.errors import InputError
 from dysem_lab.inputs import at_least, by_language, checked, one_of
 from dysem_lab.joint import joint_set
-from dysem_lab.models.readout import label
+from dysem_lab.questions.explain_picture import WHERE, caption, figure
 from dysem_lab.questions.finding import Facts, Finding
 from dysem_lab.questions.reference import Reference, corpus_of, dimension_keys, reference
 from dysem_lab.questions.splits import BY_PASS, Key, Split, in_parts, split_texts
-from dysem_lab.questions.style import DIVERGING, PALETTE, layout, with_gaps
 from dysem_lab.questions.token_map import token_map
 
 BY = (*BY_PASS, "language", "dimension")
-WHERE = ("kind", "block", "head", "token", "position", "language", "dimension")
-SHOWN, SAID, N_BARS = 60, 3, 24  # characters of a title's text, parts of a caption, bars
-MAP_WIDTH = 430  # px that a map has at least in a panel
+SHOWN = 60  # characters of a text under the title
 NUMBERS = ("block", "head", "position", "dimension")
 
 
@@ -135,6 +130,11 @@ def explain(
     one_of(by, BY, "by")
     if by_other is not None:
         one_of(by_other, BY, "by_other")
+        if "dimension" in (by, by_other):
+            raise InputError(
+                "a dimension of x meets the same dimension of y only; by='dimension' alone says "
+                "what each adds"
+            )
     columns = _columns([x, y], renderings, language)
     texts = _Texts(encoder, columns, by, centre, drop_largest, language, progress)
     U, vectors = texts.joint_set(0, 1), (texts.vector(0), texts.vector(1))
@@ -360,7 +360,10 @@ class _Texts:
     def facts(self, **asked: object) -> Facts:
         """Return what it was measured on."""
         model = self.encoder.facts
-        assert model is not None
+        if model is None:
+            raise InputError(
+                f"{self.encoder.name} does not say of which model it is; give it `facts`"
+            )
         texts = self.columns[self.language]
         short = [textwrap.shorten(text, SHOWN, placeholder=" …") for text in texts]
         quoted = " / ".join(f"“{text}”" for text in short)
@@ -401,239 +404,3 @@ def _crossed(
     named = others.add_prefix("other_")
     table = rows.merge(named, "cross").assign(contribution=added.ravel())
     return table.drop(columns="other_key")
-
-
-# --- figure and caption
-
-
-def names_of_parts(table: pd.DataFrame, prefix: str = "") -> list[str]:
-    """Return what each part is called in figures, where blocks and heads count from 1.
-
-    Args:
-        table: Of an explanation.
-        prefix: "other_" for the parts of y.
-    """
-    parts = table.reindex(columns=[prefix + name for name in WHERE])
-    return [_name_of(*row) for row in parts.astype(object).where(parts.notna(), None).to_numpy()]
-
-
-def _name_of(
-    kind: str,
-    block: int | None,
-    head: int | None,
-    token: str | None,
-    position: int | None,
-    language: str | None,
-    dimension: int | None,
-) -> str:
-    if token is not None:
-        return label(token) + (" (auxiliary)" if kind == "auxiliary" else "")
-    if kind in ("language", "dimension"):
-        return str(language if kind == "language" else dimension)
-    if block is None:
-        return kind
-    of_block = f"block {block + 1}"
-    if head is not None:
-        return f"{of_block} head {head + 1}"
-    return of_block if kind == "block" else f"{of_block} {kind}"
-
-
-def figure(table: pd.DataFrame, title: str, facts: Facts | str) -> go.Figure:
-    """Return the parts of a similarity: a map of heads, of two texts' parts, or bars.
-
-    Args:
-        table: From `explain` or `explain_difference`.
-        title: Of the figure.
-        facts: What it was measured on.
-    """
-    if "other_kind" in table:
-        drawn, height = _map(table)
-    elif table["kind"].eq("token").any():
-        drawn, height = _token_rows(table)
-    elif table["kind"].eq("head").any():
-        drawn, height = _head_map(table)
-    else:
-        drawn, height = _bars(table)
-    return layout(drawn, title, facts, height)
-
-
-def _coloured(values: object, bound: float, **options: object) -> dict[str, object]:
-    """Return a map of contributions, in colours that are the same for both signs."""
-    scale = {"colorscale": DIVERGING, "zmin": -bound, "zmax": bound}
-    bar = {"colorbar": {"title": "adds", "thickness": 12, "tickformat": ".2g"}}
-    return {"type": "heatmap", "z": values, **scale, **bar, **options}
-
-
-def _bound(values: pd.Series) -> float:
-    return float(values.abs().max()) or 1.0
-
-
-def _head_map(table: pd.DataFrame) -> tuple[go.Figure, int]:
-    """Return block × head; what is not a head has columns of its own."""
-    columns = [
-        f"head {head + 1}" if pd.notna(head) else kind
-        for head, kind in zip(table["head"], table["kind"], strict=True)
-    ]
-    blocks = table["block"].astype("Int64").add(1).astype(str).replace("<NA>", "–")
-    grid = table.assign(x=columns, y=blocks)
-    xs, ys = grid["x"].drop_duplicates().tolist(), grid["y"].drop_duplicates().tolist()
-    values = grid.pivot(index="y", columns="x", values="contribution").loc[ys, xs]
-    said = grid.assign(said=_hover(table)).pivot(index="y", columns="x", values="said").loc[ys, xs]
-    figure = go.Figure(
-        _coloured(
-            with_gaps(values.to_numpy()),
-            _bound(table["contribution"]),
-            x=xs,
-            y=ys,
-            customdata=said.fillna("").to_numpy(),
-            hovertemplate="block %{y}, %{x}: %{z:.4f}%{customdata}<extra></extra>",
-        )
-    )
-    figure.update_xaxes(type="category", title="what wrote it", showgrid=False)
-    figure.update_yaxes(type="category", title="block", showgrid=False)
-    return figure, max(420, 170 + 18 * len(ys))
-
-
-def _hover(table: pd.DataFrame) -> list[str]:
-    """Return what is said of each part beside its contribution: what random pairs get."""
-    if "random" not in table:
-        return [""] * len(table)
-    return [
-        f"<br>random pairs {random:.4f} ± {spread:.4f}"
-        for random, spread in zip(table["random"], table["spread"], strict=True)
-    ]
-
-
-def _token_rows(table: pd.DataFrame) -> tuple[go.Figure, int]:
-    """Return the tokens of each language in a row, in the order of reading; others last."""
-    groups = list(table.groupby("language", sort=False, dropna=False))
-    figure = make_subplots(rows=len(groups), cols=1, vertical_spacing=0.5 / len(groups))
-    bound = _bound(table["contribution"])
-    for row, (language, part) in enumerate(groups, 1):
-        places = list(range(len(part)))
-        figure.add_trace(
-            _coloured(
-                [part["contribution"].tolist()],
-                bound,
-                x=places,
-                y=[str(language)],
-                customdata=[list(zip(names_of_parts(part), _hover(part), strict=True))],
-                hovertemplate="%{customdata[0]}: %{z:.4f}%{customdata[1]}<extra></extra>",
-                showscale=row == 1,
-            ),
-            row,
-            1,
-        )
-        ticks = {"tickvals": places, "ticktext": names_of_parts(part), "tickangle": -60}
-        figure.update_xaxes(**ticks, row=row, col=1)
-    figure.update_xaxes(showgrid=False, zeroline=False)
-    figure.update_yaxes(showgrid=False)
-    return figure, 170 + 130 * len(groups)
-
-
-def _map(table: pd.DataFrame) -> tuple[go.Figure, int]:
-    """Return parts of x × parts of y, all tokens of a template as one."""
-    table = _without_templates(table)
-    others = [name for name in table if name.startswith("other_")]
-    n_others = len(table.drop_duplicates(others))
-    xs = names_of_parts(table.iloc[::n_others])
-    ys = names_of_parts(table.iloc[:n_others], "other_")
-    values = table["contribution"].to_numpy().reshape(-1, n_others)
-    x_places, y_places = list(range(len(xs))), list(range(len(ys)))
-    figure = go.Figure(
-        _coloured(
-            values,
-            _bound(table["contribution"]),
-            x=y_places,
-            y=x_places,
-            customdata=[[f"{x} × {y}" for y in ys] for x in xs],
-            hovertemplate="%{customdata}: %{z:.4f}<extra></extra>",
-        )
-    )
-    quiet = {"showgrid": False, "zeroline": False}
-    letters = {"size": max(5, min(12, MAP_WIDTH / len(ys) - 2.5))}
-    figure.update_xaxes(
-        tickvals=y_places, ticktext=ys, tickangle=-90, tickfont=letters, title="y", **quiet
-    )
-    figure.update_yaxes(
-        tickvals=x_places,
-        ticktext=xs,
-        tickfont_size=12,
-        title="x",
-        autorange="reversed",
-        **quiet,
-    )
-    return figure, max(460, 230 + 20 * len(xs))
-
-
-def _without_templates(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table of parts × parts with one row for all tokens of a language's template."""
-    for prefix in ("", "other_"):
-        if prefix + "of_text" in table:
-            outside = table[prefix + "of_text"].eq(False).fillna(False)
-            for name, one in (("token", "(template)"), ("position", -1)):
-                table = table.assign(**{prefix + name: table[prefix + name].mask(outside, one)})
-    columns = [name for name in table if name != "contribution"]
-    return table.groupby(columns, sort=False, dropna=False, as_index=False)["contribution"].sum()
-
-
-def _bars(table: pd.DataFrame) -> tuple[go.Figure, int]:
-    """Return a bar for each part: in order, or the largest of many."""
-    order = table["contribution"].abs().sort_values(ascending=False, kind="stable").index[:N_BARS]
-    shown = table.loc[sorted(order) if "dimension" not in table else order]
-    rest = table["contribution"].sum() - shown["contribution"].sum()
-    names = names_of_parts(shown)
-    figure = go.Figure()
-    figure.add_bar(
-        x=shown["contribution"],
-        y=names,
-        orientation="h",
-        marker_color=[PALETTE[0] if value > 0 else PALETTE[1] for value in shown["contribution"]],
-        customdata=_hover(shown),
-        hovertemplate="%{y}: %{x:.4f}%{customdata}<extra></extra>",
-        showlegend=False,
-        name="this pair",
-    )
-    if "random" in shown:
-        figure.add_scatter(
-            x=shown["random"],
-            y=names,
-            mode="markers",
-            marker={"color": "#555555", "symbol": "line-ns-open", "size": 12},
-            error_x={"type": "data", "array": shown["spread"], "thickness": 1.2, "width": 3},
-            name="random pairs, ± a standard deviation",
-            hoverinfo="skip",
-        )
-    left = (
-        f"; the other {len(table) - len(shown)} add {rest:.3f}" if len(table) > len(shown) else ""
-    )
-    figure.update_xaxes(title=f"adds to the similarity{left}")
-    figure.update_yaxes(type="category", autorange="reversed")
-    return figure, 190 + 22 * len(shown)
-
-
-def caption(table: pd.DataFrame, similarity: float, own: float, centred: bool) -> str:
-    """Return one line: what the parts add up to, and which add most."""
-    centred_on = "once what all texts share is taken away" if centred else "as the encoder has it"
-    is_difference = "to_y" in table
-    what = "The difference of the similarities" if is_difference else "The similarity"
-    order = table["contribution"].abs().sort_values(ascending=False, kind="stable").index[:SAID]
-    largest = table.loc[order]
-    names = names_of_parts(largest)
-    if "other_kind" in table:
-        others = names_of_parts(largest, "other_")
-        names = [f"{x} × {y}" for x, y in zip(names, others, strict=True)]
-    parts = [
-        f"{name} {row['contribution']:+.3f}"
-        + (f" (random pairs {row['random']:+.3f} ± {row['spread']:.3f})" if "random" in row else "")
-        for name, (_, row) in zip(names, largest.iterrows(), strict=True)
-    ]
-    through = (
-        " A token's part is the way through which meaning came, not the word that caused it."
-        if table["kind"].eq("token").any()
-        else ""
-    )
-    return (
-        f"{what} {centred_on} is {similarity:.3f} (the encoder's own {own:.3f}). "
-        f"Most of it comes from {', '.join(parts)}.{through}"
-    )

@@ -4,12 +4,13 @@ import contextlib
 import hashlib
 import json
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeGuard
 
 import torch
+import xxhash
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -24,7 +25,8 @@ from dysem_lab.models.parts import SPLITS, Part, Parts, split
 from dysem_lab.models.store import prompt_key
 from dysem_lab.questions.saving import atomic_write
 
-FORMAT = "1"  # of what is kept on disk
+FORMAT = "2"  # of what is kept on disk
+MOST_BYTES = 2**29  # of all corpora on disk
 FEWEST = 2  # texts that are kept at least
 KEPT = 32  # texts in one view, split in one way, that are remembered
 TOGETHER = ("head", "block", "ffn")  # parts that are the same in every view, and are added up
@@ -219,25 +221,47 @@ def _known(encoder: LensEncoder, view: View, by: str, budget: int | None, report
 
 
 def _save(view: _View, path: Path) -> None:
-    """Write the texts of a view in parts; a disk that has no room keeps nothing."""
+    """Write the texts of a view in parts, in the place of the oldest ones where they are many.
+
+    A disk that has no room keeps nothing.
+    """
     tensors = {"read": view.read, "means": torch.stack([*view.means.values()])}
     tensors["vectors"] = torch.cat([parts.vectors[0] for parts in view.texts])
     labels = [parts.labels for parts in view.texts]
     # Heads are the same of all texts: said once.
     same = all(of_text == labels[0] for of_text in labels)
-    said = {"keys": list(view.means), "labels": labels[:1] if same else labels}
+    labelled = {"keys": list(view.means), "labels": labels[:1] if same else labels}
+    said = json.dumps(labelled, ensure_ascii=False)
     with contextlib.suppress(DataError), atomic_write(path) as file:
-        save_file(tensors, file, {"said": json.dumps(said, ensure_ascii=False)})
+        save_file(tensors, file, {"said": said, "digest": _digest(said, tensors)})
+    with contextlib.suppress(OSError):  # another process may be at it too
+        files = sorted(path.parent.iterdir(), key=lambda file: file.stat().st_mtime)
+        sizes = [file.stat().st_size for file in files]
+        while len(files) > 1 and sum(sizes) > MOST_BYTES:
+            sizes.pop(0)
+            files.pop(0).unlink()
+
+
+def _digest(said: str, tensors: Mapping[str, Tensor]) -> str:
+    """Return a digest of what a file holds, by which a damaged one is seen."""
+    digest = xxhash.xxh3_128(said.encode())
+    for name in sorted(tensors):
+        digest.update(tensors[name].contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _loaded(path: Path) -> _View | None:
     """Return what `_save` wrote; None where there is nothing, or a damaged file."""
     try:
         with safe_open(path, "pt") as file:
-            said = json.loads(file.metadata()["said"])
-            read, means, vectors = map(file.get_tensor, ("read", "means", "vectors"))
-    except (OSError, SafetensorError, KeyError, ValueError):
+            about = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in ("read", "means", "vectors")}
+        if about["digest"] != _digest(about["said"], tensors):
+            return None
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         return None
+    said = json.loads(about["said"])
+    read, means, vectors = tensors["read"], tensors["means"], tensors["vectors"]
     labels = [[Part(*label) for label in of_text] for of_text in said["labels"]]
     if len(labels) == 1:
         labels *= len(vectors) // len(labels[0])

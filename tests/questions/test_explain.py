@@ -56,7 +56,7 @@ def test_parts_add_up_centred_or_not(tiny_lens, name):
     centred = (encoded.vectors.double() - corpus.mean(0))[:, U]
     expected = torch.cosine_similarity(centred[0], centred[1], dim=0).item()
     for by in splits(name):
-        for other in (None, by):
+        for other in (None, by) if by != "dimension" else (None,):
             raw = explain(encoder, X, Y, by, other, None, RENDERINGS, progress=False)
             assert raw.similarity == pytest.approx(own, abs=1e-5)
             assert raw.encoder_similarity == pytest.approx(own, abs=1e-6)
@@ -160,6 +160,8 @@ def test_what_has_no_answer_is_refused(tiny_lens):
         explain(swahili, X, Y, renderings={"sw": ["Paka.", "Mbwa."]}, progress=False)
     with pytest.raises(InputError, match="by"):
         explain(encoder, X, Y, "neurone", progress=False)
+    with pytest.raises(InputError, match="meets the same dimension of y only"):
+        explain(encoder, X, Y, "head", "dimension", None, progress=False)
     with pytest.raises(InputError, match="empty"):
         explain(encoder, X, "", "head", None, None, progress=False)
     with pytest.raises(InputError, match="drop fewer"):
@@ -222,26 +224,40 @@ def test_figures_and_captions_say_the_numbers(tiny_lens, tmp_path):
 
 
 def test_a_corpus_is_kept_on_disk_and_a_damaged_file_is_made_again(tiny_lens, monkeypatch):
+    from dysem_lab.questions import reference as room
     from dysem_lab.questions import splits
 
     encoder = dl.DySem(tiny_lens, ("en", "fr"), k=0.5)
     corpus = {code: [*texts, code] for code, texts in CORPUS.items()}  # of this test alone
-    for by in ("head", "token"):
-        first = reference(encoder, corpus_of(corpus, ("en", "fr"), "en"), by, "en")
+    runs = []
+    run = splits._run
+    monkeypatch.setattr(splits, "_run", lambda *given: runs.append(1) or run(*given))
+
+    def again(by):
         splits._views.clear()
-        with monkeypatch.context() as patched:
-            patched.setattr(splits, "_run", None)  # nothing runs
-            again = reference(encoder, corpus_of(corpus, ("en", "fr"), "en"), by, "en")
-        assert again.added == first.added
-        assert torch.equal(again.mean, first.mean)
-        assert {key: value.tolist() for key, value in again.split.means.items()} == {
+        room._references.clear()
+        runs.clear()
+        return reference(encoder, corpus_of(corpus, ("en", "fr"), "en"), by, "en"), len(runs)
+
+    for by in ("head", "token"):
+        first, n_runs = again(by)
+        assert n_runs == 2  # one for each language
+        kept, n_runs = again(by)
+        assert n_runs == 0
+        assert kept.added == first.added
+        assert torch.equal(kept.mean, first.mean)
+        assert {key: value.tolist() for key, value in kept.split.means.items()} == {
             key: value.tolist() for key, value in first.split.means.items()
         }
-    splits._views.clear()
-    for file in (paths.cache_dir() / "parts").iterdir():
-        file.write_bytes(file.read_bytes()[:100])
-    healed = reference(encoder, corpus_of(corpus, ("en", "fr"), "en"), by, "en")
-    assert healed.added == again.added
+    for damage in (lambda whole: whole[:100], lambda whole: whole[:-9] + b"\1" + whole[-8:]):
+        for file in (paths.cache_dir() / "parts").iterdir():
+            file.write_bytes(damage(file.read_bytes()))
+        healed, n_runs = again(by)
+        assert n_runs == 2
+        assert healed.added == first.added
+    monkeypatch.setattr(splits, "MOST_BYTES", 0)
+    again("block")
+    assert len([*(paths.cache_dir() / "parts").iterdir()]) == 1
 
 
 def test_sentences_are_coloured_and_linked_without_a_script(tiny_lens, tmp_path):

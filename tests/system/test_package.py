@@ -126,6 +126,7 @@ ORDER = [
     "questions.splits",
     "questions.reference",
     "questions.token_map",
+    "questions.explain_picture",
     "questions.explain",
     "questions.causal_sets",
     "questions.causal_picture",
