@@ -1,16 +1,14 @@
 """Changes of vectors that are fitted on other texts: controls that any encoder takes."""
 
-import hashlib
-import json
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dysem_lab.data.sts import STSData, load_data
+from dysem_lab.data.fit_texts import FitTexts, fit_texts
 from dysem_lab.encoders.base import Encoder, texts_in
 from dysem_lab.encoders.maps import (
     FITTED,
@@ -24,7 +22,7 @@ from dysem_lab.encoders.maps import (
 from dysem_lab.encoders.prepending import MOST_SEED
 from dysem_lab.encoders.vectors import SemanticVectors
 from dysem_lab.errors import InputError
-from dysem_lab.inputs import at_least, by_language, checked, one_of
+from dysem_lab.inputs import at_least, checked, one_of
 from dysem_lab.models.facts import ModelFacts
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.store import VectorStore
@@ -32,56 +30,6 @@ from dysem_lab.translation.translate import Translator
 
 BEFORE_SETS = ("per_language", "rotation")  # of what dimensions are chosen from
 KINDS = (*FITTED, *BEFORE_SETS)
-
-
-class FitTexts(NamedTuple):
-    """Texts that something is fitted on.
-
-    Attributes:
-        name: What they are called: "264 texts of demo".
-        renderings: Language → n different texts, aligned.
-        digest: Sixteen hex digits of all of them.
-    """
-
-    name: str
-    renderings: dict[str, list[str]]
-    digest: str
-
-
-def fit_texts(given: object, languages: Sequence[str], language: str = "en") -> FitTexts:
-    """Return the texts to fit on, each different one once.
-
-    Args:
-        given: "demo" or another source of `dysem_lab.load_data`, loaded pairs, language → texts, or
-            texts in one language.
-        languages: Codes of those of a source that are loaded beside the texts' own.
-        language: The texts' own.
-
-    Raises:
-        InputError: Fewer than two different texts, none in `language`, or lengths that differ.
-    """
-    if isinstance(given, str):
-        given = load_data(given, languages=list(dict.fromkeys([language, *languages])))
-    if isinstance(given, STSData):
-        of, named = f" of {given.name}", {code: given.texts(code) for code in given.languages}
-    else:
-        columns_given: Any = given if isinstance(given, Mapping) else {language: given}
-        of, named = "", by_language(columns_given)
-    texts_in(language, named)
-    columns = {code: checked(column, f"{code} fitting text") for code, column in named.items()}
-    if len({len(column) for column in columns.values()}) > 1:
-        sizes = {code: len(column) for code, column in columns.items()}
-        raise InputError(f"the fitting texts are not aligned over the languages: {sizes}")
-    first = {text: i for i, text in reversed([*enumerate(columns[language])])}
-    if len(first) < 2:
-        raise InputError(
-            f"a transform is fitted on two different texts or more, got {len(first)}; its mean "
-            "would be the text itself"
-        )
-    kept = sorted(first.values())
-    renderings = {code: [column[i] for i in kept] for code, column in columns.items()}
-    digest = hashlib.sha256(json.dumps(renderings).encode()).hexdigest()[:16]
-    return FitTexts(f"{len(kept):,} texts{of}", renderings, digest)
 
 
 class Transform:

@@ -387,7 +387,7 @@ def _said_of(reference: Reference | None, centred: bool) -> str:
     """Return what is said of the corpus."""
     if reference is None or not centred:
         return "not centred"
-    return f"centred on {reference.n_texts} texts of {reference.name}"
+    return f"centred on {reference.name}"
 
 
 def _on(U: Bool[Tensor, " d"], table: pd.DataFrame) -> pd.DataFrame:

@@ -1,12 +1,11 @@
 """What parts add to texts that have nothing to do with each other: the corpus of an explanation."""
 
-import hashlib
 import json
 import math
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import cache
 
 import numpy as np
 import torch
@@ -19,81 +18,43 @@ from dysem_lab.attribution import (
     shares_of_mean_cosine,
     without_largest,
 )
+from dysem_lab.data.fit_texts import FitTexts, fit_texts
 from dysem_lab.data.languages import LANGUAGES
 from dysem_lab.data.sts import STSData, load_data
 from dysem_lab.display import Progress, silent
 from dysem_lab.encoders.base import Encoder
 from dysem_lab.errors import InputError
-from dysem_lab.inputs import by_language, checked
 from dysem_lab.questions.splits import Key, Split, in_parts, split_texts
 
 KEPT = 16  # corpora, under one encoder and split in one way, that are remembered
 PARTNERS = 4  # random other texts that each text of the corpus is compared with
 SAMPLE_BYTES = 2**24  # of a corpus's parts in one view that are kept for what random pairs give
-FEWEST = 2  # texts of a corpus
 
 
-class Corpus(NamedTuple):
-    """Texts that parts are centred on.
-
-    Attributes:
-        name: What it is called.
-        renderings: Language → n different texts, aligned.
-        digest: Of all of them.
-    """
-
-    name: str
-    renderings: dict[str, list[str]]
-    digest: str
-
-    def __len__(self) -> int:
-        return len(next(iter(self.renderings.values()), []))
-
-
-def corpus_of(given: object, languages: Sequence[str], language: str) -> Corpus:
+def corpus_of(given: object, languages: Sequence[str], language: str) -> FitTexts:
     """Return a reference corpus in the languages that an encoder reads.
 
     Args:
-        given: "demo", an `STSData`, or language → texts.
+        given: As for `dysem_lab.data.fit_texts.fit_texts`.
         languages: Codes of those.
         language: That of the texts themselves.
 
     Raises:
-        InputError: Something else, a language that it does not have, or fewer than two different
-            texts.
+        InputError: As there, or a language that the corpus does not have.
     """
-    wanted = tuple(dict.fromkeys([language, *languages]))
-    if isinstance(given, str) and given == "demo":
-        given = load_data("demo", languages=LANGUAGES)
-    if isinstance(given, STSData):
-        name, columns = given.name, {code: given.texts(code) for code in given.languages}
-    elif isinstance(given, Mapping):
-        name, columns = "own corpus", by_language(given)
-    else:
+    found = fit_texts(_demo() if given == "demo" else given, languages, language)
+    if lacking := [code for code in (language, *languages) if code not in found.renderings]:
         raise InputError(
-            f"centre must be 'demo', STSData, a mapping from languages to texts, or None, got "
-            f"{given!r:.80}"
+            f"the reference corpus ({found.name}) has no {', '.join(lacking)}; give one that has, "
+            f"as centre={{'{lacking[0]}': […]}}, or centre=None"
         )
-    lacking = [code for code in wanted if code not in columns]
-    if lacking:
-        raise InputError(
-            f"the reference corpus {name!r} has no {', '.join(lacking)}; give one that has, as "
-            f"centre={{'{lacking[0]}': […]}}, or centre=None"
-        )
-    columns = {code: checked(columns[code], f"{code} reference text") for code in wanted}
-    if len({len(column) for column in columns.values()}) > 1:
-        raise InputError(
-            f"the languages of the reference corpus {name!r} have other numbers of texts"
-        )
-    once = sorted({text: i for i, text in reversed([*enumerate(columns[language])])}.values())
-    if len(once) < FEWEST:
-        raise InputError(
-            f"the reference corpus {name!r} has {len(once)} different text; its mean would be the "
-            "text itself, so give at least two"
-        )
-    renderings = {code: [column[i] for i in once] for code, column in columns.items()}
-    digest = hashlib.sha256(json.dumps(renderings).encode()).hexdigest()[:16]
-    return Corpus(name, renderings, digest)
+    return found
+
+
+@cache
+def _demo() -> STSData:
+    """Return the demo set in all its languages."""
+    return load_data("demo", languages=LANGUAGES)
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +87,7 @@ class Reference:
 
 def reference(
     encoder: Encoder,
-    corpus: Corpus,
+    corpus: FitTexts,
     by: str,
     language: str,
     n_largest: int = 0,
@@ -162,7 +123,7 @@ _references: OrderedDict[str, Reference] = OrderedDict()
 
 def _measured(
     encoder: Encoder,
-    corpus: Corpus,
+    corpus: FitTexts,
     by: str,
     language: str,
     n_largest: int,
@@ -204,10 +165,10 @@ def _measured(
     for keys, moments in sums.items():
         for key, of_key in zip(keys, moments.T, strict=True):
             added_by[key] = added_by.get(key, 0) + of_key
-    if n == FEWEST:  # one pair, read both ways: the spread would be the rounding
+    if n == 2:  # one pair, read both ways: the spread would be the rounding
         added_by = {}
     spread = {key: _mean_and_spread(*moments.tolist()) for key, moments in added_by.items()}
-    about = (corpus.name, corpus.digest, len(corpus))
+    about = (corpus.name, corpus.digest, corpus.n_texts)
     return Reference(*about, parted, mean, shares, spread, n_pairs, seed)
 
 

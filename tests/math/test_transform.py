@@ -11,6 +11,7 @@ from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
 import dysem_lab as dl
+from dysem_lab.data.fit_texts import fit_texts
 from dysem_lab.encoders.maps import (
     FITTED,
     PROJECTIONS,
@@ -19,7 +20,7 @@ from dysem_lab.encoders.maps import (
     random_rotation,
     rotated,
 )
-from dysem_lab.encoders.transform import KINDS, Transform, fit_texts
+from dysem_lab.encoders.transform import KINDS, Transform
 from dysem_lab.errors import InputError
 from dysem_lab.joint import cosine
 

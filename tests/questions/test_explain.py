@@ -148,15 +148,18 @@ def test_equal_and_short_texts(tiny_lens):
 def test_what_has_no_answer_is_refused(tiny_lens):
     encoder = dl.DySem(tiny_lens, ("en",), k=0.5)
     for centre, said in (
-        ({"en": ["one", "one"]}, "has 1 different text"),
-        ({"fr": ["un", "deux"]}, "has no en"),
-        ("nothing", "centre must be 'demo'"),
+        ({"en": ["one", "one"]}, "needs two different texts or more, got 1"),
+        ({"fr": ["un", "deux"]}, "unknown language of the texts 'en'"),
+        ("nothing", "no folder nothing; give 'demo'"),
         ({"en": ["one", ""]}, "empty"),
+        (7, "must be a list of strings, got int"),
     ):
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(dl.DysemLabError, match=said):
             explain(encoder, X, Y, "head", None, centre, progress=False)
     swahili = dl.DySem(tiny_lens, ("sw",), k=0.5, setting="english")
-    with pytest.raises(InputError, match=r"'demo' has no sw; give one that has.* or centre=None"):
+    with pytest.raises(
+        InputError, match=r"of demo\) has no sw; give one that has.* or centre=None"
+    ):
         explain(swahili, X, Y, renderings={"sw": ["Paka.", "Mbwa."]}, progress=False)
     with pytest.raises(InputError, match="by"):
         explain(encoder, X, Y, "neurone", progress=False)
@@ -219,7 +222,7 @@ def test_figures_and_captions_say_the_numbers(tiny_lens, tmp_path):
         assert f"{found.similarity:.3f}" in found.caption
         assert f"{found.encoder_similarity:.3f}" in found.caption
         assert ("through which meaning came" in found.caption) == (by == "token")
-        assert "centred on 4 texts of own corpus" in found.figure.layout.title.text
+        assert "centred on 4 texts" in found.figure.layout.title.text
         assert found.facts.record()["parameters"]["by"] == by
 
 

@@ -33,6 +33,7 @@ ORDER = [
     "data.columns",
     "data.sts_tasks",
     "data.sts",
+    "data.fit_texts",
     "data.transfer_data",
     "translation.translate",
     "translation.parallel_table",
