@@ -111,29 +111,44 @@ def next_token_probabilities(
 
 
 def logit_lens(
-    lens: LensModel, prompts: Sequence[str], top: int = 5, *, edit: Edit | None = None
+    lens: LensModel,
+    prompts: Sequence[str] | Float[Tensor, "n d"],
+    top: int = 5,
+    *,
+    edit: Edit | None = None,
+    n_random: int = 20,
+    seed: int = 0,
 ) -> pd.DataFrame:
     """Return the tokens that the residual stream of the last token would predict after each block.
 
     The stream h^l is put through the final norm and the unembedding, as if no block came after it.
-    After the last block that is the model's own prediction.
+    After the last block that is the model's own prediction. Any vector of the stream's own basis
+    can be read so: A^L, its part on a set of dimensions, a head's output, the difference of two
+    texts. The norm gives each the same length, so beside it stands what random directions give.
 
     Args:
         lens: The model.
-        prompts: Prompts; repeated ones count once.
-        top: Tokens per block.
+        prompts: Prompts, of which repeated ones count once; or vectors.
+        top: Tokens per block, or per vector.
         edit: A change of the forward pass, such as from `dysem_lab.ablate`; None is the plain pass.
+        n_random: Random directions that vectors are compared with.
+        seed: Of these directions.
 
     Returns:
         One row per prompt, block and rank: ``prompt`` (its position among the different prompts),
         ``layer`` (0-based block), ``rank`` from 1, ``token`` (its text), ``id``, ``probability``.
+        Of vectors: ``vector`` (its position) in place of prompt and layer, and ``random``: the mean
+        probability that random directions give to the token of that rank.
 
     Raises:
-        InputError: No prompt, an empty one, or `top` below 1 or above the number of tokens.
+        InputError: No prompt, an empty one, vectors of another width, without length or not finite,
+            or `top` below 1 or above the number of tokens.
         ModelError: A stream is not finite.
 
     Source: nostalgebraist, "interpreting GPT: the logit lens" (2020).
     """
+    if isinstance(prompts, Tensor):
+        return _lens_of_vectors(lens, prompts, top, n_random, seed)
     unique = unique_prompts(prompts)
     if not unique:
         raise InputError("there are no prompts; give one or more")
@@ -150,6 +165,39 @@ def logit_lens(
                 rows.append({**labels, "id": int(token), "probability": float(probability)})
     table = pd.DataFrame(rows)
     table.insert(3, "token", token_texts(lens, table["id"]))
+    return table
+
+
+def _lens_of_vectors(
+    lens: LensModel, vectors: Float[Tensor, "n d"], top: int, n_random: int, seed: int
+) -> pd.DataFrame:
+    """Return the tokens that vectors of the stream would predict; see `logit_lens`."""
+    if vectors.ndim != 2 or vectors.shape[1] != lens.d_model or not len(vectors):
+        raise InputError(
+            f"vectors must be [n, {lens.d_model}], got {tuple(vectors.shape)}; one is vector[None]"
+        )
+    vectors = vectors.detach().float().cpu()
+    wrong = ~torch.isfinite(vectors).all(1) | (vectors == 0).all(1)
+    if wrong.any():
+        raise InputError(f"vector {int(wrong.nonzero()[0])} is not finite, or has no direction")
+    generator = torch.Generator().manual_seed(at_least(seed, 0, "seed"))
+    directions = torch.randn(at_least(n_random, 1, "n_random"), lens.d_model, generator=generator)
+    probabilities = unembed(lens, vectors).softmax(-1)
+    if at_least(top, 1, "top") > (n_tokens := probabilities.shape[1]):
+        raise InputError(f"top must be between 1 and {n_tokens}, got {top!r}")
+    scale = vectors.norm(dim=1).mean() / directions.norm(dim=1, keepdim=True)
+    random = unembed(lens, directions * scale).softmax(-1).topk(top).values.mean(0)
+    best = probabilities.topk(top)
+    table = pd.DataFrame(
+        {
+            "vector": torch.arange(len(vectors)).repeat_interleave(top).numpy(),
+            "rank": torch.arange(1, top + 1).repeat(len(vectors)).numpy(),
+            "id": best.indices.flatten().numpy(),
+            "probability": best.values.flatten().numpy(),
+            "random": random.repeat(len(vectors)).numpy(),
+        }
+    )
+    table.insert(2, "token", token_texts(lens, table["id"]))
     return table
 
 

@@ -1,10 +1,12 @@
 """Ablation and patching against plain PyTorch hooks, the residual identity and each other."""
 
+import numpy as np
 import pytest
 import torch
 
 import dysem_lab as dl
 from dysem_lab.errors import InputError
+from dysem_lab.models.capture import capture
 from dysem_lab.models.edits import ablate, contrast, patch
 from dysem_lab.models.last_token import prefixes, record_edits
 from dysem_lab.models.places import Place
@@ -284,3 +286,36 @@ def test_a_prompt_without_a_set_or_values_is_refused(tiny_lens, prompts, sets):
     values = {prompts[0]: torch.ones(tiny_lens.d_model)}
     with pytest.raises(InputError, match="no source is given for the prompt"):
         dl.capture(tiny_lens, prompts, edit=patch(tiny_lens, values, "ffn.1"))
+
+
+def test_the_logit_lens_of_vectors_is_that_of_streams(tiny_lens, prompts):
+    stream = capture(tiny_lens, prompts[:2], "resid", "each", progress=False)["resid"]
+    of_streams = logit_lens(tiny_lens, prompts[:2], top=4)
+    for layer in range(tiny_lens.n_layers):
+        of_vectors = logit_lens(tiny_lens, stream[:, layer], top=4)
+        expected = of_streams[of_streams["layer"] == layer]
+        assert of_vectors["id"].tolist() == expected["id"].tolist()
+        assert np.allclose(of_vectors["probability"], expected["probability"], atol=1e-5)
+        assert of_vectors["vector"].tolist() == [0] * 4 + [1] * 4
+    again = logit_lens(tiny_lens, stream[:, 0], top=4, seed=0)
+    assert again["random"].tolist() == logit_lens(tiny_lens, stream[:, 0], top=4)["random"].tolist()
+    assert again["random"].iloc[:4].is_monotonic_decreasing
+    assert (
+        again["random"].tolist()
+        != logit_lens(tiny_lens, stream[:, 0], 4, seed=1)["random"].tolist()
+    )
+
+
+@pytest.mark.parametrize(
+    ("vectors", "said"),
+    [
+        (torch.ones(3), r"must be \[n, 32\], got \(3,\)"),
+        (torch.ones(2, 3), r"must be \[n, 32\]"),
+        (torch.ones(0, 32), "must be"),
+        (torch.zeros(1, 32), "vector 0 is not finite, or has no direction"),
+        (torch.full((1, 32), torch.nan), "vector 0 is not finite"),
+    ],
+)
+def test_vectors_without_a_logit_lens_are_refused(tiny_lens, vectors, said):
+    with pytest.raises(InputError, match=said):
+        logit_lens(tiny_lens, vectors)
