@@ -3,6 +3,8 @@
 An encoder has the shape of a sentence-transformers model: `encode`, `similarity` and
 `similarity_pairwise`. `dysem_lab.sentence_encoder` turns one into an object that libraries take for
 such a model.
+
+Over 400 lines, as the classes with a prompt stay where saved settings name them.
 """
 
 import math

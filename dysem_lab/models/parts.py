@@ -1,5 +1,7 @@
 """Exact parts of the last token's vectors: which heads, tokens and FFNs wrote them.
 
+Over 400 lines, as each architecture, vector and intervention is split by the same sum.
+
 At the last token n, with α the attention pattern, v the values and κ(h) the key-value group of a
 head (GQA)::
 

@@ -2,6 +2,8 @@
 
 Every forward pass of the package goes through `forward` or `keys_and_values`, which hold the
 model's lock, remove their hooks whatever happens, and compute no gradients unless asked.
+
+Over 400 lines, as nothing else may run a model: a test sees to it.
 """
 
 import contextlib

@@ -3,6 +3,8 @@
 The questions ask a study for vectors. It knows which prompts they stand for, runs the model on
 those that the store lacks, and leaves the model unloaded where nothing is missing. What a question
 needs it says first (`prepare`), so that one capture makes it all, and a batch can plan it.
+
+Over 400 lines, as texts, prompts and vectors of a study are looked up in one place.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
