@@ -1,7 +1,8 @@
 """Transfer tasks: how well a logistic regression on sentence vectors tells opinions, topics, types.
 
 Seven tasks of SentEval (MR, CR, SUBJ, MPQA, SST2, TREC, MRPC), as in Contrastive Prompting (CP),
-arXiv 2505.12831, Table 6, and two small ones of our own that need no download.
+arXiv 2505.12831, Table 6, and two small ones of our own that need no download. Over 400 lines, as
+the protocol stands beside the code that follows it.
 
 The protocol is SentEval's (arXiv 1803.05449, released code) with ``usepytorch=False``:
 
