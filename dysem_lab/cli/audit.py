@@ -44,6 +44,15 @@ def audit(
             help="Also read a model of this shape that was never trained: as many passes again.",
         ),
     ] = False,
+    contrast_layer: Annotated[
+        int | None,
+        typer.Option(
+            "--contrast-layer",
+            min=0,
+            help="Also read Contrastive Prompting, its contrast at this block (0-based).",
+        ),
+    ] = None,
+    alpha: Annotated[float, typer.Option(help="Of that contrast's norm scaling.")] = 2.0,
     rotations: Annotated[int, typer.Option(min=1, help="Draws of everything random.")] = 20,
     pairs: Annotated[int | None, typer.Option(min=1, help="First pairs only.")] = None,
     sample: Annotated[int | None, typer.Option(min=1, help="Random sample of so many.")] = None,
@@ -66,11 +75,13 @@ def audit(
     check_name(model)
     codes = codes_of(languages)
 
+    from dysem_lab.models.steering import Contrast
     from dysem_lab.models.untrained import untrained
     from dysem_lab.questions.audit import audit as ask
     from dysem_lab.questions.study import Study
     from dysem_lab.questions.verdict import verdict
 
+    contrast = None if contrast_layer is None else Contrast(contrast_layer, alpha=alpha)
     if (data, split) == (fit, fit_split) and pairs is sample is None:
         sample = len(load_data(data, task or None, split)) // 2
         err.print(f"half of the pairs are scored ({sample}); the fit is on the other texts")
@@ -90,6 +101,7 @@ def audit(
         fit=fit,
         fit_split=fit_split,
         n_rotations=rotations,
+        contrast=contrast,
         random_weights=fresh,
         seed=seed,
     )

@@ -3,6 +3,7 @@
 import html
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from dysem_lab.questions.controls import (
     parts,
     transforms,
     views,
+    without_some_words,
 )
 from dysem_lab.questions.finding import Facts, Finding, facts_of
 from dysem_lab.questions.needs import prepare
@@ -117,7 +119,8 @@ def audit(
     untrained = None
     if random_weights is not None:
         untrained = random_weights.prompted(prompts[0], setting, read)
-    needs = [part.needs(component) for part in (asked, other, english)]
+    copies = _copies(study.prompted(prompts[0], setting, ["en"]), len(codes) - 1, seed)
+    needs = [part.needs(component) for part in (asked, other, english, *copies)]
     if contrast is not None:
         needs += [part.needs(component, contrasts=contrast) for part in steered]
     if untrained is not None:
@@ -138,9 +141,10 @@ def audit(
         x, y = (english_of(part, contrast=contrast) for part in steered)
         contrasted = x, y[kept]
     views = torch.stack([english_of(english, template=name) for name in prompts], dim=1)
+    shortened = torch.stack([of.english, *map(english_of, copies)], dim=1)
     size = resolve_k(k, of.english.shape[1])
     rows = chain(
-        _rows(of, to_fit, size, range(seed, seed + n_rotations), contrasted, views),
+        _rows(of, to_fit, size, range(seed, seed + n_rotations), contrasted, views, shortened),
         [_untrained(vectors_of(_same(untrained, asked)) if untrained else None, size)],
         _floors(asked, [other.texts(only_task(other), "en")[i] for i in kept]),
         _parts(asked.data[task], of),
@@ -176,6 +180,17 @@ def _other_texts(other: Study, scored: Sequence[str]) -> tuple[list[int], str]:
     return kept, f"{len(kept)} texts of {data.name}{said}"
 
 
+def _copies(english: Study, n: int, seed: int) -> list[Study]:
+    """Return studies of n copies of the English texts, each without some words."""
+    data = english.data[only_task(english)]
+    made = []
+    for i in range(n):
+        texts = without_some_words(data.texts("en"), seed + i)
+        sides = texts[: len(data)], texts[len(data) :]
+        made.append(english.on(replace(data, sentences={"en": sides})))
+    return made
+
+
 def _same(untrained: Study, study: Study) -> Study:
     """Return the study of random weights, once it is known to differ in nothing else."""
     task = only_task(study)
@@ -194,6 +209,7 @@ def _rows(
     draws: Sequence[int],
     contrasted: tuple[Tensor, Tensor] | None,
     prompts: Float[Tensor, "n views d"],
+    copies: Float[Tensor, "n m d"] | None = None,
 ) -> Iterator[Row]:
     """Yield the controls that are made of vectors."""
     yield from methods(of, k, contrasted)
@@ -201,7 +217,7 @@ def _rows(
     yield from transforms(of, fit, max(1, round(float(chosen))))
     yield from coordinates(of, fit, k, draws)
     yield from choices_of_sets(of, fit, k, draws)
-    yield from views(of, k, draws, prompts)
+    yield from views(of, k, draws, prompts, copies)
 
 
 def _untrained(of: Vectors | None, k: int) -> Row:

@@ -30,6 +30,7 @@ from dysem_lab.questions.scores import Scored, pair_cosine, pair_similarity
 
 DROPPED = (1, 3, 10)  # dimensions of largest share of the mean cosine
 FEWEST = 10  # pairs of a part of the data that is scored by itself
+P_DROPPED = 0.1  # of each word of a copy, as of each unit in SimCSE (arXiv 2104.08821)
 
 # Group → what its controls take away, or put in place of something.
 GROUPS = {
@@ -120,6 +121,9 @@ CONTROLS = {
     "sets only": Control("choice", "Jaccard(S(x), S(y))", "sets or values?"),
     "English prompts": Control(
         "views", "DySem on English prompts in place of languages", "translation or averaging?"
+    ),
+    "dropped words": Control(
+        "views", "DySem on copies of English without some words", "translation or averaging?"
     ),
     "shuffled translations": Control(
         "views", "DySem with other texts' translations", "do translations have to be right?"
@@ -263,11 +267,12 @@ def views(
     k: int,
     draws: Sequence[int],
     prompts: Float[Tensor, "n views d"] | None = None,
+    copies: Float[Tensor, "n m d"] | None = None,
 ) -> Iterator[Row]:
     """Yield DySem with other views of a text than its translations."""
     vector, m = _last(of), of.languages.shape[1]
     if m == 1:
-        for name in ("English prompts", "shuffled translations"):
+        for name in ("English prompts", "dropped words", "shuffled translations"):
             yield Row(name, vector, [], "there is one language")
         return
     if prompts is None or prompts.shape[1] < 2:
@@ -275,6 +280,9 @@ def views(
     else:
         said = f"{prompts.shape[1]} prompts for {m} languages"
         yield Row("English prompts", "mean", [dysem(Vectors(prompts, of.english), k, "mean")], said)
+    if copies is not None:
+        said = f"{m - 1} copies, each word left out with probability {P_DROPPED}, and the text"
+        yield Row("dropped words", "mean", [dysem(Vectors(copies, of.english), k, "mean")], said)
     scored = []
     for draw in draws:
         generator = torch.Generator().manual_seed(draw)
@@ -284,6 +292,19 @@ def views(
             columns.append(of.languages[order, i])
         scored.append(dysem(Vectors(torch.stack(columns, 1), of.english), k, vector))
     yield Row("shuffled translations", vector, scored)
+
+
+def without_some_words(texts: Sequence[str], seed: int) -> list[str]:
+    """Return copies in which each word is left out with probability `P_DROPPED`, not all of them.
+
+    A word is what stands between spaces.
+    """
+    draws, copies = np.random.default_rng(seed), []
+    for text in texts:
+        words = text.split()
+        kept = [word for word in words if draws.random() >= P_DROPPED]
+        copies.append(" ".join(kept) if kept else text)
+    return copies
 
 
 def parts(

@@ -21,10 +21,12 @@ from dysem_lab.questions.controls import (
     Vectors,
     choices_of_sets,
     coordinates,
+    dysem,
     methods,
     parts,
     transforms,
     views,
+    without_some_words,
 )
 from dysem_lab.questions.verdict import caption, remains, verdict
 
@@ -135,6 +137,27 @@ def test_of_a_gain_in_coordinates_something_remains_beside_every_control():
     q = torch.linalg.qr(torch.randn(96, 96, generator=torch.Generator().manual_seed(5)))[0]
     turned = made_up_audit(of(scored.languages @ q), of(fit.languages @ q), gold, k=10, n_draws=2)
     assert remains(turned) is None
+
+
+def test_words_are_dropped_at_their_rate_and_never_all():
+    texts = ["one", "a b c d e f g h i j"] * 3000
+    copies = without_some_words(texts, 3)
+    assert copies == without_some_words(texts, 3) != without_some_words(texts, 4)
+    assert set(copies[::2]) == {"one"}
+    kept = sum(len(copy.split()) for copy in copies[1::2]) / 30000
+    assert abs(kept - 0.9) < 0.01
+    for copy in copies[1::2]:
+        assert copy.split() == [word for word in texts[1].split() if word in copy.split()]
+
+
+def test_copies_without_words_are_dysem_on_them():
+    x = torch.randn(20, 3, 16, generator=torch.Generator().manual_seed(1)) + 0.3
+    copies = torch.randn(20, 3, 16, generator=torch.Generator().manual_seed(2)) + 0.3
+    found = {row.control: row for row in views(of(x.numpy()), 5, range(1), None, copies)}
+    alone = dysem(Vectors(copies, x[:, 0]), 5, "mean")
+    torch.testing.assert_close(found["dropped words"].draws[0][0], alone[0])
+    one = {row.control: row for row in views(of(x[:, :1].numpy()), 5, range(1), None, None)}
+    assert one["dropped words"].note == "there is one language"
 
 
 def test_holms_correction_by_hand():
