@@ -146,7 +146,7 @@ def doctor(
     from dysem_lab.models.embedded import EMBEDDED, installed_files, verify_models
     from dysem_lab.models.loading import resolve_device
     from dysem_lab.questions.saving import NO_BROWSER, find_browser, library_versions
-    from dysem_lab.translation.apertium import seen_directions
+    from dysem_lab.translation.apertium import can_translate, seen_directions
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     data = paths.local_data_dir()
@@ -174,6 +174,12 @@ def doctor(
         "browser for PNG": browser or NO_BROWSER,
         "apertium": seen_directions(),
     }
+    facts["verdict"] = _verdict(
+        models=any(installed_files(model) for model in EMBEDDED.values()),
+        folder=data is None or data.is_dir(),
+        browser=browser is not None,
+        translator=can_translate(),
+    )
     verified = [*verify_models(), *verify_digests()] if verify else []
     if as_json:
         print_json({**facts, "files": verified} if verify else facts)
@@ -184,6 +190,23 @@ def doctor(
         print_table("Files of models, hashed anew", ("file", "state"), rows)
     if any(row["state"].startswith("DAMAGED") for row in verified):
         raise typer.Exit(1)
+
+
+def _verdict(*, models: bool, folder: bool, browser: bool, translator: bool) -> str:
+    """Return in a sentence what works here, and what does not."""
+    without = [
+        what
+        for there, what in (
+            (models, "a model that needs no network"),
+            (folder, f"the folder that {paths.DATA_VARIABLE} names"),
+            (browser, "PNG files of figures"),
+            (translator, "renderings of typed sentences, but for those that you type in"),
+        )
+        if not there
+    ]
+    if not without:
+        return "all is here: models, figures with PNG files, renderings of typed sentences"
+    return f"works without: {'; '.join(without)} (see above)"
 
 
 def _cache() -> Path | str:

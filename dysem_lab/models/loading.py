@@ -1,7 +1,8 @@
 """Models by name: embedded, from the hub, from a folder or a GGUF file, checked before use."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pandas as pd
 import torch
 import xxhash
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from dysem_lab import paths
@@ -34,6 +36,7 @@ from dysem_lab.weights import loading, require_whole
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DEFAULT_MODEL = "gemma-3-270m"
+INSTANT_BYTES = 4 * 2**30  # of weights on this machine, which need no progress bar
 REMEDY = (
     "Without a network, give a folder with its weights in place of its name, or a model that comes "
     f"with a package: {', '.join(EMBEDDED)}. Weights must be safetensors, and the architecture one "
@@ -115,6 +118,25 @@ def load_model(
     return lens
 
 
+def _is_instant(source: str) -> bool:
+    """Whether a model is so small and so near that it is there at once."""
+    files = Path(source).glob("*.safetensors")
+    return Path(source).is_dir() and sum(file.stat().st_size for file in files) < INSTANT_BYTES
+
+
+@contextmanager
+def _without_bar() -> Iterator[None]:
+    """Hide transformers' progress bars until the block of code ends."""
+    if not logging.is_progress_bar_enabled():
+        yield
+        return
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.enable_progress_bar()
+
+
 def whole_model(
     kind: Any, source: str, at: Mapping[str, Any], **options: Any
 ) -> tuple[Any, dict[str, Any]]:
@@ -134,15 +156,16 @@ def whole_model(
         at_where = {} if Path(where).is_dir() else find_on_hub(where)._asdict()
         if base_of(where, at_where) is not None:
             raise ModelError(f"{source} is an adapter of an adapter, {base}; merge that one first")
-    model, info = kind.from_pretrained(
-        where,
-        **at_where,
-        **options,
-        use_safetensors=True,
-        trust_remote_code=False,
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,  # `require_whole` names them
-    )
+    with _without_bar() if _is_instant(where) else nullcontext():
+        model, info = kind.from_pretrained(
+            where,
+            **at_where,
+            **options,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # `require_whole` names them
+        )
     folder = (
         Path(where) if Path(where).is_dir() else cached_snapshot(where, at_where.get("revision"))
     )

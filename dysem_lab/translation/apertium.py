@@ -14,6 +14,7 @@ from pathlib import Path
 
 import xxhash
 
+from dysem_lab.data.languages import LANGUAGES
 from dysem_lab.digests import file_digest
 from dysem_lab.errors import InputError, MissingTranslationError, ModelError
 from dysem_lab.translation.translate import asked, required_renderings
@@ -228,11 +229,20 @@ def seen_directions(source: str = "en") -> str:
         return str(error)
     if not chains:
         return f"no pair from {source}; install some with: {INSTALL}"
-    names = (
-        target + (f" (through {', '.join(chain[1:-1])})" if len(chain) > 2 else "")
-        for target, chain in chains.items()
-    )
-    return f"{source} to {', '.join(names)}"
+    named = []
+    for target, chain in chains.items():
+        notes = [f"through {', '.join(chain[1:-1])}"] if len(chain) > 2 else []
+        notes += [] if target in LANGUAGES else ["English prompts only"]
+        named.append(f"{target} ({'; '.join(notes)})" if notes else target)
+    return f"{source} to {', '.join(named)}"
+
+
+def can_translate(source: str = "en") -> bool:
+    """Whether a language that has prompts of its own can be reached from another."""
+    try:
+        return any(code in LANGUAGES for code in routes(source, installed_directions()))
+    except ModelError:
+        return False
 
 
 def _digest(modes: Iterable[Path]) -> str:

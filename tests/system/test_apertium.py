@@ -117,7 +117,7 @@ def test_names_of_modes_become_codes_and_variants_are_left_out(installed):
     }
     assert ApertiumTranslator().targets() == ["ca", "es", "fr"]
     assert ApertiumTranslator().targets("ca") == ["fr"]
-    assert seen_directions() == "en to ca, es, fr (through ca)"
+    assert seen_directions() == "en to ca (English prompts only), es, fr (through ca)"
     assert "no pair from de" in seen_directions("de")
 
 

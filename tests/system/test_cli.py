@@ -10,9 +10,10 @@ from typer.testing import CliRunner
 
 from dysem_lab import paths
 from dysem_lab.cli import cli, main
-from dysem_lab.errors import DysemLabError, InputError
+from dysem_lab.errors import DysemLabError, InputError, MissingTranslationError
 from dysem_lab.models.embedded import EMBEDDED
 from dysem_lab.models.loading import resolve_device
+from dysem_lab.translation.apertium import can_translate
 
 SAID = EMBEDDED["gemma-3-270m"].weights(resolve_device()[1])  # of both, which are 4-bit
 COMMANDS = (
@@ -116,9 +117,39 @@ def test_similarity_with_apertium_says_what_to_install(tiny_folder, tmp_path, mo
 
 
 def test_similarity_without_translations_says_that_it_is_english_only(tiny_folder):
-    result = run("similarity", "A dog.", "A cat.", "--model", tiny_folder("Llama"))
+    arguments = ("similarity", "A dog.", "A cat.", "--model", tiny_folder("Llama"))
+    result = run(*arguments, "--languages", "en")
     assert "DySem similarity" in result.output
     assert "English only" in result.output
+    assert "--scale says where the number stands" in result.output
+    # Once the demo pairs are read, the place is said without being asked for.
+    for asked in (["--scale"], []):
+        said = run(*arguments, "--languages", "en", *asked)
+        assert "of the 132 pairs of the demo set" in said.output
+    assert "the demo set" not in run(*arguments, "--languages", "en", "--no-scale").output
+
+
+@pytest.mark.skipif(not can_translate(), reason="needs Apertium with a pair from English")
+def test_similarity_takes_apertium_by_itself_and_goes_on_without_what_it_cannot_render(
+    tiny_folder, monkeypatch
+):
+    arguments = ("similarity", "A dog.", "A cat.", "--model", tiny_folder("Llama"))
+    found = json.loads(run(*arguments, "--json").stdout)
+    assert found["languages"] == ["en", "es", "fr", "pt"]
+    assert found["renderings"]["en"] == ["A dog.", "A cat."]
+    assert found["renderings"]["es"][0] in run(*arguments).output
+
+    def broken(self, texts, source, target):
+        raise MissingTranslationError(f"nothing in {target}")
+
+    monkeypatch.setattr("dysem_lab.translation.apertium.ApertiumTranslator.translate", broken)
+    without = run("similarity", "Some dogs.", "A cat.", *arguments[3:])
+    assert "Without pt: nothing in pt" in without.output
+    assert json.loads(run("similarity", "Some dogs.", "A cat.", *arguments[3:], "--json").stdout)[
+        "languages"
+    ] == ["en"]
+    with pytest.raises(MissingTranslationError, match="nothing in es"):
+        run("similarity", "Some dogs.", "A cat.", *arguments[3:], "--translator", "apertium")
 
 
 def test_evaluate_prints_scores_with_intervals(tiny_folder):

@@ -138,6 +138,7 @@ ORDER = [
     "questions.contrast_effect",
     "questions.search",
     "questions.pair",
+    "questions.scale",
     "questions.corpus",
     "questions.dimension",
     "questions.layer_curves",

@@ -1,0 +1,149 @@
+"""Where does a similarity stand? One number beside those of related and of unrelated pairs."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from dysem_lab.data.languages import LANGUAGES
+from dysem_lab.data.sts import STSData, load_data
+from dysem_lab.encoders.base import LensEncoder
+from dysem_lab.encoders.vectors import SemanticVectors
+from dysem_lab.errors import InputError
+from dysem_lab.models.capture import capture, missing_rows
+from dysem_lab.models.passes import MAX_TOKENS
+from dysem_lab.models.record import Edit
+from dysem_lab.models.store import VectorStore, prompt_key
+
+RELATED = 4.0  # of 5: the lowest score of a related pair
+TIMED = 16  # prompts by which the time of the rest is told
+
+
+@dataclass(frozen=True, eq=False)
+class Scale:
+    """The similarities that an encoder gives to the pairs of a corpus, and to unrelated texts.
+
+    Attributes:
+        name: Of the corpus.
+        pairs: Of its pairs, NaN where there is no similarity.
+        related: Of those that are scored 4 or more of 5.
+        unrelated: Of the first texts, each with the second text of another pair, drawn at random.
+        seed: Of that draw.
+    """
+
+    name: str
+    pairs: Float[np.ndarray, " n"]
+    related: Float[np.ndarray, " n_related"]
+    unrelated: Float[np.ndarray, " n"]
+    seed: int
+
+    def place(self, similarity: float) -> str:
+        """Say where a similarity stands."""
+        if np.isnan(similarity):
+            return "no similarity, so no place among those of other pairs"
+        (of_all, n), (of_related, n_related), (of_unrelated, n_unrelated) = (
+            (f"{100 * np.mean(there < similarity):.0f} %" if len(there) else "none", len(there))
+            for some in (self.pairs, self.related, self.unrelated)
+            for there in [some[~np.isnan(some)]]
+        )
+        return (
+            f"higher than {of_all} of the {n} pairs of {self.name}; than {of_related} of the "
+            f"{n_related} related ones, and than {of_unrelated} of {n_unrelated} unrelated ones"
+        )
+
+
+def scale(
+    encoder: LensEncoder,
+    pairs: STSData | str = "demo",
+    *,
+    store: VectorStore | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> Scale:
+    """Return the scale of an encoder on scored pairs.
+
+    Args:
+        encoder: A model's.
+        pairs: "demo", or pairs in the languages that the encoder reads.
+        store: As for `dysem_lab.capture`: what is there needs no forward pass.
+        seed: Of the unrelated pairs.
+        progress: Show progress bars.
+
+    Raises:
+        InputError: Pairs that lack a language of the encoder, or fewer than two of them.
+    """
+    data = _pairs(encoder, pairs)
+    columns = {code: data.texts(code) for code in data.languages}
+    encoded = encoder.encode_renderings(columns, store=store, progress=progress)
+    n = len(data)
+    # One cycle through a random order: no first text meets its own second one.
+    order = np.random.default_rng(seed).permutation(n)
+    other = np.empty(n, dtype=np.int64)
+    other[order] = np.roll(order, 1)
+    first = encoded[:n]
+    of_pairs = _similarity(encoder, first, encoded[n:])
+    unrelated = _similarity(encoder, first, encoded[torch.from_numpy(n + other)])
+    name = "the demo set" if isinstance(pairs, str) else data.name
+    return Scale(name, of_pairs, of_pairs[data.gold >= RELATED], unrelated, seed)
+
+
+def unread(encoder: LensEncoder, store: VectorStore, pairs: STSData | str = "demo") -> int:
+    """Return how many forward passes the scale needs that the store does not have."""
+    return sum(len(prompts) for prompts, _ in _missing(encoder, store, pairs))
+
+
+def seconds_needed(
+    encoder: LensEncoder,
+    store: VectorStore,
+    pairs: STSData | str = "demo",
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
+    """Return how long the scale would take, told by its first passes, which are kept."""
+    missing = _missing(encoder, store, pairs)
+    if not missing:
+        return 0.0
+    n, (prompts, edit) = sum(len(of) for of, _ in missing), missing[0]
+    some, (component, blocks) = prompts[:TIMED], encoder.place
+    begun = clock()
+    capture(encoder.lens, some, component, blocks, edit=edit, store=store, progress=False)
+    return (clock() - begun) / len(some) * (n - len(some))
+
+
+def _pairs(encoder: LensEncoder, pairs: STSData | str) -> STSData:
+    """Return the pairs in the languages that the encoder reads, and in English."""
+    codes = list(dict.fromkeys(["en", *encoder.languages]))
+    if isinstance(pairs, str):
+        pairs = load_data(pairs, languages=[code for code in LANGUAGES if code in codes])
+    if lacking := [code for code in codes if code not in pairs.languages]:
+        raise InputError(
+            f"{pairs.name} has no {', '.join(lacking)}, so there is no scale in "
+            f"{'/'.join(encoder.languages)}; give pairs in these languages"
+        )
+    if len(pairs) < 2:
+        raise InputError(f"{pairs.name} has {len(pairs)} pairs; a scale needs 2 or more")
+    return pairs
+
+
+def _missing(
+    encoder: LensEncoder, store: VectorStore, pairs: STSData | str
+) -> list[tuple[list[str], Edit | None]]:
+    """Return the different prompts of each view that the store lacks."""
+    data = _pairs(encoder, pairs)
+    found = []
+    for view in encoder.views({code: data.texts(code) for code in data.languages}):
+        prompts = list(dict.fromkeys(view.prompts))
+        keys = [prompt_key(prompt, MAX_TOKENS) for prompt in prompts]
+        facts = view.edit.facts if view.edit else encoder.lens.facts
+        rows = missing_rows(facts, store, keys, [encoder.place])
+        if rows:
+            found.append(([prompts[row] for row in rows], view.edit))
+    return found
+
+
+def _similarity(
+    encoder: LensEncoder, x: SemanticVectors, y: SemanticVectors
+) -> Float[np.ndarray, " n"]:
+    return encoder.similarity_pairwise(x, y).double().numpy()
