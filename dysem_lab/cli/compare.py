@@ -83,7 +83,8 @@ def similarity(
     from dysem_lab.encoders.dysem import DySem
     from dysem_lab.models.loading import load_model
     from dysem_lab.models.store import VectorStore
-    from dysem_lab.questions.pair import UNDEFINED, Captures, pair_view
+    from dysem_lab.questions.pair import UNDEFINED
+    from dysem_lab.questions.pair_view import Captures, pair_view
 
     lens = load_model(model)
     dysem = DySem(lens, codes, made_by, kept, component, template, setting, vector)
