@@ -102,7 +102,8 @@ def similarity(
     from dysem_lab.encoders.dysem import DySem
     from dysem_lab.models.loading import load_model
     from dysem_lab.models.store import VectorStore
-    from dysem_lab.questions.pair import UNDEFINED, Captures, pair_view
+    from dysem_lab.questions.pair import UNDEFINED
+    from dysem_lab.questions.pair_view import Captures, pair_view
     from dysem_lab.questions.scale import scale, seconds_needed, unread
 
     lens = load_model(model)

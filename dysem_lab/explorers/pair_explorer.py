@@ -1,7 +1,6 @@
 """Two sentences under DySem: why they are similar, and their sets, while settings move."""
 
 import html
-import math
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -10,7 +9,6 @@ from dysem_lab.consensus import resolve_k
 from dysem_lab.data.sts import STSData, load_data
 from dysem_lab.display import Progress
 from dysem_lab.encoders.base import require_model
-from dysem_lab.encoders.dysem import DySem
 from dysem_lab.encoders.settings import VECTORS, check_settings
 from dysem_lab.errors import InputError
 from dysem_lab.explorers.panel import Panel, State, View, menu, slider, text_box
@@ -27,8 +25,8 @@ from dysem_lab.models.lens import LensModel
 from dysem_lab.models.parts import SPLITS
 from dysem_lab.models.places import VECTOR_COMPONENTS
 from dysem_lab.prompts import SETTINGS, TEMPLATE_NAMES, TEMPLATES
-from dysem_lab.questions.explain import explain
-from dysem_lab.questions.pair import Captures, pair_figure, pair_text, pair_view
+from dysem_lab.questions.pair import pair_figure, pair_text
+from dysem_lab.questions.pair_view import Captures, pair_view, why_similar
 from dysem_lab.questions.style import SYMBOLS
 from dysem_lab.translation.translate import Translator
 
@@ -148,14 +146,17 @@ def explore_pair(
     def update(state: State, progress: Progress) -> View:
         first, second, codes = arguments(state)
         named = settings(state)
-        view = pair_view(lens, first, second, codes, **named, captures=captures, progress=progress)
-        if state["show"] == "paper" or math.isnan(view.similarity):
+        if state["show"] == "paper":
+            view = pair_view(
+                lens, first, second, codes, **named, captures=captures, progress=progress
+            )
             return View(pair_figure(view), pair_text(view))
         centre = _centre((language, *codes))
-        encoder = DySem(lens, codes, **{name: named[name] for name in named if name != "language"})
-        found = explain(
-            encoder, first, second, *asked(state), centre, language=language, progress=progress
+        view, found = why_similar(
+            lens, first, second, codes, *asked(state), centre, **named, progress=progress
         )
+        if found is None:
+            return View(pair_figure(view), pair_text(view))
         return View(found.figure, f"{found.above}<p>{html.escape(str(found))}</p>{pair_text(view)}")
 
     def python(state: State) -> str:
@@ -164,7 +165,8 @@ def explore_pair(
         if state["show"] == "paper":
             values = ", ".join(f"{name}={value!r}" for name, value in named.items())
             return (
-                "from dysem_lab.questions.pair import pair_figure, pair_view; "
+                "from dysem_lab.questions.pair import pair_figure; "
+                "from dysem_lab.questions.pair_view import pair_view; "
                 f"view = pair_view(lens, {first!r}, {second!r}, {codes!r}, {values}); "
                 "pair_figure(view)"
             )

@@ -138,21 +138,30 @@ def explain(
                 "what each adds"
             )
     columns = _columns([x, y], renderings, language)
-    texts = _Texts(encoder, columns, by, centre, drop_largest, language, progress)
+    return explanation(
+        Texts(encoder, columns, by, centre, drop_largest, language, progress), by_other
+    )
+
+
+def explanation(texts: "Texts", by_other: str | None = None) -> Explanation:
+    """Return what `explain` says of two texts that are read already.
+
+    Args:
+        texts: x and y, split as x is to be.
+        by_other: As for `explain`.
+    """
     U, vectors = texts.joint_set(0, 1), (texts.vector(0), texts.vector(1))
-    rows, parts = texts.rows(0), texts.parts(0)
+    by, rows, parts = texts.by, texts.rows(0), texts.parts(0)
     if by_other is None:
         table = rows.assign(contribution=one_sided(parts, *vectors, U).numpy())
         table = texts.beside_random_pairs(table)
     else:
-        others = texts
-        if by_other != by:
-            others = _Texts(encoder, columns, by_other, centre, drop_largest, language, progress)
+        others = texts if by_other == by else texts.split_by(by_other)
         added = two_sided(parts, others.parts(1), *vectors, U)
         table = _crossed(rows, others.rows(1), added.numpy())
     table = _on(U, table)
     similarity, own = float(table["contribution"].sum()), texts.own_similarity(0, 1)
-    facts = texts.facts(by=by, by_other=by_other, drop_largest=drop_largest or None)
+    facts = texts.facts(by=by, by_other=by_other, drop_largest=texts.n_largest or None)
     title = f"Why are these two {similarity:.2f} alike?"
     said = caption(table, similarity, own, texts.centred)
     drawn = figure(table, title, facts)
@@ -198,7 +207,7 @@ def explain_difference(
     """
     one_of(by, BY, "by")
     columns = _columns([x, y, z], renderings, language)
-    texts = _Texts(encoder, columns, by, centre, drop_largest, language, progress)
+    texts = Texts(encoder, columns, by, centre, drop_largest, language, progress)
     parts, on, added = texts.parts(0), torch.zeros(texts.width, dtype=torch.bool), []
     for other in (1, 2):
         U = texts.joint_set(0, other)
@@ -247,10 +256,15 @@ def _columns(
     return {code: checked(column, f"{code} text") for code, column in columns.items()}
 
 
-class _Texts:
+class Texts:
     """A few texts under an encoder, split in one way, beside the corpus that they are centred on.
 
-    Args: as for `explain`.
+    Args: as for `explain`; `columns` are the texts, language → them in it.
+
+    Attributes:
+        views: Names of the passes over the texts; none of an encoder without parts.
+        read: What was read in each of them.
+        encoded: v and S of the texts, from that.
     """
 
     def __init__(
@@ -266,15 +280,17 @@ class _Texts:
         """Run the texts, and the corpus where one is needed."""
         self.encoder = require_encoder(encoder)
         self.columns, self.by, self.language = columns, by, language
+        self.centre, self.progress = centre, progress
         self.n_largest = at_least(drop_largest, 0, "drop_largest")
         self.split: Split | None = None
+        self.read: Float[Tensor, "views n d"] | None = None
         self.views: list[str] = []
         if in_parts(encoder):
             views = encoder.views(columns, language)
             self.views = [view.name for view in views]
             split = split_texts(encoder, views, "language" if by == "dimension" else by)
             self.split = None if by == "dimension" else split
-            self.encoded = encoder.combined(views, split.read)
+            self.read, self.encoded = split.read, encoder.combined(views, split.read)
         elif by == "dimension":
             self.encoded = encoder.encode_renderings(columns, language, progress=False)
         else:
@@ -295,6 +311,11 @@ class _Texts:
                 self.n_largest,
                 progress=progress if callable(progress) else bar(progress),
             )
+
+    def split_by(self, by: str) -> "Texts":
+        """Return the same texts split in another way."""
+        settings = (self.centre, self.n_largest, self.language, self.progress)
+        return Texts(self.encoder, self.columns, by, *settings)
 
     def vector(self, i: int) -> Float[Tensor, " d"]:
         """Return v of a text, centred where that is asked for."""

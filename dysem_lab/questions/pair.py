@@ -4,36 +4,21 @@ import html
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from dysem_lab.consensus import resolve_k
 from dysem_lab.data.languages import language as language_named
-from dysem_lab.display import Progress, silent
-from dysem_lab.encoders.base import require_model
-from dysem_lab.encoders.dysem import semantic_vectors
-from dysem_lab.encoders.settings import check_settings
-from dysem_lab.encoders.vectors import SemanticVectors
-from dysem_lab.errors import MissingTranslationError
-from dysem_lab.inputs import by_language, has_words, names_of
 from dysem_lab.joint import contributions, joint_set
-from dysem_lab.models.capture import CUMULATIVE, capture, unique_prompts
-from dysem_lab.models.facts import ModelFacts
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.store import VectorStore
-from dysem_lab.prompts import TEMPLATE_NAMES, wrap
-from dysem_lab.questions.finding import Facts, Finding
-from dysem_lab.questions.scores import pair_cosine, pair_similarity
-from dysem_lab.questions.style import DIVERGING, PALETTE, SYMBOLS, layout
+from dysem_lab.questions.finding import Finding
+from dysem_lab.questions.pair_view import Captures, PairView, pair_view
+from dysem_lab.questions.style import DIVERGING, PALETTE, layout
 
-CHUNK = 16  # prompts between two reports of progress
 N_BARS = 16
 # Where a dimension is a member, as code 0 to 3 of the map, with its colour.
 MEMBERSHIP = ("in neither set", "in S(x) only", "in S(y) only", "in both sets")
@@ -77,167 +62,6 @@ def pair(
         captures=Captures(lens, store),
     )
     return Finding("pair", pair_table(view), pair_figure(view), pair_caption(view), view.facts)
-
-
-class Captures:
-    """Cumulative vectors of prompts, kept in memory so that none goes through the model twice.
-
-    One pass reads every cumulative component, so changing the component needs no pass either.
-
-    Args:
-        lens: The model.
-        store: As for `dysem_lab.capture`.
-    """
-
-    def __init__(self, lens: LensModel, store: VectorStore | None = None) -> None:
-        """Begin without any vector."""
-        self.lens, self.store = lens, store
-        self._known: dict[tuple[str, str, str], Float[Tensor, " d"]] = {}
-
-    def read(
-        self, prompts: Sequence[str], component: str, progress: Progress = silent
-    ) -> Float[Tensor, "n d"]:
-        """Return one component of each prompt, running the model for the new ones only.
-
-        Args:
-            prompts: n prompts, as `dysem_lab.wrap` makes them.
-            component: One of `dysem_lab.models.places.VECTOR_COMPONENTS`.
-            progress: Called before each chunk of prompts; what was read before it stops stays.
-        """
-        model = self.lens.fingerprint  # another one after its weights were edited
-        new = [p for p in unique_prompts(prompts) if (model, p, component) not in self._known]
-        together = tuple(dict.fromkeys([component, *(kind.component for kind in CUMULATIVE)]))
-        for start in range(0, len(new), CHUNK):
-            progress(start, len(new), "Reading")
-            chunk = new[start : start + CHUNK]
-            captured = capture(self.lens, chunk, together, store=self.store, progress=False)
-            for name, rows in captured.items():
-                self._known |= {(model, p, name): row for p, row in zip(chunk, rows, strict=True)}
-        return torch.stack([self._known[model, prompt, component] for prompt in prompts])
-
-
-@dataclass(frozen=True, eq=False)
-class PairView:
-    """Two texts x and y as DySem sees them.
-
-    Attributes:
-        encoded: v and S of x and y, two rows.
-        first: Language → x in it.
-        second: Language → y in it.
-        languages: The m languages 𝓛 of the consensus.
-        language: The texts' own, of the plain cosine.
-        similarity: Of x and y on U (Eqs. 16–17); NaN where U is empty.
-        n_dims: |U|.
-        all_dimensions: Cosine of v(x) and v(y) on all d dimensions.
-        plain: Cosine of s^(source)(x) and s^(source)(y) on all d: no consensus, no mean.
-        per_language: Language → that cosine in each of 𝓛.
-        settings: k, component, template, setting and vector, as for `dysem_lab.DySem`.
-        model: Which model.
-    """
-
-    encoded: SemanticVectors
-    first: Mapping[str, str]
-    second: Mapping[str, str]
-    languages: tuple[str, ...]
-    language: str
-    similarity: float
-    n_dims: int
-    all_dimensions: float
-    plain: float
-    per_language: dict[str, float]
-    settings: dict[str, Any]
-    model: ModelFacts
-
-    @property
-    def facts(self) -> Facts:
-        """What it was measured on."""
-        settings = self.settings
-        shown = [
-            TEMPLATE_NAMES.get(settings["template"], settings["template"]),
-            settings["setting"],
-            "/".join(self.languages),
-            SYMBOLS.get(settings["component"], settings["component"]),
-            f"{settings['vector']} vector",
-            f"k {settings['k']}",
-        ]
-        texts = {"first": dict(self.first), "second": dict(self.second), "language": self.language}
-        recorded = {**texts, "asked": {**settings, "languages": list(self.languages)}}
-        label = f"{self.first[self.language]} / {self.second[self.language]}"
-        return Facts(self.model, ", ".join(shown), label, 1, recorded=recorded)
-
-
-def pair_view(
-    lens: LensModel,
-    first: Mapping[str, str],
-    second: Mapping[str, str],
-    languages: Sequence[str] | None = None,
-    *,
-    k: int | float = 0.25,
-    component: str = "attn",
-    template: str = "prompteol",
-    setting: str = "language-specific",
-    vector: str = "mean",
-    language: str = "en",
-    captures: Captures | None = None,
-    progress: Progress = silent,
-) -> PairView:
-    """Return how similar two texts are under DySem, and on which dimensions.
-
-    Args:
-        lens: The model.
-        first: Language → x in it, among them the text itself.
-        second: Language → y in it.
-        languages: 𝓛; None is all that `first` has.
-        k: As for `dysem_lab.DySem`, like the next four.
-        component: Cumulative vector.
-        template: Prompt template.
-        setting: "english" or "language-specific".
-        vector: "mean" or "source".
-        language: The texts' own.
-        captures: Vectors that are known already; new ones are added to it.
-        progress: Called between batches of prompts.
-
-    Raises:
-        InputError: As for `dysem_lab.DySem`.
-        MissingTranslationError: A text is not given in one of the languages.
-
-    Source: DySem Eqs. 9–17.
-    """
-    first, second = by_language(first), by_language(second)
-    codes = tuple(first if languages is None else names_of(languages, "language"))
-    require_model(lens)
-    check_settings(codes, component, template, setting, vector)
-    resolve_k(k, lens.d_model)
-    wanted = list(dict.fromkeys([*codes, language]))
-    for text, renderings in (("first", first), ("second", second)):
-        for code in wanted:
-            given = renderings.get(code, "")
-            if isinstance(given, str) and not has_words(given):
-                raise MissingTranslationError(
-                    f"the {text} sentence is not given in {language_named(code).name} ({code}); "
-                    f"type it in as a line '{code}: …', or leave {code!r} out of the languages"
-                )
-    captures = captures or Captures(lens)
-    prompts = [wrap([first[code], second[code]], template, setting, code) for code in wanted]
-    rows = captures.read([p for pair in prompts for p in pair], component, progress)
-    vectors = rows.view(len(wanted), 2, -1).transpose(0, 1)  # [text, language, d]
-    source = vectors[:, wanted.index(language)]
-    encoded = semantic_vectors(vectors[:, : len(codes)], source, k, vector=vector)
-    similarity = pair_similarity(encoded)[0].item() if encoded.sets.any() else math.nan
-    return PairView(
-        encoded,
-        {code: first[code] for code in wanted},
-        {code: second[code] for code in wanted},
-        codes,
-        language,
-        similarity,
-        int(joint_set(*encoded.sets).sum()),
-        pair_cosine(encoded.vectors).item(),
-        pair_cosine(source).item(),
-        {code: pair_cosine(vectors[:, i]).item() for i, code in enumerate(codes)},
-        dict(k=k, component=component, template=template, setting=setting, vector=vector),
-        lens.facts,
-    )
 
 
 def pair_table(view: PairView) -> pd.DataFrame:

@@ -15,6 +15,7 @@ from dysem_lab.explorers.panel import Cancelled
 from dysem_lab.models.loading import load_model
 from dysem_lab.models.record import counted
 from dysem_lab.questions import pair as question
+from dysem_lab.questions import pair_view as reading
 
 X = {"en": "A man plays.", "fr": "Un homme joue.", "ja": "男性が演奏する。"}
 Y = {"en": "A woman sings.", "fr": "Une femme chante.", "ja": "女性が歌う。"}
@@ -42,7 +43,7 @@ def shown(panel):
     return float(similarity[1]), int(size[1]), float(plain[1])
 
 
-class Given(question.Captures):
+class Given(reading.Captures):
     """Vectors by hand: en x, en y, ja x, ja y."""
 
     rows: tuple = ()
@@ -56,7 +57,7 @@ def test_a_pair_by_hand(tiny_lens):
     given = Given(tiny_lens)
     given.rows = ((1, 2, -1, 4), (1, -1, 2, 3), (3, 2, 5, -1), (2, 1, 4, 1))
     x, y = ({code: text[code] for code in ("en", "ja")} for text in (X, Y))
-    view = question.pair_view(tiny_lens, x, y, k=1, captures=given)
+    view = reading.pair_view(tiny_lens, x, y, k=1, captures=given)
     # x: positive in both {0, 1}, means 2 and 2, the lower wins. y: {0, 2, 3}, means 1.5, 3, 2.
     assert view.encoded.sets.tolist() == [[True, False, False, False], [False, False, True, False]]
     assert view.n_dims == 2
@@ -74,7 +75,7 @@ def test_a_pair_by_hand(tiny_lens):
 def test_an_empty_joint_set_is_undefined_and_said(tiny_lens, recwarn):
     given = Given(tiny_lens)
     given.rows = ((-1, -2, -1), (-1, -1, -2))
-    view = question.pair_view(tiny_lens, {"en": "A."}, {"en": "B."}, captures=given)
+    view = reading.pair_view(tiny_lens, {"en": "A."}, {"en": "B."}, captures=given)
     assert math.isnan(view.similarity)
     assert view.n_dims == 0
     assert "similarity undefined" in question.pair_text(view)
@@ -139,23 +140,23 @@ def test_a_new_sentence_runs_only_what_is_new(tiny_lens, monkeypatch):
         ran.extend(prompts)
         return dl.capture(lens, prompts, *arguments, **options)
 
-    monkeypatch.setattr(question, "capture", spy)
-    captures = question.Captures(tiny_lens)
-    question.pair_view(tiny_lens, X, Y, captures=captures)
+    monkeypatch.setattr(reading, "capture", spy)
+    captures = reading.Captures(tiny_lens)
+    reading.pair_view(tiny_lens, X, Y, captures=captures)
     assert len(ran) == 6
     ran.clear()
     new = {**X, "fr": "Un homme chante."}
-    view = question.pair_view(tiny_lens, new, Y, captures=captures)
+    view = reading.pair_view(tiny_lens, new, Y, captures=captures)
     assert ran == dl.wrap(["Un homme chante."], "prompteol", "language-specific", "fr")
     assert view.similarity == pytest.approx(direct(tiny_lens, x=new, k=0.25)[0], abs=1e-5)
     ran.clear()
-    question.pair_view(tiny_lens, X, Y, ["en"], captures=captures, component="ffn_raw")
+    reading.pair_view(tiny_lens, X, Y, ["en"], captures=captures, component="ffn_raw")
     assert len(ran) == 2  # not among the components that every pass reads
 
 
 def test_reading_can_be_stopped_and_goes_on(tiny_lens):
     prompts = dl.wrap([f"Sentence {i}." for i in range(40)])
-    captures, reported = question.Captures(tiny_lens), []
+    captures, reported = reading.Captures(tiny_lens), []
 
     def stop_at_second(done, total, what):
         reported.append((done, total))
@@ -164,10 +165,10 @@ def test_reading_can_be_stopped_and_goes_on(tiny_lens):
 
     with pytest.raises(Cancelled):
         captures.read(prompts, "attn", stop_at_second)
-    assert reported == [(0, 40), (question.CHUNK, 40)]
+    assert reported == [(0, 40), (reading.CHUNK, 40)]
     reported.clear()
     rows = captures.read(prompts, "attn", lambda *report: reported.append(report[:2]))
-    assert reported[0] == (0, 40 - question.CHUNK)
+    assert reported[0] == (0, 40 - reading.CHUNK)
     expected = dl.capture(tiny_lens, prompts, "attn", progress=False)["attn"]
     torch.testing.assert_close(rows, expected, atol=1e-4, rtol=1e-4)
 
@@ -253,11 +254,11 @@ def test_settings_that_do_not_exist_are_refused_at_once(tiny_lens):
     with pytest.raises(InputError, match=r"renderings\['fr'\] must be x and y in it"):
         explore_pair(tiny_lens, "A.", "B.", renderings={"fr": ["A."]})
     with pytest.raises(MissingTranslationError, match="first sentence is not given in French"):
-        question.pair_view(tiny_lens, {"en": "A."}, Y, ["en", "fr"])
+        reading.pair_view(tiny_lens, {"en": "A."}, Y, ["en", "fr"])
 
 
 def test_the_figure_shows_the_sets_the_values_and_the_largest_contributions(tiny_lens):
-    view = question.pair_view(tiny_lens, X, Y)
+    view = reading.pair_view(tiny_lens, X, Y)
     figure = question.pair_figure(view)
     members, values, *bars = figure.data
     (Sx, Sy), (vx, vy) = view.encoded.sets.numpy(), view.encoded.vectors.numpy()
@@ -279,7 +280,7 @@ def test_the_figure_shows_the_sets_the_values_and_the_largest_contributions(tiny
 
 
 def test_a_finding_is_the_view_and_comes_from_the_store(tiny_lens, tmp_path):
-    view = question.pair_view(tiny_lens, X, Y, ("en", "ja"), k=8)
+    view = reading.pair_view(tiny_lens, X, Y, ("en", "ja"), k=8)
     store = dl.VectorStore(tmp_path / "vectors.db")
     for expected_passes in (True, False):
         with counted(tiny_lens) as work:
@@ -298,7 +299,7 @@ def test_a_finding_is_the_view_and_comes_from_the_store(tiny_lens, tmp_path):
 
 
 def test_sentences_are_escaped(tiny_lens):
-    view = question.pair_view(tiny_lens, {"en": "<b>bold</b>"}, {"en": "B."})
+    view = reading.pair_view(tiny_lens, {"en": "<b>bold</b>"}, {"en": "B."})
     assert "<b>bold" not in question.pair_text(view)
 
 
@@ -342,3 +343,27 @@ def run_line(line, names):
     *before, last = line.split("; ")
     exec("; ".join(before), names)
     return eval(last, names)
+
+
+@pytest.mark.parametrize(("by", "by_other"), [("token", "token"), ("head", None)])
+def test_why_reads_each_text_once(tiny_lens, by, by_other):
+    languages, centre = ("fr", "ja"), {code: [X[code], Y[code], "X."] for code in X}
+    dl.explain(dl.DySem(tiny_lens, languages), X, Y, by, by_other, centre)  # the corpus has run
+    x, y = ({code: f"{by} {text}" for code, text in of.items()} for of in (X, Y))
+    with counted(tiny_lens) as work:
+        view, found = reading.why_similar(
+            tiny_lens, x, y, languages, by, by_other, centre, k=8, component="attn"
+        )
+    # Both in fr and ja, and in en for the plain cosine; what a language's prompts begin with alike
+    # may be a row of its own.
+    assert 6 <= work.rows / tiny_lens.n_layers <= 9
+    expected = reading.pair_view(tiny_lens, x, y, languages, k=8)
+    torch.testing.assert_close(view.encoded.vectors, expected.encoded.vectors)
+    assert view.encoded.sets.equal(expected.encoded.sets)
+    assert view.per_language == pytest.approx(expected.per_language, abs=1e-5)
+    assert view.plain == pytest.approx(expected.plain, abs=1e-5)
+    assert found.encoder_similarity == pytest.approx(view.similarity, abs=1e-5)
+    assert view.facts == expected.facts
+    with counted(tiny_lens) as work:
+        reading.why_similar(tiny_lens, x, y, ("fr",), by, by_other, centre, k=4)
+    assert work.rows == 0  # another k, and fewer languages
