@@ -6,10 +6,13 @@ INSTALLED := $(VENV)/.installed
 NOTEBOOKS := $(shell git ls-files '*.ipynb' 2>/dev/null)
 STRIP_KEYS := metadata.papermill metadata.widgets cell.metadata.papermill cell.metadata.execution metadata.language_info
 
-.PHONY: figures test lab app docs check format lock clean
+.PHONY: figures gallery test lab app docs check format lock clean
 
-figures: $(INSTALLED)  ## Run the figure notebooks into figures/; ARGS="--data stsb …" goes to the batch job
-	$(BIN)/dysem-lab figures $(ARGS)
+figures: $(INSTALLED)  ## Run the first figure notebook into figures/; ARGS="--data stsb …" goes to the batch job
+	$(BIN)/dysem-lab figures $(or $(ARGS),--only 01)
+
+gallery: $(INSTALLED)  ## Run every figure notebook into figures/; DATA=stsb, ARGS="--sample 1000 …"
+	$(BIN)/dysem-lab figures $(if $(DATA),--data $(DATA)) $(ARGS)
 
 # Two workers, a test file at a time, one thread each: faster than one that shares two cores. The
 # notebooks, whose input is sound, run with every annotated shape checked.
