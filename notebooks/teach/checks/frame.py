@@ -31,7 +31,8 @@ What a lesson can rely on:
 
 * A check gets the answers as they were passed, tests properties of them (shapes, identities,
   invariances, hand-computed small cases), and returns a sentence; it fails through `WrongError`,
-  most often raised by `require`, `require_tensor`, `require_number` or `require_close`. It never
+  most often raised by `require`, `require_tensor`, `require_number`, `require_close` (one case) or
+  `require_same` (several, most often random: a wrong answer may agree on one). It never
   has to deal with an unsolved cell: ``...``, ``None`` and ``NotImplementedError`` are caught here,
   in variables and in what functions return, and so are errors inside a student's function, which
   are told with their line. Functions get copies of tensors: no answer can change a check's data.
@@ -387,6 +388,56 @@ def require_close(
         if _agree(found, value, tolerance):
             raise WrongError(message)
     raise WrongError(otherwise)
+
+
+def require_same(
+    answer: Callable[..., Any],
+    right: Callable[..., Tensor | float],
+    examples: Iterable[Sequence[Any]],
+    name: str,
+    *,
+    otherwise: str,
+    shapes: Mapping[tuple[int, ...], str] | None = None,
+    mistakes: Mapping[str, Callable[..., Any]] | None = None,
+    tolerance: float = TOLERANCE,
+) -> None:
+    """Test a student's function on several examples, as a wrong one may agree on one of them.
+
+    Args:
+        answer: The function.
+        right: What it must return, by another way of computing it.
+        examples: The arguments of each call: two or more, most often drawn at random.
+        name: As for `require_close`, as are otherwise, shapes and tolerance.
+        otherwise: Message where no mistake explains the values.
+        shapes: Of typical mistakes in the first example.
+        mistakes: Message → what the mistake computes; told where it explains every example.
+        tolerance: Largest error.
+
+    Raises:
+        WrongError: As for `require_close`.
+    """
+    given = [tuple(example) for example in examples]
+    found: list[tuple[Any, Any]] = []
+    for i, example in enumerate(given):
+        expected, value = right(*example), answer(*map(_copied, example))
+        if isinstance(expected, Tensor):
+            known = shapes if i == 0 else None
+            found.append((require_tensor(value, expected.shape, name, known), expected))
+        else:
+            found.append((require_number(value, name), expected))
+    if all(_agree(value, expected, tolerance) for value, expected in found):
+        return
+    for message, wrong in (mistakes or {}).items():
+        pairs = zip(found, given, strict=True)
+        if all(_agree(value, wrong(*example), tolerance) for (value, _), example in pairs):
+            raise WrongError(message)
+    raise WrongError(otherwise)
+
+
+def drawn(seed: int, *shapes: tuple[int, ...]) -> list[Tensor]:
+    """Return tensors of normal numbers, the same ones for the same seed."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(shape, generator=generator) for shape in shapes]
 
 
 def _agree(found: Tensor | float, expected: Tensor | float, tolerance: float) -> bool:

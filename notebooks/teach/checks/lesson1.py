@@ -6,7 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from checks.frame import Lesson, WrongError, require, require_close
+from checks.frame import (
+    Lesson,
+    WrongError,
+    describe,
+    drawn,
+    require,
+    require_close,
+    require_same,
+)
 from checks.tools import record
 from dysem_lab import LensModel
 
@@ -87,6 +95,13 @@ def _check_names(names: Sequence[str]) -> None:
             "that once more before it is added to the stream; what is added is at "
             "`hook_attn_out` and `hook_mlp_out` of the block."
         )
+    inputs = [name for name in names if name.endswith(("attn_in", "mlp_in", "_input"))]
+    if inputs:
+        raise WrongError(
+            f"{inputs[0]!r} is what a part reads: a copy of the stream, which this model does not "
+            "even make unless it is asked to. What a part *adds* is at a name that ends in `_out`, "
+            "and the stream itself at `hook_in` and `hook_out`."
+        )
     if names[1].endswith("mlp_out") and names[2].endswith("attn_out"):
         raise WrongError("Attention and FFN are exchanged: attention is second, FFN third.")
     if names[0].endswith(("hook_out", "resid_post")):
@@ -125,6 +140,20 @@ def last_position(keep: Callable[[Tensor], Tensor]) -> str:
             "This is the sum over the positions, not the last one.": activation.sum(1),
         },
         otherwise="These are not the values at the last position.",
+    )
+    require_same(
+        keep,
+        lambda activation: activation[:, -1],
+        [drawn(seed, shape) for seed, shape in enumerate([(3, 5, 4), (2, 7, 6)])],
+        "The result for a random activation",
+        mistakes={
+            "This is the largest value over the positions. It happens to be the last one where "
+            "values grow; the last position is asked for, whatever is there.": (
+                lambda activation: activation.amax(1)
+            ),
+        },
+        otherwise="In one example it is right, but on random activations it is not the last "
+        "position: is a size fixed in the text, or do you go by the values?",
     )
     return "One vector of width d per prompt: the last token is the only one that has read it all."
 
@@ -181,6 +210,15 @@ def rebuilt(rebuild: Callable[[Tensor, Tensor, Tensor], Tensor], acts: Mapping[s
         "what that block's attention and FFN wrote; yours does not. Try it by hand with L = 2 and "
         "d = 1.",
     )
+    sizes = ((3, 4, 5), (1, 2, 3))  # n, L, d
+    require_same(
+        rebuild,
+        lambda h0, attn, ffn: h0[:, None] + (attn + ffn).cumsum(1),
+        [drawn(seed, (n, d), (n, L, d), (n, L, d)) for seed, (n, L, d) in enumerate(sizes)],
+        "The stream of random parts",
+        otherwise="In one example it is right, but on random vectors it is not: is a number of "
+        "blocks or a width fixed in the text?",
+    )
     resid, a, f = (acts[name] for name in ("resid", "attn", "ffn"))
     embedding = resid[:, 0] - a[:, 0] - f[:, 0]
     require_close(
@@ -234,6 +272,13 @@ def shares(share: Callable[[Tensor, Tensor], Tensor], acts: Mapping[str, Tensor]
         otherwise="The share of h^L itself must be 1, of a part at a right angle 0, and of twice "
         "the part twice as much.",
     )
+    require_same(
+        share,
+        lambda parts, whole: (parts @ whole) / (whole @ whole),
+        [drawn(seed, (n, d), (d,)) for seed, (n, d) in enumerate(((4, 6), (7, 3)))],
+        "The shares of random parts",
+        otherwise="In one example it is right, but on random vectors it is not <p, h> / <h, h>.",
+    )
     resid, a, f = (acts[name][0] for name in ("resid", "attn", "ffn"))
     embedding = resid[:1] - a[:1] - f[:1]
     total = share(torch.cat([embedding, a, f]), resid[-1]).sum()
@@ -260,7 +305,8 @@ def added(component: str, acts: Mapping[str, Tensor]) -> str:
     """Test on the captured stream which of the two components satisfies the identity."""
     require(
         component in ("attn", "attn_raw"),
-        f'The answer is "attn" or "attn_raw", not {component!r}.',
+        f'The answer is "attn" or "attn_raw", not {_shown(component)}. Type the '
+        "name, in quotation marks.",
     )
     resid, ffn = acts["resid"], acts["ffn"]
     step = resid[:, 1:] - resid[:, :-1] - ffn[:, 1:]
@@ -277,3 +323,8 @@ def added(component: str, acts: Mapping[str, Tensor]) -> str:
         "Qwen) the two are equal; in Gemma reading the wrong one gives other vectors without "
         "any error."
     )
+
+
+def _shown(answer: object) -> str:
+    """Return an answer as it was typed, or what it is where that would fill a page."""
+    return repr(answer) if isinstance(answer, str) else describe(answer)

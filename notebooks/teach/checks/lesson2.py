@@ -5,7 +5,15 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from checks.frame import Lesson, UnsolvedError, require, require_close, require_tensor
+from checks.frame import (
+    Lesson,
+    UnsolvedError,
+    drawn,
+    require,
+    require_close,
+    require_same,
+    require_tensor,
+)
 from dysem_lab import LensModel
 
 LESSON = Lesson(2, "Attention outputs, value vectors and grouped queries")
@@ -124,6 +132,15 @@ def groups(for_every_head: Callable[[Tensor, int], Tensor]) -> str:
     require_close(
         longer[:, 1::2], several, otherwise="Heads 1 and 3 must read value vectors 0 and 1."
     )
+    sizes = ((5, 3, 4, 9), (2, 4, 2, 8))  # pos, n_kv, d_head, n_heads
+    require_same(
+        for_every_head,
+        lambda v, n: v.repeat_interleave(n // v.shape[-2], -2),
+        [(*drawn(seed, size[:3]), size[3]) for seed, size in enumerate(sizes)],
+        "Random values for their heads",
+        otherwise="In these examples it is right, but with other numbers of heads it is not: is "
+        "one fixed in the text?",
+    )
     return (
         "Neighbouring query heads share a value vector: fewer to keep in memory, as many readers."
     )
@@ -181,6 +198,23 @@ def reading(
         read(heads, values)[:, 1],
         everyone_reads[:, 1],
         otherwise="Each head must use its own pattern: you mix them, or use one for all.",
+    )
+    examples = []
+    for seed, (h, p, e) in enumerate(((3, 5, 2), (2, 4, 6))):  # heads, tokens, d_head
+        scores, random = drawn(seed, (h, p, p), (p, h, e))
+        causal = scores.masked_fill(torch.ones(p, p).triu(1).bool(), -torch.inf).softmax(-1)
+        examples.append((causal, random))
+    require_same(
+        read,
+        lambda pattern, values: torch.einsum("hqk,khd->qhd", pattern, values),
+        examples,
+        "z of random patterns and values",
+        mistakes={
+            "You sum over the queries, not over the keys: a row of the pattern (one query) is what "
+            "weighs the value vectors.": lambda p, v: torch.einsum("hqk,qhd->khd", p, v),
+        },
+        otherwise="Where a query attends to several tokens, its z must be the mean of their value "
+        "vectors, weighted by its row of the pattern; yours is not.",
     )
     pattern, z = (seen[f"blocks.{layer}.attn.hook_{name}"][0] for name in ("pattern", "z"))
     value = seen[f"blocks.{layer}.attn.hook_v"][0]
@@ -250,6 +284,14 @@ def writing(
         float(write(nothing, small_W)[0].abs().max()) == 0,
         "A head that has read nothing (z = 0) must write nothing.",
     )
+    sizes = ((4, 3, 5), (3, 6, 2))  # heads, d_head, d
+    require_same(
+        write,
+        lambda z, W_O: torch.einsum("hi,hid->hd", z, W_O),
+        [drawn(seed, (h, e), (h, e, d)) for seed, (h, e, d) in enumerate(sizes)],
+        "What random heads write",
+        otherwise="In one example it is right, but on random heads it is not z[h] @ W_O[h].",
+    )
     require_close(
         write(z, W_O).sum(0),
         attention_output,
@@ -302,6 +344,17 @@ def resting(on_first: Callable[[Tensor], Tensor], seen: Mapping[str, Tensor], la
             ),
         },
         otherwise="These are not the weights that the last query gives to the first key.",
+    )
+    require_same(
+        on_first,
+        lambda pattern: pattern[:, -1, 0],
+        [
+            [drawn(seed, (h, p, p))[0].tril().abs()]
+            for seed, (h, p) in enumerate(((3, 5), (4, 4), (2, 7)))
+        ],
+        "The weights of random heads",
+        otherwise="In one example it is right, but on random patterns it is not the weight that "
+        "the last query gives to the first key: is a position fixed in the text?",
     )
     pattern = seen[f"blocks.{layer}.attn.hook_pattern"][0]
     share = on_first(pattern)

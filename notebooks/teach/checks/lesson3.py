@@ -6,8 +6,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from checks.frame import Lesson, require, require_close, require_number
+from checks.frame import Lesson, drawn, require, require_close, require_number, require_same
 from dysem_lab import LensModel
+from dysem_lab import spearman as reference
 
 LESSON = Lesson(3, "Reading a sentence vector from a prompt")
 check, hint, progress = LESSON.check, LESSON.hint, LESSON.progress
@@ -124,6 +125,19 @@ def last_real(last_token: Callable[[Tensor], Tensor]) -> str:
         otherwise="With padding on the left (00111, 11111, 00001) the last real token is always "
         "at position 4.",
     )
+    examples = []
+    for seed, (n, n_tokens) in enumerate(((6, 9), (4, 12), (5, 3))):
+        lengths = (drawn(seed, (n,))[0].abs() * n_tokens / 2).long() % n_tokens + 1
+        mask = (torch.arange(n_tokens) < lengths[:, None]).long()
+        examples.append([mask if seed % 2 else mask.flip(1)])
+    require_same(
+        last_token,
+        lambda mask: mask.shape[1] - 1 - mask.flip(1).argmax(1),
+        examples,
+        "The positions for a random mask",
+        otherwise="In two examples it is right, but with other lengths it is not: is a number "
+        "fixed in the text?",
+    )
     return "This finds the last real token whichever side the padding is on."
 
 
@@ -166,6 +180,19 @@ def mean_pooling(mean_vector: Callable[[Tensor, Tensor], Tensor]) -> str:
     disturbed = hidden.masked_fill(mask[..., None] == 0, 1000.0)
     require_close(
         mean_vector(disturbed, mask), found, otherwise="The result depends on what padding holds."
+    )
+    examples = []
+    for seed, (n, p, d) in enumerate(((3, 5, 4), (4, 6, 2))):
+        random, lengths = drawn(seed, (n, p, d), (n,))
+        real_tokens = lengths.abs().mul(p).long() % p + 1
+        examples.append((random, (torch.arange(p) < real_tokens[:, None]).long()))
+    require_same(
+        mean_vector,
+        lambda h, m: torch.stack([of[at.bool()].mean(0) for of, at in zip(h, m, strict=True)]),
+        examples,
+        "The means of random prompts",
+        otherwise="In one example it is right, but on random vectors it is not the mean over the "
+        "real tokens.",
     )
     return "Padding has no influence: the mean is over real tokens only."
 
@@ -217,6 +244,19 @@ def angle(cosine: Callable[[Tensor, Tensor], Tensor]) -> str:
         cosine(10 * x, 0.1 * y),
         found,
         otherwise="Longer vectors at the same angle must have the same cosine.",
+    )
+    require_same(
+        cosine,
+        lambda x, y: torch.cosine_similarity(x, y),
+        [drawn(seed, (n, d), (n, d)) for seed, (n, d) in enumerate(((5, 7), (3, 4)))],
+        "The cosines of random pairs",
+        mistakes={
+            "You subtract each vector's mean first: that is a correlation. The cosine takes the "
+            "vectors as they are.": lambda x, y: torch.cosine_similarity(
+                x - x.mean(-1, keepdim=True), y - y.mean(-1, keepdim=True)
+            ),
+        },
+        otherwise="At these angles it is right, but on random vectors it is not the cosine.",
     )
     return "The cosine sees directions only: 1 parallel, 0 at a right angle, -1 opposite."
 
@@ -274,4 +314,16 @@ def rank_correlation(spearman: Callable[[Tensor, Tensor], float]) -> str:
         "Ties share their mean rank (scipy.stats.rankdata does that).",
     )
     require_close(value, 100 * math.sqrt(0.8), otherwise="Ties must share their mean rank.")
+    examples = []
+    for seed, n in enumerate((8, 15, 30)):
+        a, b = drawn(seed, (n,), (n,))
+        examples.append((a.mul(2).round(), (a + b).mul(2).round()))  # with ties
+    require_same(
+        spearman,
+        reference,
+        examples,
+        "Spearman x 100",
+        otherwise="In small examples it is right, but on random lists with ties it is not the "
+        "correlation of the ranks.",
+    )
     return "Only the order counts: gold scores need no scale that a cosine would have to hit."

@@ -6,7 +6,16 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from checks.frame import Lesson, WrongError, require, require_close, require_tensor
+from checks.frame import (
+    Lesson,
+    UnsolvedError,
+    WrongError,
+    drawn,
+    require,
+    require_close,
+    require_same,
+    require_tensor,
+)
 
 LESSON = Lesson(4, "Consensus and the joint set")
 check, hint, progress = LESSON.check, LESSON.hint, LESSON.progress
@@ -93,6 +102,14 @@ def consensus(consensus_set: Callable[[Tensor], Tensor]) -> str:
         consensus_set(more).nonzero().flatten().tolist() == [4],
         "With a fourth language the answer is wrong: is a number of languages fixed in the text?",
     )
+    require_same(
+        consensus_set,
+        lambda vectors: (vectors > 0).all(0),
+        [drawn(seed, (m, 12)) for seed, m in enumerate((2, 3, 2, 4))],
+        "I(x) of random vectors",
+        otherwise="In the examples it is right, but on random vectors it is not 'positive in every "
+        "language'.",
+    )
     return "Eq. 11: strictly positive in every language. A further language can only remove some."
 
 
@@ -147,6 +164,38 @@ def selection(select: Callable[[Tensor, Tensor, int], Tensor]) -> str:
         "be filled up from outside. |S(x)| = min(k, |I(x)|).",
     )
     require(bool((many == Ix).all()), "With k above |I(x)| the set must be I(x) itself.")
+    examples = []
+    for seed, (m, d, k) in enumerate(((2, 20, 3), (3, 40, 2), (2, 30, 5), (4, 64, 2))):
+        random = drawn(seed, (m, d))[0]
+        examples.append((random, (random > 0).all(0), k))
+
+    def chosen(keys: Tensor, Ix: Tensor, k: int) -> Tensor:
+        """Return the k dimensions of Ix with the largest keys."""
+        order = keys.masked_fill(~Ix, -torch.inf).argsort(descending=True)
+        return torch.zeros_like(Ix).scatter(0, order[:k], True) & Ix
+
+    require_same(
+        select,
+        lambda vectors, Ix, k: chosen(vectors.mean(0), Ix, k),
+        examples,
+        "S(x) of random vectors",
+        mistakes={
+            "You rank by the smallest value over the languages. That is another idea of being "
+            "strong in all of them; DySem's key is the mean (Eq. 12).": (
+                lambda vectors, Ix, k: chosen(vectors.amin(0), Ix, k)
+            ),
+            "You rank by the largest value over the languages, so one language decides; the key is "
+            "the mean (Eq. 12).": lambda vectors, Ix, k: chosen(vectors.amax(0), Ix, k),
+            "You rank by the last language; the key is the mean over all (Eq. 12).": (
+                lambda vectors, Ix, k: chosen(vectors[-1], Ix, k)
+            ),
+            "You rank by the median over the languages; the key is the mean (Eq. 12).": (
+                lambda vectors, Ix, k: chosen(vectors.median(0).values, Ix, k)
+            ),
+        },
+        otherwise="In the example it is right, but on random vectors these are not the k "
+        "dimensions of I(x) with the largest mean.",
+    )
     none = _mask(select(vectors, torch.zeros(6, dtype=torch.bool), 2), 6, "S(x)")
     require(not none.any(), "Where I(x) is empty S(x) must be empty too.")
     return (
@@ -190,6 +239,13 @@ def joint(joint_set: Callable[[Tensor, Tensor], Tensor]) -> str:
         joint_set(Sx, empty).tolist() == Sx.tolist(),
         "Where S(y) is empty U must be S(x) alone.",
     )
+    require_same(
+        joint_set,
+        torch.logical_or,
+        [[mask > 0.5 for mask in drawn(seed, (d,), (d,))] for seed, d in enumerate((9, 20))],
+        "U of random sets",
+        otherwise="In the example it is right, but on random sets it is not their union.",
+    )
     return "Eq. 14: the union. If one text has an empty set, the other's set is used alone."
 
 
@@ -219,7 +275,7 @@ def similarity(sim: Callable[[Tensor, Tensor, Tensor], Tensor]) -> str:
             "The dot product is restricted to U, but the lengths are those of the whole vectors "
             "(Eqs. 16-17 restrict both vectors first).": dot / float(vx.norm() * vy.norm()),
             "This is the dot product on U: divide by the lengths of the restricted vectors.": dot,
-            "This uses the dimensions outside U.": -1.0,
+            "These are the dimensions outside U: it is the other way round.": -1.0,
         },
         otherwise="For (3, 4) and (4, 3) it is (12 + 12) / (5 * 5) = 0.96.",
     )
@@ -228,7 +284,34 @@ def similarity(sim: Callable[[Tensor, Tensor, Tensor], Tensor]) -> str:
         (sim(vy, vx, U), "sim(x, y) and sim(y, x) must be equal."),
     ):
         require_close(changed, 0.96, "The similarity", otherwise=message)
-    nothing = float(sim(vx, vy, torch.zeros(3, dtype=torch.bool)))
+    examples = []
+    for seed, d in enumerate((7, 12, 30)):
+        x, y, chosen = drawn(seed, (d,), (d,), (d,))
+        examples.append((x + 1, y + 1, chosen > 0))
+
+    def right(x: Tensor, y: Tensor, U: Tensor) -> Tensor:
+        return torch.cosine_similarity(x[U], y[U], dim=0)
+
+    require_same(
+        sim,
+        right,
+        examples,
+        "The similarity of random vectors",
+        mistakes={
+            "You subtract the mean of what is left on U: that is a correlation. Eqs. 16-17 take "
+            "the values as they are.": lambda x, y, U: right(x - x[U].mean(), y - y[U].mean(), U),
+            "You subtract the mean of the whole vector first. Eqs. 16-17 take the values as they "
+            "are.": lambda x, y, U: right(x - x.mean(), y - y.mean(), U),
+        },
+        otherwise="In the example it is right, but on random vectors it is not the cosine on U.",
+    )
+    try:
+        nothing = float(sim(vx, vy, torch.zeros(3, dtype=torch.bool)))
+    except UnsolvedError:
+        raise WrongError(
+            "With an empty joint set your function returns None. Return NaN, float('nan'), a "
+            "number that says that there is none: whoever adds up or counts needs a number."
+        ) from None
     require(
         math.isnan(nothing),
         f"With an empty joint set you return {nothing:g}. No dimension was compared, so there "
@@ -285,6 +368,16 @@ def shrinking(sizes: Callable[[Tensor], Tensor], vectors: Tensor) -> str:
         },
         otherwise="In the example I(x) has 4, 3, 2 and I(y) 2, 2, 1 dimensions for 1, 2, 3 "
         "languages: the means are 3, 2.5 and 1.5.",
+    )
+    require_same(
+        sizes,
+        lambda v: torch.stack(
+            [(v[:, :j] > 0).all(1).sum(1).float().mean() for j in range(1, v.shape[1] + 1)]
+        ),
+        [[drawn(seed, shape)[0] + 0.5] for seed, shape in enumerate([(5, 2, 9), (3, 4, 16)])],
+        "The mean sizes of random texts",
+        otherwise="In the example it is right, but on random vectors it is not the mean of |I(x)| "
+        "for the first 1, 2, ..., m languages.",
     )
     ours = sizes(vectors).double()
     require(

@@ -1,6 +1,6 @@
 """Lesson 5: contrastive prompting and activation patching."""
 
-import math
+import itertools
 import warnings
 from collections.abc import Callable, Sequence
 
@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from checks.frame import Lesson, require, require_close, require_number, require_tensor
-from checks.tools import every_block, tokens_of
+from checks.frame import Lesson, drawn, require, require_close, require_number, require_tensor
+from checks.tools import every_block, fitted, tokens_of
 from dysem_lab import ContrastivePrompting, LensModel, capture, wrap
 from dysem_lab.errors import InputError
 from dysem_lab.models.record import Hook
@@ -119,7 +119,7 @@ def token_map(
     )
     figure.update_xaxes(title="token", tickvals=list(range(len(tokens))), ticktext=tokens)
     figure.update_yaxes(title="block")
-    return layout(figure, title, f"{lens.label}, {prompt}", 460)
+    return fitted(layout(figure, title, f"{lens.label}, {prompt}", 460))
 
 
 def head_outputs(
@@ -331,9 +331,8 @@ def subtracting(
 )
 def patching(patch_last: Callable[[Tensor], HookFunction]) -> str:
     """Test a hook that replaces the last token's vectors and nothing else."""
-    for shape in ((2, 5, 3, 4), (3, 6, 8)):
-        tensor = torch.arange(math.prod(shape), dtype=torch.float32).reshape(shape) + 1
-        new = -torch.ones(shape[2:])
+    for seed, shape in enumerate([(2, 5, 3, 4), (3, 6, 8), (1, 4, 2, 3)]):
+        tensor, new = drawn(seed, shape, shape[2:])
         hook = patch_last(new)
         require(
             callable(hook),
@@ -395,8 +394,14 @@ def patching(patch_last: Callable[[Tensor], HookFunction]) -> str:
 )
 def recovering(recovered: Callable[..., Tensor | float]) -> str:
     """Test the normalised patching score."""
-    clean, corrupted = 3.0, -1.0
-    for patched, expected in ((-1.0, 0.0), (3.0, 1.0), (0.0, 0.25), (5.0, 1.5), (-3.0, -0.5)):
+    for clean, corrupted, patched, expected in (
+        (3.0, -1.0, -1.0, 0.0),
+        (3.0, -1.0, 3.0, 1.0),
+        (3.0, -1.0, 0.0, 0.25),
+        (0.5, -0.3, 0.9, 1.5),
+        (2.0, 1.0, 0.5, -0.5),
+        (-0.4, 0.6, 0.1, 0.5),
+    ):
         found = require_number(recovered(patched, clean, corrupted), "recovered(...)")
         clipped = min(max(expected, 0.0), 1.0)
         require_close(
@@ -414,11 +419,11 @@ def recovering(recovered: Callable[..., Tensor | float]) -> str:
                 f"You cut the result off at 0 and 1. A patch can overshoot ({expected:g} here), "
                 "and hiding that would hide a finding.": clipped,
             },
-            otherwise=f"With clean = 3 and corrupted = -1, patched = {patched:g} has recovered "
-            f"{expected:g}, not {found:g}.",
+            otherwise=f"With clean = {clean:g} and corrupted = {corrupted:g}, patched = "
+            f"{patched:g} has recovered {expected:g}, not {found:g}.",
         )
     require_close(
-        recovered(torch.tensor([[3.0], [1.0]]), clean, corrupted),
+        recovered(torch.tensor([[3.0], [1.0]]), 3.0, -1.0),
         torch.tensor([[1.0], [0.5]]),
         "recovered(...) of a whole map",
         otherwise="A map is recovered elementwise.",
@@ -442,9 +447,8 @@ def alpha_matters(
     alpha_effect: Callable[[LensModel, str, str], float], plain: LensModel, post_norm: LensModel
 ) -> str:
     """Test a function that measures what α does to an embedding."""
-    (sentence, _) = SENTENCES
-    shown = {}
-    for lens in (plain, post_norm):
+    shown: dict[tuple[str, str], float] = {}
+    for lens, sentence in itertools.product((plain, post_norm), SENTENCES):
         at_heads = None
         for position in ("heads", "hidden"):
             where = f"alpha_effect for {lens.name} at {position!r}"
@@ -479,7 +483,7 @@ def alpha_matters(
                     tolerance=1e-3,
                 )
             at_heads = found if position == "heads" else at_heads
-            shown[lens.name, position] = found
+            shown.setdefault((lens.name, position), found)  # of the first sentence
     return (
         "; ".join(
             f"{name} at {position!r}: {value:.1%}" for (name, position), value in shown.items()

@@ -10,9 +10,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from checks.frame import Lesson, require, require_close, require_number, require_tensor
+from checks.frame import (
+    Lesson,
+    drawn,
+    require,
+    require_close,
+    require_number,
+    require_same,
+    require_tensor,
+)
 from checks.lesson5 import HookFunction, forward, head_outputs
-from checks.tools import record
+from checks.tools import fitted, record
 from dysem_lab import LensModel, spearman
 from dysem_lab.models.passes import MAX_TOKENS, tokenize
 from dysem_lab.models.record import Hook
@@ -21,6 +29,7 @@ from dysem_lab.questions.style import PALETTE, layout
 LESSON = Lesson(6, "Logit lens and causal tests")
 check, hint, progress = LESSON.check, LESSON.hint, LESSON.progress
 
+FAR = 2  # times the second largest effect: a point that far out would flatten all others
 PROMPTS = ("The Eiffel Tower is in the city of", "The opposite of hot is")
 
 
@@ -31,18 +40,16 @@ def token_id(lens: LensModel, prompt: str, answer: str) -> int:
 
 
 def lens_table(lens: LensModel, probabilities: Float[Tensor, "L n_tokens"]) -> pd.DataFrame:
-    """Return the three most probable tokens of each block, counted from 1, with probabilities."""
+    """Return the three most probable tokens of each block, counted from 0, with probabilities."""
     values, ids = probabilities.topk(3)
-    return pd.DataFrame(
+    rows = [
         {
-            "block": layer + 1,
-            **{
-                f"rank {rank + 1}": f"{lens.tokenizer.decode([token])!r} {value:.2f}"
-                for rank, (token, value) in enumerate(zip(row, of_row, strict=True))
-            },
+            f"rank {rank + 1}": f"{lens.tokenizer.decode([token])!r} {value:.2f}"
+            for rank, (token, value) in enumerate(zip(row, of_row, strict=True))
         }
-        for layer, (row, of_row) in enumerate(zip(ids.tolist(), values.tolist(), strict=True))
-    )
+        for row, of_row in zip(ids.tolist(), values.tolist(), strict=True)
+    ]
+    return pd.DataFrame(rows).rename_axis("layer")
 
 
 def part_effects(
@@ -62,9 +69,8 @@ def part_effects(
         drop: (probabilities before, probabilities after, token) → effect.
 
     Returns:
-        One row per part: ``block`` from 1, ``part`` ("head 1", …, "FFN"), ``layer`` and ``head``
-        from 0 (head -1 is the FFN), ``size`` (the norm of what the part adds to the stream at the
-        last token) and ``effect``.
+        One row per part: ``layer`` and ``head`` from 0 (head -1 is the FFN), ``size`` (the norm of
+        what the part adds to the stream at the last token) and ``effect``.
     """
     before = _next_token(lens, [prompt])[0]
     z, ffn = "blocks.{}.attn.hook_z", "blocks.{}.hook_mlp_out"
@@ -82,8 +88,6 @@ def part_effects(
             is_head = row < lens.n_heads
             rows.append(
                 {
-                    "block": layer + 1,
-                    "part": f"head {row + 1}" if is_head else "FFN",
                     "layer": layer,
                     "head": row if is_head else -1,
                     "size": float(wrote[row].norm()),
@@ -137,28 +141,48 @@ def random_effects(
 def effects_figure(effects: pd.DataFrame, facts: str) -> go.Figure:
     """Return the size of each part against the effect of ablating it.
 
+    A part whose effect is more than twice that of all others would flatten them; it stands at the
+    edge with its number.
+
     Args:
         effects: From `part_effects`.
         facts: What it was measured on.
     """
     figure = go.Figure()
+    names = [
+        f"block {layer + 1}, " + (f"head {head + 1}" if head >= 0 else "FFN")
+        for layer, head in zip(effects["layer"], effects["head"], strict=True)
+    ]
+    shown = effects.assign(name=names, y=effects["effect"])
+    largest = effects["effect"].abs().nlargest(2)
+    off = largest.index[:1] if largest.iloc[0] > FAR * largest.iloc[-1] else largest.index[:0]
+    for i in off:
+        edge = 1.3 * largest.iloc[-1] * np.sign(effects.loc[i, "effect"])
+        shown.loc[i, "y"] = edge
+        figure.add_annotation(
+            x=np.log10(effects.loc[i, "size"]),
+            y=edge,
+            text=f"{shown.loc[i, 'name']}: {effects.loc[i, 'effect']:.1f}, off the scale",
+            ax=90,
+            ay=0,
+        )
     for is_head, name, colour in ((True, "head", PALETTE[1]), (False, "FFN", PALETTE[0])):
-        part = effects[(effects["head"] >= 0) == is_head]
+        part = shown[(shown["head"] >= 0) == is_head]
         figure.add_scatter(
             x=part["size"],
-            y=part["effect"],
+            y=part["y"],
             mode="markers",
             name=name,
             marker_color=colour,
-            text=[f"block {row.block}, {row.part}" for row in part.itertuples()],
-            hovertemplate="%{text}: size %{x:.2f}, effect %{y:.3f}<extra></extra>",
+            text=part["name"],
+            customdata=part["effect"],
+            hovertemplate="%{text}: size %{x:.2f}, effect %{customdata:.3f}<extra></extra>",
         )
     figure.update_xaxes(title="size: norm of what the part adds at the last token", type="log")
     figure.update_yaxes(title="effect: loss of log-probability (nats)")
     rho = spearman(effects["size"].to_numpy(), effects["effect"].abs().to_numpy())
-    return layout(
-        figure, f"Size and |effect|: rank correlation {rho / 100:.2f}, over all parts", facts, 460
-    )
+    title = f"Size and |effect|: rank correlation {rho / 100:.2f}, over all parts"
+    return fitted(layout(figure, title, facts, 460))
 
 
 def _on_row(name: str, row: int, edit: HookFunction) -> Hook:
@@ -293,6 +317,24 @@ def settling(settled: Callable[[Tensor, int], int]) -> str:
                 f"of blocks then ({expected}), not {found:g}."
             )
         require_close(found, float(expected), mistakes=mistakes, otherwise=other)
+
+    def right(probabilities: Tensor, token: int) -> float:
+        misses = (probabilities.argmax(-1) != token).nonzero().flatten().tolist()
+        return float(misses[-1] + 1 if misses else 0)
+
+    examples = []
+    for seed, (n_blocks, token) in enumerate(((6, 2), (9, 0), (12, 3))):
+        random = drawn(seed, (n_blocks, 4))[0]
+        random[n_blocks // 2 :, token] += 4  # leads from somewhere on
+        examples.append((random.softmax(-1), token))
+    require_same(
+        settled,
+        right,
+        examples,
+        "settled(...)",
+        otherwise="In the examples it is right, but with other tokens and numbers of blocks it is "
+        "not: do you use `token`, and the length of the probabilities?",
+    )
     return "Settled means: on top there and at every later block."
 
 
@@ -310,8 +352,10 @@ def settling(settled: Callable[[Tensor, int], int]) -> str:
 )
 def ablating(ablate: Callable[[int | None], HookFunction]) -> str:
     """Test hooks that set a head's z, or the FFN output, to zero at the last token."""
-    for head, shape in ((1, (2, 4, 3, 5)), (0, (2, 4, 3, 5)), (None, (2, 4, 6))):
-        tensor = torch.arange(math.prod(shape), dtype=torch.float32).reshape(shape) + 1
+    for seed, (head, shape) in enumerate(
+        ((1, (2, 4, 3, 5)), (0, (2, 4, 3, 5)), (2, (1, 5, 4, 3)), (None, (2, 4, 6)))
+    ):
+        tensor = drawn(seed, shape)[0]
         what = "the FFN output (head is None)" if head is None else f"head {head}"
         hook = ablate(head)
         require(callable(hook), f"ablate({head}) has to return a function, the hook.")
@@ -409,7 +453,8 @@ def dropping(drop: Callable[[Tensor, Tensor, int], float]) -> str:
             tolerance=1e-3,
         )
     return (
-        "In nats: 0 is no effect, 0.69 is half of the probability lost, negative means it helped."
+        "In nats: 0 is no effect, 0.69 is half of the probability lost; below 0 the part had "
+        "worked against the token, which is more probable without it."
     )
 
 
@@ -474,6 +519,14 @@ def randoms(random_like: Callable[[Tensor, int], Tensor]) -> str:
         f"Your directions still point along the vector (mean |cosine| "
         f"{float(to_vector.abs().mean()):.2f}): do not add to it, draw anew.",
     )
+    other = drawn(0, (3, 50))[0]
+    found = require_tensor(random_like(other, 1), (3, 50), "random_like(a vector of another shape)")
+    require_close(
+        float(found.norm()),
+        float(other.norm()),
+        otherwise="Another vector has another length, and its random direction has to have that "
+        "one: is a length or a shape fixed in the text?",
+    )
     return "Same length, no preferred direction, repeatable: a fair control."
 
 
@@ -521,6 +574,14 @@ def chance(p_value: Callable[[float, Sequence[float]], float]) -> str:
             },
             otherwise=f"{case}, so p = ({n_larger} + 1) / (9 + 1) = {expected:g}, not {found:g}.",
         )
+    require_same(
+        p_value,
+        lambda effect, found: (1 + sum(abs(c) >= abs(effect) for c in found)) / (1 + len(found)),
+        [(0.4 * seed - 0.9, drawn(seed, (n,))[0].tolist()) for seed, n in enumerate((19, 40, 6))],
+        "p_value(...)",
+        otherwise="With nine controls it is right, but with other numbers of them it is not: is "
+        "one fixed in the text?",
+    )
     return "p is the share of draws, the effect among them, that are at least as large."
 
 
@@ -539,8 +600,8 @@ def control_table(
         n_parts: Heads of each kind.
 
     Returns:
-        One row per head: ``why`` it is here, ``block``, ``part``, ``size``, ``effect``, ``low`` and
-        ``high`` (the middle 95 % of the controls) and ``p``.
+        One row per head: ``why`` it is here, ``layer`` and ``head`` from 0, ``size``, ``effect``,
+        ``low`` and ``high`` (the middle 95 % of the controls) and ``p``.
     """
     heads = effects[effects["head"] >= 0]
     largest = {
@@ -550,18 +611,18 @@ def control_table(
     rows = []
     for why, ordered in largest.items():
         for row in ordered.head(n_parts).itertuples():
-            drawn = controls(row.layer, row.head)
-            low, high = np.quantile(drawn, [0.025, 0.975])
+            effects_of_random = controls(row.layer, row.head)
+            low, high = np.quantile(effects_of_random, [0.025, 0.975])
             rows.append(
                 {
                     "why": why,
-                    "block": row.block,
-                    "part": row.part,
+                    "layer": row.layer,
+                    "head": row.head,
                     "size": row.size,
                     "effect": row.effect,
                     "low": low,
                     "high": high,
-                    "p": p_value(row.effect, drawn),
+                    "p": p_value(row.effect, effects_of_random),
                 }
             )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).set_index("why")

@@ -8,7 +8,15 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from checks.frame import Lesson, WrongError, require, require_close, require_number, require_tensor
+from checks.frame import (
+    Lesson,
+    WrongError,
+    require,
+    require_close,
+    require_number,
+    require_same,
+    require_tensor,
+)
 from dysem_lab import STSData, paired_difference, score, spearman
 
 LESSON = Lesson(7, "Being sceptical")
@@ -137,6 +145,13 @@ def control(random_sets: Callable[[Tensor, int, int], Tensor]) -> str:
         f"dimension {int(often.argmin())} in {float(often.min()):.0%}; by chance all are in about "
         "25 %. A random set prefers no dimension.",
     )
+    few = torch.tensor([2, 9, 0, 17])
+    other = require_tensor(random_sets(few, 17, 3), (4, 17), "random_sets of 17 dimensions")
+    require(
+        other.sum(-1).tolist() == few.tolist(),
+        "With 80 dimensions the sizes are right, but of 17 they are not: is a number fixed in the "
+        "text?",
+    )
     return "Equal size in every pair, no dimension preferred, and repeatable: a fair control."
 
 
@@ -195,6 +210,31 @@ def fair(fair_gain: Callable[[pd.DataFrame, str], float]) -> str:
                 otherwise=f"{case} and the plain prompt there {value['plain', layer]:g}: the gain "
                 f"is {expected:g}, not {found:g}.",
             )
+    rng = np.random.default_rng(0)
+    layers = ["last", "penultimate", "final"]
+    tables = []
+    for _ in range(3):
+        rows = [
+            ("plain", layer, score)
+            for layer, score in zip(layers, rng.uniform(40, 70, 3), strict=True)
+        ]
+        rows += [(f"M{i}", rng.choice(layers), rng.uniform(40, 70)) for i in range(3)]
+        made_up = pd.DataFrame(rows, columns=["method", "output_layer", "spearman"])
+        tables += [(made_up.sample(frac=1, random_state=0), f"M{i}") for i in range(3)]
+
+    def right(table: pd.DataFrame, method: str) -> float:
+        own = table[table["method"] == method].iloc[0]
+        plain = table[table["method"] == "plain"].set_index("output_layer")["spearman"]
+        return float(own["spearman"] - plain[own["output_layer"]])
+
+    require_same(
+        fair_gain,
+        right,
+        tables,
+        "fair_gain(table, method)",
+        otherwise="In one table it is right, but in made-up ones with other methods and scores it "
+        "is not the gain over the plain prompt at the method's own layer.",
+    )
     return "What is left is the method's own: the layer's share has cancelled."
 
 
@@ -302,6 +342,22 @@ def honest(honest_score: Callable[[Mapping[str, float], Mapping[str, float]], fl
             otherwise=f"On dev French is best, so its test score, {test['fr']:g}, is to be "
             f"reported, not {found:g}.",
         )
+    rng = np.random.default_rng(0)
+    worlds = []
+    for n in (3, 6, 12):
+        names = [f"system {i}" for i in range(n)]
+        dev_scores, test_scores = (
+            dict(zip(names, rng.uniform(40, 70, n), strict=True)) for _ in range(2)
+        )
+        worlds.append((dev_scores, dict(sorted(test_scores.items(), key=lambda item: item[1]))))
+    require_same(
+        honest_score,
+        lambda dev, test: test[max(dev, key=dev.get)],
+        worlds,
+        "honest_score(dev, test)",
+        otherwise="For four languages it is right, but for random scores it is not the test score "
+        "of the one that is best on dev.",
+    )
     return "The test labels had no say in the choice, so the score is not flattered."
 
 
@@ -374,6 +430,14 @@ def interval(paired_interval: Callable[..., Sequence[float]]) -> str:
         abs(swapped[0] + high) < 1e-6 and abs(swapped[1] + low) < 1e-6,
         "With the methods exchanged and the same seed the interval has to change its sign and "
         "nothing else. Is the seed used, `np.random.default_rng(seed)`?",
+    )
+    low_few, high_few = _two_numbers(
+        paired_interval(a[:40], b[:40], gold[:40], 0), "paired_interval of 40 pairs"
+    )
+    require(
+        high_few - low_few > 1.2 * (high - low),
+        "On 40 of the 120 pairs the interval has to be wider, and yours is not: is the number of "
+        "pairs fixed in the text?",
     )
     alone = score(a, gold)
     own = alone["high"] - alone["low"]

@@ -7,10 +7,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dysem_lab import LensModel
+from dysem_lab import Finding, LensModel
 from dysem_lab.models.passes import MAX_TOKENS, tokenize
 from dysem_lab.models.record import Hook, activations
 from dysem_lab.questions.style import PALETTE, layout
+
+WIDTH = 820  # px: a cell of JupyterLab's page is about 830 wide
 
 
 def record(
@@ -53,6 +55,17 @@ def tokens_of(lens: LensModel, prompt: str) -> list[str]:
     return [str(lens.tokenizer.decode([token])) for token in ids]
 
 
+def fitted(figure: go.Figure) -> go.Figure:
+    """Return a figure as wide as a lesson's cell."""
+    return figure.update_layout(width=WIDTH)
+
+
+def shown(finding: Finding) -> Finding:
+    """Return a finding whose figure is as wide as a lesson's cell."""
+    fitted(finding.figure)
+    return finding
+
+
 def curves(
     series: Mapping[str, Sequence[float] | Tensor], title: str, facts: str, x: str, y: str
 ) -> go.Figure:
@@ -67,17 +80,17 @@ def curves(
     """
     figure = go.Figure()
     for (name, values), colour in zip(series.items(), PALETTE, strict=False):
-        shown = [float(value) for value in values]
+        points = [float(value) for value in values]
         figure.add_scatter(
-            x=list(range(1, len(shown) + 1)),
-            y=shown,
+            x=list(range(1, len(points) + 1)),
+            y=points,
             name=name,
             mode="lines+markers",
             line_color=colour,
         )
     figure.update_xaxes(title=x)
     figure.update_yaxes(title=y)
-    return layout(figure, title, facts, 420)
+    return fitted(layout(figure, title, facts, 420))
 
 
 def attention_map(
