@@ -228,6 +228,9 @@ NAMES_WRONG = [
     (names("hook_in", "hook_attn", "hook_mlp_out", "hook_out"), "no hook point 'blocks.0.hook_att"),
     (names("hook_in", "hook_attn_out", "hook_mlp_out"), "Return four names"),
     (names("hook_in", "hook_attn_out", "hook_mlp_out", "hook_resid_mid"), "do not add up"),
+    (names("hook_in", "hook_attn_in", "hook_mlp_out", "hook_out"), "attn_in' is what a part reads"),
+    (names("hook_in", "hook_attn_out", "hook_mlp_in", "hook_out"), "mlp_in' is what a part reads"),
+    (names("hook_attn_in", "hook_attn_out", "hook_mlp_out", "hook_out"), "stream itself at `hook_"),
 ]
 
 
@@ -246,6 +249,9 @@ def test_lesson_1_wrong_hook_points(answer, message, embedded):
         (lambda a: a[:, -1:], "the index -1 drops it"),
         (lambda a: a[:, 0], "the first token"),
         (lambda a: a.mean(1), "the mean over the positions"),
+        (lambda a: a.amax(1), "the largest value over the positions. It happens to be the last"),
+        (lambda a: a[:, 3], "stopped .* IndexError|on random activations"),
+        (lambda a: a[:, min(3, a.shape[1] - 1)], "is a size fixed in the text"),
     ],
 )
 def test_lesson_1_wrong_last_position(answer, message):
@@ -275,6 +281,8 @@ def stream():
         (lambda h0, a, f: h0[:, None] + a.cumsum(1), "The FFN outputs are missing"),
         (lambda h0, a, f: h0[:, None] + f.cumsum(1), "The attention outputs are missing"),
         (lambda h0, a, f: h0 + (a + f).cumsum(1), "RuntimeError: The size of tensor a"),
+        (lambda h0, a, f: h0[:, None] + 11 * a.cumsum(1), "must grow by exactly"),
+        (lambda h0, a, f: h0[:, None] + (a + f).abs().cumsum(1), "on random vectors it is not"),
     ],
 )
 def test_lesson_1_wrong_streams(answer, message, stream):
@@ -292,6 +300,7 @@ def test_lesson_1_wrong_streams(answer, message, stream):
         (lambda p, w: ((p @ w) / (w @ w)).abs(), "absolute value"),
         (lambda p, w: (p * w) / (w @ w), "summed over d"),
         (lambda p, w: ((p @ w) / (w @ w)).sum(), "summed over the parts as well"),
+        (lambda p, w: (p @ w) / 25, "on random vectors it is not"),
     ],
 )
 def test_lesson_1_wrong_shares(answer, message, stream):
@@ -305,6 +314,7 @@ def test_lesson_1_wrong_shares(answer, message, stream):
         (..., "still open"),
         ("attn_raw", "off by 200 % .* before this model's post-attention norm"),
         ("ffn", "not 'ffn'"),
+        (torch.ones(2, 4, 6), r"not a tensor of shape \[2, 4, 6\]\. Type the name"),
     ],
 )
 def test_lesson_1_wrong_components(answer, message, stream):
@@ -345,6 +355,10 @@ def test_lesson_2_wrong_shapes(change, message, tiny_lens):
             "Count axes from the right",
         ),
         (lambda v, n: v, "Nothing was repeated"),
+        (
+            lambda v, n: v[..., [min(i * 2 // n, 1) for i in range(n)], :],
+            "with other numbers of heads it is not",
+        ),
     ],
 )
 def test_lesson_2_wrong_groups(answer, message):
@@ -373,6 +387,10 @@ def layer_of_tiny(tiny_lens):
             lambda p, v: torch.einsum("qk,khd->qhd", p[0], v),
             "Each head must use its own pattern",
         ),
+        (
+            lambda p, v: torch.stack([v[p[h].argmax(-1), h] for h in range(len(p))], 1),
+            "Where a query attends to several tokens",
+        ),
     ],
 )
 def test_lesson_2_wrong_readings(answer, message, layer_of_tiny):
@@ -389,6 +407,7 @@ def test_lesson_2_wrong_readings(answer, message, layer_of_tiny):
         (lambda z, W: z[..., None] * W, "sums over them"),
         (lambda z, W: torch.einsum("hi,hid->hd", z.flip(0), W), "the z of the other"),
         (lambda z, W: torch.einsum("hi,hid->hd", z, W) + 1, "copies z"),
+        (lambda z, W: torch.einsum("hi,hid->hd", z.abs(), W), "on random heads it is not"),
     ],
 )
 def test_lesson_2_wrong_writings(answer, message, layer_of_tiny, tiny_lens):
@@ -409,6 +428,7 @@ def test_lesson_2_wrong_writings(answer, message, layer_of_tiny, tiny_lens):
         (lambda p: p[:, :, 0], "one weight per query"),
         (lambda p: p[0, -1], "The heads are gone"),
         (lambda p: p[:, -1, 0].mean(), "one number for all heads"),
+        (lambda p: p[:, 2, 0], "is a position fixed in the text"),
     ],
 )
 def test_lesson_2_wrong_weights(answer, message, layer_of_tiny):
@@ -451,6 +471,10 @@ def test_lesson_3_takes_any_wording(tiny_lens):
         (lambda m: m.argmin(1), "first padding"),
         (lambda m: m.sum(0) - 1, "work along the other axis"),
         (lambda m: m.sum() - 1, "This is one number"),
+        (
+            lambda m: torch.where(m[:, -1] > 0, 4, m.sum(1) - 1),
+            "with other lengths it is not",
+        ),
     ],
 )
 def test_lesson_3_wrong_last_tokens(answer, message):
@@ -471,7 +495,11 @@ def test_lesson_3_takes_another_way_to_the_last_token():
         (lambda h, m: (h * m[..., None]).sum(1) / m.sum(), "of the whole batch"),
         (lambda h, m: h.mean(0), "over the prompts of the batch"),
         (lambda h, m: h.mean(2), "over the dimensions"),
-        (lambda h, m: h[torch.arange(2), m.sum(1) - 1], "last real token's vector"),
+        (lambda h, m: h[torch.arange(len(h)), m.sum(1) - 1], "last real token's vector"),
+        (
+            lambda h, m: (h[:, 0] + h[torch.arange(len(h)), m.sum(1) - 1]) / 2,
+            "on random vectors it is not the mean",
+        ),
     ],
 )
 def test_lesson_3_wrong_means(answer, message):
@@ -491,6 +519,14 @@ def test_lesson_3_wrong_means(answer, message):
         (lambda x, y: 1 - torch.cosine_similarity(x, y), "distance 1 - cos"),
         (lambda x, y: torch.cosine_similarity(x, y, dim=0), "summed over the pairs"),
         (lambda x, y: torch.cosine_similarity(x, y).acos(), "its cosine is asked for"),
+        (
+            lambda x, y: (
+                (torch.cosine_similarity(x, y) * 2**0.5).round() / 2**0.5
+                if (torch.cosine_similarity(x, y).abs() - 0.5**0.5).abs().min() > 1e-6
+                else torch.cosine_similarity(x, y)
+            ),
+            "on random vectors it is not the cosine",
+        ),
     ],
 )
 def test_lesson_3_wrong_cosines(answer, message):
@@ -518,6 +554,10 @@ def ranks_without_ties(values):
             "Ties share their mean rank",
         ),
         (lambda s, g: np.corrcoef(s, g), "must be a number"),
+        (
+            lambda s, g: dl.spearman(s, g) if len(s) < 6 else 100 * np.corrcoef(s, g)[0, 1],
+            "on random lists with ties",
+        ),
     ],
 )
 def test_lesson_3_wrong_correlations(answer, message):
@@ -550,6 +590,10 @@ def chosen(keys, k):
     return torch.zeros(len(keys), dtype=torch.bool).scatter(0, keys.topk(k).indices, True)
 
 
+def best(keys, Ix, k):
+    return chosen(keys.masked_fill(~Ix, -1e9), k) & Ix
+
+
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
@@ -564,6 +608,10 @@ def chosen(keys, k):
         (lambda v, Ix, k: Ix, "k is not used"),
         (lambda v, Ix, k: v.mean(0).masked_fill(~Ix, -1e9).topk(k).indices, "These are indices"),
         (lambda v, Ix, k: chosen(v.mean(0).masked_fill(~Ix, -1e9), k), "must not be filled up"),
+        (lambda v, Ix, k: best(v.amin(0), Ix, k), "You rank by the smallest value"),
+        (lambda v, Ix, k: best(v.amax(0), Ix, k), "You rank by the largest value"),
+        (lambda v, Ix, k: best(v[-1], Ix, k), "You rank by the last language"),
+        (lambda v, Ix, k: best(v.median(0).values, Ix, k), "by the median over the languages"),
     ],
 )
 def test_lesson_4_wrong_selection(answer, message):
@@ -580,6 +628,7 @@ def test_lesson_4_wrong_selection(answer, message):
         (lambda a, b: a, r"S\(x\) alone"),
         (lambda a, b: b, r"S\(y\) alone"),
         (lambda a, b: ~(a | b), "complement"),
+        (lambda a, b: (a | b) & (torch.arange(len(a)) < 4), "on random sets it is not"),
     ],
 )
 def test_lesson_4_wrong_joint_sets(answer, message):
@@ -591,6 +640,10 @@ def restricted(x, y, U):
     return torch.cosine_similarity(x[U], y[U], dim=0)
 
 
+def centred_on(x, y, U):
+    return restricted(x - x[U].mean(), y - y[U].mean(), U)
+
+
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
@@ -598,6 +651,10 @@ def restricted(x, y, U):
         (lambda x, y, U: (x * y * U).sum() / (x.norm() * y.norm()), "those of the whole vectors"),
         (lambda x, y, U: (x * y * U).sum(), "the dot product on U"),
         (lambda x, y, U: restricted(x, y, ~U), "the dimensions outside U"),
+        (centred_on, "You subtract the mean of what is left on U: that is a correlation"),
+        (lambda x, y, U: restricted(x - x.mean(), y - y.mean(), U), r"For \(3, 4, 0\)"),
+        (lambda x, y, U: restricted(x, y, U) if U.any() else None, "function returns None. Return"),
+        (lambda x, y, U: restricted(x.abs(), y.abs(), U), "on random vectors it is not"),
         (lambda x, y, U: (x * U) * (y * U), "must be one number"),
         (restricted, "With an empty joint set you return 0.*A silent 0"),
         (lambda x, y, U: (x[U] @ y[U]) / (x[U].norm() * y[U].norm() + 1e-9), "A silent 0"),
@@ -619,6 +676,10 @@ def test_lesson_4_wrong_similarities(answer, message):
         (lambda v: (v > 0).all(1).sum(1).float(), "one number per text"),
         (lambda v: (v > 0).all(1).sum(1).float().mean(), "one for each number of languages"),
         (lambda v: (v.mean(0) > 0).long().cumprod(0).sum(1), "each text has a set of its own"),
+        (
+            lambda v: (v > 0).float().cumprod(1).sum((0, 2)) / 2,
+            "on random vectors it is not the mean",
+        ),
     ],
 )
 def test_lesson_4_wrong_sizes(answer, message):

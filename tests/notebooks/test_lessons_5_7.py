@@ -4,13 +4,17 @@ import re
 from functools import partial
 
 import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
 import pytest
 import torch
 
 import dysem_lab as dl
-from checks import lesson5, lesson6, lesson7
+from checks import lesson0, lesson5, lesson6, lesson7, lesson8
 from checks.frame import NotSolvedError, Solved
 from checks.lesson5 import forward
+from checks.tools import attention_map, curves, shown, tokens_of
+from dysem_lab.questions.finding import Facts
 from tests.lesson_notebooks import code_cells, exercise_number, run_lesson, solutions
 
 LESSONS = {5: lesson5, 6: lesson6, 7: lesson7}
@@ -216,6 +220,8 @@ def put(index):
         (lambda new: lambda tensor, hook: new, "That is the new vector alone"),
         (lambda new: new, "has to return a function, the hook"),
         (lambda new: lambda tensor: tensor, "unexpected keyword argument 'hook'"),
+        (hooking(lambda t, new: t[:, -1].fill_(-1)), "it has to become `new`"),
+        (hooking(lambda t, new: t[:, -1].copy_(new.abs().neg())), "it has to become `new`"),
     ],
 )
 def test_wrong_patches(answer, message):
@@ -241,6 +247,8 @@ def test_a_patch_in_place_is_as_right_as_a_copy():
         (lambda p, c, k: min(max((p - k) / (c - k), 0.0), 1.0), "You cut the result off"),
         (lambda p, c, k: (k - p) / (c - k), "The sign is turned round"),
         (lambda p, c, k: float((p - k) / (c - k)), "stopped in line"),  # not of a whole map
+        (lambda p, c, k: (p + 1) / 4, "With clean = 0.5 and corrupted = -0.3, patched = 0.9"),
+        (lambda p, c, k: (p - k) / (abs(c) + abs(k)), "With clean = 2 and corrupted = 1"),
     ],
 )
 def test_wrong_shares_recovered(answer, message):
@@ -286,6 +294,7 @@ def as_cosine(lens, sentence, position):
             lambda m, s, p: as_cosine(m, s, p) if m.post_norms else effect(m, s, p),
             "should be 0 but for rounding",
         ),
+        (lambda m, s, p: effect(m, lesson5.SENTENCES[0], p), "Compare α = 3 with α = 1"),
     ],
 )
 def test_wrong_effects_of_alpha(answer, message, tiny_lens, tiny_gemma):
@@ -365,6 +374,7 @@ def settled(probabilities, token):
             "it is never settled. Return the number of blocks",
         ),
         (lambda p, t: "late", "must be a number"),
+        (lambda p, t: settled(p, 1), "do you use `token`"),
     ],
 )
 def test_wrong_blocks_of_settling(answer, message):
@@ -410,6 +420,7 @@ ALL = slice(None)
             "sets one value to zero",
         ),
         (lambda head: 0, "has to return a function"),
+        (ablating(lambda head: (ALL, -1, ALL if head is None else min(head, 1))), "head 2"),
     ],
 )
 def test_wrong_ablations(answer, message):
@@ -441,6 +452,9 @@ def as_long(draw, vector):
     return draw * vector.norm() / draw.norm()
 
 
+LENGTH = torch.linspace(-2.0, 5.0, 400).norm()  # of the check's own example
+
+
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
@@ -452,6 +466,11 @@ def as_long(draw, vector):
         (lambda v, s: v[drawn(v, s).argsort()], "with its values shuffled"),
         (lambda v, s: v * drawn(v, s).sign(), "or with other signs"),
         (lambda v, s: as_long(v.norm() * drawn(v, s) / 9 + v, v), "still point along the vector"),
+        (
+            lambda v, s: drawn(v, s) * LENGTH / drawn(v, s).norm(),
+            "Another vector has another l",
+        ),
+        (lambda v, s: as_long(drawn(torch.ones(400), s), v), "must have shape [3, 50]"),
     ],
 )
 def test_wrong_random_directions(answer, message):
@@ -470,10 +489,75 @@ def test_wrong_random_directions(answer, message):
             "Equal counts as well",
         ),
         (lambda e, c: abs(e) / max(map(abs, c)), "so p = "),
+        (lambda e, c: (1 + sum(abs(x) >= abs(e) for x in c)) / 10, "with other numbers of them"),
     ],
 )
 def test_wrong_p_values(answer, message):
     assert message in told(6, 6, answer)
+
+
+def test_a_part_that_worked_against_the_token_is_not_said_to_have_helped():
+    def loss(before, after, token):
+        return (before[token] / after[token]).log()
+
+    text = lesson6.check(4, loss).text
+    assert "below 0 the part had worked against the token" in text
+    assert "helped" not in text
+
+
+def test_the_table_of_the_lens_has_one_numbering_from_0_as_the_exercise(tiny_lens):
+    probabilities = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.2, 0.7]])
+    table = lesson6.lens_table(tiny_lens, probabilities)
+    assert table.index.tolist() == [0, 1]
+    assert table.index.name == "layer"
+    assert table.columns.tolist() == ["rank 1", "rank 2", "rank 3"]
+    assert table["rank 1"][0] == f"{tiny_lens.tokenizer.decode([0])!r} 0.70"
+
+
+@pytest.mark.parametrize("far", [0.5, 9.0, -9.0])
+def test_one_part_far_out_does_not_flatten_the_figure_of_all_others(far):
+    effects = pd.DataFrame(
+        {
+            "layer": [0, 0, 1, 1],
+            "head": [0, -1, 0, -1],
+            "size": [1.0, 10.0, 2.0, 3.0],
+            "effect": [0.2, far, -0.3, 0.4],
+        }
+    )
+    figure = lesson6.effects_figure(effects, "facts")
+    drawn = np.concatenate([trace.y for trace in figure.data])
+    assert np.abs(drawn).max() <= 0.6
+    assert [*figure.data[1].customdata] == [far, 0.4]  # what the pointer says
+    assert [note.text for note in figure.layout.annotations] == (
+        [f"block 1, FFN: {far:.1f}, off the scale"] if abs(far) > 1 else []
+    )
+
+
+def test_figures_of_lessons_fit_a_cell(tiny_lens):
+    (prompt,) = dl.wrap(["A cat."])
+    n_tokens = len(tokens_of(tiny_lens, prompt))
+    numbers = {"size": [1.0, 2, 3], "effect": [0.1, 1, -0.5]}
+    effects = pd.DataFrame({"layer": [0, 1, 1], "head": [0, 1, -1], **numbers})
+    figures = [
+        curves({"one": [1.0, 2.0]}, "title", "facts", "x", "y"),
+        attention_map(torch.eye(n_tokens), tokens_of(tiny_lens, prompt), "title", "facts"),
+        lesson5.token_map(torch.zeros(3, n_tokens), tiny_lens, prompt, range(3), "title", "unit"),
+        lesson6.effects_figure(effects, "facts"),
+        lesson0.place_figure(0.5, torch.rand(20), "facts"),
+        lesson8.parts_figure(torch.rand(3, 4), "title", "facts", "unit"),
+    ]
+    assert all(figure.layout.width <= 832 for figure in figures)
+    figure = go.Figure(layout={"width": 1000})
+    finding = dl.Finding("one", pd.DataFrame(), figure, "caption", Facts(tiny_lens.facts))
+    assert shown(finding) is finding
+    assert finding.figure.layout.width <= 832
+
+
+@pytest.mark.parametrize("lesson", range(9))
+def test_a_finding_that_a_lesson_shows_fits_its_cell(lesson):
+    for source, _ in code_cells(lesson):
+        calls = re.findall(r"\b(?:dl\.(?:explain|ladder)\(|finding$|why$)", source.splitlines()[-1])
+        assert not calls or "shown(" in source.splitlines()[-1] or ".table" in source, source
 
 
 def test_part_effects_are_those_of_whole_passes_with_the_same_hook(tiny_lens):
@@ -538,6 +622,10 @@ def first_half(sizes, d, seed):
         (lambda n, d, s: (torch.arange(d) + s) % d < n[:, None], "have the same dimensions"),
         (lambda n, d, s: order(n, d, s)[0] < 20, "has a size of its own"),
         (
+            lambda n, d, s: torch.nn.functional.pad(order(n, 80, s) < n[:, None], (0, 0))[:, :d],
+            "of 17 they are not",
+        ),
+        (
             lambda n, d, s: first_half(n, d, s).argsort(-1).argsort(-1) < n[:, None],
             "prefers no dimension",
         ),
@@ -559,6 +647,7 @@ def score_of(table, method, layer=None):
         (lambda t, m: score_of(t, "plain").mean(), "the mean of all plain rows"),
         (lambda t, m: score_of(t, "plain").max(), "the best plain prompt anywhere"),
         (lambda t, m: 0.0, "That is the score itself"),
+        (lambda t, m: 67.0 if m == "CP-NS" else 60.0, "is not the gain over the plain prompt at"),
     ],
 )
 def test_wrong_baselines(baseline, message):
@@ -612,6 +701,7 @@ def test_wrong_counts_of_seen_pairs(answer, message):
             lambda dev, test: list(test.values())[int(np.argmax(list(dev.values())))],
             "go by the name",
         ),
+        (lambda dev, test: test.get("fr", 50.0), "for random scores it is not"),
     ],
 )
 def test_wrong_choices(answer, message):
@@ -632,6 +722,10 @@ def bootstrap(tails=(0.025, 0.975), paired=True, replace=True, share=1.0, end=np
         return end(differences, tails)
 
     return paired_interval
+
+
+def as_many(values, n):
+    return np.resize(values, n)
 
 
 def too_narrow(differences, tails):
@@ -655,6 +749,10 @@ def too_narrow(differences, tails):
             "Is the seed used",
         ),
         (lambda a, b, gold, seed: bootstrap()(b, a, gold, seed), "Is it a - b"),
+        (
+            lambda a, b, gold, seed: bootstrap()(*(as_many(v, 120) for v in (a, b, gold)), seed),
+            "is the number of pairs fixed in the text",
+        ),
     ],
 )
 def test_wrong_intervals(answer, message):

@@ -20,6 +20,11 @@ from checks.frame import (
 LESSON = Lesson(4, "Consensus and the joint set")
 check, hint, progress = LESSON.check, LESSON.hint, LESSON.progress
 
+CENTRED = (
+    "You subtract the mean of what is left on U: that is a correlation. Eqs. 16-17 take the values "
+    "as they are."
+)
+
 
 def _mask(
     value: object, d: int, name: str, shapes: Mapping[tuple[int, ...], str] | None = None
@@ -151,6 +156,8 @@ def selection(select: Callable[[Tensor, Tensor, int], Tensor]) -> str:
             "You rank by the first language; the key is the mean over the languages (Eq. 12).": (
                 members(2, 5)
             ),
+            "You rank by the largest value over the languages, so one language decides; the key is "
+            "the mean (Eq. 12).": members(4, 5),
             "You took the first k of I(x) in their order, without ranking them.": members(0, 2),
             "This is all of I(x): k is not used.": Ix,
         },
@@ -165,7 +172,7 @@ def selection(select: Callable[[Tensor, Tensor, int], Tensor]) -> str:
     )
     require(bool((many == Ix).all()), "With k above |I(x)| the set must be I(x) itself.")
     examples = []
-    for seed, (m, d, k) in enumerate(((2, 20, 3), (3, 40, 2), (2, 30, 5), (4, 64, 2))):
+    for seed, (m, d, k) in enumerate(((2, 20, 3), (3, 200, 6), (2, 30, 5), (4, 400, 5))):
         random = drawn(seed, (m, d))[0]
         examples.append((random, (random > 0).all(0), k))
 
@@ -184,8 +191,6 @@ def selection(select: Callable[[Tensor, Tensor, int], Tensor]) -> str:
             "strong in all of them; DySem's key is the mean (Eq. 12).": (
                 lambda vectors, Ix, k: chosen(vectors.amin(0), Ix, k)
             ),
-            "You rank by the largest value over the languages, so one language decides; the key is "
-            "the mean (Eq. 12).": lambda vectors, Ix, k: chosen(vectors.amax(0), Ix, k),
             "You rank by the last language; the key is the mean over all (Eq. 12).": (
                 lambda vectors, Ix, k: chosen(vectors[-1], Ix, k)
             ),
@@ -261,9 +266,17 @@ def joint(joint_set: Callable[[Tensor, Tensor], Tensor]) -> str:
 )
 def similarity(sim: Callable[[Tensor, Tensor, Tensor], Tensor]) -> str:
     """Test a cosine by hand, independence of what is outside U, symmetry, and the empty set."""
-    vx, vy = torch.tensor([3.0, 4.0, 7.0]), torch.tensor([4.0, 3.0, -5.0])
-    U = torch.tensor([True, True, False])
+    # On three dimensions and two outside: on two a centred cosine is 1 or -1, whatever they are.
+    vx, vy = torch.tensor([3.0, 4.0, 0.0, 7.0, 1.0]), torch.tensor([4.0, 3.0, 0.0, -5.0, 2.0])
+    U = torch.tensor([True, True, True, False, False])
     dot = float((vx * vy * U).sum())
+
+    def right(x: Tensor, y: Tensor, U: Tensor) -> Tensor:
+        return torch.cosine_similarity(x[U], y[U], dim=0)
+
+    def centred(x: Tensor, y: Tensor, U: Tensor) -> Tensor:
+        return right(x - x[U].mean(), y - y[U].mean(), U)
+
     require_close(
         sim(vx, vy, U),
         0.96,
@@ -275,9 +288,10 @@ def similarity(sim: Callable[[Tensor, Tensor, Tensor], Tensor]) -> str:
             "The dot product is restricted to U, but the lengths are those of the whole vectors "
             "(Eqs. 16-17 restrict both vectors first).": dot / float(vx.norm() * vy.norm()),
             "This is the dot product on U: divide by the lengths of the restricted vectors.": dot,
-            "These are the dimensions outside U: it is the other way round.": -1.0,
+            "These are the dimensions outside U: it is the other way round.": right(vx, vy, ~U),
+            CENTRED: centred(vx, vy, U),
         },
-        otherwise="For (3, 4) and (4, 3) it is (12 + 12) / (5 * 5) = 0.96.",
+        otherwise="For (3, 4, 0) and (4, 3, 0) it is (12 + 12) / (5 * 5) = 0.96.",
     )
     for changed, message in (
         (sim(vx + 100 * ~U, vy, U), "What stands outside U must have no influence."),
@@ -288,25 +302,20 @@ def similarity(sim: Callable[[Tensor, Tensor, Tensor], Tensor]) -> str:
     for seed, d in enumerate((7, 12, 30)):
         x, y, chosen = drawn(seed, (d,), (d,), (d,))
         examples.append((x + 1, y + 1, chosen > 0))
-
-    def right(x: Tensor, y: Tensor, U: Tensor) -> Tensor:
-        return torch.cosine_similarity(x[U], y[U], dim=0)
-
     require_same(
         sim,
         right,
         examples,
         "The similarity of random vectors",
         mistakes={
-            "You subtract the mean of what is left on U: that is a correlation. Eqs. 16-17 take "
-            "the values as they are.": lambda x, y, U: right(x - x[U].mean(), y - y[U].mean(), U),
+            CENTRED: centred,
             "You subtract the mean of the whole vector first. Eqs. 16-17 take the values as they "
             "are.": lambda x, y, U: right(x - x.mean(), y - y.mean(), U),
         },
         otherwise="In the example it is right, but on random vectors it is not the cosine on U.",
     )
     try:
-        nothing = float(sim(vx, vy, torch.zeros(3, dtype=torch.bool)))
+        nothing = float(sim(vx, vy, torch.zeros(5, dtype=torch.bool)))
     except UnsolvedError:
         raise WrongError(
             "With an empty joint set your function returns None. Return NaN, float('nan'), a "

@@ -431,13 +431,13 @@ def interval(paired_interval: Callable[..., Sequence[float]]) -> str:
         "With the methods exchanged and the same seed the interval has to change its sign and "
         "nothing else. Is the seed used, `np.random.default_rng(seed)`?",
     )
-    low_few, high_few = _two_numbers(
-        paired_interval(a[:40], b[:40], gold[:40], 0), "paired_interval of 40 pairs"
-    )
+    few = a[:40], b[:40], gold[:40]
+    low_few, high_few = _two_numbers(paired_interval(*few, 0), "paired_interval of 40 pairs")
+    of_few = paired_difference(*few, n_resamples=4000)
     require(
-        high_few - low_few > 1.2 * (high - low),
-        "On 40 of the 120 pairs the interval has to be wider, and yours is not: is the number of "
-        "pairs fixed in the text?",
+        0.75 < (high_few - low_few) / (of_few["high"] - of_few["low"]) < 1.3,
+        "Of 120 pairs your interval is right, but not of 40: is the number of pairs fixed in the "
+        "text?",
     )
     alone = score(a, gold)
     own = alone["high"] - alone["low"]

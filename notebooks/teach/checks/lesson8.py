@@ -151,13 +151,12 @@ def deletions(
         similarity) and ``drop``, by how much that similarity is lower once the word is deleted from
         the text, which is then run anew.
     """
-    lens, rows = encoder.lens, []
+    lens, rows, shorter, before = encoder.lens, [], [], []
     for pair, (x, y) in enumerate(pairs):
         why = explain(encoder, x, y, "token", centre=corpus)
         (prompt,) = wrap([x])
-        text = prompt[prompt.start : prompt.stop]
-        words = text.split(" ")
-        # Which word each character of the prompt is of; the blank before a word goes with it.
+        words = prompt[prompt.start : prompt.stop].split(" ")
+        # Where each word ends in the prompt; the blank before a word goes with it.
         ends = prompt.start + np.cumsum([len(word) + 1 for word in words]) - 1
         attribution = np.zeros(len(words))
         spans = lens.tokenizer(str(prompt), return_offsets_mapping=True)["offset_mapping"]
@@ -165,16 +164,15 @@ def deletions(
         columns = zip(spans, tokens["of_text"], tokens["contribution"], strict=True)
         for (_, end), of_text, added in columns:
             if of_text:
-                word = int(np.searchsorted(ends, min(end, prompt.stop)))
-                attribution[min(word, len(words) - 1)] += added
-        shorter = [" ".join(words[:i] + words[i + 1 :]) for i in range(len(words))]
-        vectors = encoder.encode([*shorter, y], progress=False).vectors - mean
-        without = torch.cosine_similarity(vectors[:-1], vectors[-1:])
-        rows += [
-            {"pair": pair, "word": word, "attribution": added, "drop": why.similarity - float(left)}
-            for word, added, left in zip(words, attribution, without, strict=True)
-        ]
-    return pd.DataFrame(rows)
+                attribution[np.searchsorted(ends, min(end, prompt.stop))] += added
+        for i, (word, added) in enumerate(zip(words, attribution, strict=True)):
+            rows.append({"pair": pair, "word": word, "attribution": added})
+            shorter.append(" ".join(words[:i] + words[i + 1 :]))
+            before.append(why.similarity)
+    vectors = encoder.encode([*shorter, *(y for _, y in pairs)]).vectors - mean
+    to = vectors[len(shorter) :][[row["pair"] for row in rows]]
+    left = torch.cosine_similarity(vectors[: len(shorter)], to)
+    return pd.DataFrame(rows).assign(drop=np.array(before) - left.double().numpy())
 
 
 def deletion_table(
