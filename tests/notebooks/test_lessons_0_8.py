@@ -51,6 +51,7 @@ def test_a_solved_copy_passes_every_check_on_a_tiny_model(lesson, capsys):
         added, matrix = variables["added"], variables["matrix"]
         assert np.allclose(added, heads.table["contribution"], atol=1e-5)
         assert np.allclose(matrix, variables["crossed"], atol=1e-5)
+        assert variables["error"] < 1e-5  # of the tokens
         theirs = difference.table["contribution"].to_numpy()
         assert np.allclose(added - variables["to_z"], theirs, atol=1e-5)
         # Lesson 2's sum over tokens is the same vector as that over heads.
