@@ -163,8 +163,9 @@ def effects_figure(effects: pd.DataFrame, facts: str) -> go.Figure:
             x=np.log10(effects.loc[i, "size"]),
             y=edge,
             text=f"{shown.loc[i, 'name']}: {effects.loc[i, 'effect']:.1f}, off the scale",
-            ax=90,
-            ay=0,
+            showarrow=False,
+            xanchor="right" if effects.loc[i, "size"] > effects["size"].median() else "left",
+            xshift=-8 if effects.loc[i, "size"] > effects["size"].median() else 8,
         )
     for is_head, name, colour in ((True, "head", PALETTE[1]), (False, "FFN", PALETTE[0])):
         part = shown[(shown["head"] >= 0) == is_head]
