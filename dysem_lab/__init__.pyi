@@ -32,6 +32,7 @@ from .explorers.dimension_explorer import explore_dimensions as explore_dimensio
 from .explorers.layer_explorer import explore_data_layers as explore_data_layers
 from .explorers.layer_explorer import explore_layers as explore_layers
 from .explorers.pair_explorer import explore_pair as explore_pair
+from .explorers.patch_explorer import explore_patch as explore_patch
 from .explorers.search_explorer import explore_search as explore_search
 from .harnesses.mteb_api import mteb_model as mteb_model
 from .harnesses.mteb_api import mteb_scores as mteb_scores
@@ -85,6 +86,7 @@ from .questions.main_results import main_results as main_results
 from .questions.pair import pair as pair
 from .questions.pair_layers import capture_pair as capture_pair
 from .questions.pair_layers import pair_layer_curves as pair_layer_curves
+from .questions.patching import patch_effect as patch_effect
 from .questions.predictions import predictions as predictions
 from .questions.random_sets import random_sets as random_sets
 from .questions.saving import save_figure as save_figure

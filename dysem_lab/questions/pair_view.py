@@ -237,15 +237,20 @@ def _asked(
     codes = tuple(first if languages is None else names_of(languages, "language"))
     encoder = DySem(lens, codes, **settings)
     wanted = list(dict.fromkeys([*codes, language]))
-    for text, renderings in (("first", first), ("second", second)):
-        for code in wanted:
-            given = renderings.get(code, "")
-            if isinstance(given, str) and not has_words(given):
-                raise MissingTranslationError(
-                    f"the {text} sentence is not given in {language_named(code).name} ({code}); "
-                    f"type it in as a line '{code}: …', or leave {code!r} out of the languages"
-                )
+    for text, renderings in (("first sentence", first), ("second sentence", second)):
+        require_renderings(text, renderings, wanted)
     return encoder, {code: [first[code], second[code]] for code in wanted}
+
+
+def require_renderings(text: str, renderings: Mapping[str, str], codes: Sequence[str]) -> None:
+    """Raise `MissingTranslationError` where a text is not given in one of the languages."""
+    for code in codes:
+        given = renderings.get(code, "")
+        if isinstance(given, str) and not has_words(given):
+            raise MissingTranslationError(
+                f"the {text} is not given in {language_named(code).name} ({code}); type it in as a "
+                f"line '{code}: …', or leave {code!r} out of the languages"
+            )
 
 
 def _view(

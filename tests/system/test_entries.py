@@ -26,6 +26,7 @@ from dysem_lab.explorers.contrast_explorer import explore_contrast
 from dysem_lab.explorers.dimension_explorer import explore_dimensions
 from dysem_lab.explorers.layer_explorer import explore_layers
 from dysem_lab.explorers.pair_explorer import explore_pair
+from dysem_lab.explorers.patch_explorer import explore_patch
 from dysem_lab.explorers.search_explorer import explore_search
 from dysem_lab.harnesses import mteb_api
 from dysem_lab.harnesses.sentence_api import SentenceEncoder, sentence_encoder, unpack
@@ -37,6 +38,7 @@ from dysem_lab.questions.contrast_effect import contrast_effect
 from dysem_lab.questions.corpus import read_corpus
 from dysem_lab.questions.pair_layers import capture_pair
 from dysem_lab.questions.pair_view import pair_view
+from dysem_lab.questions.patching import patch_effect
 from dysem_lab.questions.search import Corpus, search
 from dysem_lab.questions.steered import SteeredTexts
 from dysem_lab.questions.transfer_scores import compare_encoders, transfer_scores
@@ -162,6 +164,8 @@ ONE_TEXT = {
     "explore_attention": explore_attention,
     "explore_contrast": explore_contrast,
     "explore_pair": lambda lens, text: explore_pair(lens, "A.", text),
+    "explore_patch": lambda lens, text: explore_patch(lens, "A.", text),
+    "patch_effect": lambda lens, text: patch_effect(lens, text, "A.", 0),
     "pair_view": lambda lens, text: pair_view(lens, {"en": "A."}, {"en": text}),
     "explore_layers": lambda lens, text: explore_layers(lens, text, "A."),
     "capture_pair": lambda lens, text: capture_pair(lens, text, "A."),
@@ -216,6 +220,7 @@ def test_renderings_come_by_language_in_a_mapping_or_a_table(tiny_lens):
             lambda bad=bad: dysem.encode(TEXTS, renderings=bad),
             lambda bad=bad: read_corpus(dysem, TEXTS, bad),
             lambda bad=bad: explore_pair(tiny_lens, *TEXTS, renderings=bad),
+            lambda bad=bad: explore_patch(tiny_lens, *TEXTS, renderings=bad),
             lambda bad=bad: capture_pair(tiny_lens, *TEXTS, ("en", "fr"), bad),
         ):
             with pytest.raises(InputError, match="renderings must be texts by their language"):

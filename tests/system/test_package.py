@@ -140,6 +140,8 @@ ORDER = [
     "questions.pair_view",
     "questions.pair",
     "questions.scale",
+    "questions.patching_picture",
+    "questions.patching",
     "questions.corpus",
     "questions.dimension",
     "questions.layer_curves",
@@ -163,6 +165,7 @@ ORDER = [
     "explorers.dimension_explorer",
     "explorers.layer_explorer",
     "explorers.pair_explorer",
+    "explorers.patch_explorer",
     "explorers.search_explorer",
 ]
 MATHEMATICS = ("consensus", "joint", "attribution", "bootstrap", "evaluate")
