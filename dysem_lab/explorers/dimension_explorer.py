@@ -1,4 +1,4 @@
-"""One dimension at a time: its sentences, its logit lens, its languages, how often S(x) has it.
+"""One dimension at a time: its sentences and words, its share of a cosine, and is that its own?
 
 Dimensions are counted from 0.
 """
@@ -11,13 +11,8 @@ from dysem_lab.display import Progress
 from dysem_lab.encoders.dysem import DySem
 from dysem_lab.explorers.panel import Panel, State, View, menu, slider
 from dysem_lab.questions.corpus import read_corpus
-from dysem_lab.questions.dimension import (
-    DimensionFacts,
-    by_frequency,
-    dimension_facts,
-    dimension_figure,
-    dimension_text,
-)
+from dysem_lab.questions.dimension import dimension_figure, dimension_text
+from dysem_lab.questions.dimension_facts import dimension_facts, most_telling
 from dysem_lab.questions.study import Study
 from dysem_lab.questions.style import SYMBOLS
 
@@ -33,14 +28,14 @@ def explore_dimensions(
 ) -> Panel:
     """Return an explorer of dimensions; the corpus is read once, and nothing after runs the model.
 
-    A click on a point of the upper plot chooses its dimension.
+    A click on a point of the upper plots chooses its dimension.
 
     Args:
         source: As for `read_corpus`. The copied line of Python calls an estimator ``dysem``, its
             texts ``texts`` and ``renderings``, and a study ``study``.
         texts: As for `read_corpus`.
         renderings: As for `read_corpus`.
-        dimension: Shown first; None is the one that the most sets have.
+        dimension: Shown first; None is the one that tells most (`most_telling`).
         k: Dimensions per text shown first, or fraction of d.
         top: Sentences, and tokens of each direction.
 
@@ -49,27 +44,25 @@ def explore_dimensions(
         MissingTranslationError: As for `read_corpus`.
     """
     corpus = read_corpus(source, texts, renderings)
-    known: list[DimensionFacts] = []
 
     def update(state: State, progress: Progress) -> View:
         facts = dimension_facts(corpus, **state, top=top)
-        known[:] = [facts]
-        hint = "<p>Click a point of the upper plot to see its dimension.</p>"
+        hint = "<p>Click a point of the upper plots to see its dimension.</p>"
         return View(dimension_figure(facts), dimension_text(facts) + hint)
 
     def python(state: State) -> str:
         read = f"study, {texts!r}" if isinstance(source, Study) else "dysem, texts, renderings"
         chosen = ", ".join(f"{name}={value!r}" for name, value in state.items())
         return (
-            "from dysem_lab.questions import dimension as de; de.dimension_figure("
-            f"de.dimension_facts(de.read_corpus({read}), {chosen}, top={top}))"
+            f"import dysem_lab as dl; dl.dimension(dl.read_corpus({read}), {chosen}, "
+            f"top={top}).figure"
         )
 
     d_model, m = corpus.lens.d_model, len(corpus.languages)
     component, setting = corpus.components[0], corpus.settings[0]
     settings: dict[str, Any] = {"component": component, "setting": setting, "m": m}
     settings["k"] = resolve_k(k, d_model)
-    first = dimension_facts(corpus, dimension, **settings, top=top).dimension
+    first = most_telling(corpus, **settings) if dimension is None else dimension
     panel = Panel(
         {
             "dimension": slider("Dimension", first, 0, d_model - 1),
@@ -83,13 +76,13 @@ def explore_dimensions(
         "dimension",
     ).refresh()
 
-    def choose(trace: object, points: Any, state: object) -> None:
-        if points.point_inds and known:
-            order = by_frequency(known[0].frequency)
-            panel.controls["dimension"].value = order[points.point_inds[0]]
+    def choose(trace: Any, points: Any, state: object) -> None:
+        if points.point_inds:
+            panel.controls["dimension"].value = int(trace.customdata[points.point_inds[0]])
 
-    for trace in panel.plot.data[:1]:
-        trace.on_click(choose)
+    for trace in panel.plot.data:
+        if trace.xaxis in ("x", "x2") and trace.customdata is not None:
+            trace.on_click(choose)
     return panel
 
 

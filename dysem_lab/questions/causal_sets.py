@@ -163,11 +163,11 @@ def draw_of_norm(
     return torch.zeros_like(joined).scatter(-1, order, joined)
 
 
-def rotation(d_model: int, seed: int) -> Float[Tensor, "d d"]:
-    """Return a random rotation (or reflection), uniform over all of them.
+def rotation(d_model: int, seed: int, n_columns: int | None = None) -> Float[Tensor, "d r"]:
+    """Return a random rotation (or reflection), uniform over all of them, or columns of one.
 
     Source: Mezzadri, How to generate random matrices from the classical compact groups, 2007.
     """
-    square = torch.randn(d_model, d_model, generator=torch.Generator().manual_seed(seed))
-    Q, R = torch.linalg.qr(square.double())
+    generator = torch.Generator().manual_seed(seed)
+    Q, R = torch.linalg.qr(torch.randn(d_model, n_columns or d_model, generator=generator).double())
     return (Q * R.diagonal().sign()).float()

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from dysem_lab.attribution import shares_of_mean_cosine
 from dysem_lab.consensus import consensus_set, resolve_k
 from dysem_lab.display import Progress, silent
 from dysem_lab.encoders.dysem import DySem, language_vectors
@@ -15,9 +17,24 @@ from dysem_lab.inputs import by_language, checked
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.readout import READ
 from dysem_lab.prompts import SETTINGS, TEMPLATES
+from dysem_lab.questions.causal_sets import rotation
 from dysem_lab.questions.grid import check_ms
 from dysem_lab.questions.study import Study
 from dysem_lab.translation.renderings import rendered
+
+N_ROTATIONS = 20
+
+
+class Measured(NamedTuple):
+    """What is measured of each dimension of a corpus, or of its rotations, the largest first there.
+
+    Attributes:
+        frequency: Share of the texts whose S(x) has it.
+        share: Of the mean cosine of two texts' v, the mean over the languages.
+    """
+
+    frequency: Float[Tensor, "*rotations d"]
+    share: Float[Tensor, "*rotations d"]
 
 
 @dataclass(eq=False)
@@ -40,6 +57,7 @@ class Corpus:
     said: str
     label: str = "texts"
     _sets: dict[tuple[object, ...], Tensor] = field(default_factory=dict, repr=False)
+    _rotated: dict[tuple[object, ...], Measured] = field(default_factory=dict, repr=False)
 
     @property
     def settings(self) -> list[str]:
@@ -77,6 +95,44 @@ class Corpus:
             self._sets.clear()
             self._sets[key] = consensus_set(self.read(component, setting, m), key[-1])
         return self._sets[key]
+
+    def measured(self, component: str, setting: str, m: int, k: int | float) -> Measured:
+        """Return what is measured of each dimension.
+
+        Raises:
+            InputError: As for `sets`.
+        """
+        vectors = self.read(component, setting, m)
+        return _measured(vectors, self.sets(component, setting, m, k))
+
+    def rotated(self, component: str, setting: str, m: int, k: int | float) -> Measured:
+        """Return the same of `N_ROTATIONS` random rotations of the space, each sorted.
+
+        The dimensions of a rotation are directions at random, of which S(x) is chosen in the same
+        way: no one of them is a dimension of the corpus, but each has a place. The last ones are
+        kept.
+
+        Raises:
+            InputError: As for `sets`.
+        """
+        vectors = self.read(component, setting, m)
+        key = (component, setting, m, resolve_k(k, self.lens.d_model))
+        if key not in self._rotated:
+            # Of a rotation only what it makes of the vectors' span is needed.
+            span, coordinates = torch.linalg.qr(vectors.flatten(0, 1).T.double())
+            found = []
+            for seed in range(N_ROTATIONS):
+                frame = rotation(len(span), seed, span.shape[1]).double()
+                turned = (coordinates.T @ frame.T).float().view_as(vectors)
+                of = _measured(turned, consensus_set(turned, key[-1]))
+                found.append([values.sort(descending=True).values for values in of])
+            self._rotated.clear()
+            self._rotated[key] = Measured(*map(torch.stack, zip(*found, strict=True)))
+        return self._rotated[key]
+
+
+def _measured(vectors: Float[Tensor, "n m d"], sets: Bool[Tensor, "n d"]) -> Measured:
+    return Measured(sets.float().mean(0), shares_of_mean_cosine(vectors.mean(1)).float())
 
 
 def read_corpus(

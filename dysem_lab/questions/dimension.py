@@ -1,26 +1,26 @@
-"""What is one dimension? Its sentences, its logit lens, its languages, how often S(x) has it.
+"""What is one dimension? Its sentences, its words, how often S(x) has it, what it adds to a cosine.
 
-Dimensions are counted from 0.
+And is that its own, or does a random rotation of the space have such a dimension too? Dimensions
+are counted from 0.
 """
 
 import html
+import math
 import textwrap
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
-from jaxtyping import Float
 from plotly.subplots import make_subplots
 from torch import Tensor
 
 from dysem_lab.data.languages import language as language_named
-from dysem_lab.errors import InputError
-from dysem_lab.inputs import whole_number
-from dysem_lab.models.readout import DEMOTED, PROMOTED, dimension_index, dimension_lens, label
+from dysem_lab.models.readout import DEMOTED, PROMOTED, label
 from dysem_lab.questions.corpus import Corpus, read_corpus
-from dysem_lab.questions.finding import Facts, Finding
+from dysem_lab.questions.dimension_facts import DimensionFacts, by_size, dimension_facts
+from dysem_lab.questions.finding import Finding
 from dysem_lab.questions.study import Study
-from dysem_lab.questions.style import PALETTE, SYMBOLS, layout, superscript
+from dysem_lab.questions.style import PALETTE, SYMBOLS, band, layout, superscript
 
 LOGIT_LENS = {
     "stream": "what one more RMS of the stream in dimension j adds to a token's logit, compared "
@@ -30,6 +30,7 @@ LOGIT_LENS = {
     "token: W_U[t, j] minus its mean over all tokens t (this vector is after the final norm)",
 }
 WIDTH = 110  # characters of a sentence in the figure
+ROTATED_COLOUR = PALETTE[6]
 
 
 def dimension(
@@ -56,150 +57,59 @@ def dimension(
     return Finding(kind, dimension_table(known), figure, caption, known.measured_on)
 
 
-class DimensionFacts(NamedTuple):
-    """What is known of one dimension of a corpus.
-
-    Attributes:
-        dimension: j, from 0.
-        component: Of which vector.
-        frequency: Share of the texts whose S(x) has each dimension, float32 ``[d]``.
-        sentences: The texts with the largest mean over the languages: ``rank``, ``text``,
-            ``value`` (s̄_j), ``selected`` (whether j is in S(x)), ``positive`` (codes of the
-            languages in which s_j > 0, joined by "/").
-        languages: One row per ``language``: ``positive`` (share of the texts with s_j > 0),
-            ``value`` (mean of s_j over the texts).
-        tokens: From `dimension_lens`.
-        settings: component, setting, m and k.
-        measured_on: Model, data, languages and settings.
-    """
-
-    dimension: int
-    component: str
-    frequency: Float[Tensor, " d"]
-    sentences: pd.DataFrame
-    languages: pd.DataFrame
-    tokens: pd.DataFrame
-    settings: dict[str, Any]
-    measured_on: Facts
-
-
-def dimension_facts(
-    corpus: Corpus,
-    dimension: int | None = None,
-    *,
-    component: str = "attn",
-    setting: str = "english",
-    m: int | None = None,
-    k: int | float = 0.25,
-    top: int = 10,
-) -> DimensionFacts:
-    """Return what is known of one dimension.
-
-    Args:
-        corpus: From `read_corpus`.
-        dimension: j, from 0; None is the one that the most sets have.
-        component: Vector, one of `READ` that the corpus has.
-        setting: Prompt setting.
-        m: The first so many languages; None is all.
-        k: Dimensions per text, or fraction of d.
-        top: Sentences, and tokens of each direction.
-
-    Raises:
-        InputError: A name that the corpus does not have; m, k or the dimension out of range; `top`
-            below 1.
-    """
-    m = len(corpus.languages) if m is None else m
-    if whole_number(top) is None or top < 1:
-        raise InputError(f"top must be a whole number from 1, got {top!r}")
-    vectors = corpus.read(component, setting, m)
-    sets = corpus.sets(component, setting, m, k)
-    frequency = sets.float().mean(0)
-    j = dimension_index(int(frequency.argmax()) if dimension is None else dimension, len(frequency))
-    values, codes = vectors[:, :, j], corpus.languages[:m]
-    mean = values.mean(1)
-    best = mean.sort(descending=True, stable=True).indices[:top].tolist()
-    sentences = pd.DataFrame(
-        {
-            "rank": rank,
-            "text": corpus.texts[row],
-            "value": float(mean[row]),
-            "selected": bool(sets[row, j]),
-            "positive": "/".join(
-                code for code, value in zip(codes, values[row].tolist(), strict=True) if value > 0
-            ),
-        }
-        for rank, row in enumerate(best, 1)
-    )
-    languages = pd.DataFrame(
-        {
-            "language": codes,
-            "positive": (values > 0).float().mean(0).tolist(),
-            "value": values.mean(0).tolist(),
-        }
-    )
-    settings = {"component": component, "setting": setting, "m": m, "k": k}
-    return DimensionFacts(
-        j,
-        component,
-        frequency,
-        sentences,
-        languages,
-        dimension_lens(corpus.lens, j, component, top),
-        settings,
-        Facts(
-            corpus.lens.facts,
-            f"{corpus.said}, {'/'.join(codes)}, {setting}, k = {k:g}",
-            corpus.label,
-            len(corpus.texts),
-            recorded={"asked": {"dimension": j, **settings, "languages": list(codes), "top": top}},
-        ),
-    )
-
-
 def dimension_figure(facts: DimensionFacts) -> go.Figure:
-    """Return how often each dimension is selected, and what is known of one.
+    """Return how often each dimension is selected, what it adds, and what is known of one.
+
+    A grey band is what the dimension of the same place has in random rotations.
 
     Args:
         facts: From `dimension_facts`.
     """
     j, d = facts.dimension, len(facts.frequency)
+    half, third = [{"colspan": 3}, None, None], [{"colspan": 2}, None]
     figure = make_subplots(
         rows=3,
-        cols=3,
-        specs=[[{"colspan": 3}, None, None], [{}, {}, {}], [{"colspan": 3}, None, None]],
+        cols=6,
+        specs=[[*half, *half], [*third, *third, *third], [{"colspan": 6}, *[None] * 5]],
         row_heights=[0.27, 0.34, 0.39],
         vertical_spacing=0.1,
         horizontal_spacing=0.08,
         subplot_titles=[
-            f"in S(x) of {facts.frequency[j]:.1%} of the texts",
+            f"in S(x) of {facts.frequency[j]:.1%} of the texts (grey: in rotations)",
+            f"{_percent(facts.share[j])} of the mean cosine (grey: in rotations)",
             "positive, share of the texts",
             "tokens promoted",
             "tokens demoted",
             "sentences with the largest values (pale: not in S(x))",
         ],
     )
-    order = by_frequency(facts.frequency)
-    figure.add_scatter(
-        x=list(range(1, d + 1)),
-        y=facts.frequency[order].tolist(),
-        mode="markers",
-        marker={"size": 5, "color": PALETTE[1]},
-        customdata=order,
-        hovertemplate="dimension %{customdata}: %{y:.1%}<extra></extra>",
-        showlegend=False,
-        row=1,
-        col=1,
-    )
-    figure.add_scatter(
-        x=[order.index(j) + 1],
-        y=[float(facts.frequency[j])],
-        mode="markers",
-        marker={"size": 13, "color": PALETTE[0], "symbol": "diamond"},
-        hovertemplate=f"dimension {j}: %{{y:.1%}}<extra></extra>",
-        showlegend=False,
-        row=1,
-        col=1,
-    )
+    for column, values, rotated in (
+        (1, facts.frequency, facts.rotated.frequency),
+        (4, facts.share, facts.rotated.share),
+    ):
+        order = by_size(values)
+        places, where = pd.Series(range(1, d + 1)), {"row": 1, "col": column}
+        low, high = (pd.Series(of.numpy()) for of in (rotated.amin(0), rotated.amax(0)))
+        figure.add_scatter(
+            x=places,
+            y=values[order].tolist(),
+            mode="markers",
+            marker={"size": 5, "color": PALETTE[1]},
+            customdata=order,
+            hovertemplate="dimension %{customdata}: %{y:.2%}<extra></extra>",
+            showlegend=False,
+            **where,
+        )
+        band(figure, places, low, high, ROTATED_COLOUR, 0.35, **where)
+        figure.add_scatter(
+            x=[order.index(j) + 1],
+            y=[float(values[j])],
+            mode="markers",
+            marker={"size": 13, "color": PALETTE[0], "symbol": "diamond"},
+            hovertemplate=f"dimension {j}: %{{y:.2%}}<extra></extra>",
+            showlegend=False,
+            **where,
+        )
     names = [language_named(code).name for code in facts.languages["language"]]
     bars = {"orientation": "h", "showlegend": False}
     figure.add_bar(
@@ -212,9 +122,7 @@ def dimension_figure(facts: DimensionFacts) -> go.Figure:
         col=1,
         **bars,
     )
-    for column, (direction, colour) in enumerate(
-        ((PROMOTED, PALETTE[0]), (DEMOTED, PALETTE[1])), 2
-    ):
+    for column, (direction, colour) in enumerate(((PROMOTED, PALETTE[0]), (DEMOTED, PALETTE[1]))):
         part = facts.tokens[facts.tokens["direction"] == direction]
         figure.add_bar(
             x=part["effect"].abs(),
@@ -225,7 +133,7 @@ def dimension_figure(facts: DimensionFacts) -> go.Figure:
             cliponaxis=False,
             hovertemplate="%{text}<extra></extra>",
             row=2,
-            col=column,
+            col=3 + 2 * column,
             **bars,
         )
     figure.add_bar(
@@ -257,11 +165,21 @@ def dimension_figure(facts: DimensionFacts) -> go.Figure:
     )
     n_tokens, n_sentences = facts.tokens["rank"].max(), len(facts.sentences)
     longest = 2.1 * facts.tokens["effect"].abs().max()
-    figure.update_xaxes(title=f"the {d} dimensions, the most frequent first", row=1)
-    figure.update_yaxes(tickformat=".0%", rangemode="tozero", row=1)
+    figure.update_xaxes(title=f"place among the {d} dimensions", row=1)
+    figure.update_yaxes(tickformat=".0%", rangemode="tozero", row=1, col=1)
+    log: dict[str, Any] = {"type": "log", "row": 1, "col": 4}
+    figure.update_xaxes(dtick=1, **log)
+    lowest = min(-6, math.floor(math.log10(max(float(facts.share[j]), 1e-12))))
+    decades = list(range(0, lowest - 1, -2))
+    figure.update_yaxes(
+        range=[lowest - 0.3, 0.3],
+        tickvals=[10.0**of for of in decades],
+        ticktext=[f"{100 * 10.0**of:.10g}%" for of in decades],
+        **log,
+    )
     figure.update_xaxes(range=[0, 1], tickformat=".0%", row=2, col=1)
     figure.update_yaxes(autorange="reversed", row=2, col=1)
-    for column in (2, 3):
+    for column in (3, 5):
         figure.update_xaxes(
             range=[0, longest], showticklabels=False, showgrid=False, row=2, col=column
         )
@@ -277,39 +195,84 @@ def dimension_figure(facts: DimensionFacts) -> go.Figure:
     return layout(figure, title, facts.measured_on, height)
 
 
-def by_frequency(frequency: Float[Tensor, " d"]) -> list[int]:
-    """Return the dimensions in the order of the figure: the most frequent first."""
-    return frequency.sort(descending=True, stable=True).indices.tolist()
+def survival(facts: DimensionFacts) -> str:
+    """Return in a sentence whether what is measured of a dimension is its own.
+
+    What lies within the range of the random rotations survives them: each has a dimension like it.
+    What lies outside belongs to this dimension of the model's own basis.
+    """
+    said = []
+    for of, where in zip(facts.measures, ("of the texts", "of their mean cosine"), strict=True):
+        verdict = "it survives, any basis has one like it"
+        if not of.survives:
+            most = "more" if of.here > of.high else "less"
+            verdict = f"{most} than in any rotation, so it is this basis's own"
+        ends = list(dict.fromkeys(map(_percent, (of.low, of.high))))
+        said.append(f"{' to '.join(ends)} {where} ({_percent(of.here)} here: {verdict})")
+    return (
+        f"Does it survive a rotation? In {len(facts.rotated.share)} random rotations of the space "
+        f"the dimension of the same place is in S(x) of {said[0]}, and has {said[1]}."
+    )
+
+
+def _percent(share: float | Tensor) -> str:
+    """Return a share with as many digits as it needs."""
+    number = 100 * float(share)
+    return f"{number:.3g}%" if number < 10 else f"{number:.1f}%"
 
 
 def dimension_table(facts: DimensionFacts) -> pd.DataFrame:
-    """Return sentences, languages and tokens of a dimension in one table.
+    """Return what is measured of a dimension, its sentences, languages and tokens in one table.
 
-    Columns: ``kind`` ("sentence", "language", "token promoted", "token demoted"), ``rank``,
-    ``name`` (the sentence, the code, the token), ``value`` (s̄_j, the mean of s_j over the texts,
-    the effect on the logit), ``selected`` (whether j is in the sentence's S(x)), ``positive`` (the
-    languages in which the sentence has s_j > 0; the share of the texts that have it).
+    Columns: ``kind`` ("measure", "sentence", "language", "token promoted", "token demoted"),
+    ``rank`` (of a measure, the place among the dimensions), ``name`` (the measure, the sentence,
+    the code, the token), ``value`` (the measure, s̄_j, the mean of s_j over the texts, the effect on
+    the logit), ``selected`` (whether j is in the sentence's S(x)), ``positive`` (the languages in
+    which the sentence has s_j > 0; the share of the texts that have it), ``rotated_low`` and
+    ``rotated_high`` (of a measure: the least and the most that the dimension of the same place has
+    in the random rotations).
     """
+    measures = [
+        {
+            "kind": "measure",
+            "rank": of.place,
+            "name": of.name,
+            "value": of.here,
+            "rotated_low": of.low,
+            "rotated_high": of.high,
+        }
+        for of in facts.measures
+    ]
     sentences = facts.sentences.rename(columns={"text": "name"}).assign(kind="sentence")
     languages = facts.languages.rename(columns={"language": "name"}).assign(kind="language")
     tokens = facts.tokens.rename(columns={"token": "name", "effect": "value"})
-    parts = [sentences, languages, tokens.assign(kind="token " + tokens["direction"])]
+    parts = [
+        pd.DataFrame(measures),
+        sentences,
+        languages,
+        tokens.assign(kind="token " + tokens["direction"]),
+    ]
     columns = ["kind", "rank", "name", "value", "selected", "positive"]
+    columns += ["rotated_low", "rotated_high"]
     return pd.concat(
         [part.reindex(columns=columns).astype(object) for part in parts], ignore_index=True
     )
 
 
 def _said(facts: DimensionFacts, lens: str) -> str:
-    """Return how frequent a dimension is, and its tokens."""
-    j, place = facts.dimension, by_frequency(facts.frequency).index(facts.dimension) + 1
+    """Return how frequent a dimension is, what it adds, and its tokens."""
+    j, d, (selected, share) = facts.dimension, len(facts.frequency), facts.measures
     tokens = {
         direction: ", ".join(label(token) for token in part["token"])
         for direction, part in facts.tokens.groupby("direction", sort=False)
     }
+    agreed = ""
+    if len(facts.languages) > 1:
+        agreed = f"; {facts.agreement[j]:.0%} of its variance lies between texts, not languages"
     return (
-        f"is in S(x) of {facts.frequency[j]:.1%} of the texts (place {place} of "
-        f"{len(facts.frequency)}). {lens}: promotes {tokens[PROMOTED]}; demotes {tokens[DEMOTED]}."
+        f"is in S(x) of {selected.here:.1%} of the texts (place {selected.place} of {d}) and has "
+        f"{_percent(share.here)} of their mean cosine (place {share.place}){agreed}. "
+        f"{survival(facts)} {lens}: promotes {tokens[PROMOTED]}; demotes {tokens[DEMOTED]}."
     )
 
 

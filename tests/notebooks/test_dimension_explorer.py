@@ -1,5 +1,7 @@
 """Facts of one dimension, against naive loops and a hand-made unembedding."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from plotly.callbacks import Points
@@ -14,14 +16,9 @@ from dysem_lab.models.readout import dimension_lens, norm_weight
 from dysem_lab.models.record import counted
 from dysem_lab.models.store import VectorStore
 from dysem_lab.prompts import templates
-from dysem_lab.questions.corpus import read_corpus
-from dysem_lab.questions.dimension import (
-    by_frequency,
-    dimension,
-    dimension_facts,
-    dimension_figure,
-    dimension_text,
-)
+from dysem_lab.questions.corpus import Corpus, read_corpus
+from dysem_lab.questions.dimension import dimension, dimension_figure, dimension_text, survival
+from dysem_lab.questions.dimension_facts import by_size, dimension_facts
 from dysem_lab.questions.study import Study
 from tests.notebooks.test_attention_explorer import passes
 from tests.reference import read
@@ -161,19 +158,21 @@ def test_a_study_and_an_estimator_give_the_same_facts(study, tiny_lens):
         )
         assert a.frequency.tolist() == b.frequency.tolist()
         assert a.sentences["text"].tolist() == b.sentences["text"].tolist()
-    most = dimension_facts(of_study, k=8)
-    assert most.frequency[most.dimension] == most.frequency.max()
 
 
 def test_the_figure_shows_the_facts(study):
     facts = dimension_facts(read_corpus(study), 5, k=8, top=3)
     figure = dimension_figure(facts)
-    points, chosen, languages, promoted, demoted, sentences, _ = figure.data
-    order = by_frequency(facts.frequency)
+    points, band, chosen, shares, _, largest, languages, promoted, demoted, *rest = figure.data
+    sentences, order = rest[0], by_size(facts.frequency)
     assert sorted(order) == list(range(32))
     assert list(points.customdata) == order
     assert list(points.y) == sorted(facts.frequency.tolist(), reverse=True)
     assert order[chosen.x[0] - 1] == 5
+    low, high = facts.rotated.frequency.amin(0).tolist(), facts.rotated.frequency.amax(0).tolist()
+    assert list(band.y) == high + low[::-1]
+    assert list(shares.y) == sorted(facts.share.tolist(), reverse=True)
+    assert shares.customdata[largest.x[0] - 1] == 5
     assert list(languages.y) == ["English", "French", "Japanese"]
     assert list(languages.x) == facts.languages["positive"].tolist()
     effects = facts.tokens["effect"].tolist()
@@ -272,3 +271,91 @@ def test_the_embedded_model_promotes_readable_tokens(embedded):
     assert table["effect"].tolist()[0] == pytest.approx(effect.max().item(), rel=1e-3)
     for row in table.itertuples():
         assert lens.tokenizer.decode([row.id]).strip() == row.token.strip() or "⟨" in row.token
+
+
+def test_shares_and_agreement_by_loops(study):
+    corpus = read_corpus(study)
+    facts = dimension_facts(corpus, 5, m=2, k=8)
+    vectors = corpus.vectors["english", "attn"][:, :2].double()
+    v = [text.mean(0) for text in vectors]
+    unit = [x / x.norm() for x in v]
+    terms = sum(x * y for x in unit for y in unit)  # of the cosines of all pairs, by dimension
+    torch.testing.assert_close(facts.share.double(), terms / terms.sum(), atol=1e-6, rtol=1e-5)
+    for j in (0, 5, 31):
+        values = [[float(s[j]) for s in text] for text in vectors]
+        means = [sum(row[code] for row in values) / len(values) for code in (0, 1)]
+        less = [[row[code] - means[code] for code in (0, 1)] for row in values]
+        between = sum(((a + b) / 2) ** 2 for a, b in less)
+        total = sum((a * a + b * b) / 2 for a, b in less)
+        assert float(facts.agreement[j]) == pytest.approx(between / total, abs=1e-5)
+
+
+def test_first_comes_a_dimension_of_half_the_texts_on_which_the_languages_agree(study):
+    corpus = read_corpus(study)
+    facts = dimension_facts(corpus, k=8)
+    telling = [
+        4 * f * (1 - f) * a
+        for f, a in zip(facts.frequency.tolist(), facts.agreement.tolist(), strict=True)
+    ]
+    assert facts.dimension == max(range(32), key=telling.__getitem__)
+    one = DySem(study.lens, "en")
+    assert 0 <= dimension_facts(read_corpus(one, TEXTS)).dimension < 32
+    assert dimension_facts(read_corpus(one, TEXTS[:1]), k=8).agreement.isfinite().all()
+
+
+@pytest.mark.parametrize("n", [4, 40])  # fewer vectors than dimensions, and more
+def test_rotations_are_those_of_the_whole_space(n):
+    torch.manual_seed(0)
+    vectors = torch.randn(n, 2, 16) + torch.randn(16)
+    codes, lens = ("en", "fr"), SimpleNamespace(d_model=16)
+    corpus = Corpus(lens, ["A."] * n, codes, {("s", "c"): vectors}, "texts")
+    rotated = corpus.rotated("c", "s", 2, 5)
+    assert rotated.frequency.shape == rotated.share.shape == (20, 16)
+    # A rotation keeps every product, so the unit vectors' mean is as long as before.
+    assert torch.allclose(rotated.share.sum(1), torch.ones(20), atol=1e-5)
+    assert (rotated.share.diff() <= 0).all()
+    assert (rotated.frequency.diff() <= 0).all()
+    # Drawn in another way: whole rotations, of which the mean over many draws is compared.
+    draws = []
+    for seed in range(300):
+        Q = torch.linalg.qr(torch.randn(16, 16, generator=torch.Generator().manual_seed(seed))).Q
+        turned = vectors @ (Q * torch.randn(16).sign())
+        unit = torch.nn.functional.normalize(turned.mean(1), dim=-1).mean(0).square()
+        sets = (turned > 0).all(1) * turned.mean(1)
+        kth = sets.topk(5).values[:, -1:]
+        frequency = ((sets > 0) & (sets >= kth)).float().mean(0)
+        draws.append([(unit / unit.sum()).amax(), frequency.amax()])
+    share, frequency = torch.tensor(draws).mean(0)
+    spread = torch.tensor(draws).std(0) / 20**0.5
+    assert abs(float(rotated.share[:, 0].mean() - share)) < 4 * float(spread[0])
+    assert abs(float(rotated.frequency[:, 0].mean() - frequency)) < 4 * float(spread[1]) + 1e-6
+
+
+def test_a_dimension_of_the_basis_does_not_survive_and_a_random_one_does(tiny_lens):
+    torch.manual_seed(1)
+    vectors = torch.randn(12, 2, 32)
+    vectors[:, :, 3] += 40  # one dimension that all texts have
+
+    def corpus_of(vectors):
+        texts, kind = [f"Text {i}." for i in range(len(vectors))], ("english", "attn")
+        return Corpus(tiny_lens, texts, ("en", "fr"), {kind: vectors}, "texts")
+
+    corpus = corpus_of(vectors)
+    facts = dimension_facts(corpus, 3, k=8)
+    selected, share = facts.measures
+    assert (selected.place, share.place) == (1, 1)
+    assert selected.here == 1
+    assert share.here > 0.9 > share.high
+    assert not share.survives
+    said = survival(facts)
+    assert "In 20 random rotations of the space" in said
+    assert "of the texts (100.0% here: " in said
+    assert "here: more than in any rotation, so it is this basis's own)" in said
+    rotated = torch.linalg.qr(torch.randn(32, 32)).Q
+    turned = corpus_of(vectors @ rotated)
+    survivors = [dimension_facts(turned, j, k=8).measures[0].survives for j in range(32)]
+    assert sum(survivors) > 24
+    table = dimension(corpus, 3, k=8).table
+    rows = table[table["kind"] == "measure"]
+    assert rows["name"].tolist() == ["in S(x), share of the texts", "share of the mean cosine"]
+    assert (rows["rotated_low"] <= rows["rotated_high"]).all()

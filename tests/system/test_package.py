@@ -143,6 +143,7 @@ ORDER = [
     "questions.patching_picture",
     "questions.patching",
     "questions.corpus",
+    "questions.dimension_facts",
     "questions.dimension",
     "questions.layer_curves",
     "questions.pair_layers",
