@@ -19,6 +19,7 @@ from dysem_lab.joint import contributions, joint_set
 from dysem_lab.models.store import VectorStore
 from dysem_lab.questions.finding import Facts, Finding
 from dysem_lab.questions.style import DIVERGING, PALETTE, layout, with_gaps
+from dysem_lab.translation.renderings import rendered
 
 CHUNK = 32  # texts between two reports of progress
 N_LETTERS = 44  # of a sentence in a figure; the table beside it has it whole
@@ -160,6 +161,18 @@ class Corpus:
             InputError: An empty query.
             MissingTranslationError: A rendering is neither given nor to be had.
         """
+        columns = {code: [text] for code, text in self.of_query(query, renderings).items()}
+        key = (query, *(f"{code}: {text}" for code, (text,) in columns.items()))
+        if key not in self._queries:
+            self._queries[key] = self._encode([query], columns)
+        return self._queries[key]
+
+    def of_query(self, query: str, renderings: Mapping[str, str]) -> dict[str, str]:
+        """Return language → a query in it, as far as that is given or in the corpus.
+
+        Raises:
+            InputError: An empty query.
+        """
         if isinstance(query, str) and not has_words(query):
             raise InputError("the query is empty; type a sentence")
         checked([query], "query")
@@ -167,11 +180,23 @@ class Corpus:
         if query in self.texts:
             row = self.texts.index(query)
             known = {code: column[row] for code, column in self.renderings.items()}
-        columns = {code: [text] for code, text in {**known, **renderings}.items()}
-        key = (query, *(f"{code}: {text}" for code, (text,) in columns.items()))
-        if key not in self._queries:
-            self._queries[key] = self._encode([query], columns)
-        return self._queries[key]
+        return {**known, **renderings}
+
+    def in_languages(self, rows: Sequence[int]) -> dict[str, list[str]]:
+        """Return language → some of the texts in it, for each language that the encoder reads.
+
+        Raises:
+            MissingTranslationError: A rendering is neither given nor to be had.
+        """
+        texts = [self.texts[i] for i in rows]
+        given = {code: [column[i] for i in rows] for code, column in self.renderings.items()}
+        found = {self.language: texts}
+        for code in self.encoder.languages:
+            missing = f"the corpus is not given in {code!r}, and there is no translator"
+            found[code] = rendered(
+                texts, self.language, code, given, self.encoder.translator, missing
+            )
+        return found
 
     def _encode(self, texts: list[str], columns: Mapping[str, Sequence[str]]) -> SemanticVectors:
         return self.encoder.encode_renderings(

@@ -1,5 +1,6 @@
 """The search explorer: nearest texts by naive loops, encoding stopped and resumed, its panel."""
 
+import html
 import math
 import re
 
@@ -15,6 +16,8 @@ from dysem_lab.explorers.search_explorer import explore_search, nearest_text
 from dysem_lab.models.loading import load_model
 from dysem_lab.models.record import counted
 from dysem_lab.questions import search as question
+from dysem_lab.questions import why_near as reasons
+from dysem_lab.questions.why_near import why_near
 
 EN = ["A man plays.", "A woman sings.", "The sea is cold.", "He reads a book.", "Dogs bark."]
 FR = ["Un homme joue.", "Une femme chante.", "La mer est froide.", "Il lit.", "Les chiens aboient."]
@@ -237,3 +240,73 @@ def test_n_must_be_a_number_of_rows():
     for n in (0, True, 1.5):
         with pytest.raises(InputError, match="n must be a whole number of at least 1, got"):
             question.nearest(corpus, "a", n)
+
+
+def run_line(line, names):
+    """Return the value of the last of several statements in a line."""
+    *before, last = line.split("; ")
+    exec("; ".join(before), names)
+    return eval(last, names)
+
+
+def test_a_hit_is_explained_centred_on_the_corpus(tiny_lens):
+    corpus = {"en": EN, "fr": FR}
+    dysem = dl.DySem(tiny_lens, ("en", "fr"), k=8)
+    panel = explore_search(dysem, corpus, n=3).wait()
+    assert panel.controls["why"].value == ""  # on demand: the list alone runs nothing in parts
+    assert "▸" not in panel.text
+    table = question.search(dysem, corpus, EN[0], 3).table
+    for why, hit in (("token", 2), ("head", 2), ("block", 3), ("dimension", 3)):
+        panel.set(why=why, hit=hit).wait()
+        assert panel.message == ""
+        position = int(table["position"][hit - 1])
+        x, y = ({code: of[i] for code, of in corpus.items()} for i in (0, position))
+        other = "token" if why == "token" else None
+        expected = dl.explain(dysem, x, y, why, other, corpus, progress=False)
+        assert panel.figure.to_json() == expected.figure.to_json()
+        assert f"<td>▸ {hit}</td>" in panel.text
+        assert f"Hit {hit}: {html.escape(str(expected))}" in panel.text
+        assert ("dl-map" in panel.text) == (why == "token")
+        assert expected.encoder_similarity == pytest.approx(table["similarity"][hit - 1], abs=1e-5)
+        found = run_line(panel.python, {"encoder": dysem, "corpus": corpus})
+        assert found.figure.to_json() == panel.figure.to_json()
+    panel.set(n=1, why="head").wait()  # the last of the list, where it is shorter
+    assert "<td>▸ 1</td>" in panel.text
+    panel.set(why="").wait()
+    assert "▸" not in panel.text
+    assert len(run_line(panel.python, {"encoder": dysem, "corpus": corpus})) == 1
+
+
+def test_a_translator_renders_the_corpus_that_a_reason_is_centred_on(tiny_lens):
+    table = dl.ParallelTable({"en": [*EN, "A cat."], "fr": [*FR, "Un chat."]})
+    dysem = dl.DySem(tiny_lens, ("en", "fr"), table, k=8)
+    found = why_near(question.Corpus(dysem, EN), "A cat.", 3, "head")
+    x, y = {"en": "A cat.", "fr": "Un chat."}, {"en": EN[3], "fr": FR[3]}
+    expected = dl.explain(dysem, x, y, "head", centre={"en": EN, "fr": FR}, progress=False)
+    assert found.table.equals(expected.table)
+    typed = why_near(question.Corpus(dysem, EN), "A cat.", 3, "head", {"fr": "Le chat."})
+    assert typed.similarity != found.similarity
+
+
+def test_a_large_corpus_is_centred_on_a_sample_of_it(tiny_lens, monkeypatch):
+    seen = {}
+
+    def spy(encoder, x, y, by, other, centre, **options):
+        seen["centre"] = centre["en"]
+
+    monkeypatch.setattr(reasons, "explain", spy)
+    texts = [f"Text {i}." for i in range(reasons.N_CENTRE + 9)]
+    why_near(question.Corpus(dl.PromptEncoder(tiny_lens), texts), "A.", 2, "head")
+    assert len(set(seen["centre"])) == reasons.N_CENTRE
+    assert set(seen["centre"]) < set(texts)
+
+
+def test_an_encoder_without_parts_is_explained_by_dimension(tiny_lens):
+    panel = explore_search(dl.MeanPooling(tiny_lens), EN).wait()
+    assert [by for _, by in panel.controls["why"].options] == ["", "dimension"]
+    panel.set(why="dimension", hit=2).wait()
+    assert panel.message == ""
+    with pytest.raises(InputError, match="position must be between 0 and 4, got 5"):
+        why_near(question.Corpus(dl.MeanPooling(tiny_lens), EN), EN[0], 5)
+    one = why_near(question.Corpus(dl.PromptEncoder(tiny_lens), ["A."]), "B.", 0, "head")
+    assert "not centred" in str(one.facts)  # one text has no mean

@@ -137,6 +137,7 @@ ORDER = [
     "questions.steered",
     "questions.contrast_effect",
     "questions.search",
+    "questions.why_near",
     "questions.pair_view",
     "questions.pair",
     "questions.scale",
