@@ -58,9 +58,9 @@ def explore_search(
     controls = {
         "query": text_box("Query", query),
         "renderings": text_box("Its translations", rows=3, example=EXAMPLE),
-        "n": slider("Sentences", min(n, n_most), 1, n_most),
         "why": menu("Explain", _reasons(encoder), ""),
         "hit": slider("Hit", min(1 + (query in encoded.texts), n_most), 1, n_most),
+        "n": slider("Sentences", min(n, n_most), 1, n_most),
     }
     empty_when_it_changes(controls["query"], controls["renderings"])
     shown: dict[str, int] = {}  # the position of the hit that is explained

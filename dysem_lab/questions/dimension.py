@@ -259,30 +259,32 @@ def dimension_table(facts: DimensionFacts) -> pd.DataFrame:
     )
 
 
-def _said(facts: DimensionFacts, lens: str) -> str:
-    """Return how frequent a dimension is, what it adds, and its tokens."""
+def _measured(facts: DimensionFacts) -> str:
+    """Return how frequent a dimension is, what it adds, and whether the languages agree on it."""
     j, d, (selected, share) = facts.dimension, len(facts.frequency), facts.measures
-    tokens = {
-        direction: ", ".join(label(token) for token in part["token"])
-        for direction, part in facts.tokens.groupby("direction", sort=False)
-    }
     agreed = ""
     if len(facts.languages) > 1:
         agreed = f"; {facts.agreement[j]:.0%} of its variance lies between texts, not languages"
     return (
         f"is in S(x) of {selected.here:.1%} of the texts (place {selected.place} of {d}) and has "
-        f"{_percent(share.here)} of their mean cosine (place {share.place}){agreed}. "
-        f"{survival(facts)} {lens}: promotes {tokens[PROMOTED]}; demotes {tokens[DEMOTED]}."
+        f"{_percent(share.here)} of their mean cosine (place {share.place}){agreed}."
     )
 
 
 def dimension_caption(facts: DimensionFacts) -> str:
     """Return the numbers of a dimension as one line."""
-    return f"Dimension {facts.dimension} of {SYMBOLS[facts.component]} {_said(facts, 'Logit lens')}"
+    tokens = {
+        direction: ", ".join(label(token) for token in part["token"])
+        for direction, part in facts.tokens.groupby("direction", sort=False)
+    }
+    return (
+        f"Dimension {facts.dimension} of {SYMBOLS[facts.component]} {_measured(facts)} "
+        f"{survival(facts)} Logit lens: promotes {tokens[PROMOTED]}; demotes {tokens[DEMOTED]}."
+    )
 
 
 def dimension_text(facts: DimensionFacts) -> str:
-    """Return the numbers of a dimension as HTML, and what its logit lens is."""
+    """Return the numbers of a dimension as HTML, and what the logit lens of the figure is."""
     rows = "".join(
         f'<tr><td>{row.rank}</td><td dir="auto">{html.escape(row.text)}</td>'
         f"<td>{row.value:.4g}</td><td>{'yes' if row.selected else 'no'}</td>"
@@ -291,7 +293,8 @@ def dimension_text(facts: DimensionFacts) -> str:
     )
     computed = LOGIT_LENS["final" if facts.component == "final" else "stream"]
     return (
-        f"<p><b>Dimension {facts.dimension}</b> {_said(facts, f'Logit lens ({computed})')}</p>"
+        f"<p><b>Dimension {facts.dimension}</b> {_measured(facts)}</p><p>{survival(facts)}</p>"
         "<table><thead><tr><th></th><th>Sentence</th><th>value</th><th>in S(x)</th>"
         f"<th>positive in</th></tr></thead><tbody>{rows}</tbody></table>"
+        f"<p><small>Tokens promoted and demoted, by the logit lens: {computed}.</small></p>"
     )
