@@ -19,6 +19,7 @@ from dysem_lab.explorers.renderings import (
 from dysem_lab.inputs import by_language, checked, names_of, one_of
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.places import Place
+from dysem_lab.models.readout import label
 from dysem_lab.prompts import SETTINGS, TEMPLATE_NAMES, TEMPLATES
 from dysem_lab.questions.causal_sets import OWN
 from dysem_lab.questions.patching import Exchange
@@ -26,6 +27,7 @@ from dysem_lab.questions.patching_picture import SETS, Effect, caption, figure
 from dysem_lab.translation.translate import Translator
 
 NAMES = {OWN: "S(x): positive in every language", "largest |v|": "as many of the largest |v|"}
+N_WORDS = 3  # of each set in the list
 
 
 def explore_patch(
@@ -80,8 +82,8 @@ def explore_patch(
     typed = "\n".join(f"{code}: {text}" for code, text in given.items() if code != language)
     controls = {
         "donor": text_box("Donor", donor),
+        "renderings": text_box("Its translations", typed, rows=3, example=EXAMPLE),
         "receiver": text_box("Receiver", receiver),
-        "renderings": text_box("Translations of the donor", typed, rows=3, example=EXAMPLE),
         "languages": text_box("Languages", ", ".join(codes)),
         "layer": slider("Block", layer + 1, 1, n_layers),
         "dimensions": menu("Set", [(NAMES[name], name) for name in SETS], dimensions),
@@ -131,15 +133,16 @@ def explore_patch(
 
 def effect_text(effect: Effect, dimensions: str) -> str:
     """Return the numbers of an effect as HTML."""
+    words = effect.tokens[effect.tokens["rank"] <= N_WORDS]
+    said = words["token"].map(label) + words["probability"].map(" {:.2f}".format)
+    first = said.groupby(words["set"]).agg(", ".join)
     rows = "".join(
-        f"<tr><td>{html.escape(row.set)}</td><td>{row.n_dims:.0f}</td>"
-        f"<td>{row.moved:.2f}</td><td>{row.to_donor:.3f}</td><td>{row.to_receiver:.3f}</td>"
-        f'<td dir="auto">{row.tokens}</td></tr>'
+        f"<tr><td>{html.escape(row.set)}</td><td>{row.n_dims:.0f}</td><td>{row.moved:.2f}</td>"
+        f"<td>{row.to_donor:.3f}</td><td>{row.to_receiver:.3f}</td><td>{first[row.set]}</td></tr>"
         for row in effect.table.dropna(subset="n_dims").itertuples()
     )
     return (
-        f"<p>{caption(effect, dimensions)}</p><table><thead><tr>"
-        "<th>Patched</th><th>dimensions</th><th>way</th><th>cosine with the donor's h<sup>L</sup>"
-        f"</th><th>with the receiver's</th><th>next words</th></tr></thead><tbody>{rows}</tbody>"
-        "</table>"
+        f"<p>{caption(effect, dimensions)}</p><table><thead><tr><th>Patched</th><th>of d</th>"
+        "<th>way</th><th>cosine to donor</th><th>to receiver</th><th>next words</th></tr></thead>"
+        f"<tbody>{rows}</tbody></table>"
     )

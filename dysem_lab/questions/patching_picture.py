@@ -51,11 +51,11 @@ def figure(effect: Effect, dimensions: str = OWN) -> go.Figure:
     table = effect.table.set_index("set")
     n_draws, top = int(table.loc[SIZE, "n_draws"]), int(effect.tokens["rank"].max())
     passes = {
-        RECEIVER: "receiver as it is",
-        dimensions: f"patched: {dimensions}",
-        SIZE: f"random sets (mean of {n_draws})",
-        WHOLE: "patched: whole vector",
-        DONOR: "donor as it is",
+        RECEIVER: "receiver",
+        dimensions: dimensions,
+        SIZE: f"{n_draws} random sets",
+        WHOLE: "whole vector",
+        DONOR: "donor",
     }
     sets = [name for name in SHOWN if name == dimensions or name not in SETS]
     heights = [ROW * top, ROW * len(sets)]
@@ -68,8 +68,8 @@ def figure(effect: Effect, dimensions: str = OWN) -> go.Figure:
         horizontal_spacing=0.02,
         subplot_titles=[
             *passes.values(),
-            "way to the donor's h<sup>L</sup> (0 receiver, 1 donor)",
-            "change of log p of the donor's word (nats)",
+            "way to the donor's h<sup>L</sup> (1: all of it)",
+            "gain of its first word (nats)",
         ],
     )
     colours = dict.fromkeys([RECEIVER, SIZE, ROTATED], PALETTE[6]) | {dimensions: PALETTE[0]}
