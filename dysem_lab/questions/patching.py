@@ -43,7 +43,7 @@ from dysem_lab.questions.patching_picture import (
     figure,
 )
 
-QUOTED = 50  # of a text under its title
+QUOTED = 40  # of a text under its title
 BOUNDED = [of + end for of in ("moved", "gain") for end in ("", "_low", "_high")]
 COLUMNS = ["set", "n_draws", "n_dims", "share", *BOUNDED, "to_donor", "to_receiver"]
 
