@@ -60,6 +60,7 @@ from .questions.causal import set_ablation as set_ablation
 from .questions.causal import set_interchange as set_interchange
 from .questions.choice import honest_choice as honest_choice
 from .questions.components import components as components
+from .questions.concept import concept as concept
 from .questions.contrast import contrast_gains as contrast_gains
 from .questions.contrast_dysem import cp_with_dysem as cp_with_dysem
 from .questions.contrast_effect import contrast_effect as contrast_effect

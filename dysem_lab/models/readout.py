@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
@@ -27,6 +27,7 @@ _BYTE_OF = {sign: byte for byte, sign in bytes_to_unicode().items()}
 # dimensions the unembedding reads.
 READ = ("attn", "ffn", "resid", "final")
 PROMOTED, DEMOTED = "promoted", "demoted"
+ROWS = 256  # of logits that are held at once: 256 MB with a vocabulary of 2¹⁸
 
 
 def token_texts(lens: LensModel, ids: Sequence[int]) -> list[str]:
@@ -153,19 +154,61 @@ def logit_lens(
     if not unique:
         raise InputError("there are no prompts; give one or more")
     stream = capture(lens, unique, "resid", "each", edit=edit, progress=False)["resid"]
-    rows = []
-    for i, of_prompt in enumerate(stream):
-        probabilities = unembed(lens, of_prompt).softmax(-1)  # [L, n_tokens]
-        if at_least(top, 1, "top") > (n_tokens := probabilities.shape[1]):
+    found = read_out(lens, stream.flatten(0, 1), top)
+    top = found.ids.shape[1]
+    labels = {
+        "prompt": torch.arange(len(stream)).repeat_interleave(lens.n_layers * top),
+        "layer": torch.arange(lens.n_layers).repeat_interleave(top).repeat(len(stream)),
+    }
+    return _tokens(lens, labels, found)
+
+
+class ReadOut(NamedTuple):
+    """The tokens that vectors of the stream would predict, as if no block came after them.
+
+    Attributes:
+        ids: The most probable ones of each vector, in order.
+        log_p: Their log-probabilities, in nats.
+        asked: The log-probabilities of the tokens that were asked for.
+        rank: Their ranks among all tokens, from 1.
+    """
+
+    ids: Int[Tensor, "n top"]
+    log_p: Float[Tensor, "n top"]
+    asked: Float[Tensor, "n q"]
+    rank: Int[Tensor, "n q"]
+
+
+def read_out(
+    lens: LensModel,
+    vectors: Float[Tensor, "n d"],
+    top: int,
+    asked: Int[Tensor, "n q"] | None = None,
+) -> ReadOut:
+    """Return what vectors say through the final norm and the unembedding; see `logit_lens`.
+
+    Args:
+        lens: The model.
+        vectors: Of the stream's own basis, before the final norm; a few hundred are unembedded at a
+            time, so that n may be large.
+        top: Tokens per vector.
+        asked: Ids of tokens whose log-probability and rank are wanted; None is none.
+
+    Raises:
+        InputError: `top` below 1 or above the number of tokens.
+    """
+    asked = torch.zeros(len(vectors), 0, dtype=torch.long) if asked is None else asked
+    found = []
+    for some, tokens in zip(vectors.split(ROWS), asked.split(ROWS), strict=True):
+        logits = unembed(lens, some)
+        if at_least(top, 1, "top") > (n_tokens := logits.shape[1]):
             raise InputError(f"top must be between 1 and {n_tokens}, got {top!r}")
-        best = probabilities.topk(top)
-        for layer, (values, ids) in enumerate(zip(best.values, best.indices, strict=True)):
-            for rank, (probability, token) in enumerate(zip(values, ids, strict=True), 1):
-                labels = {"prompt": i, "layer": layer, "rank": rank}
-                rows.append({**labels, "id": int(token), "probability": float(probability)})
-    table = pd.DataFrame(rows)
-    table.insert(3, "token", token_texts(lens, table["id"]))
-    return table
+        total, best = logits.logsumexp(-1, keepdim=True), logits.topk(top)
+        of_asked = logits.gather(1, tokens)
+        ranks = [1 + (logits > column[:, None]).sum(1) for column in of_asked.T]
+        rank = torch.stack(ranks, 1) if ranks else tokens
+        found.append(ReadOut(best.indices, best.values - total, of_asked - total, rank))
+    return ReadOut(*map(torch.cat, zip(*found, strict=True)))
 
 
 def _lens_of_vectors(
@@ -180,25 +223,32 @@ def _lens_of_vectors(
     wrong = ~torch.isfinite(vectors).all(1) | (vectors == 0).all(1)
     if wrong.any():
         raise InputError(f"vector {int(wrong.nonzero()[0])} is not finite, or has no direction")
+    found = read_out(lens, vectors, top)
+    directions = random_directions(lens, n_random, float(vectors.norm(dim=1).mean()), seed)
+    random = read_out(lens, directions, top).log_p.exp().mean(0)
+    rows = torch.arange(len(vectors)).repeat_interleave(len(random))
+    return _tokens(lens, {"vector": rows}, found).assign(random=random.repeat(len(vectors)).numpy())
+
+
+def random_directions(
+    lens: LensModel, n: int, norm: float, seed: int
+) -> Float[Tensor, "n d_model"]:
+    """Return random vectors of one norm, uniform over all directions."""
     generator = torch.Generator().manual_seed(at_least(seed, 0, "seed"))
-    directions = torch.randn(at_least(n_random, 1, "n_random"), lens.d_model, generator=generator)
-    probabilities = unembed(lens, vectors).softmax(-1)
-    if at_least(top, 1, "top") > (n_tokens := probabilities.shape[1]):
-        raise InputError(f"top must be between 1 and {n_tokens}, got {top!r}")
-    scale = vectors.norm(dim=1).mean() / directions.norm(dim=1, keepdim=True)
-    random = unembed(lens, directions * scale).softmax(-1).topk(top).values.mean(0)
-    best = probabilities.topk(top)
-    table = pd.DataFrame(
-        {
-            "vector": torch.arange(len(vectors)).repeat_interleave(top).numpy(),
-            "rank": torch.arange(1, top + 1).repeat(len(vectors)).numpy(),
-            "id": best.indices.flatten().numpy(),
-            "probability": best.values.flatten().numpy(),
-            "random": random.repeat(len(vectors)).numpy(),
-        }
+    directions = torch.randn(at_least(n, 1, "n_random"), lens.d_model, generator=generator)
+    return directions * (norm / directions.norm(dim=1, keepdim=True))
+
+
+def _tokens(lens: LensModel, labels: dict[str, Tensor], found: ReadOut) -> pd.DataFrame:
+    """Return one row per vector and rank, after the columns that say which vector it is."""
+    ids = found.ids.flatten()
+    table = pd.DataFrame({name: values.numpy() for name, values in labels.items()})
+    return table.assign(
+        rank=torch.arange(1, found.ids.shape[1] + 1).repeat(len(found.ids)).numpy(),
+        token=token_texts(lens, ids.tolist()),
+        id=ids.numpy(),
+        probability=found.log_p.exp().flatten().numpy(),
     )
-    table.insert(2, "token", token_texts(lens, table["id"]))
-    return table
 
 
 def dimension_index(dimension: int, d_model: int) -> int:
