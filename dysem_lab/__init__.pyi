@@ -1,5 +1,6 @@
 """The public names: what type checkers and editors see, and what is loaded on first use."""
 
+from .attribution import Directions as Directions
 from .consensus import consensus_set as consensus_set
 from .data.languages import LANGUAGES as LANGUAGES
 from .data.sts import STSData as STSData

@@ -12,11 +12,16 @@ Source: the bilinear sum, BiLRP (arXiv 2405.06604) and Moeller et al. (arXiv 231
 Timkey and van Schijndel (arXiv 2109.04404).
 """
 
+import hashlib
+from collections.abc import Callable, Sequence
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from dysem_lab.consensus import vectors_of
 from dysem_lab.errors import InputError
+from dysem_lab.inputs import names_of
 
 
 def norm_product(x: Float[Tensor, " d"], y: Float[Tensor, " d"], U: Bool[Tensor, " d"]) -> float:
@@ -52,7 +57,16 @@ def one_sided(
     Raises:
         InputError: As for `norm_product`.
     """
-    return parts.double() @ (y.double() * U) / norm_product(x, y, U)
+    weights = weights_of(x, y, U)
+    # A few at a time: the neurons of a model would take twice the room in float64.
+    return torch.cat([some.double() @ weights for some in parts.split(4096)])
+
+
+def weights_of(
+    x: Float[Tensor, " d"], y: Float[Tensor, " d"], U: Bool[Tensor, " d"]
+) -> Float[Tensor, " d"]:
+    """Return by what each dimension of x is multiplied in the cosine of x and y on U."""
+    return y.double() * U / norm_product(x, y, U)
 
 
 def two_sided(
@@ -70,7 +84,7 @@ def by_dimension(
     x: Float[Tensor, " d"], y: Float[Tensor, " d"], U: Bool[Tensor, " d"]
 ) -> Float[Tensor, " d"]:
     """Return what each dimension adds to the cosine of x and y on U; see `one_sided`."""
-    return x.double() * y.double() * U / norm_product(x, y, U)
+    return x.double() * weights_of(x, y, U)
 
 
 def shares_of_mean_cosine(vectors: Float[Tensor, "n d"]) -> Float[Tensor, " d"]:
@@ -103,3 +117,86 @@ def without_largest(
             f"{int(U.sum())}"
         )
     return left
+
+
+class Directions:
+    """Directions that vectors are written along: v = Σ_j c_j(v) D_j + error.
+
+    The rows of a sparse dictionary's decoder, of probes, principal components. What they do not
+    hold, a dictionary's own bias included, is the error, so that the sum is exact.
+
+    Args:
+        vectors: D, one direction per row, of any length.
+        names: What each is called; None numbers them from 0.
+        encode: Vectors [n, d] → coefficients [n, k], as sparse autoencoders have it; None finds
+            them by least squares over all d dimensions.
+
+    Raises:
+        InputError: What is no matrix of finite numbers, a direction without length, another number
+            of names, or the same name twice; without `encode`, directions that depend on each other
+            (more than d always do), so that least squares has no one answer.
+    """
+
+    def __init__(
+        self,
+        vectors: Float[Tensor, "k d"],
+        names: Sequence[str] | None = None,
+        encode: Callable[[Float[Tensor, "n d"]], Float[Tensor, "n k"]] | None = None,
+    ) -> None:
+        """Check them."""
+        self.vectors = vectors_of(vectors, "directions").detach().cpu().double()
+        self.encode = encode
+        if self.vectors.ndim != 2 or not len(self.vectors):
+            raise InputError(
+                f"directions must be [k, d], got {tuple(self.vectors.shape)}; one is vector[None]"
+            )
+        lengths = self.vectors.norm(dim=1)
+        if not lengths.all():
+            raise InputError(f"direction {int((lengths == 0).nonzero()[0])} is zero; leave it out")
+        k, d = self.vectors.shape
+        self.names = list(range(k)) if names is None else names_of(names, "name")
+        if len(self.names) != k or len(set(self.names)) != k:
+            raise InputError(
+                f"names must be {k} different ones, one per direction, got {len(self.names)}, of "
+                f"which {len(set(self.names))} differ"
+            )
+        rank = k
+        if encode is None:
+            unit = self.vectors / lengths[:, None]
+            rank = int(torch.linalg.matrix_rank(unit)) if k <= d else d
+        if rank < k:
+            raise InputError(
+                f"{k} directions in {d} dimensions depend on each other (rank {rank}), so their "
+                "coefficients have no one least-squares answer; give encode, or fewer directions"
+            )
+
+    def coefficients(self, vectors: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
+        """Return c of each vector, in float64.
+
+        Raises:
+            InputError: Vectors of another width, or an `encode` that does not give one finite
+                number per vector and direction.
+        """
+        (k, d), width = self.vectors.shape, vectors.shape[1]
+        if width != d:
+            raise InputError(
+                f"directions have {d} dimensions, the vectors {width}; give some of that width"
+            )
+        if self.encode is None:
+            return torch.linalg.lstsq(self.vectors.T, vectors.double().T).solution.T
+        with torch.no_grad():
+            found = vectors_of(self.encode(vectors.float()), "what encode gives")
+        if found.shape != (len(vectors), k):
+            raise InputError(
+                f"encode must give {(len(vectors), k)} coefficients of {len(vectors)} vectors, got "
+                f"{tuple(found.shape)}"
+            )
+        return found.detach().cpu().double()
+
+    def record(self) -> dict[str, object]:
+        """Return what tells them from others, as JSON values."""
+        encode = None
+        if self.encode is not None:
+            encode = getattr(self.encode, "__qualname__", type(self.encode).__name__)
+        digest = hashlib.sha256(self.vectors.contiguous().numpy().tobytes()).hexdigest()[:16]
+        return {"n": len(self.vectors), "digest": digest, "names": self.names, "encode": encode}

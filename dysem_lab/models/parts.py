@@ -8,10 +8,15 @@ head (GQA)::
     A^L = Σ_l a^l                a^l = N^l(Σ_h W_O^{l,h} z^{l,h} + b_O)
     z^{l,h} = Σ_t α^{l,h}_{n,t} v^{l,κ(h)}_t
     F^L = Σ_l f^l                h^L = h^0 + A^L + F^L
+    f^l = N'^l(Σ_i u_i^l W_out,i + b_out)
 
 N is the identity without a post-norm; with one (Gemma 2 and 3) it is the linear map that the norm
 is in this very pass, its divisor held fixed, so the sum is exact. So is `final` with the final
 norm's. A part of a text is not what caused it: token t of block l has read the words before it.
+
+So a neuron's part is a weight of this pass, u_i over the divisors, times a direction that is the
+same in every pass: W_out,i times the norms' gains. Only the weights are kept of a text, and the
+mean of a part over a corpus is the mean of its weights, exactly.
 
 Source: W_O by head, Elhage et al., "A Mathematical Framework for Transformer Circuits" (2021);
 heads and tokens of an image's vector, Gandelsman et al. (arXiv 2310.05916).
@@ -31,9 +36,11 @@ from dysem_lab.models.passes import MAX_TOKENS, batch_budget, fit, plan_batches
 from dysem_lab.models.places import Place
 from dysem_lab.models.readout import token_texts
 from dysem_lab.models.record import (
+    NEURONS,
     Edit,
     Norm,
     activations,
+    neuron_matrix,
     norm_of,
     output_matrix,
     record,
@@ -45,11 +52,14 @@ from dysem_lab.prompts import Prompt
 SPLITS: dict[str, tuple[str, ...]] = {
     "attn": ("token", "head", "block"),
     "attn_raw": ("token", "head", "block"),
-    "ffn": ("block", "ffn"),
-    "ffn_raw": ("block", "ffn"),
-    "resid": ("token", "head", "block", "ffn"),
-    "final": ("token", "head", "block", "ffn"),
+    "ffn": ("block", "ffn", "neuron"),
+    "ffn_raw": ("block", "ffn", "neuron"),
+    "resid": ("token", "head", "block", "ffn", "neuron"),
+    "final": ("token", "head", "block", "ffn", "neuron"),
 }
+NEURON_TOKENS = (
+    1024  # of a pass whose neurons are kept, at every token: 200 MB of an embedded model
+)
 # How far the parts may be from their sum, as a share of its norm; half precision rounds more.
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}
 HALF_TOLERANCE = 0.05
@@ -59,14 +69,17 @@ class Part(NamedTuple):
     """What a part of a vector is; blocks, heads and positions are 0-based.
 
     Attributes:
-        kind: "head", "block", "ffn", "token" (of the prompt), "auxiliary" (a token of CP's
-            auxiliary prompt), "attention", "embedding", "bias", "edit" (what an intervention put
-            in the place of all that came before) or "rounding" (half precision only).
+        kind: "head", "block", "ffn", "neuron", "token" (of the prompt), "auxiliary" (a token of
+            CP's auxiliary prompt), "attention", "embedding", "bias", "edit" (what an intervention
+            put in the place of all that came before) or "rounding" (half precision only); of a
+            user's directions "direction" and "error".
         block: Of what a block wrote.
         head: Of what a head wrote.
         position: Of a token, in its prompt.
         token: Its text.
         of_text: Whether the token is one of the text, and not of the template.
+        neuron: Of what a neuron of an FFN wrote.
+        direction: Which direction, by number or name.
     """
 
     kind: str
@@ -75,6 +88,8 @@ class Part(NamedTuple):
     position: int | None = None
     token: str | None = None
     of_text: bool = False
+    neuron: int | None = None
+    direction: int | str | None = None
 
 
 class Parts(NamedTuple):
@@ -84,11 +99,31 @@ class Parts(NamedTuple):
         labels: What each part is.
         vectors: Float32 on the CPU, of n texts whose parts are the same ones.
         whole: What they add up to: the vectors that the pass gave.
+        weights: Of the `neurons`, which are parts too and have no labels here.
     """
 
     labels: list[Part]
     vectors: Float[Tensor, "n parts d"]
     whole: Float[Tensor, "n d"]
+    weights: Float[Tensor, "n k"]
+
+
+def of_each(parts: Parts) -> list[Parts]:
+    """Return the parts of each text by itself."""
+    tensors = zip(*(tensor.split(1) for tensor in parts[1:]), strict=True)
+    return [Parts(parts.labels, *of_text) for of_text in tensors]
+
+
+class Fixed(NamedTuple):
+    """Directions that are the same for every text, which has a weight for each.
+
+    Attributes:
+        labels: What each is.
+        vectors: Float32 on the CPU.
+    """
+
+    labels: list[Part]
+    vectors: Float[Tensor, "k d"]
 
 
 def split(
@@ -111,7 +146,8 @@ def split(
             them added up; "resid" after any, or "final".
         by: "head" (heads; the FFNs and embedding of a stream as rows of their own), "block" (in a
             stream what attention and FFN of a block write together), "ffn" (each FFN; the attention
-            of a stream as one row) or "token".
+            of a stream as one row), "neuron" (the same, the FFNs as weights of `neurons`) or
+            "token".
         edit: None, or a contrast (`dysem_lab.contrast`).
         tokens_per_batch: As for `dysem_lab.capture`.
 
@@ -120,6 +156,12 @@ def split(
         ModelError: The parts do not add up: this architecture writes into its stream otherwise.
     """
     splitter = _Splitter(lens, place, by, edit)
+    if by == "neuron":
+        lengths = list(map(len, (edit or Edit(lens)).tokenize(prompts, MAX_TOKENS)))
+        budget = min(batch_budget(lens, tokens_per_batch), NEURON_TOKENS)
+        for batch in plan_batches(lengths, budget):
+            yield batch, splitter.by_neuron([prompts[i] for i in batch])
+        return
     if by == "token":
         tokens = [_tokens(lens, prompt, "token") for prompt in prompts]
         budget = batch_budget(lens, tokens_per_batch)
@@ -131,6 +173,14 @@ def split(
         lens, prompts, splitter.places, edit=edit, tokens_per_batch=tokens_per_batch
     ):
         yield batch, splitter.parts(read)
+
+
+def neurons(lens: LensModel, place: Place, edit: Edit | None = None) -> Fixed:
+    """Return what each neuron of a vector writes, up to a weight: W_out,i through norms' gains.
+
+    Args and errors are those of `split`.
+    """
+    return _Splitter(lens, place, "neuron", edit).neurons()
 
 
 class _Splitter:
@@ -161,7 +211,9 @@ class _Splitter:
         self.has_attention = self.is_stream or place.component == self.attention
         self.has_ffn = self.is_stream or place.component == self.ffn
         self.by_head = by in ("head", "token")
+        self.in_neurons = by == "neuron"
         self.normed = self.by_head and lens.post_norms and not raw
+        self.ffn_normed = self.in_neurons and lens.post_norms and not raw
         self.start, first, self.began_as = Place("resid_pre", 0), 0, "embedding"
         contrast = None if edit is None else edit.contrast
         if contrast and self.is_stream and contrast.position.endswith("hidden"):
@@ -171,7 +223,18 @@ class _Splitter:
         if not self.is_stream and place.blocks != "sum":
             first = place.read_at(lens.n_layers)[0][0]
         self.blocks = range(first, place.n_blocks(lens.n_layers))
+        if (
+            self.in_neurons
+            and contrast
+            and contrast.position.endswith("ffn")
+            and contrast.layer in self.blocks
+        ):
+            raise InputError(
+                f"the contrast replaces what the FFN of block {contrast.layer} writes, so it is no "
+                "sum over neurons; split it by 'ffn'"
+            )
         names = [f"blocks.{block}.ln1_post" for block in self.blocks if self.normed]
+        names += [f"blocks.{block}.ln2_post" for block in self.blocks if self.ffn_normed]
         names += ["ln_final"] * (place.component == "final")
         self._norms = _norms_of(lens, names) if names else {}
         at_heads = contrast and contrast.position == "heads" and contrast.layer in self.blocks
@@ -182,6 +245,7 @@ class _Splitter:
         """What the pass has to give."""
         of_block = [self.attention] * self.has_attention + [self.ffn] * self.has_ffn
         of_block += ["z"] * self.by_head + ["attn_raw"] * self.normed
+        of_block += ["ffn_raw"] * self.ffn_normed
         whole = [self.place] + [self.start] * self.is_stream
         if self.place.component == "final":
             whole.append(Place("resid", self.lens.n_layers - 1))
@@ -200,10 +264,46 @@ class _Splitter:
         self._add_others(found, read)
         return self._checked(found, read)
 
+    def by_neuron(self, prompts: Sequence[str]) -> Parts:
+        """Run prompts and return the weights of the neurons of each one's vector, and the rest."""
+        lens, points = self.lens, self._points()
+        u_at = {block: NEURONS.format(layer=block) for block in self.blocks}
+        matrices = {block: neuron_matrix(lens, block) for block in self.blocks}
+        everywhere = [at for of_place in points.values() for at in of_place]
+        seen = _attended(lens, prompts, [], self.edit, [*everywhere, *u_at.values()])
+        read = {place: _added(map(seen.last, at)) for place, at in points.items()}
+        found, weights = _Sum(), []
+        found.add([], torch.zeros(len(prompts), 0, lens.d_model))
+        for block, (_, b_out) in matrices.items():
+            through = self._post_norm_of_ffn(block, read)
+            weights.append(seen.last(u_at[block]) / through.scale)
+            self._add_bias(found, block, b_out, through, len(prompts))
+        self._add_others(found, read)
+        none = torch.zeros(len(prompts), 0)
+        return self._checked(found, read, torch.cat([none, *weights], 1))
+
+    def neurons(self) -> Fixed:
+        """Return what the neurons write, up to a weight."""
+        labels, rows, end = [], [torch.zeros(0, self.lens.d_model)], _Linear(None, torch.ones(1))
+        if self.place.component == "final":
+            end = _Linear(self._norms["ln_final"], torch.ones(1))
+        for block in self.blocks:
+            W_out, _ = neuron_matrix(self.lens, block)
+            norm = self._norms[f"blocks.{block}.ln2_post"] if self.ffn_normed else None
+            through = _Linear(norm, torch.ones(1))
+            rows.append(end(through(W_out.float().cpu()[None]))[0])
+            labels += [Part("neuron", block, neuron=i) for i in range(len(W_out))]
+        return Fixed(labels, torch.cat(rows))
+
+    def _points(self) -> dict[Place, list[str]]:
+        """Return the hook points that each place is the sum of."""
+        n_layers = self.lens.n_layers
+        return {place: [at for _, at in place.read_at(n_layers)] for place in self.places}
+
     def by_token(self, prompts: Sequence[str], tokens: list[list[Part]]) -> list[Parts]:
         """Run prompts and return the parts of each one's vector by token."""
         lens, contrast = self.lens, self.at_heads
-        points = {place: [at for _, at in place.read_at(lens.n_layers)] for place in self.places}
+        points = self._points()
         everywhere = [at for of_place in points.values() for at in of_place]
         seen = _attended(lens, prompts, self.blocks, self.edit, everywhere)
         read = {place: _added(map(seen.last, at)) for place, at in points.items()}
@@ -231,10 +331,8 @@ class _Splitter:
         at = whole.labels.index(Part("token"))
         rest = [*whole.labels[:at], *whole.labels[at + len(unlabelled) :]]
         return [
-            _of_tokens(mine, theirs, n_tokens, at, rest, Parts(whole.labels, vectors, one))
-            for mine, theirs, vectors, one in zip(
-                tokens, others, whole.vectors.split(1), whole.whole.split(1), strict=True
-            )
+            _of_tokens(mine, theirs, n_tokens, at, rest, padded)
+            for mine, theirs, padded in zip(tokens, others, of_each(whole), strict=True)
         ]
 
     def _post_norm(self, block: int, read: dict[Place, Tensor]) -> "_Linear":
@@ -244,10 +342,17 @@ class _Splitter:
         norm = self._norms[f"blocks.{block}.ln1_post"]
         return _frozen(norm, read[Place("attn_raw", block)], read[Place(self.attention, block)])
 
+    def _post_norm_of_ffn(self, block: int, read: dict[Place, Tensor]) -> "_Linear":
+        """Return the same of the norm after a block's FFN."""
+        if not self.ffn_normed:
+            return _Linear(None, torch.ones(1))
+        norm = self._norms[f"blocks.{block}.ln2_post"]
+        return _frozen(norm, read[Place("ffn_raw", block)], read[Place(self.ffn, block)])
+
     def _add_bias(
         self, found: "_Sum", block: int, b_O: Tensor | None, through: "_Linear", n: int
     ) -> None:
-        """Add what the biases of a block's attention and of its post-norm write, if any."""
+        """Add what the bias of a block's attention, or FFN, and of its post-norm write, if any."""
         bias = torch.zeros(n, 1, self.lens.d_model) if b_O is None else b_O.expand(n, 1, -1)
         bias = through(bias) + through.bias
         if bias.any():
@@ -262,32 +367,37 @@ class _Splitter:
         if self.by == "block" and self.blocks:
             names = [self.attention] * self.has_attention + [self.ffn] * self.has_ffn
             found.add([Part("block", block) for block in self.blocks], _added(map(each, names)))
-        elif self.has_ffn and self.blocks:
+        elif self.has_ffn and self.blocks and not self.in_neurons:
             ffns = each(self.ffn)
             if self.by == "token":
                 found.add([Part("ffn")], ffns.sum(1, keepdim=True))
             else:
                 found.add([Part("ffn", block) for block in self.blocks], ffns)
-        if self.by == "ffn" and self.has_attention and self.blocks:
+        if self.by in ("ffn", "neuron") and self.has_attention and self.blocks:
             found.add([Part("attention")], each(self.attention).sum(1, keepdim=True))
         if self.is_stream:
             found.add([Part(self.began_as)], read[self.start][:, None])
 
-    def _checked(self, found: "_Sum", read: dict[Place, Tensor]) -> Parts:
+    def _checked(
+        self, found: "_Sum", read: dict[Place, Tensor], weights: Tensor | None = None
+    ) -> Parts:
         """Return the parts once they are known to add up to the vector.
 
         Raises:
             ModelError: They do not.
         """
         vectors, whole, labels = found.vectors(), read[self.place], list(found.labels)
+        weights = torch.zeros(len(whole), 0) if weights is None else weights
         if self.place.component == "final":
             stream = read[Place("resid", self.lens.n_layers - 1)]
             through = _frozen(self._norms["ln_final"], stream, whole)
-            vectors = through(vectors)
+            vectors, weights = through(vectors), weights / through.scale
             if through.bias.any():
                 labels.append(Part("bias"))
                 vectors = torch.cat([vectors, through.bias.expand(len(vectors), 1, -1)], 1)
         left = whole - vectors.sum(1)
+        if weights.shape[1]:
+            left = left - weights @ self.neurons().vectors
         share = (left.norm(dim=-1) / whole.norm(dim=-1).clamp(min=1e-30)).max().item()
         half = self.lens.dtype not in TOLERANCE
         if share > (HALF_TOLERANCE if half else TOLERANCE[self.lens.dtype]):
@@ -299,7 +409,7 @@ class _Splitter:
         if half:
             labels.append(Part("rounding"))
             vectors = torch.cat([vectors, left[:, None]], 1)
-        return Parts(labels, vectors, whole)
+        return Parts(labels, vectors, whole, weights)
 
 
 def _added(tensors: Iterable[Tensor]) -> Tensor:
@@ -333,7 +443,7 @@ class _Linear:
     """
 
     def __init__(self, norm: Norm | None, scale: Float[Tensor, " n"]) -> None:
-        self._norm, self._scale = norm, scale[:, None, None]
+        self._norm, self.scale = norm, scale[:, None]
         self.bias = torch.zeros(()) if norm is None else norm.bias
 
     def __call__(self, parts: Float[Tensor, "n parts d"]) -> Float[Tensor, "n parts d"]:
@@ -342,7 +452,7 @@ class _Linear:
             return parts
         if self._norm.centres:
             parts = parts - parts.mean(-1, keepdim=True)
-        return parts * self._norm.gain / self._scale
+        return parts * self._norm.gain / self.scale[:, None]
 
 
 def _frozen(norm: Norm, before: Float[Tensor, "n d"], after: Float[Tensor, "n d"]) -> _Linear:
@@ -372,7 +482,7 @@ def _of_tokens(
     end = len(padded.labels) - len(rest) + at
     chosen = [*range(at, at + len(mine)), *range(at + n_tokens, at + n_tokens + len(theirs))]
     chosen += [*range(at), *range(end, len(padded.labels))]
-    return Parts([*mine, *theirs, *rest], padded.vectors[:, chosen], padded.whole)
+    return padded._replace(labels=[*mine, *theirs, *rest], vectors=padded.vectors[:, chosen])
 
 
 class _Attended(NamedTuple):

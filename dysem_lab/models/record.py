@@ -516,3 +516,26 @@ def output_matrix(
         )
     bias = getattr(attention, "b_O", None)
     return weights.detach(), None if bias is None else bias.detach().float().cpu()
+
+
+NEURONS = "blocks.{layer}.mlp.out.hook_in"  # what W_out reads: after the nonlinearity and a gate
+
+
+def neuron_matrix(
+    lens: LensModel, block: int
+) -> tuple[Float[Tensor, "d_ff d"], Float[Tensor, " d"] | None]:
+    """Return W_out of a block, a row for each neuron, and its bias b_out where there is one.
+
+    Raises:
+        ModelError: This architecture's FFN does not show its neurons, as a mixture of experts.
+    """
+    ffn = lens.bridge.blocks[block].mlp
+    weights = getattr(ffn, "W_out", None)
+    shown = NEURONS.format(layer=block) in lens.bridge.hook_dict
+    if weights is None or weights.ndim != 2 or weights.shape[1] != lens.d_model or not shown:
+        raise ModelError(
+            f"{lens.name}: the FFN of block {block} does not show its neurons, or has no one W_out "
+            "of them; explain it by 'ffn'"
+        )
+    bias = getattr(ffn, "b_out", None)
+    return weights.detach(), None if bias is None else bias.detach().float().cpu()

@@ -65,7 +65,7 @@ def concept(
     k: int | float = 0.25,
     top: int = 10,
     n_random: int = 20,
-    n_sets: int = 3,
+    n_sets: int = 1,
     n_examples: int = 2,
     seed: int = 0,
 ) -> Concept:

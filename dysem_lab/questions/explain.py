@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from dysem_lab.attribution import one_sided, two_sided, without_largest
+from dysem_lab.attribution import Directions, one_sided, two_sided, without_largest
 from dysem_lab.display import Progress, bar
 from dysem_lab.encoders.base import Encoder, require_encoder
 from dysem_lab.errors import InputError
@@ -25,12 +25,22 @@ from dysem_lab.joint import joint_set
 from dysem_lab.questions.explain_picture import WHERE, caption, figure
 from dysem_lab.questions.finding import Facts, Finding
 from dysem_lab.questions.reference import Reference, corpus_of, dimension_keys, reference
-from dysem_lab.questions.splits import BY_PASS, Key, Split, in_parts, split_texts
+from dysem_lab.questions.splits import (
+    BY_PASS,
+    Key,
+    Split,
+    along,
+    fixed_of,
+    in_parts,
+    keys_of,
+    split_texts,
+)
 from dysem_lab.questions.token_map import token_map
 
-BY = (*BY_PASS, "language", "dimension")
+BY = (*BY_PASS, "language", "dimension", "direction")
 SHOWN = 60  # characters of a text under the title
-NUMBERS = ("block", "head", "position", "dimension")
+NUMBERS = ("block", "head", "neuron", "position", "dimension")
+MOST_ROWS = 2**20  # of parts of x × parts of y
 
 
 @dataclass(frozen=True)
@@ -81,6 +91,7 @@ def explain(
     renderings: Mapping[str, Sequence[str]] | None = None,
     drop_largest: int = 0,
     *,
+    directions: Float[Tensor, "k d"] | Directions | None = None,
     language: str = "en",
     progress: bool | Progress = True,
 ) -> Explanation:
@@ -94,10 +105,11 @@ def explain(
 
     Args:
         encoder: What is explained: `DySem` in any setting, `PromptEncoder` or
-            `ContrastivePrompting`; any other encoder by "dimension" only.
+            `ContrastivePrompting`; any other encoder by "dimension" and "direction" only.
         x: The first text, or language → it in that language.
         y: The second text, likewise.
-        by: What x is split by: "token", "head", "block", "ffn", "language" or "dimension".
+        by: What x is split by: "token", "head", "block", "ffn", "neuron", "language", "dimension"
+            or "direction".
         by_other: What y is split by; None is not at all. Where both are by "dimension", each
             meets only itself.
         centre: "demo", `STSData` or a mapping from languages to texts; None is the cosine as the
@@ -105,23 +117,26 @@ def explain(
         renderings: Language → (x, y) in it; the encoder's translator makes what is not given.
         drop_largest: How many of the dimensions with the largest shares of the corpus's mean cosine
             are left out of U.
+        directions: By "direction", which: rows, or `dysem_lab.Directions` with names or a sparse
+            dictionary's encoder. v(x) is their sum with coefficients, and a row "error".
         language: Of x and y themselves.
         progress: Show a progress bar when the corpus runs through the model for the first time; or
             a function that is told of each batch: ``progress(done, total, what)``.
 
     Returns:
         A `Finding` whose table has a row for each part (of x, or of x and of y): ``kind``,
-        ``block`` and ``head`` (0-based), ``token``, ``position``, ``language``, ``dimension``,
-        empty where a part has none (with ``by_other`` those of y, named ``other_…``);
-        ``contribution``, which add up to ``.similarity``; with a corpus of three texts or more and
-        without ``by_other`` what the part adds to random pairs of it, ``random`` (mean) and
-        ``spread`` (standard deviation), and ``surprise``, how many of these standard deviations it
-        is away.
+        ``block``, ``head`` and ``neuron`` (0-based), ``token``, ``position``, ``language``,
+        ``dimension``, ``direction``, empty where a part has none (with ``by_other`` those of y,
+        named ``other_…``); ``contribution``, which add up to ``.similarity``; with a corpus of
+        three texts or more and without ``by_other`` what the part adds to random pairs of it,
+        ``random`` (mean) and ``spread`` (standard deviation), and ``surprise``, how many of these
+        standard deviations it is away.
 
     Raises:
         InputError: A text that is empty, a split that the vector does not have (with those that it
-            has), a corpus of one text or without a language, or no similarity, because U is empty
-            or a vector is zero on it.
+            has), a corpus of one text or without a language, no similarity, because U is empty or a
+            vector is zero on it, more pairs of parts than 2²⁰, or directions of another width or
+            that `Directions` refuses.
         ModelError: The parts do not add up in this architecture, or the forward pass is not the
             model's own, as with hooks that are left on it.
         MissingTranslationError: A rendering that is neither given nor to be had.
@@ -138,9 +153,9 @@ def explain(
                 "what each adds"
             )
     columns = _columns([x, y], renderings, language)
-    return explanation(
-        Texts(encoder, columns, by, centre, drop_largest, language, progress), by_other
-    )
+    given = _directions_of(directions, by, by_other)
+    settings = (centre, drop_largest, language, progress, given)
+    return explanation(Texts(encoder, columns, by, *settings), by_other)
 
 
 def explanation(texts: "Texts", by_other: str | None = None) -> Explanation:
@@ -150,15 +165,19 @@ def explanation(texts: "Texts", by_other: str | None = None) -> Explanation:
         texts: x and y, split as x is to be.
         by_other: As for `explain`.
     """
-    U, vectors = texts.joint_set(0, 1), (texts.vector(0), texts.vector(1))
-    by, rows, parts = texts.by, texts.rows(0), texts.parts(0)
+    by, U, rows = texts.by, texts.joint_set(0, 1), texts.rows(0)
     if by_other is None:
-        table = rows.assign(contribution=one_sided(parts, *vectors, U).numpy())
-        table = texts.beside_random_pairs(table)
+        table = texts.beside_random_pairs(rows.assign(contribution=texts.added(0, 1, U)))
     else:
         others = texts if by_other == by else texts.split_by(by_other)
-        added = two_sided(parts, others.parts(1), *vectors, U)
-        table = _crossed(rows, others.rows(1), added.numpy())
+        of_y = others.rows(1)
+        if (n := len(rows) * len(of_y)) > MOST_ROWS:
+            raise InputError(
+                f"{len(rows):,} parts of x times {len(of_y):,} of y are {n:,} rows, more than "
+                f"{MOST_ROWS:,}; split one text alone, or into fewer parts"
+            )
+        added = two_sided(texts.parts(0), others.parts(1), texts.vector(0), texts.vector(1), U)
+        table = _crossed(rows, of_y, added.numpy())
     table = _on(U, table)
     similarity, own = float(table["contribution"].sum()), texts.own_similarity(0, 1)
     facts = texts.facts(by=by, by_other=by_other, drop_largest=texts.n_largest or None)
@@ -180,6 +199,7 @@ def explain_difference(
     renderings: Mapping[str, Sequence[str]] | None = None,
     drop_largest: int = 0,
     *,
+    directions: Float[Tensor, "k d"] | Directions | None = None,
     language: str = "en",
     progress: bool | Progress = True,
 ) -> Explanation:
@@ -194,6 +214,7 @@ def explain_difference(
         centre: As for `explain`.
         renderings: Language → (x, y, z) in it.
         drop_largest: As for `explain`.
+        directions: As for `explain`.
         language: As for `explain`.
         progress: As for `explain`.
 
@@ -207,11 +228,12 @@ def explain_difference(
     """
     one_of(by, BY, "by")
     columns = _columns([x, y, z], renderings, language)
-    texts = Texts(encoder, columns, by, centre, drop_largest, language, progress)
-    parts, on, added = texts.parts(0), torch.zeros(texts.width, dtype=torch.bool), []
+    settings = (centre, drop_largest, language, progress, _directions_of(directions, by))
+    texts = Texts(encoder, columns, by, *settings)
+    on, added = torch.zeros(texts.width, dtype=torch.bool), []
     for other in (1, 2):
         U = texts.joint_set(0, other)
-        added.append(one_sided(parts, texts.vector(0), texts.vector(other), U).numpy())
+        added.append(texts.added(0, other, U))
         on |= U
     to_y, to_z = added
     table = texts.rows(0).assign(to_y=to_y, to_z=to_z, contribution=to_y - to_z)
@@ -256,6 +278,19 @@ def _columns(
     return {code: checked(column, f"{code} text") for code, column in columns.items()}
 
 
+def _directions_of(
+    given: Float[Tensor, "k d"] | Directions | None, *by: str | None
+) -> Directions | None:
+    """Return what is split along, once it is known that it is asked for.
+
+    Raises:
+        InputError: It is not, or what is asked for is not there; or as for `Directions`.
+    """
+    if (given is None) == ("direction" in by):
+        raise InputError("by='direction' and directions go together; give both or neither")
+    return given if given is None or isinstance(given, Directions) else Directions(given)
+
+
 class Texts:
     """A few texts under an encoder, split in one way, beside the corpus that they are centred on.
 
@@ -276,6 +311,7 @@ class Texts:
         drop_largest: int,
         language: str,
         progress: bool | Progress,
+        directions: Directions | None = None,
     ) -> None:
         """Run the texts, and the corpus where one is needed."""
         self.encoder = require_encoder(encoder)
@@ -283,21 +319,26 @@ class Texts:
         self.centre, self.progress = centre, progress
         self.n_largest = at_least(drop_largest, 0, "drop_largest")
         self.split: Split | None = None
+        self._given = directions
+        self.directions = directions if by == "direction" else None
         self.read: Float[Tensor, "views n d"] | None = None
-        self.views: list[str] = []
+        whole, views = by in ("dimension", "direction"), []
         if in_parts(encoder):
             views = encoder.views(columns, language)
-            self.views = [view.name for view in views]
-            split = split_texts(encoder, views, "language" if by == "dimension" else by)
-            self.split = None if by == "dimension" else split
+            split = split_texts(encoder, views, "language" if whole else by)
+            self.split = None if whole else split
             self.read, self.encoded = split.read, encoder.combined(views, split.read)
-        elif by == "dimension":
+        elif whole:
             self.encoded = encoder.encode_renderings(columns, language, progress=False)
         else:
             raise InputError(
                 f"the vectors of {encoder.name} are no sum of what a pass writes at one token; "
-                "explain it by 'dimension'"
+                "explain it by 'dimension' or 'direction'"
             )
+        if self.directions is not None:
+            self.split = along(self.encoded.vectors, self.directions)
+        self.views = [view.name for view in views]
+        self.fixed = fixed_of(encoder, by, views, self.directions)
         self.width = self.encoded.vectors.shape[1]
         self.centred = centre is not None
         self.reference: Reference | None = None
@@ -309,12 +350,13 @@ class Texts:
                 by,
                 language,
                 self.n_largest,
+                directions=self.directions,
                 progress=progress if callable(progress) else bar(progress),
             )
 
     def split_by(self, by: str) -> "Texts":
         """Return the same texts split in another way."""
-        settings = (self.centre, self.n_largest, self.language, self.progress)
+        settings = (self.centre, self.n_largest, self.language, self.progress, self._given)
         return Texts(self.encoder, self.columns, by, *settings)
 
     def vector(self, i: int) -> Float[Tensor, " d"]:
@@ -331,16 +373,33 @@ class Texts:
         """Return the encoder's own similarity of two of the texts."""
         return self.encoder.similarity_pairwise(self.encoded[i], self.encoded[j]).item()
 
+    def added(self, i: int, j: int, U: Bool[Tensor, " d"]) -> Float[np.ndarray, " parts"]:
+        """Return what each part of a text adds to its similarity with another."""
+        x, y = self.vector(i), self.vector(j)
+        weights, rest = self._centred(i)
+        added = [one_sided(rest, x, y, U)]
+        if self.fixed is not None:
+            added.insert(0, weights * one_sided(self.fixed.vectors, x, y, U))
+        return torch.cat(added).numpy()
+
     def parts(self, i: int) -> Float[Tensor, "parts d"]:
         """Return the parts of a text, centred where that is asked for; they add up to `vector`."""
+        weights, rest = self._centred(i)
+        if self.fixed is None:
+            return rest
+        return torch.cat([weights[:, None] * self.fixed.vectors, rest])
+
+    def _centred(self, i: int) -> tuple[Float[Tensor, " k"], Float[Tensor, "parts d"]]:
+        """Return the weights of directions that all texts have, and the parts of its own."""
         if self.split is None:
-            return torch.diag(self.vector(i))
+            return torch.zeros(0), torch.diag(self.vector(i))
         text = self.split.texts[i]
+        weights, rest = text.weights.double(), text.vectors.double()
         if self.reference is None or not self.centred:
-            return text.vectors.double()
+            return weights, rest
         of_corpus = self.reference.split
         assert of_corpus is not None
-        return text.vectors.double() - of_corpus.expected(text).double()
+        return weights - of_corpus.weights.double(), rest - of_corpus.expected(text).double()
 
     def rows(self, i: int) -> pd.DataFrame:
         """Return what each part of a text is, in the columns `WHERE`, and its key."""
@@ -349,22 +408,21 @@ class Texts:
             keys: Sequence[Key] = dimension_keys(self.width)
         else:
             text = self.split.texts[i]
-            keys = text.keys
+            fixed = [] if self.fixed is None else self.fixed.labels
+            keys = [*((None, *key) for key in keys_of(fixed)), *text.keys]
             rows = [
                 {
-                    "kind": label.kind,
-                    "block": label.block,
-                    "head": label.head,
-                    "token": label.token,
-                    "position": label.position,
+                    **label._asdict(),
                     "of_text": label.of_text if label.position is not None else None,
                     "language": None if view is None else self.views[view],
                 }
-                for label, view in zip(text.labels, text.views, strict=True)
+                for label, view in zip(
+                    [*fixed, *text.labels], [*[None] * len(fixed), *text.views], strict=True
+                )
             ]
         table = pd.DataFrame(rows).reindex(columns=[*WHERE, "of_text"])
-        table = table.astype(dict.fromkeys(NUMBERS, "Int64"))
-        return table.assign(key=list(keys))
+        numbers = [*NUMBERS, *["direction"] * all(map(_is_number, table["direction"]))]
+        return table.astype(dict.fromkeys(numbers, "Int64")).assign(key=list(keys))
 
     def beside_random_pairs(self, table: pd.DataFrame) -> pd.DataFrame:
         """Return a table with what each part adds to random pairs of the corpus, if centred."""
@@ -396,6 +454,8 @@ class Texts:
             "texts": {code: list(column) for code, column in self.columns.items()},
             "centred": self.centred,
         }
+        if self.directions is not None:
+            recorded["directions"] = self.directions.record()
         if self.reference is not None:
             of = self.reference
             recorded["reference"] = dict(
@@ -404,6 +464,11 @@ class Texts:
         return Facts(
             model, ", ".join(said), " / ".join(texts), 1, settings=asked, recorded=recorded
         )
+
+
+def _is_number(value: object) -> bool:
+    """Return whether a cell is a number, or has nothing."""
+    return not isinstance(value, str)
 
 
 def _said_of(reference: Reference | None, centred: bool) -> str:

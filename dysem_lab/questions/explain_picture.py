@@ -4,12 +4,16 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from dysem_lab.models.readout import label
+from dysem_lab.models.readout import label, visible
 from dysem_lab.questions.finding import Facts
 from dysem_lab.questions.style import DIVERGING, PALETTE, layout, with_gaps
 
 # The columns that say what a part is.
-WHERE = ("kind", "block", "head", "token", "position", "language", "dimension")
+WHERE = (
+    *("kind", "block", "head", "neuron", "token", "position", "language", "dimension"),
+    "direction",
+)
+MANY = ("neuron", "dimension", "direction")  # of which the largest are shown, by size
 SAID, N_BARS = 3, 24  # parts that a caption names, and that are drawn as bars
 MAP_WIDTH = 430  # px that a map has at least in a panel
 
@@ -29,20 +33,26 @@ def _name_of(
     kind: str,
     block: int | None,
     head: int | None,
+    neuron: int | None,
     token: str | None,
     position: int | None,
     language: str | None,
     dimension: int | None,
+    direction: int | str | None,
 ) -> str:
     if token is not None:
         return label(token) + (" (auxiliary)" if kind == "auxiliary" else "")
     if kind in ("language", "dimension"):
         return str(language if kind == "language" else dimension)
+    if direction is not None:
+        return visible(direction) if isinstance(direction, str) else f"direction {direction}"
     if block is None:
         return kind
     of_block = f"block {block + 1}"
     if head is not None:
         return f"{of_block} head {head + 1}"
+    if neuron is not None:
+        return f"{of_block} neuron {neuron + 1}"
     return of_block if kind == "block" else f"{of_block} {kind}"
 
 
@@ -188,7 +198,7 @@ def _without_templates(table: pd.DataFrame) -> pd.DataFrame:
 def _bars(table: pd.DataFrame) -> tuple[go.Figure, int]:
     """Return a bar for each part: in order, or the largest of many."""
     order = table["contribution"].abs().sort_values(ascending=False, kind="stable").index[:N_BARS]
-    shown = table.loc[sorted(order) if "dimension" not in table else order]
+    shown = table.loc[order if set(MANY) & set(table) else sorted(order)]
     rest = table["contribution"].sum() - shown["contribution"].sum()
     names = names_of_parts(shown)
     figure = go.Figure()

@@ -5,7 +5,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import torch
@@ -13,9 +13,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dysem_lab.attribution import (
-    by_dimension,
-    one_sided,
+    Directions,
     shares_of_mean_cosine,
+    weights_of,
     without_largest,
 )
 from dysem_lab.data.fit_texts import FitTexts, fit_texts
@@ -24,7 +24,16 @@ from dysem_lab.data.sts import STSData, load_data
 from dysem_lab.display import Progress, silent
 from dysem_lab.encoders.base import Encoder
 from dysem_lab.errors import InputError
-from dysem_lab.questions.splits import Key, Split, in_parts, split_texts
+from dysem_lab.questions.splits import (
+    BY_PASS,
+    Key,
+    Split,
+    along,
+    fixed_of,
+    in_parts,
+    keys_of,
+    split_texts,
+)
 
 KEPT = 16  # corpora, under one encoder and split in one way, that are remembered
 PARTNERS = 4  # random other texts that each text of the corpus is compared with
@@ -92,6 +101,7 @@ def reference(
     language: str,
     n_largest: int = 0,
     *,
+    directions: Directions | None = None,
     seed: int = 0,
     progress: Progress = silent,
 ) -> Reference:
@@ -100,18 +110,22 @@ def reference(
     Args:
         encoder: The encoder; one of a `LensModel` unless `by` is "dimension".
         corpus: The texts.
-        by: As for `split_texts`, or "dimension".
+        by: As for `split_texts`, or "dimension", or "direction".
         language: Of the texts.
         n_largest: Dimensions with the largest shares that are left out of joint sets.
+        directions: By "direction", which.
         seed: Of the random pairs: up to four for each text.
         progress: Told while the corpus runs through the model. What it gave is kept, so that
             another k, or fewer languages of these, need no pass.
     """
+    measured = partial(_measured, encoder, corpus, by, language, n_largest, seed, progress)
+    if directions is not None:  # what a user's function gives may differ from call to call
+        return measured(directions)
     model = encoder.facts and encoder.facts.fingerprint
     asked = (encoder.config, model, corpus.digest, by, language, n_largest, seed)
     key = json.dumps(asked, sort_keys=True)
     if key not in _references:
-        _references[key] = _measured(encoder, corpus, by, language, n_largest, seed, progress)
+        _references[key] = measured(None)
     _references.move_to_end(key)
     while len(_references) > KEPT:
         _references.popitem(last=False)
@@ -129,12 +143,13 @@ def _measured(
     n_largest: int,
     seed: int,
     progress: Progress,
+    directions: Directions | None,
 ) -> Reference:
     """Run the corpus, and measure what its parts add to random pairs of it."""
-    split = None
+    split, views = None, []
     if in_parts(encoder):
         views = encoder.views(corpus.renderings, language)
-        read_by = "language" if by == "dimension" else by  # dimensions need no parts
+        read_by = by if by in BY_PASS else "language"  # the others need no parts
         split = split_texts(encoder, views, read_by, budget=SAMPLE_BYTES, progress=progress)
         encoded = encoder.combined(views, split.read)
     else:
@@ -142,25 +157,35 @@ def _measured(
     vectors, sets = encoded.vectors.float(), encoded.sets
     mean, shares = vectors.double().mean(0).float(), shares_of_mean_cosine(vectors)
     rng, n, n_pairs = np.random.default_rng(seed), len(vectors), 0
+    parted = (
+        None if by == "dimension" else split if directions is None else along(vectors, directions)
+    )
+    fixed = fixed_of(encoder, by, views, directions)
+    # Key → the number, the sum and the sum of squares of what the part adds.
     sums: dict[tuple[Key, ...], Float[Tensor, "moments parts"]] = {}
-    parted = None if by == "dimension" else split
+    of_fixed: Tensor | float = 0.0
     for i in range(n if parted is None else len(parted.texts)):
-        keys, parts = dimension_keys(vectors.shape[1]), None
-        if parted is not None:
-            text = parted.texts[i]
-            keys, parts = tuple(text.keys), text.vectors - parted.expected(text)
-        x = vectors[i] - mean
-        others = np.delete(np.arange(n), i)
+        of_pairs, others = [], np.delete(np.arange(n), i)
         for j in rng.choice(others, min(PARTNERS, n - 1), replace=False):
-            y, U = vectors[j] - mean, sets[i] | sets[j]
             try:
-                U = without_largest(U, shares, n_largest)
-                added = by_dimension(x, y, U) if parts is None else one_sided(parts, x, y, U)
+                U = without_largest(sets[i] | sets[j], shares, n_largest)
+                of_pairs.append(weights_of(vectors[i] - mean, vectors[j] - mean, U))
             except InputError:  # a pair without a similarity
                 continue
-            n_pairs += 1
-            moments = torch.stack([torch.ones_like(added), added, added.square()])
-            sums[keys] = sums.get(keys, 0) + moments
+        if not of_pairs:
+            continue
+        n_pairs, pairs = n_pairs + len(of_pairs), torch.stack(of_pairs, 1)
+        if parted is None:
+            keys, added = dimension_keys(vectors.shape[1]), (vectors[i] - mean)[:, None] * pairs
+        else:
+            text = parted.texts[i]
+            keys, added = tuple(text.keys), (text.vectors - parted.expected(text)).double() @ pairs
+            if fixed is not None:
+                unit = (fixed.vectors @ pairs.to(fixed.vectors.dtype)).double()
+                of_fixed = of_fixed + _moments((text.weights - parted.weights)[:, None] * unit)
+        sums[keys] = sums.get(keys, 0) + _moments(added)
+    if fixed is not None and isinstance(of_fixed, Tensor):
+        sums[tuple((None, *key) for key in keys_of(fixed.labels))] = of_fixed
     added_by: dict[Key, Float[Tensor, " moments"]] = {}
     for keys, moments in sums.items():
         for key, of_key in zip(keys, moments.T, strict=True):
@@ -170,6 +195,10 @@ def _measured(
     spread = {key: _mean_and_spread(*moments.tolist()) for key, moments in added_by.items()}
     about = (corpus.name, corpus.digest, corpus.n_texts)
     return Reference(*about, parted, mean, shares, spread, n_pairs, seed)
+
+
+def _moments(added: Float[Tensor, "parts pairs"]) -> Float[Tensor, "moments parts"]:
+    return torch.stack([torch.ones_like(added), added, added.square()]).sum(-1)
 
 
 def dimension_keys(width: int) -> tuple[Key, ...]:

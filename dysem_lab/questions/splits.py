@@ -17,19 +17,25 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dysem_lab import paths
+from dysem_lab.attribution import Directions
 from dysem_lab.display import Progress, silent
 from dysem_lab.encoders.base import Encoder, LensEncoder, View
 from dysem_lab.errors import DataError
 from dysem_lab.models.capture import capture
-from dysem_lab.models.parts import SPLITS, Part, Parts, split
+from dysem_lab.models.parts import SPLITS, Fixed, Part, Parts, neurons, of_each, split
 from dysem_lab.models.store import prompt_key
 from dysem_lab.questions.saving import atomic_write
 
-FORMAT = "2"  # of what is kept on disk
+FORMAT = "3"  # of what is kept on disk
 MOST_BYTES = 2**29  # of all corpora on disk
 FEWEST = 2  # texts that are kept at least
 KEPT = 32  # texts in one view, split in one way, that are remembered
-TOGETHER = ("head", "block", "ffn")  # parts that are the same in every view, and are added up
+TOGETHER = (
+    "head",
+    "block",
+    "ffn",
+    "neuron",
+)  # parts that are the same in every view, and are added up
 BY_PASS = (*TOGETHER, "token")  # parts that a pass has to be read for
 TEXT = "text"
 
@@ -44,12 +50,14 @@ class Labelled(NamedTuple):
         views: Of which view each is, by its number; None is the sum over all of them.
         keys: What each has in common with a part of another text: its view, and its `key_of`.
         vectors: Of each part.
+        weights: Of directions that are the same for every text (`Fixed`), parts as well.
     """
 
     labels: list[Part]
     views: list[int | None]
     keys: list[Key]
     vectors: Float[Tensor, "parts d"]
+    weights: Float[Tensor, " k"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,17 +69,21 @@ class Split:
         texts: The first so many of them in parts.
         means: Key → the mean over all texts of that part; all of them add up to the mean vector.
             The tokens of the texts themselves are one key: this is the mean of their sum.
+        weights: The mean over all texts of their weights: E[p] of such a part is exact by it alone.
     """
 
     read: Float[Tensor, "views n d"]
     texts: list[Labelled]
     means: dict[Key, Float[Tensor, " d"]]
+    weights: Float[Tensor, " k"]
 
     def expected(self, text: Labelled) -> Float[Tensor, "parts d"]:
         """Return E[p] for each part of a text; they add up to the mean vector.
 
         What the template's tokens leave of the mean is spread evenly over the text's own.
         """
+        if not text.keys:
+            return text.vectors
         width = text.vectors.shape[-1]
         found = torch.stack([self.means.get(key, torch.zeros(width)) for key in text.keys])
         own = torch.tensor([TEXT in key for key in text.keys])
@@ -121,6 +133,7 @@ def split_texts(
     weighted = [(i, view.weight, of) for i, (view, of) in in_views if view.weight]
     texts: list[Labelled] = []
     means: dict[Key, Tensor] = {}
+    weights = torch.stack([weight * of.weights for _, weight, of in weighted]).sum(0)
     for rows in zip(*(of.texts for _, _, of in weighted), strict=False):
         parts = [(i, weight, row) for (i, weight, _), row in zip(weighted, rows, strict=True)]
         texts.append(_together(parts) if by in TOGETHER else _side_by_side(parts))
@@ -128,7 +141,39 @@ def split_texts(
         for key, mean in of.means.items():
             named = (None if by in TOGETHER else i, *key)
             means[named] = means.get(named, 0) + weight * mean
-    return Split(torch.stack([of.read for of in found]), texts, means)
+    return Split(torch.stack([of.read for of in found]), texts, means, weights)
+
+
+def fixed_of(
+    encoder: Encoder, by: str, views: Sequence[View], directions: Directions | None
+) -> Fixed | None:
+    """Return the directions that all texts have weights for; None where each has its own parts.
+
+    Args:
+        encoder: The encoder.
+        by: What its texts are split by.
+        views: Its passes over any texts.
+        directions: Those of a user.
+    """
+    if directions is not None:
+        labels = [Part("direction", direction=name) for name in directions.names]
+        return Fixed(labels, directions.vectors)
+    if by == "neuron" and in_parts(encoder):
+        return neurons(encoder.lens, encoder.place, views[0].edit)
+    return None
+
+
+def along(vectors: Float[Tensor, "n d"], directions: Directions) -> Split:
+    """Return vectors as sums of directions and of an error, what these do not hold."""
+    vectors = vectors.double()
+    weights = directions.coefficients(vectors)
+    errors = vectors - weights @ directions.vectors
+    key: Key = (None, "error", None, None)
+    texts = [
+        Labelled([Part("error")], [None], [key], error[None], of_text)
+        for error, of_text in zip(errors, weights, strict=True)
+    ]
+    return Split(vectors[None], texts, {key: errors.mean(0)}, weights.mean(0))
 
 
 Report = Callable[[int], None]  # is told how many texts of a view are done
@@ -139,9 +184,9 @@ def _together(rows: Sequence[Row]) -> Labelled:
     """Return the sum over the views of parts that are the same in each."""
     labels = rows[0][2].labels
     vectors = torch.stack([weight * parts.vectors[0].float() for _, weight, parts in rows]).sum(0)
-    return Labelled(
-        labels, [None] * len(labels), [(None, *key) for key in keys_of(labels)], vectors
-    )
+    weights = torch.stack([weight * parts.weights[0] for _, weight, parts in rows]).sum(0)
+    keys = [(None, *key) for key in keys_of(labels)]
+    return Labelled(labels, [None] * len(labels), keys, vectors, weights)
 
 
 def _side_by_side(rows: Sequence[Row]) -> Labelled:
@@ -150,7 +195,7 @@ def _side_by_side(rows: Sequence[Row]) -> Labelled:
     views = [i for i, _, parts in rows for _ in parts.labels]
     keys = [(i, *key) for i, _, parts in rows for key in keys_of(parts.labels)]
     vectors = torch.cat([weight * parts.vectors[0].float() for _, weight, parts in rows])
-    return Labelled(labels, list(views), keys, vectors)
+    return Labelled(labels, list(views), keys, vectors, torch.zeros(0))
 
 
 def keys_of(labels: Sequence[Part]) -> list[Key]:
@@ -167,9 +212,11 @@ def keys_of(labels: Sequence[Part]) -> list[Key]:
             if label.of_text:
                 inside.setdefault(label.kind, []).append(label.position)
     keys: list[Key] = []
-    for kind, block, head, position, *_ in labels:
+    for label in labels:
+        kind, position = label.kind, label.position
         if position is None:
-            keys.append((kind, block, head))
+            which = (label.head, label.neuron, label.direction)
+            keys.append((kind, label.block, next((i for i in which if i is not None), None)))
             continue
         own = inside.get(kind, [0])
         if own[0] <= position <= own[-1]:
@@ -187,6 +234,7 @@ class _View(NamedTuple):
     read: Float[Tensor, "n d"]
     texts: list[Parts]
     means: dict[Key, Float[Tensor, " d"]]
+    weights: Float[Tensor, " k"]
 
 
 _views: OrderedDict[str, _View] = OrderedDict()
@@ -225,8 +273,11 @@ def _save(view: _View, path: Path) -> None:
 
     A disk that has no room keeps nothing.
     """
-    tensors = {"read": view.read, "means": torch.stack([*view.means.values()])}
+    means = [*view.means.values()]
+    tensors = {"read": view.read, "mean_weights": view.weights}
+    tensors["means"] = torch.stack(means) if means else torch.zeros(0, view.read.shape[1])
     tensors["vectors"] = torch.cat([parts.vectors[0] for parts in view.texts])
+    tensors["weights"] = torch.cat([parts.weights for parts in view.texts])
     labels = [parts.labels for parts in view.texts]
     # Heads are the same of all texts: said once.
     same = all(of_text == labels[0] for of_text in labels)
@@ -255,23 +306,21 @@ def _loaded(path: Path) -> _View | None:
     try:
         with safe_open(path, "pt") as file:
             about = file.metadata()
-            tensors = {name: file.get_tensor(name) for name in ("read", "means", "vectors")}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if about["digest"] != _digest(about["said"], tensors):
             return None
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         return None
     said = json.loads(about["said"])
-    read, means, vectors = tensors["read"], tensors["means"], tensors["vectors"]
+    read, weights = tensors["read"], tensors["weights"]
     labels = [[Part(*label) for label in of_text] for of_text in said["labels"]]
     if len(labels) == 1:
-        labels *= len(vectors) // len(labels[0])
-    rows = vectors.split([len(of_text) for of_text in labels])
-    texts = [
-        Parts(of_text, of[None], whole[None])
-        for of_text, of, whole in zip(labels, rows, read, strict=False)
-    ]
-    keys = [tuple(key) for key in said["keys"]]
-    return _View(read, texts, dict(zip(keys, means, strict=True)))
+        labels *= len(weights)
+    rows = tensors["vectors"].split([len(of_text) for of_text in labels])
+    each = zip(labels, rows, read, weights, strict=False)
+    texts = [Parts(labels, of[None], whole[None], own[None]) for labels, of, whole, own in each]
+    means = dict(zip(map(tuple, said["keys"]), tensors["means"], strict=True))
+    return _View(read, texts, means, tensors["mean_weights"])
 
 
 def _run(encoder: LensEncoder, view: View, by: str, budget: int | None, report: Report) -> _View:
@@ -282,16 +331,20 @@ def _run(encoder: LensEncoder, view: View, by: str, budget: int | None, report: 
         where.setdefault(prompt, []).append(i)
     read = torch.zeros(n, encoder.lens.d_model)
     sums: dict[tuple[Key, ...], Float[Tensor, "parts d"]] = {}
+    weights: Tensor | float = 0.0
     kept: dict[int, Parts] = {}
     n_done = 0
     for prompts, parts in _in_parts(encoder, view, by, list(where)):
-        of_each = zip(prompts, parts.vectors.split(1), parts.whole.split(1), strict=True)
-        for prompt, vectors, whole in of_each:
+        for prompt, one in zip(prompts, of_each(parts), strict=True):
             at, keys = where[prompt], tuple(keys_of(parts.labels))
-            read[at] = whole
-            sums[keys] = sums.get(keys, 0) + len(at) * vectors[0].double()
-            n_kept = n if budget is None else max(FEWEST, budget // (2 * vectors.numel()))
-            one = Parts(parts.labels, vectors if budget is None else vectors.half(), whole)
+            read[at] = one.whole
+            sums[keys] = sums.get(keys, 0) + len(at) * one.vectors[0].double()
+            weights = weights + len(at) * one.weights[0].double()
+            n_kept = n
+            if budget is not None:
+                size = 2 * one.vectors.numel() + 4 * one.weights.numel()
+                n_kept = max(FEWEST, budget // size)
+                one = one._replace(vectors=one.vectors.half())
             kept |= {text: one for text in at if text < n_kept}
             n_done += len(at)
         report(n_done)
@@ -300,7 +353,8 @@ def _run(encoder: LensEncoder, view: View, by: str, budget: int | None, report: 
         for key, row in zip(keys, total, strict=True):
             means[key] = means.get(key, 0) + row / n
     means = {key: mean.float() for key, mean in means.items()}
-    return _View(read, [kept[i] for i in sorted(kept)], means)
+    mean = torch.as_tensor(weights / n).float()
+    return _View(read, [kept[i] for i in sorted(kept)], means, mean)
 
 
 def _in_parts(
@@ -313,4 +367,4 @@ def _in_parts(
         return
     name, blocks = encoder.place
     read = capture(encoder.lens, prompts, name, blocks, edit=view.edit, progress=False)[name]
-    yield prompts, Parts([Part("language")], read[:, None], read)
+    yield prompts, Parts([Part("language")], read[:, None], read, torch.zeros(len(read), 0))

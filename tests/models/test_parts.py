@@ -8,7 +8,7 @@ from dysem_lab.errors import InputError, ModelError
 from dysem_lab.models.capture import capture
 from dysem_lab.models.edits import ablate, contrast
 from dysem_lab.models.loading import load_model
-from dysem_lab.models.parts import HALF_TOLERANCE, SPLITS, split
+from dysem_lab.models.parts import HALF_TOLERANCE, SPLITS, neurons, split
 from dysem_lab.models.places import place
 from dysem_lab.models.record import norm_of
 from dysem_lab.prompts import wrap
@@ -23,6 +23,12 @@ def parts_of(lens, prompts, where, by, edit=None):
     for batch, parts in split(lens, prompts, place(where), by, edit):
         for i, vectors, whole in zip(batch, parts.vectors, parts.whole, strict=True):
             found[i] = (parts.labels, vectors, whole)
+            if by == "neuron":
+                fixed = neurons(lens, place(where), edit)
+                written = torch.cat(
+                    [parts.weights[batch.index(i), :, None] * fixed.vectors, vectors]
+                )
+                found[i] = ([*fixed.labels, *parts.labels], written, whole)
     return [found[i] for i in range(len(prompts))]
 
 

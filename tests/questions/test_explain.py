@@ -38,8 +38,9 @@ def encoders(lens):
 
 def splits(name):
     if name == "F^L":
-        return ("block", "ffn", "language", "dimension")
-    return tuple(by for by in BY if by != "ffn" or name not in ("DySem", "DySem on CP"))
+        return ("block", "ffn", "neuron", "language", "dimension")
+    no_ffn = ("ffn", "neuron") if name in ("DySem", "DySem on CP") else ()
+    return tuple(by for by in BY if by not in ("direction", *no_ffn))
 
 
 NAMES = ("DySem", "DySem, source", "DySem, final", "DySem on CP", "F^L", "CK", "CP")
