@@ -1,11 +1,13 @@
 """A similarity as a sum of parts: hand-computed cases and properties."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dysem_lab.attribution import (
+    Directions,
     by_dimension,
     norm_product,
     one_sided,
@@ -70,3 +72,58 @@ def test_the_largest_shares_are_left_out():
     assert without_largest(U, shares, 2).tolist() == [True, False, False]
     with pytest.raises(InputError, match="drop fewer of its 2"):
         without_largest(U, shares, 3)
+
+
+def test_directions_by_hand():
+    # v = 2 (2, 0, 0) + 3 (0, 1, 0) + (0, 0, 5)
+    directions = Directions(torch.tensor([[2.0, 0, 0], [0, 1, 0]]), ["first", "second"])
+    v = torch.tensor([[4.0, 3, 5]])
+    assert directions.coefficients(v)[0].tolist() == pytest.approx([2, 3])
+    assert Directions(np.eye(3)[:2]).names == [0, 1]
+    # A dictionary with a bias of its own: ReLU of v minus it.
+    relu = Directions(torch.eye(3), encode=lambda x: (x - 3.5).relu())
+    assert relu.coefficients(v).tolist() == [[0.5, 0, 1.5]]
+    assert relu.record()["encode"].endswith("<lambda>")
+    assert directions.record()["names"] == ["first", "second"]
+
+
+@given(st.integers(0, 10_000), st.integers(1, 6), st.integers(0, 6))
+def test_what_directions_do_not_hold_is_at_right_angles_to_them(seed, k, more):
+    torch.manual_seed(seed)
+    rows, vectors = torch.randn(k, k + more).double(), torch.randn(3, k + more).double()
+    error = vectors - Directions(rows).coefficients(vectors) @ rows
+    assert (error @ rows.T).abs().max() < 1e-6 * (1 + error.abs().max())
+    if not more:
+        assert error.abs().max() < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ((torch.zeros(3),), r"directions must be \[k, d\]"),
+        ((torch.zeros(0, 3),), r"got \(0, 3\)"),
+        ((torch.tensor([[1.0, 0], [0, 0]]),), "direction 1 is zero"),
+        ((torch.tensor([[1.0, torch.nan]]),), "NaN or infinite value, first at index 0"),
+        (("ab",), "directions"),
+        ((torch.ones(3, 2),), "3 directions in 2 dimensions depend on each other"),
+        (
+            (torch.tensor([[1.0, 2, 0], [2, 4, 0]]),),
+            r"depend on each other \(rank 1\).*give encode",
+        ),
+        ((torch.eye(2), ["a"]), "names must be 2 different ones, one per direction, got 1"),
+        ((torch.eye(2), ["a", "a"]), "of which 1 differ"),
+        ((torch.eye(2), [1, 2]), "names must be one or more strings"),
+    ],
+)
+def test_what_is_no_direction_is_refused(given, said):
+    with pytest.raises(InputError, match=said):
+        Directions(*given)
+
+
+def test_coefficients_that_are_none_are_refused():
+    with pytest.raises(InputError, match="directions have 2 dimensions, the vectors 3"):
+        Directions(torch.eye(2)).coefficients(torch.ones(1, 3))
+    with pytest.raises(InputError, match=r"must give \(1, 2\) coefficients.* got \(1, 3\)"):
+        Directions(torch.eye(2), encode=lambda x: torch.ones(1, 3)).coefficients(torch.ones(1, 2))
+    with pytest.raises(InputError, match="what encode gives has a NaN"):
+        Directions(torch.eye(2), encode=lambda x: x * torch.nan).coefficients(torch.ones(1, 2))

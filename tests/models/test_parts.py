@@ -5,6 +5,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dysem_lab.errors import InputError, ModelError
+from dysem_lab.models import record
 from dysem_lab.models.capture import capture
 from dysem_lab.models.edits import ablate, contrast
 from dysem_lab.models.loading import load_model
@@ -60,6 +61,7 @@ class Plain:
                 (("v", i), values, "out"),
                 (("o", i), attention.o_proj, "out"),
                 (("f", i), block.mlp, "out"),
+                (("u", i), block.mlp.down_proj, "in"),
             ):
                 handles.append(module.register_forward_hook(keep(name, what)))
         ids = self.tokenizer(prompt, return_tensors="pt")
@@ -91,6 +93,19 @@ class Plain:
                 rows[i, head] = written
         return rows
 
+    def neurons(self, prompt):
+        """What each neuron writes at the last token, block after block."""
+        seen, _ = self.run(prompt)
+        rows = []
+        for i, block in enumerate(self.model.model.layers):
+            written = block.mlp.down_proj.weight.detach().T * seen["u", i][0, -1, :, None]
+            if getattr(block, "post_feedforward_layernorm", None) is not None:
+                after = block.post_feedforward_layernorm
+                rms = (seen["f", i][0, -1].square().mean() + after.eps).sqrt()
+                written = written / rms * (1 + after.weight.detach())
+            rows.append(written)
+        return torch.cat(rows)
+
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_heads_and_tokens_are_those_of_plain_hooks(tiny_folder, architecture):
@@ -111,16 +126,67 @@ def test_heads_and_tokens_are_those_of_plain_hooks(tiny_folder, architecture):
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_neurons_are_those_of_plain_hooks(tiny_folder, architecture):
+    folder = tiny_folder(architecture)
+    lens, plain = load_model(folder), Plain(folder)
+    prompts = wrap(TEXTS)
+    for where in ("ffn", "resid"):
+        for prompt, (labels, vectors, _) in zip(
+            prompts, parts_of(lens, prompts, where, "neuron"), strict=True
+        ):
+            expected = plain.neurons(prompt)
+            n = len(expected)
+            assert [(p.block, p.neuron) for p in labels[:n]] == [
+                (block, i) for block in range(lens.n_layers) for i in range(n // lens.n_layers)
+            ]
+            assert torch.allclose(vectors[:n], expected, atol=1e-4, rtol=1e-3)
+            others = {"ffn": [], "resid": ["attention", "embedding"]}[where]
+            assert [label.kind for label in labels[n:]] == others
+
+
+def test_neurons_of_the_final_norm_are_its_gain_times_those_of_the_stream(tiny_folder):
+    lens = load_model(tiny_folder("Gemma2"))
+    prompts = wrap(TEXTS)
+    norm = lens.bridge.original_model.model.norm
+    streams = capture(lens, prompts, "resid", progress=False)["resid"]
+    of_stream, of_final = (parts_of(lens, prompts, at, "neuron") for at in ("resid", "final"))
+    for stream, (_, before, _), (_, after, _) in zip(streams, of_stream, of_final, strict=True):
+        rms = (stream.square().mean() + norm.eps).sqrt()
+        expected = before / rms * (1 + norm.weight.detach())
+        assert torch.allclose(after, expected, atol=1e-4, rtol=1e-3)
+
+
+def test_neurons_that_are_not_there_are_refused(tiny_lens, monkeypatch):
+    prompts = wrap(TEXTS)
+    with pytest.raises(InputError, match="'attn' is no sum over 'neuron'"):
+        parts_of(tiny_lens, prompts, "attn", "neuron")
+    for position in ("ffn", "released_ffn"):
+        edit = contrast(tiny_lens, layer=1, position=position, alpha=1.0)
+        with pytest.raises(InputError, match="replaces what the FFN of block 1 writes"):
+            parts_of(tiny_lens, prompts, "resid", "neuron", edit)
+        ((labels, _, _), *_) = parts_of(tiny_lens, prompts, "resid", "ffn", edit)
+        assert {label.kind for label in labels} == {"ffn", "attention", "embedding"}
+    edit = contrast(tiny_lens, layer=1, position="hidden", alpha=1.0)
+    for labels, vectors, whole in parts_of(tiny_lens, prompts, "resid", "neuron", edit):
+        assert {label.block for label in labels if label.kind == "neuron"} == {2}
+        assert torch.allclose(vectors.sum(0), whole, atol=1e-4)
+    monkeypatch.setattr(record, "NEURONS", "blocks.{layer}.mlp.experts.hook_in")
+    with pytest.raises(ModelError, match=r"block 0 does not show its neurons.*by 'ffn'"):
+        parts_of(tiny_lens, prompts, "ffn", "neuron")
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_parts_add_up_to_what_is_captured(tiny_folder, architecture):
     lens = load_model(tiny_folder(architecture))
     prompts = wrap(TEXTS)
     for where, ways in (
         ("attn", ("head", "token", "block")),
         ("attn_raw", ("head", "token", "block")),
-        ("ffn", ("block", "ffn")),
-        ("resid", ("head", "token", "block", "ffn")),
-        ("resid.1", ("head", "token")),
-        ("final", ("head", "token", "block")),
+        ("ffn", ("block", "ffn", "neuron")),
+        ("ffn_raw", ("ffn", "neuron")),
+        ("resid", ("head", "token", "block", "ffn", "neuron")),
+        ("resid.1", ("head", "token", "neuron")),
+        ("final", ("head", "token", "block", "neuron")),
     ):
         component, blocks = place(where)
         captured = capture(lens, prompts, component, blocks, progress=False)[component]
@@ -223,10 +289,11 @@ def test_a_sum_that_does_not_hold_is_said(tiny_lens, monkeypatch):
 
 def test_half_precision_has_a_row_for_rounding(tiny_folder):
     lens = load_model(tiny_folder("Gemma2"), dtype="bfloat16")
-    ((labels, vectors, whole),) = parts_of(lens, wrap(TEXTS[:1]), "resid", "head")
-    assert labels[-1].kind == "rounding"
-    assert torch.allclose(vectors.sum(0), whole, atol=1e-4)
-    assert vectors[-1].norm() < HALF_TOLERANCE * whole.norm()
+    for by in ("head", "neuron"):
+        ((labels, vectors, whole),) = parts_of(lens, wrap(TEXTS[:1]), "resid", by)
+        assert labels[-1].kind == "rounding"
+        assert torch.allclose(vectors.sum(0), whole, atol=1e-4)
+        assert vectors[-1].norm() < HALF_TOLERANCE * whole.norm()
 
 
 def test_a_norm_is_asked_for_what_it_is(tiny_folder):

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import dysem_lab as dl
 from dysem_lab import paths
@@ -88,6 +89,151 @@ def test_random_pairs_are_those_of_the_corpus(tiny_lens):
         mean, spread = found.added[None, "block", block, None]
         values = np.array(added)[:, block]
         assert (mean, spread) == pytest.approx((values.mean(), values.std()), abs=2e-3)
+
+
+def test_neurons_of_a_pair_and_of_random_pairs_are_those_by_hand(tiny_folder):
+    """Against the plain model: u at the last token times W_out, through the frozen post-norm."""
+    lens = load_model(tiny_folder("Gemma2"))
+    encoder = dl.DySem(lens, ("en",), k=0.5, component="ffn")
+    texts = [*CORPUS["en"], X, Y]
+    folder = tiny_folder("Gemma2")
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    seen = {}
+
+    def keep(name, given):
+        def hook(module, args, output):
+            seen[name] = (args[0] if given else output).detach()[0, -1].double()
+
+        return hook
+
+    for i, block in enumerate(model.model.layers):
+        block.mlp.down_proj.register_forward_hook(keep((i, "u"), True))
+        block.mlp.register_forward_hook(keep((i, "f"), False))
+    parts = []
+    for prompt in dl.wrap(texts, setting="language-specific", languages="en"):
+        with torch.no_grad():
+            model(**tokenizer(str(prompt), return_tensors="pt"))
+        rows = []
+        for i, block in enumerate(model.model.layers):
+            norm = block.post_feedforward_layernorm
+            gain = (1 + norm.weight.detach().double()) / (
+                seen[i, "f"].square().mean() + norm.eps
+            ).sqrt()
+            rows.append(
+                seen[i, "u"][:, None] * block.mlp.down_proj.weight.detach().double().T * gain
+            )
+        parts.append(torch.cat(rows))
+    parts = torch.stack(parts)
+    sets = encoder.encode(texts, progress=False).sets
+    centred = parts - parts[:4].mean(0)
+
+    def added(i, j):
+        U, whole = sets[i] | sets[j], centred.sum(1)
+        return centred[i] @ (whole[j] * U) / (whole[i][U].norm() * whole[j][U].norm())
+
+    found = explain(encoder, X, Y, "neuron", None, CORPUS, progress=False).table
+    assert found["kind"].eq("neuron").all()
+    assert np.allclose(found["contribution"], added(4, 5).numpy(), atol=1e-5)
+    random = torch.stack([added(i, j) for i in range(4) for j in range(4) if i != j])
+    assert np.allclose(found["random"], random.mean(0).numpy(), atol=1e-4)
+    assert np.allclose(found["spread"], random.std(0, correction=0).numpy(), atol=1e-4)
+
+
+def test_directions_are_principal_components_and_what_they_do_not_hold(tiny_lens):
+    encoder = dl.DySem(tiny_lens, ("en", "fr"), k=0.5)
+    corpus = encoder.encode_renderings(CORPUS, progress=False).vectors.double().numpy()
+    mean = corpus.mean(0)
+    components = np.linalg.svd(corpus - mean, full_matrices=False)[2][:3]
+    asked = {"renderings": RENDERINGS, "progress": False}
+    found = explain(encoder, X, Y, "direction", None, CORPUS, directions=components, **asked)
+    whole = explain(encoder, X, Y, "language", None, CORPUS, **asked)
+    assert found.similarity == pytest.approx(whole.similarity, abs=1e-6)
+    assert found.table["direction"].tolist()[:3] == [0, 1, 2]
+    assert found.table["kind"].tolist() == ["direction"] * 3 + ["error"]
+    encoded = encoder.encode_renderings({"en": [X, Y], **RENDERINGS}, progress=False)
+    x, y = encoded.vectors.double().numpy() - mean
+    U = (encoded.sets[0] | encoded.sets[1]).numpy()
+    norms = np.linalg.norm(x[U]) * np.linalg.norm(y[U])
+    for row, component in zip(found.table.itertuples(), components, strict=False):
+        part = (x @ component) * component
+        assert row.contribution == pytest.approx((part * U) @ y / norms, abs=1e-6)
+    rest = x - (components @ x) @ components
+    last = found.table.iloc[-1]
+    assert last["contribution"] == pytest.approx((rest * U) @ y / norms, abs=1e-6)
+    v = corpus - mean
+    S = encoder.encode_renderings(CORPUS, progress=False).sets.numpy()
+    errors = []
+    for i in range(4):
+        for j in set(range(4)) - {i}:
+            on = S[i] | S[j]
+            left = v[i] - (components @ v[i]) @ components
+            errors.append(left[on] @ v[j][on] / np.linalg.norm(v[i][on]) / np.linalg.norm(v[j][on]))
+    assert last["random"] == pytest.approx(np.mean(errors), abs=1e-5)
+    assert last["spread"] == pytest.approx(np.std(errors), abs=1e-5)
+    raw = explain(encoder, X, Y, "direction", None, None, directions=components, **asked)
+    assert raw.similarity == pytest.approx(raw.encoder_similarity, abs=1e-6)
+    both = explain(encoder, X, Y, "direction", "head", CORPUS, directions=components, **asked)
+    assert both.similarity == pytest.approx(whole.similarity, abs=1e-6)
+    assert np.allclose(both.matrix().sum(axis=1), found.table["contribution"], atol=1e-6)
+
+
+def test_a_sparse_dictionary_has_its_own_encoder_and_names(tiny_lens):
+    encoder = dl.PromptEncoder(tiny_lens)
+    torch.manual_seed(0)
+    d = tiny_lens.d_model
+    decoder, bias = torch.randn(2 * d, d), torch.randn(d)
+    names = [f"feature <{i}>" for i in range(2 * d)]
+
+    def encode(vectors):
+        return ((vectors - bias) @ decoder.T - 1).relu()
+
+    dictionary = dl.Directions(decoder, names, encode)
+    found = explain(encoder, X, Y, "direction", None, None, directions=dictionary, progress=False)
+    x, y = encoder.encode([X, Y], progress=False).vectors.double()
+    c, norms = encode(x.float()[None])[0].double(), x.norm() * y.norm()
+    expected = c * (decoder.double() @ y) / norms
+    assert found.table["direction"].tolist()[:-1] == names
+    assert np.allclose(found.table["contribution"][:-1], expected, atol=1e-6)
+    assert found.similarity == pytest.approx(torch.cosine_similarity(x, y, dim=0).item(), abs=1e-6)
+    assert found.facts.record()["directions"]["n"] == 2 * d
+    largest = expected.abs().argmax().item()
+    assert f"feature &lt;{largest}&gt;" in found.caption or "error" in found.caption
+    asked = {"directions": dictionary, "progress": False}
+    centred = explain(encoder, X, Y, "direction", None, CORPUS, **asked)
+    whole = explain(encoder, X, Y, "dimension", None, CORPUS, progress=False)
+    assert centred.similarity == pytest.approx(whole.similarity, abs=1e-6)
+    difference = explain_difference(encoder, X, Y, Z, "direction", CORPUS, **asked)
+    assert np.allclose(difference.table["to_y"], centred.table["contribution"])
+    pooled = dl.MeanPooling(tiny_lens)
+    asked["directions"] = decoder[:3]
+    of_any = explain(pooled, X, Y, "direction", None, CORPUS, **asked)
+    by_dimension = explain(pooled, X, Y, "dimension", None, CORPUS, progress=False)
+    assert of_any.similarity == pytest.approx(by_dimension.similarity, abs=1e-6)
+
+
+def test_directions_are_given_where_they_are_asked_for(tiny_lens):
+    encoder, some = dl.DySem(tiny_lens, ("en",), k=0.5), torch.eye(tiny_lens.d_model)[:2]
+    with pytest.raises(InputError, match="go together; give both or neither"):
+        explain(encoder, X, Y, "direction", None, None, progress=False)
+    with pytest.raises(InputError, match="go together"):
+        explain(encoder, X, Y, "head", None, None, directions=some, progress=False)
+    with pytest.raises(InputError, match="directions have 3 dimensions, the vectors 32"):
+        explain(encoder, X, Y, "direction", None, None, directions=torch.eye(3), progress=False)
+
+
+def test_too_many_pairs_of_parts_are_refused(tiny_lens, monkeypatch):
+    from dysem_lab.questions import explain as room
+
+    encoder = dl.DySem(tiny_lens, ("en",), k=0.5, component="resid")
+    added = explain(encoder, X, Y, "neuron", "block", CORPUS, progress=False)
+    alone = explain(encoder, X, Y, "neuron", None, CORPUS, progress=False)
+    assert np.allclose(added.matrix().sum(axis=1), alone.table["contribution"], atol=1e-6)
+    monkeypatch.setattr(room, "MOST_ROWS", 100)
+    with pytest.raises(
+        InputError, match=r"146 parts of x times 4 of y are 584 rows, more than 100"
+    ):
+        explain(encoder, X, Y, "neuron", "block", None, progress=False)
 
 
 def test_surprise_is_how_far_from_random_pairs(tiny_lens):
@@ -218,7 +364,12 @@ def test_any_encoder_is_explained_by_dimension(tiny_lens):
 
 def test_figures_and_captions_say_the_numbers(tiny_lens, tmp_path):
     encoder = dl.DySem(tiny_lens, ("en", "fr"), k=0.5)
-    for by, other in (("head", None), ("token", "token"), ("token", None), ("dimension", None)):
+    for by, other in (
+        ("head", None),
+        ("token", "token"),
+        ("token", None),
+        ("dimension", None),
+    ):
         found = explain(encoder, X, Y, by, other, CORPUS, RENDERINGS, progress=False)
         assert f"{found.similarity:.3f}" in found.caption
         assert f"{found.encoder_similarity:.3f}" in found.caption
@@ -243,7 +394,8 @@ def test_a_corpus_is_kept_on_disk_and_a_damaged_file_is_made_again(tiny_lens, mo
         runs.clear()
         return reference(encoder, corpus_of(corpus, ("en", "fr"), "en"), by, "en"), len(runs)
 
-    for by in ("head", "token"):
+    encoder = dl.DySem(tiny_lens, ("en", "fr"), k=0.5, component="resid")
+    for by in ("neuron", "head", "token"):
         first, n_runs = again(by)
         assert n_runs == 2  # one for each language
         kept, n_runs = again(by)
