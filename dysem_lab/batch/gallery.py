@@ -23,6 +23,7 @@ ALSO = {
     "stability": ("selection_frequency",),
     "what_changes": ("cp_predictions", "cp_stream"),
     "causal": ("set_ablation", "set_interchange"),
+    "readout": ("concept",),
 }
 ELSEWHERE = "Other figures"
 LARGEST_RECORD = 2**24  # bytes
