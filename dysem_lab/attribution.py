@@ -15,6 +15,7 @@ Timkey and van Schijndel (arXiv 2109.04404).
 import hashlib
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -139,7 +140,7 @@ class Directions:
 
     def __init__(
         self,
-        vectors: Float[Tensor, "k d"],
+        vectors: Float[Tensor, "k d"] | Float[np.ndarray, "k d"],
         names: Sequence[str] | None = None,
         encode: Callable[[Float[Tensor, "n d"]], Float[Tensor, "n k"]] | None = None,
     ) -> None:

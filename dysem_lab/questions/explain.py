@@ -40,6 +40,7 @@ from dysem_lab.questions.token_map import token_map
 BY = (*BY_PASS, "language", "dimension", "direction")
 SHOWN = 60  # characters of a text under the title
 NUMBERS = ("block", "head", "neuron", "position", "dimension")
+Rows = Float[Tensor, "k d"] | Float[np.ndarray, "k d"]
 MOST_ROWS = 2**20  # of parts of x × parts of y
 
 
@@ -91,7 +92,7 @@ def explain(
     renderings: Mapping[str, Sequence[str]] | None = None,
     drop_largest: int = 0,
     *,
-    directions: Float[Tensor, "k d"] | Directions | None = None,
+    directions: Rows | Directions | None = None,
     language: str = "en",
     progress: bool | Progress = True,
 ) -> Explanation:
@@ -199,7 +200,7 @@ def explain_difference(
     renderings: Mapping[str, Sequence[str]] | None = None,
     drop_largest: int = 0,
     *,
-    directions: Float[Tensor, "k d"] | Directions | None = None,
+    directions: Rows | Directions | None = None,
     language: str = "en",
     progress: bool | Progress = True,
 ) -> Explanation:
@@ -278,9 +279,7 @@ def _columns(
     return {code: checked(column, f"{code} text") for code, column in columns.items()}
 
 
-def _directions_of(
-    given: Float[Tensor, "k d"] | Directions | None, *by: str | None
-) -> Directions | None:
+def _directions_of(given: Rows | Directions | None, *by: str | None) -> Directions | None:
     """Return what is split along, once it is known that it is asked for.
 
     Raises:
