@@ -20,7 +20,6 @@ import dysem_lab as dl
 from dysem_lab.models.parts import SPLITS
 
 LANGUAGES = (("en",), ("en", "fr", "zh"))
-CORPUS_PAIRS = 12  # the last ones of the demo set: 24 texts
 EXACT = 1e-5
 
 
@@ -37,6 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", default="gemma-3-270m")
     parser.add_argument("--pairs", type=int, default=50)
+    parser.add_argument("--corpus", type=int, default=24, help="texts, from the last pairs")
     parser.add_argument("--out", type=Path, help="file of what was measured, one JSON per line")
     args = parser.parse_args()
     rows = []
@@ -44,7 +44,7 @@ def main() -> None:
         rows = [json.loads(line) for line in args.out.read_text().splitlines()]
     known = {tuple(row[name] for name in ("pair", "languages", "component", "by")) for row in rows}
     lens, data = dl.load_model(args.model), dl.load_data("demo", languages=LANGUAGES[-1])
-    last = range(len(data) - CORPUS_PAIRS, len(data))
+    last = range(len(data) - args.corpus // 2, len(data))
     corpora = {code: data.select(list(last)).texts(code) for code in LANGUAGES[-1]}
     asked = product(range(min(args.pairs, last.start)), LANGUAGES, SPLITS.items())
     means: dict[tuple[str, str], torch.Tensor] = {}

@@ -117,7 +117,11 @@ def _examples(examples: pd.DataFrame, top: float) -> go.Table:
         domain={"y": [0, top]},
         columnwidth=[3, 1.7, 4.6],
         header={
-            "values": ["text (English)", "part of the mean", "top tokens; <b>bold: a hit</b>"],
+            "values": [
+                "text (English)",
+                "part of the mean",
+                "first tokens; <b>bold: a word of the text is in the top</b>",
+            ],
             "align": "left",
             "fill_color": "#FFFFFF",
             "line_color": "#DDDDDD",
@@ -149,42 +153,57 @@ def caption(table: pd.DataFrame, model: str, top: int, head: Head) -> str:
     languages = table.loc[~table["language"].isin([EACH, MEAN]), "language"].nunique()
     components = [name for name in table["component"].unique() if name != HEAD]
     rows = table[table["language"] == MEAN].set_index(["component", "vector", "part"])
-    verdicts = [_verdict(rows.loc[name], name, languages) for name in components]
     n_tests = int(table[["specific_p", "difference_p"]].notna().to_numpy().sum())
     numbers = [_numbers(rows.loc[name], table, name) for name in components]
     head_rows = rows.loc[HEAD]
     return (
-        f"On {model} {'; '.join(verdicts)}. Share of {rows['n_texts'].max()} texts with a word of "
-        f"theirs, in any language, among the top {top} tokens of the mean over the languages "
-        f"(in brackets the 95 % interval, and after “other” the words of another text): "
+        f"On {model} {_verdicts(rows, components, languages)}. Share of {rows['n_texts'].max()} "
+        f"texts with a word of theirs, in any language, among the top {top} tokens of the mean "
+        f"over the languages, with its 95 % interval, and as “other” with a word of another text: "
         f"{' '.join(numbers)} Block {head.block + 1} head {head.head + 1}, chosen on the other "
         f"half of the texts: {_share(head_rows.loc[(TEXT, WHOLE)])}. Holm over {n_tests} "
         "comparisons."
     )
 
 
-def _verdict(rows: pd.DataFrame, component: str, languages: int) -> str:
-    """Return the answer for one component, as the table has it."""
-    on = rows.loc[(TEXT, ON)]
-    named = f"the consensus of {languages} languages on {SYMBOLS[component]}"
-    if not _sure(on, "specific", 1):
-        return (
-            f"{named} does not decode to a concept: the words of the text are not surely more "
-            "often among its top tokens than those of another text"
+def _verdicts(rows: pd.DataFrame, components: list[str], languages: int) -> str:
+    """Return the answer in words, as the table has it."""
+    found = {name: _found(rows.loc[name]) for name in components}
+    nothing = [SYMBOLS[name] for name in components if not found[name]]
+    said = []
+    if nothing:
+        said.append(
+            f"the consensus of {languages} languages does not decode to a concept, on "
+            f"{' or on '.join(nothing)}: the words of the text are not surely more often among its "
+            "top tokens than those of another text"
         )
-    names = {SETS: "random sets of its size", OFF: "what is left without it", WHOLE: "the whole"}
-    more = [said for part, said in names.items() if _sure(rows.loc[(TEXT, part)], "difference", 1)]
-    less = [said for part, said in names.items() if _sure(rows.loc[(TEXT, part)], "difference", -1)]
-    found = (
-        f"{named} decodes to a word of the text in {on['words']:.0%} of the texts and to none in "
-        f"{1 - on['words']:.0%}"
-    )
-    compared = [
-        f"{how} often than {' and '.join(said)}"
-        for how, said in (("more", more), ("less", less))
-        if said
+    said += [
+        f"the consensus of {languages} languages on {SYMBOLS[name]} decodes to {found[name]}"
+        for name in components
+        if found[name]
     ]
-    return f"{found}, {', '.join(compared) or 'as often as any other part of the vector'}"
+    return "; ".join(said)
+
+
+def _found(rows: pd.DataFrame) -> str:
+    """Return what the part on S(x) of a component decodes to; "" is to nothing of its text."""
+    on = rows.loc[(TEXT, ON)]
+    if not _sure(on, "specific", 1):
+        return ""
+    names = {SETS: "random sets of its size", OFF: "what is left without it", WHOLE: "the whole"}
+    compared = []
+    for how, sign in (("more", 1), ("less", -1)):
+        surely = [
+            said
+            for part, said in names.items()
+            if _sure(rows.loc[(TEXT, part)], "difference", sign)
+        ]
+        compared += [f"{how} often than {' and '.join(surely)}"] if surely else []
+    return (
+        f"a word of the text in {on['words']:.0%} of the texts and to none in "
+        f"{1 - on['words']:.0%}, "
+        f"{', '.join(compared) or 'about as often as any other part of the vector'}"
+    )
 
 
 def _sure(row: pd.Series, name: str, sign: int) -> bool:
