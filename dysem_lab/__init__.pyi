@@ -75,6 +75,7 @@ from .questions.dimension import dimension as dimension
 from .questions.explain import explain as explain
 from .questions.explain import explain_difference as explain_difference
 from .questions.finding import Finding as Finding
+from .questions.heads import heads as heads
 from .questions.ladder import ladder as ladder
 from .questions.languages import language_overlap as language_overlap
 from .questions.languages import languages as languages
@@ -91,6 +92,7 @@ from .questions.pair_layers import pair_layer_curves as pair_layer_curves
 from .questions.patching import patch_effect as patch_effect
 from .questions.predictions import predictions as predictions
 from .questions.random_sets import random_sets as random_sets
+from .questions.residuals import residuals as residuals
 from .questions.saving import save_figure as save_figure
 from .questions.search import search as search
 from .questions.selection_frequency import selection_frequency as selection_frequency

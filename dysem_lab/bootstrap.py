@@ -74,6 +74,18 @@ def interval(resampled: np.ndarray | float) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def two_sided(resampled: np.ndarray) -> float:
+    """Return p of a statistic of 0: twice the smaller share of resamples on either side of it.
+
+    It is at least the inverse of their number; NaN where no resample has a value.
+    """
+    kept = resampled[~np.isnan(resampled)]
+    if not len(kept):
+        return np.nan
+    tail = min((kept <= 0).mean(), (kept >= 0).mean())
+    return float(np.clip(2 * tail, 1 / len(resampled), 1.0))
+
+
 def gaps(
     x: np.ndarray, y: np.ndarray, gold: np.ndarray, n_resamples: int, seed: int
 ) -> Float[np.ndarray, " resample"]:

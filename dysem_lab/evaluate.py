@@ -24,6 +24,7 @@ from dysem_lab.bootstrap import (
     order_of,
     resamples,
     settings_of,
+    two_sided,
 )
 from dysem_lab.errors import InputError
 from dysem_lab.inputs import array_of, names_of, one_of, real_number
@@ -130,14 +131,12 @@ def paired_difference(
     if len(kept_gold) < 3:
         raise InputError(f"only {len(kept_gold)} pairs are defined under both methods; need 3")
     resampled = gaps(kept_a, kept_b, kept_gold, n_resamples, seed)
-    resampled = resampled[~np.isnan(resampled)]
     low, high = interval(resampled)
-    tail = min((resampled <= 0).mean(), (resampled >= 0).mean()) if len(resampled) else np.nan
     return {
         "difference": spearman(kept_a, kept_gold) - spearman(kept_b, kept_gold),
         "low": low,
         "high": high,
-        "p": float(np.clip(2 * tail, 1 / n_resamples, 1.0)),
+        "p": two_sided(resampled),
         "n_pairs": len(kept_gold),
         "n_undefined": len(gold) - len(kept_gold),
     }
@@ -169,9 +168,7 @@ def mean_with_interval(
         return dict.fromkeys(("mean", "low", "high", "p"), np.nan)
     resampled = resamples(len(kept), n_resamples, seed) @ kept / len(kept)
     low, high = interval(resampled)
-    tail = min((resampled <= 0).mean(), (resampled >= 0).mean())
-    p = float(np.clip(2 * tail, 1 / n_resamples, 1.0))
-    return {"mean": float(kept.mean()), "low": low, "high": high, "p": p}
+    return {"mean": float(kept.mean()), "low": low, "high": high, "p": two_sided(resampled)}
 
 
 def holm(p: Float[np.ndarray, " tests"]) -> Float[np.ndarray, " tests"]:

@@ -155,6 +155,36 @@ class Replacement(Edit):
         return (old.float() + (coordinates * part) @ basis.T).to(old)
 
 
+class Together(Edit):
+    """Several edits of one pass.
+
+    Args:
+        lens: The model.
+        edits: In the order in which they are made.
+    """
+
+    def __init__(self, lens: LensModel, edits: Sequence[Edit]) -> None:
+        """Take the edits; nothing is run."""
+        super().__init__(lens)
+        self.edits = list(edits)
+        self.every_token = any(edit.every_token for edit in edits)
+
+    @property
+    def facts(self) -> ModelFacts:
+        """The model's facts under a fingerprint of the edited model's own."""
+        named = [edit.facts.fingerprint for edit in self.edits]
+        return self.lens.facts.edited(f"{len(named)} edits", {"edits": named})
+
+    def hooks(
+        self,
+        prompts: Sequence[str],
+        mask: Int[Tensor, "batch pos"],
+        rows: slice = slice(None),
+    ) -> list[Hook]:
+        """Return the hooks of all of them."""
+        return [hook for edit in self.edits for hook in edit.hooks(prompts, mask, rows)]
+
+
 def _chosen(part: Dimensions | None, size: int, where: Place) -> tuple[Any, Any]:
     """Return the parts that are replaced as a mask, or as one of each prompt; and as JSON."""
     if part is None:

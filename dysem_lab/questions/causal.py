@@ -8,14 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import pandas as pd
-import torch
-from jaxtyping import Float
 
 from dysem_lab.errors import InputError
-from dysem_lab.evaluate import holm, mean_with_interval
-from dysem_lab.inputs import at_least, names_of, one_of
+from dysem_lab.inputs import array_of, at_least, names_of, one_of
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.places import Place
 from dysem_lab.models.readout import readers, token_texts
@@ -30,6 +26,7 @@ from dysem_lab.questions.causal_passes import (
 )
 from dysem_lab.questions.causal_picture import TRAINED, UNTRAINED, caption, figure
 from dysem_lab.questions.causal_sets import GAIN, KINDS, KL, NORM, OWN, SIZE, WHOLE, Draws
+from dysem_lab.questions.causal_table import corrected, mean_over_draws, pooled, rows_of
 from dysem_lab.questions.finding import Finding, facts_of
 from dysem_lab.questions.needs import Need, prepare
 from dysem_lab.questions.scores import only_task
@@ -41,6 +38,7 @@ BY = ("mean", "zero")
 TRIED = (OWN, SIZE)  # where block and k are chosen
 FLOOR = (OWN, SIZE, NORM, WHOLE)  # of random weights
 N_EXCEPTIONS = 10
+SEEDS = (0, 1, 2)
 
 
 @dataclass(frozen=True, repr=False)
@@ -48,8 +46,9 @@ class CausalTest(Finding):
     """A finding on one half of the pairs; blocks and k were compared on the other.
 
     Attributes:
-        choice: What the other half said: a row per block and k; ``chosen`` marks k of each block,
-            ``leads`` the block that the caption is about.
+        choice: What the other half said: a row per seed, block and k; ``chosen`` marks k of each
+            block, ``leads`` the block with the largest difference. The caption is about the block
+            that leads for most seeds.
         exceptions: The texts for which S(x) does least in comparison with random sets of its size,
             at that block.
     """
@@ -65,10 +64,10 @@ def set_ablation(
     *,
     ks: Sequence[int | float] = (0.1, 0.25),
     by: str = "mean",
-    n_random: int = 3,
-    n_rotations: int = 20,
+    n_random: int = 1,
+    n_rotations: int = 7,
     random_weights: Study | None = None,
-    seed: int = 0,
+    seeds: Sequence[int] = SEEDS,
 ) -> CausalTest:
     """Take S(x) out of the residual stream at the last token, and see what the model loses.
 
@@ -76,7 +75,9 @@ def set_ablation(
     It is replaced in the English pass by the mean over other texts, or by zero. k of each block,
     and the block that the caption is about, are chosen on a random half of the pairs, by the
     difference to random sets of equal size; that half is also the corpus of the mean and of the
-    variances. Everything in the table is from the other half.
+    variances. Everything in the table is from the other half. The pairs are dealt to the seeds,
+    and each has choices, random sets and rotations of its own: 21 rotations, where there are 7 for
+    each of three seeds.
 
     Args:
         study: Of one task. Its first template and first prompt setting are used.
@@ -84,41 +85,49 @@ def set_ablation(
         layers: Blocks b, 0-based.
         ks: Dimensions per text, or fractions of d.
         by: What stands in the place of a part: "mean" or "zero".
-        n_random: Random sets per text.
-        n_rotations: Random rotations in which the same construction is repeated.
+        n_random: Random sets per text and seed, of each kind.
+        n_rotations: Random rotations per seed, in which the same construction is repeated.
         random_weights: A study of the same data and of `dysem_lab.untrained` of the model, the
             floor; None leaves it out.
-        seed: Of the halves, of the first draw, and of the bootstraps.
+        seeds: Different ones, each of its pairs, halves and draws; the first of the bootstraps.
 
     Returns:
         One row per ``model`` ("trained" or "random weights"), ``layer`` and ``control`` (`KINDS` of
-        `dysem_lab.questions.causal_sets`), with ``k``; ``n_draws``; ``n_dims``, mean size;
-        ``share``, mean length of what is taken out as a share of taking out all; ``share_read``,
-        the same as the next block, or after the last one the unembedding, reads it; ``kl``, the
-        mean KL(plain ‖ ablated) of the next token in nats, ``kl_low``, ``kl_high``; ``draw_low``,
-        ``draw_high``, over the draws; ``changed``, share of texts with another top token;
-        ``spearman``, ``low``, ``high``: STS of the cosines of h^L after the ablation (NaN where all
-        are equal), ``spearman_plain`` before it; ``difference``: KL of S(x) minus that of the
-        control, paired, with ``difference_low``, ``difference_high``, ``p``, and ``p_holm``,
-        corrected for all rows that have one. Intervals are 95 % bootstraps over pairs, whose two
-        texts are resampled together; a row of several draws is their mean.
+        `dysem_lab.questions.causal_sets`), with ``k``, those that the seeds chose; ``n_draws``;
+        ``n_dims``, mean size; ``share``, mean length of what is taken out as a share of taking out
+        all; ``share_read``, the same as the next block, or after the last one the unembedding,
+        reads it; ``kl``, the mean KL(plain ‖ ablated) of the next token in nats, ``kl_low``,
+        ``kl_high``; ``seed_low``, ``seed_high``, over the seeds, and ``draw_low``, ``draw_high``,
+        over their draws; ``changed``, share of texts with another top token; ``spearman``, ``low``,
+        ``high``: STS of the cosines of h^L after the ablation (NaN where all are equal),
+        ``spearman_plain`` before it; ``difference``: KL of S(x) minus that of
+        the control, paired, with ``difference_low``, ``difference_high`` and ``p``; the same of the
+        other two measures, as ``changed_difference`` and ``spearman_difference`` (of several draws
+        the mean, the widest interval and the largest p); and ``p_holm``, ``changed_p_holm`` and
+        ``spearman_p_holm``, corrected for all p of the table together. Intervals are 95 %
+        bootstraps over pairs, whose two texts are resampled together; a row of several draws is
+        their mean.
 
     Raises:
-        InputError: Several tasks, fewer than 6 pairs, an unknown name, block or k, no random set or
-            rotation, or random weights of another shape or other pairs.
+        InputError: Several tasks, fewer than 6 pairs or 4 per seed, an unknown name, block or k, no
+            random set or rotation, no seed or one twice, or random weights of another shape or
+            other pairs.
 
     Source: mean ablation, Wang et al. (arXiv 2211.00593); the controls are ours.
     """
     one_of(by, BY, "replacement")
-    draws = Draws(at_least(n_random, 1, "n_random"), at_least(n_rotations, 1, "n_rotations"), seed)
-    given = _checked(study, languages, layers, ks)
-    models = _prepared(given, languages, layers, random_weights)
+    drawn = _draws(n_random, n_rotations, seeds)
+    codes = names_of(languages, "language")
+    given = _checked(study, codes, layers, ks, len(drawn))
+    models = _prepared(given, codes, layers, random_weights)
 
-    def measure(half: Half, corpus: Half, tried: Tried, kinds: Sequence[str]) -> Measured:
-        return ablated(half, corpus, names_of(languages, "language"), tried, kinds, draws, by)
+    def measure(
+        half: Half, corpus: Half, tried: Tried, kinds: Sequence[str], seed: int
+    ) -> Measured:
+        return ablated(half, corpus, codes, tried, kinds, drawn[seed], by)
 
-    asked = {"languages": names_of(languages), "layers": list(layers), "ks": list(ks)}
-    asked |= {"by": by, "n_random": n_random, "n_rotations": n_rotations, "seed": seed}
+    asked = {"languages": codes, "layers": list(layers), "ks": list(ks)}
+    asked |= {"by": by, "n_random": n_random, "n_rotations": n_rotations, "seeds": list(drawn)}
     return _tested("set_ablation", KL, models, measure, asked)
 
 
@@ -129,10 +138,10 @@ def set_interchange(
     *,
     receivers: Sequence[str] | None = None,
     ks: Sequence[int | float] = (0.1, 0.25),
-    n_random: int = 3,
-    n_rotations: int = 20,
+    n_random: int = 1,
+    n_rotations: int = 7,
     random_weights: Study | None = None,
-    seed: int = 0,
+    seeds: Sequence[int] = SEEDS,
 ) -> CausalTest:
     """Put the S-part of an English text into the pass of another text: is its answer the donor's?
 
@@ -149,7 +158,7 @@ def set_interchange(
         n_random: As there.
         n_rotations: As there.
         random_weights: As there.
-        seed: As there, and of nothing else: a text's donor is a quarter of the texts further on.
+        seeds: As there, and of nothing else: a text's donor is a quarter of the texts further on.
 
     Returns:
         As `set_ablation`, for each ``language`` of the receivers, with other measures: ``gain``,
@@ -158,37 +167,56 @@ def set_interchange(
         receiver's language; ``became``, the share of texts whose top token becomes the donor's,
         among the ``n_differ`` whose own is another; ``to_donor``, ``to_receiver``, cosines of h^L
         with the donor's and with the receiver's own, and ``plain_to_donor`` before. ``share`` is of
-        the length of the whole change, and ``difference`` of gains. Two more rows per block but the
-        last divide S(x) into the directions that hold 90 % of what the next block reads, and the
-        rest.
+        the length of the whole change, and ``difference`` of gains; it is there of
+        ``gain_rendering`` and ``became`` too. Two more rows per block but the last divide S(x) into
+        the directions that hold 90 % of what the next block reads, and the rest.
 
     Raises:
         InputError: As for `set_ablation`.
 
     Source: Geiger et al. (arXiv 2106.02997); the division, Makelov et al. (arXiv 2311.17030).
     """
-    draws = Draws(at_least(n_random, 1, "n_random"), at_least(n_rotations, 1, "n_rotations"), seed)
+    drawn = _draws(n_random, n_rotations, seeds)
     codes = names_of(languages, "language")
     into = list(dict.fromkeys(["en", codes[-1]] if receivers is None else names_of(receivers)))
-    given = _checked(study, [*codes, *into], layers, ks)
+    given = _checked(study, [*codes, *into], layers, ks, len(drawn))
     models = _prepared(given, [*codes, *into], layers, random_weights)
 
-    def measure(half: Half, corpus: Half, tried: Tried, kinds: Sequence[str]) -> Measured:
-        return exchanged(half, corpus, codes, into, tried, kinds, draws)
+    def measure(
+        half: Half, corpus: Half, tried: Tried, kinds: Sequence[str], seed: int
+    ) -> Measured:
+        return exchanged(half, corpus, codes, into, tried, kinds, drawn[seed])
 
     asked = {"languages": codes, "receivers": into, "layers": list(layers), "ks": list(ks)}
-    asked |= {"n_random": n_random, "n_rotations": n_rotations, "seed": seed}
+    asked |= {"n_random": n_random, "n_rotations": n_rotations, "seeds": list(drawn)}
     return _tested("set_interchange", GAIN, models, measure, asked)
 
 
+def _draws(n_random: int, n_rotations: int, seeds: Sequence[int]) -> dict[int, Draws]:
+    """Return what each seed draws, once all are known to be numbers."""
+    given = [at_least(seed, 0, "seed") for seed in array_of(seeds, "seeds").ravel().tolist()]
+    if not given or len(set(given)) < len(given):
+        raise InputError(f"seeds must be one or more different numbers, got {seeds!r:.80}")
+    sizes = at_least(n_random, 1, "n_random"), at_least(n_rotations, 1, "n_rotations")
+    return {seed: Draws(*sizes, seed) for seed in given}
+
+
 def _checked(
-    study: Study, codes: Sequence[str], layers: Sequence[int], ks: Sequence[int | float]
+    study: Study,
+    codes: Sequence[str],
+    layers: Sequence[int],
+    ks: Sequence[int | float],
+    n_seeds: int,
 ) -> Study:
     """Return the study with the one prompt and the languages that are asked about."""
     if not len(layers) or not len(ks):
         raise InputError(f"give at least one block and one k, got {layers!r} and {ks!r}")
-    if (n := len(study.data[only_task(study)])) < 6:
-        raise InputError(f"{n} pairs make no two halves of three; give 6 or more")
+    least = max(6, 4 * n_seeds)
+    if (n := len(study.data[only_task(study)])) < least:
+        raise InputError(
+            f"{n} pairs cannot be dealt to {n_seeds} seeds, in halves that choose and report; give "
+            f"{least} or more"
+        )
     for layer in layers:
         Place("resid", layer).check(study.n_layers)
     read = list(dict.fromkeys(["en", *names_of(codes, "language")]))
@@ -201,7 +229,7 @@ def _prepared(
     """Return name → study of each model, once their vectors are there."""
     models = {TRAINED: study}
     if floor is not None:
-        models[UNTRAINED] = _checked(floor, codes, layers, [1])
+        models[UNTRAINED] = _checked(floor, codes, layers, [1], 1)
     needs: list[Need] = []
     for of in models.values():
         needs.append(of.needs((), output_layers=[layer + 1 for layer in layers]))
@@ -220,43 +248,53 @@ def _prepared(
     return models
 
 
-# --- from effects to the table
-
-
 def _tested(
     kind: str,
     main: str,
     models: Mapping[str, Study],
-    measure: Callable[[Half, Half, Tried, Sequence[str]], Measured],
+    measure: Callable[[Half, Half, Tried, Sequence[str], int], Measured],
     asked: dict[str, Any],
 ) -> CausalTest:
     """Choose k and block on one half, measure on the other, and compare with every control."""
-    study, seed = models[TRAINED], asked["seed"]
+    study, seeds = models[TRAINED], asked["seeds"]
     codes = study.languages if main == GAIN else ["en"]
-    choosing, reporting = halves(study, seed, codes)
     tried = [(layer, k) for layer in asked["layers"] for k in asked["ks"]]
-    choice = _choice(measure(choosing, choosing, tried, TRIED), main)
-    chosen = [(row.layer, row.k) for row in choice[choice["chosen"]].itertuples()]
-    lead = int(choice.loc[choice["leads"], "layer"].iloc[0])
-    found = measure(reporting, choosing, chosen, KINDS)
-    rows = _rows(found, main, TRAINED, seed)
-    if floor := models.get(UNTRAINED):
-        corpus, half = halves(floor, seed, codes)
-        rows += _rows(measure(half, corpus, chosen, FLOOR), main, UNTRAINED, seed)
-    table = pd.DataFrame(rows)
-    table["p_holm"] = holm(table["p"].to_numpy())
-    exceptions = _exceptions(found, main, dict(chosen)[lead], lead, study.lens)
+    divided = {name: halves(of, seeds, codes) for name, of in models.items()}
+    measured: dict[str, list[Measured]] = {name: [] for name in models}
+    choices, ks = [], []
+    for seed in seeds:
+        choosing, _ = divided[TRAINED][seed]
+        choice = _choice(measure(choosing, choosing, tried, TRIED, seed), main)
+        choices.append(choice.assign(seed=seed))
+        ks.append({row.layer: row.k for row in choice[choice["chosen"]].itertuples()})
+        for name, of_seeds in divided.items():
+            corpus, half = of_seeds[seed]
+            kinds = KINDS if name == TRAINED else FLOOR
+            measured[name].append(measure(half, corpus, list(ks[-1].items()), kinds, seed))
+    choice = pd.concat(choices, ignore_index=True)
+    leads = choice[choice["leads"]].groupby("layer")["difference"].agg(["size", "mean"])
+    lead = int(leads.sort_values(["size", "mean"]).index[-1])
+    every = {name: pooled(of) for name, of in measured.items()}
+    rows = [row for name, of in every.items() for row in rows_of(of, main, name, seeds[0])]
+    table = corrected(pd.DataFrame(rows))
+    chosen = {layer: dict.fromkeys(f"{of[layer]:g}" for of in ks) for layer in asked["layers"]}
+    table.insert(3, "k", ["/".join(chosen[layer]) for layer in table["layer"]])
+    exceptions = _exceptions(every[TRAINED], main, lead, study.lens)
+    sizes = [
+        [len(half.first) for half in of] for of in zip(*divided[TRAINED].values(), strict=True)
+    ]
     facts = facts_of(study, **asked)
     recorded = {
-        "texts": {"choosing": len(choosing.first), "reporting": len(reporting.first)},
-        "chosen": {str(layer + 1): k for layer, k in chosen},
+        "texts": dict(zip(("choosing", "reporting"), sizes, strict=True)),
+        "chosen": [{str(layer + 1): k for layer, k in of.items()} for of in ks],
         "lead": lead,
         "random weights": models[UNTRAINED].name if UNTRAINED in models else None,
         "exceptions": exceptions.to_dict("records"),
     }
     facts = replace(facts, recorded={**facts.recorded, **recorded})
     reads = readers(study.lens, lead + 1) if main == GAIN and lead + 1 < study.n_layers else None
-    said = caption(table, main, lead, len(reporting.first), reads)
+    led = f"{leads.loc[lead, 'size']} of {len(seeds)}"
+    said = caption(table, main, lead, (sum(sizes[0]), sum(sizes[1])), led, reads)
     drawn = figure(table, main, facts)
     return CausalTest(kind, table, drawn, said, facts, choice, exceptions)
 
@@ -265,7 +303,7 @@ def _choice(found: Measured, main: str) -> pd.DataFrame:
     """Return how much more S(x) does than random sets for each block and k, and the choice."""
     rows = []
     for layer, k in dict.fromkeys((key.layer, key.k) for key in found.effects):
-        own, random = (_mean_over_draws(found, main, layer, k, control) for control in TRIED)
+        own, random = (mean_over_draws(found, main, layer, k, control) for control in TRIED)
         rows.append({"layer": layer, "k": k, "own": own.mean(), "random": random.mean()})
     table = pd.DataFrame(rows)
     table["difference"] = table["own"] - table["random"]
@@ -275,77 +313,22 @@ def _choice(found: Measured, main: str) -> pd.DataFrame:
     return table
 
 
-def _mean_over_draws(
-    found: Measured,
-    measure: str,
-    layer: int,
-    k: int | float,
-    control: str,
-    language: str | None = None,
-) -> Float[np.ndarray, " n"]:
-    """Return a measure of each text, its mean over draws and languages."""
-    effects = [
-        effect[measure].double().numpy()
-        for key, effect in found.effects.items()
-        if (key.layer, key.k, key.control) == (layer, k, control)
-        and language in (None, key.language)
-    ]
-    return np.mean(effects, axis=0)
-
-
-def _rows(found: Measured, main: str, model: str, seed: int) -> list[dict[str, Any]]:
-    """Return one row per language, block and control."""
-    groups: dict[tuple[str, int, int | float, str], list[Key]] = {}
-    for key in found.effects:
-        groups.setdefault(key[:4], []).append(key)
-    rows = []
-    for (language, layer, k, control), keys in groups.items():
-        at = layer, k, control, language
-        values = _per_unit(_mean_over_draws(found, main, *at), found.unit)
-        own = _per_unit(_mean_over_draws(found, main, layer, k, OWN, language), found.unit)
-        parts = torch.stack([found.parts[key] for key in keys], 1)  # [3, draws, n]
-        size, share, read = parts.flatten(1).nanmean(1).tolist()
-        mean = mean_with_interval(values, seed=seed)
-        draws = [float(found.effects[key][main].mean()) for key in keys]
-        row: dict[str, Any] = {"model": model, "language": language, "layer": layer, "k": k}
-        row |= {"control": control, "n_draws": len(keys), "n_dims": size}
-        row |= {"share": share, "share_read": read, "n_texts": len(found.unit)}
-        row |= {main: mean["mean"], f"{main}_low": mean["low"], f"{main}_high": mean["high"]}
-        row |= {"draw_low": min(draws), "draw_high": max(draws)}
-        for measure in found.effects[keys[0]]:
-            if measure not in (main, "top", "top_plain"):
-                of_texts = _mean_over_draws(found, measure, *at)
-                if measure == "became":
-                    row["n_differ"] = int((~np.isnan(of_texts)).sum())
-                row[measure] = (
-                    float(np.nanmean(of_texts)) if not np.isnan(of_texts).all() else np.nan
-                )
-        if found.scores:
-            row |= pd.DataFrame([found.scores[key] for key in keys]).mean().to_dict()
-        compared = mean_with_interval(own - values, seed=seed) if control != OWN else {}
-        names = {"difference": "mean", "difference_low": "low", "difference_high": "high", "p": "p"}
-        rows.append({**row, **{name: compared.get(of, np.nan) for name, of in names.items()}})
-    return rows
-
-
-def _per_unit(values: Float[np.ndarray, " n"], unit: np.ndarray) -> Float[np.ndarray, " units"]:
-    """Return the mean over the texts of each unit that is resampled."""
-    _, of = np.unique(unit, return_inverse=True)
-    return np.bincount(of, values) / np.bincount(of)
-
-
-def _exceptions(
-    found: Measured, main: str, k: int | float, layer: int, lens: LensModel
-) -> pd.DataFrame:
+def _exceptions(found: Measured, main: str, layer: int, lens: LensModel) -> pd.DataFrame:
     """Return the texts for which S(x) does least in comparison with random sets of its size."""
     rows = []
     for language in dict.fromkeys(key.language for key in found.effects):
         own, random = (
-            _mean_over_draws(found, main, layer, k, control, language) for control in TRIED
+            mean_over_draws(found, main, layer, 0, control, language) for control in TRIED
         )
-        effect = found.effects[Key(language, layer, k, OWN, 0)]
+        effect = found.effects[Key(language, layer, 0, OWN, 0)]
         for i in (own - random).argsort(kind="stable")[:N_EXCEPTIONS]:
             was, top = token_texts(lens, [int(effect[of][i]) for of in ("top_plain", "top")])
-            row = {"language": language, "text": found.texts[i], "own": own[i], "random": random[i]}
+            row = {
+                "seed": int(found.seed[i]),
+                "language": language,
+                "text": found.texts[i],
+                "own": own[i],
+                "random": random[i],
+            }
             rows.append({**row, "top_plain": was, "top": top})
     return pd.DataFrame(rows)

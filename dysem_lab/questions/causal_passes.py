@@ -3,7 +3,6 @@
 What `dysem_lab.questions.causal` compares: ablations and interchanges at the last token of a block.
 """
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -12,14 +11,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dysem_lab.evaluate import score
 from dysem_lab.joint import cosine
-from dysem_lab.models.edits import ablate, patch
+from dysem_lab.models.edits import patch
 from dysem_lab.models.last_token import LastToken, Prefix, prefixes, record_edits
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.places import Place
 from dysem_lab.models.readout import Readers, readers
 from dysem_lab.models.record import Edit
+from dysem_lab.prompts import Prompt
 from dysem_lab.questions.causal_sets import GAIN, KL, READ, UNREAD, WHOLE, At, Draws, Part, parts_of
 from dysem_lab.questions.scores import only_task, pair_cosine
 from dysem_lab.questions.study import Study
@@ -66,7 +65,12 @@ class Half(NamedTuple):
         """The pair of each text: the two of a pair are alike, and so resampled together."""
         return np.array(self.first) % len(self.pairs)
 
-    def prompts(self, code: str) -> list[str]:
+    def texts(self) -> list[str]:
+        """Return the different texts, in English."""
+        texts = self.study.texts(self.task, "en", self.pairs.tolist())
+        return [texts[i] for i in self.first]
+
+    def prompts(self, code: str) -> list[Prompt]:
         """Return the prompt of each text in a language."""
         study, n = self.study, len(self.study.data[self.task])
         every = study.prompts(self.task, study.templates[0], study.settings[0], code).prompts
@@ -95,27 +99,37 @@ class Measured(NamedTuple):
         effects: Of each edit on each text.
         parts: Of what each edit replaced, on each text: size, share of the length of the whole
             change, and the same as what comes next reads it.
-        scores: STS after each edit, where it is asked for.
+        similarity: Cosine of h^L of each pair after each edit, where STS is asked for; under None
+            before any.
+        gold: Ratings of the pairs.
         unit: What is resampled: the pair of each text.
         texts: The different texts, in English.
+        seed: Of each text.
     """
 
     effects: dict[Key, Effect]
     parts: dict[Key, Float[Tensor, "3 n"]]
-    scores: dict[Key, dict[str, float]]
+    similarity: dict[Key | None, Float[np.ndarray, " pairs"]]
+    gold: Float[np.ndarray, " pairs"]
     unit: np.ndarray
     texts: list[str]
+    seed: np.ndarray
 
 
-def halves(study: Study, seed: int, codes: Sequence[str]) -> tuple[Half, Half]:
-    """Return two random halves of the pairs: to choose on, to report on.
+def halves(
+    study: Study, seeds: Sequence[int], codes: Sequence[str]
+) -> dict[int, tuple[Half, Half]]:
+    """Return for each seed pairs of its own, in two random halves: to choose on, to report on.
 
     A text that two sentences have in common, in any of the languages, is one.
     """
-    data = study.data[only_task(study)]
-    order = np.random.default_rng(seed).permutation(len(data))
-    choosing, reporting = order[: len(data) // 2], order[len(data) // 2 :]
-    return _half(study, np.sort(choosing), codes), _half(study, np.sort(reporting), codes)
+    order = np.random.default_rng(list(seeds)).permutation(len(study.data[only_task(study)]))
+    found = {}
+    for seed, own in zip(seeds, np.array_split(order, len(seeds)), strict=True):
+        parts = own[: len(own) // 2], own[len(own) // 2 :]
+        choosing, reporting = (_half(study, np.sort(part), codes) for part in parts)
+        found[seed] = choosing, reporting
+    return found
 
 
 def _half(study: Study, pairs: np.ndarray, codes: Sequence[str]) -> Half:
@@ -153,14 +167,14 @@ def ablated(
         for name, drawn in parts_of(at, k, draws, alone).items():
             for i, part in enumerate(drawn):
                 key = Key("en", layer, k, name, i)
-                sets = dict(zip(prompts, part.masks, strict=True))
-                edits[key] = ablate(lens, f"resid.{layer}", new, dimensions=sets, basis=part.basis)
+                edits[key] = _replaced(lens, layer, prompts, new.expand_as(v), v, part)
                 parts[key] = _size_and_shares(part, new - v, at.readers)
     effects: dict[Key, Effect] = {}
-    before = torch.zeros(len(prompts), lens.d_model)
-    streams = {key: torch.zeros_like(before) for key in edits}
+    streams: dict[Key | None, Tensor] = {
+        key: torch.zeros(len(prompts), lens.d_model) for key in (None, *edits)
+    }
     for rows, plain, of_rows in _passes(lens, prompts, edits):
-        p, before[rows] = plain.log_p.exp(), plain.stream
+        p, streams[None][rows] = plain.log_p.exp(), plain.stream
         for key, edited in of_rows:
             found = {
                 KL: (p * (plain.log_p - edited.log_p)).sum(-1).clamp(min=0),  # rounding
@@ -171,12 +185,11 @@ def ablated(
             _put(effects, key, found, rows, len(prompts))
             streams[key][rows] = edited.stream
     gold = half.study.data[half.task].gold[half.pairs]
-    own = _sts(before[half.row], gold, draws.seed)["spearman"]
-    scores = {
-        key: {**_sts(stream[half.row], gold, draws.seed), "spearman_plain": own}
-        for key, stream in streams.items()
+    similarity = {
+        key: pair_cosine(stream[half.row]).double().numpy() for key, stream in streams.items()
     }
-    return Measured(effects, parts, scores, half.unit, _texts(half))
+    seed = np.full(len(prompts), draws.seed)
+    return Measured(effects, parts, similarity, gold, half.unit, half.texts(), seed)
 
 
 def exchanged(
@@ -205,7 +218,7 @@ def exchanged(
             for name, drawn in parts_of(at, k, draws, kinds).items():
                 for i, part in enumerate(drawn):
                     key = Key(code, layer, k, name, i)
-                    edits[key] = _interchange(lens, layer, prompts, v, old, part)
+                    edits[key] = _replaced(lens, layer, prompts, v, old, part)
                     parts[key] = _size_and_shares(part, v - old, at.readers)
         (theirs, end), rendered = (of[donor] for of in plain["en"]), plain[code][0][donor]
         for rows, before, of_rows in _passes(lens, prompts, edits):
@@ -224,7 +237,8 @@ def exchanged(
                     "top_plain": before.top,
                 }
                 _put(effects, key, found, rows, n)
-    return Measured(effects, parts, {}, half.unit, _texts(half))
+    gold = half.study.data[half.task].gold[half.pairs]
+    return Measured(effects, parts, {}, gold, half.unit, half.texts(), np.full(n, draws.seed))
 
 
 def _at(
@@ -249,7 +263,7 @@ def _at(
     )
 
 
-def _interchange(
+def _replaced(
     lens: LensModel,
     layer: int,
     prompts: Sequence[str],
@@ -258,7 +272,8 @@ def _interchange(
     part: Part,
 ) -> Edit:
     """Return the edit that puts a part of the new vectors into these prompts' passes."""
-    if part.span is not None:  # no set of dimensions of any basis: the whole of a vector of its own
+    # What is no set of dimensions of any basis is the whole of a vector of its own.
+    if part.span is not None or part.scale is not None:
         return patch(
             lens, dict(zip(prompts, old + part.of(new - old), strict=True)), f"resid.{layer}"
         )
@@ -333,18 +348,3 @@ def _size_and_shares(
     share = moved.norm(dim=-1) / change.norm(dim=-1)
     as_read = share * torch.nan if read is None else read.norm(moved) / read.norm(change)
     return torch.stack([part.masks.sum(-1).float(), share, as_read])
-
-
-def _sts(
-    stream: Float[Tensor, "twice_n d"], gold: Float[np.ndarray, " n"], seed: int
-) -> dict[str, float]:
-    """Return the score of the cosines; NaN where they are equal."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Spearman is undefined")
-        found = score(pair_cosine(stream), gold, seed=seed)
-    return {name: found[name] for name in ("spearman", "low", "high")}
-
-
-def _texts(half: Half) -> list[str]:
-    texts = half.study.data[half.task].select(half.pairs).texts("en")
-    return [texts[i] for i in half.first]

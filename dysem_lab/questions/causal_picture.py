@@ -18,7 +18,9 @@ from dysem_lab.questions.causal_sets import (
     OWN,
     READ,
     ROTATED,
+    ROTATED_READ,
     SIZE,
+    SIZE_READ,
     UNREAD,
     VARIANCE,
     WHOLE,
@@ -49,10 +51,11 @@ TITLES = {
 IN_WORDS = {
     SIZE: "random sets of equal size",
     NORM: "random sets of equal norm",
+    SIZE_READ: "random sets of equal size and read norm",
     LARGEST: "the largest |v|",
     VARIANCE: "the dimensions of largest variance",
     OTHER: "another text's S",
-    ROTATED: "the same in random rotations",
+    ROTATED_READ: "the same in random rotations with equal read norm",
 }
 OFFSET = 0.16  # between the lines of two languages
 
@@ -66,7 +69,7 @@ def figure(table: pd.DataFrame, main: str, facts: Facts | str) -> go.Figure:
         facts: What it was measured on.
     """
     blocks = table.drop_duplicates("layer")
-    titles = [f"block {row.layer + 1}, k = {row.k:g}" for row in blocks.itertuples()]
+    titles = [f"block {row.layer + 1}, k = {row.k}" for row in blocks.itertuples()]
     present = table.drop_duplicates(["model", "control"])
     present = [
         (model, control)
@@ -115,7 +118,12 @@ def figure(table: pd.DataFrame, main: str, facts: Facts | str) -> go.Figure:
 
 
 def caption(
-    table: pd.DataFrame, main: str, lead: int, n_texts: int, reads: Readers | None = None
+    table: pd.DataFrame,
+    main: str,
+    lead: int,
+    n_texts: tuple[int, int],
+    led: str = "1 of 1",
+    reads: Readers | None = None,
 ) -> str:
     """Return what was found in a sentence of meaning, then the numbers of the leading block.
 
@@ -123,7 +131,8 @@ def caption(
         table: Of `set_ablation` or `set_interchange`.
         main: Its measure, "kl" or "gain".
         lead: The block that was chosen, 0-based.
-        n_texts: Different texts in the half that is reported.
+        n_texts: Different texts in the halves that choose, and in those that are reported.
+        led: How many of the seeds chose that block.
         reads: What the block after the leading one reads, where there is one.
     """
     trained = table[table["model"] == TRAINED]
@@ -134,7 +143,8 @@ def caption(
         n_blocks = of["layer"].nunique()
         parts.append(
             f"{_meaning(at, main, lead, str(language))} (it beats all of them at {n_all} of "
-            f"{n_blocks} {'block' if n_blocks == 1 else 'blocks'}). {_numbers(at, main, n_texts)}"
+            f"{n_blocks} {'block' if n_blocks == 1 else 'blocks'}). "
+            f"{_numbers(at, main, n_texts[1])}"
         )
     if reads is not None:
         parts.append(_in_row_space(trained[trained["layer"] == lead], main, reads))
@@ -142,8 +152,11 @@ def caption(
     if len(floor):
         own, random = floor.loc[[OWN], main].mean(), floor.loc[[SIZE], main].mean()
         parts.append(f"With random weights: S(x) {own:.3f}, random sets {random:.3f}.")
-    n_tests = int(table["p"].notna().sum())
-    parts.append(f"Holm over {n_tests} comparisons; block and k chosen on the other half.")
+    n_tests = int(table.filter(regex="^(.*_)?p$").count().sum())
+    parts.append(
+        f"Holm over {n_tests} comparisons; k and block chosen on {n_texts[0]} other texts (this "
+        f"block by {led} seeds, each with pairs and draws of its own)."
+    )
     return " ".join(parts)
 
 
@@ -206,23 +219,33 @@ def _numbers(at: pd.DataFrame, main: str, n_texts: int) -> str:
     own, of = rows.loc[OWN], _digits(at[main])
     said = [f"S(x) {interval(own, main, (f'{main}_low', f'{main}_high'), of)} on "]
     said[0] += f"{own['n_dims']:.0f} dimensions"
+    if own["seed_low"] < own["seed_high"]:
+        said[0] += f" (seeds {own['seed_low']:{of}} to {own['seed_high']:{of}})"
     said += [f"{name} {rows.loc[name, main]:{of}}" for name in (*FAIR, WHOLE) if name in rows.index]
-    if ROTATED in rows.index and abs(rows.loc[ROTATED, main]) > abs(rows.loc[WHOLE, main]):
-        times = rows.loc[ROTATED, "share_read"]
+    if ROTATED in rows.index:
+        rotated = rows.loc[ROTATED]
         said[-1] += (
-            " (a rotation moves more than all: it mixes large values into directions that are read "
-            f"strongly, and what is read moves by {times:.1f} of the whole)"
+            f". Random rotations as they are: {rotated[main]:{of}}; they move what is read by "
+            f"{rotated['share_read']:.2f} of the whole, S(x) by {own['share_read']:.2f}, so they "
+            "are compared with equal read norm"
         )
     if main == KL:
         random = rows.loc[SIZE]
         return (
             f"KL in nats over {n_texts} texts: {', '.join(said)}. Another top token in "
-            f"{own['changed']:.0%} (random sets: {random['changed']:.0%}); STS "
-            f"{own['spearman_plain']:.1f} before, {own['spearman']:.1f} after (random sets: "
-            f"{random['spearman']:.1f})."
+            f"{own['changed']:.0%} ({_against(random, 'changed', '.0%')}); STS "
+            f"{own['spearman_plain']:.1f} before, {own['spearman']:.1f} after "
+            f"({_against(random, 'spearman', '.1f')})."
         )
-    whole = rows.loc[WHOLE]
     return (
         f"Gain of the donor's top token in nats over {n_texts} texts: {', '.join(said)}. The top "
-        f"token becomes the donor's in {own['became']:.0%} (whole vector: {whole['became']:.0%})."
+        f"token becomes the donor's in {own['became']:.0%} "
+        f"({_against(rows.loc[SIZE], 'became', '.0%')}; whole vector: "
+        f"{rows.loc[WHOLE, 'became']:.0%})."
     )
+
+
+def _against(random: pd.Series, measure: str, of: str) -> str:
+    """Return what random sets of equal size do, and the corrected p of the difference."""
+    p = random[f"{measure}_p_holm"]
+    return f"random sets of equal size: {random[measure]:{of}}, p = {p:.2g} by Holm"

@@ -19,28 +19,38 @@ KL, GAIN = "kl", "gain"  # what is compared: of an ablation, and of an interchan
 OWN = "S(x)"
 SIZE, NORM = "random, equal size", "random, equal norm"
 LARGEST, VARIANCE = "largest |v|", "largest variance"
-OTHER, ROTATED = "another text's S", "random rotation"
+SIZE_READ = "random, equal size and read norm"
+OTHER = "another text's S"
+ROTATED, ROTATED_READ = "random rotation", "random rotation, equal read norm"
 COMPLEMENT, WHOLE = "complement of S(x)", "whole vector"
 END = "S(x) of A^L"
 READ, UNREAD = "S(x), most read", "S(x), least read"
-# What S(x) has to beat: sets of its own size or norm. The others are larger, or parts of it.
-FAIR = (SIZE, NORM, LARGEST, VARIANCE, OTHER, ROTATED)
-KINDS = (OWN, *FAIR, END, READ, UNREAD, COMPLEMENT, WHOLE)
+# What S(x) has to beat: sets of its own size or norm. The others are larger, or parts of it; and a
+# rotation as it is mixes large values into directions that are read strongly, so that it may move
+# what is read by more than the whole vector does.
+FAIR = (SIZE, NORM, SIZE_READ, LARGEST, VARIANCE, OTHER, ROTATED_READ)
+KINDS = (OWN, *FAIR, ROTATED, END, READ, UNREAD, COMPLEMENT, WHOLE)
 MOST = 0.9  # of what the next block reads, as squared singular values, lies in "most read"
+SWAPS = 4  # per dimension, at most, until a random set is read as strongly as S(x)
+NEAR = 0.01  # how far its read norm may be from that of S(x), as a share of it
 
 
 class Draws(NamedTuple):
     """How often is drawn what is random.
 
     Attributes:
-        sets: Random sets per text, of equal size and of equal norm.
+        sets: Random sets per text, of each kind.
         rotations: Random rotations of the stream.
-        seed: Of the first one.
+        seed: Of all of them; those of two seeds differ.
     """
 
     sets: int
     rotations: int
     seed: int
+
+    def seeds(self, n: int) -> range:
+        """Return the seeds of n draws."""
+        return range(self.seed * n, (self.seed + 1) * n)
 
 
 class Part(NamedTuple):
@@ -50,18 +60,23 @@ class Part(NamedTuple):
         masks: The dimensions of each text, or those of its coordinates in the basis.
         basis: A rotation of the stream; None is the model's own basis.
         span: Projection onto a subspace, after the dimensions are chosen; None is none.
+        scale: How much of the part of each text is replaced; None is all of it.
     """
 
     masks: Bool[Tensor, "n d"]
     basis: Float[Tensor, "d d"] | None = None
     span: Float[Tensor, "d d"] | None = None
+    scale: Float[Tensor, " n"] | None = None
 
     def of(self, change: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         """Return the part of a change that is made."""
         if self.basis is not None:
-            return ((change @ self.basis) * self.masks) @ self.basis.T
-        part = change * self.masks
-        return part if self.span is None else part @ self.span
+            part = ((change @ self.basis) * self.masks) @ self.basis.T
+        else:
+            part = change * self.masks
+        if self.span is not None:
+            part = part @ self.span
+        return part if self.scale is None else part * self.scale[:, None]
 
 
 class At(NamedTuple):
@@ -90,7 +105,7 @@ def parts_of(
     """Return S(x) and its controls, each as one part per draw.
 
     Those that need what is not there are left out: `END` before the last block, `READ` and
-    `UNREAD` at it.
+    `UNREAD` at it, and all that is said of reading without `At.readers`.
 
     Args:
         at: What sets are chosen from.
@@ -100,8 +115,12 @@ def parts_of(
     """
     own = consensus_set(at.languages, k)
     sizes, d_model = own.sum(-1), own.shape[-1]
-    seeds = range(draws.seed, draws.seed + draws.sets)
+    seeds = draws.seeds(draws.sets)
     found: dict[str, list[Part]] = {}
+    turned: list[Part] = []
+    if {ROTATED, ROTATED_READ} & set(kinds):
+        bases = [rotation(d_model, seed) for seed in draws.seeds(draws.rotations)]
+        turned = [Part(consensus_set(at.languages @ Q, k), Q) for Q in bases]
 
     def largest(keys: Float[Tensor, "*n d"]) -> list[Part]:
         order = keys.expand_as(at.vector).argsort(dim=-1, descending=True, stable=True)
@@ -122,10 +141,14 @@ def parts_of(
         elif kind == OTHER:
             found[kind] = [Part(own.roll(1, 0))]
         elif kind == ROTATED:
-            found[kind] = []
-            for seed in range(draws.seed, draws.seed + draws.rotations):
-                Q = rotation(d_model, seed)
-                found[kind].append(Part(consensus_set(at.languages @ Q, k), Q))
+            found[kind] = turned
+        elif kind == SIZE_READ and at.readers is not None:
+            found[kind] = [Part(draw_of_read_norm(at, own, seed)) for seed in seeds]
+        elif kind == ROTATED_READ and at.readers is not None:
+            wanted = at.readers.norm(Part(own).of(at.change))
+            for part in turned:
+                scale = wanted / at.readers.norm(part.of(at.change)).clamp(min=1e-30)
+                found.setdefault(kind, []).append(part._replace(scale=scale))
         elif kind == END and at.end is not None:
             found[kind] = [Part(consensus_set(at.end, k))]
         elif kind in (READ, UNREAD) and at.readers is not None and at.end is None:
@@ -161,6 +184,46 @@ def draw_of_norm(
         joined[:, place] = squared[:, place] <= left
         left = left - squared[:, place] * joined[:, place]
     return torch.zeros_like(joined).scatter(-1, order, joined)
+
+
+def draw_of_read_norm(at: At, own: Bool[Tensor, "n d"], seed: int) -> Bool[Tensor, "n d"]:
+    """Return random sets of the sizes of S(x) whose part of the change is read about as strongly.
+
+    From a random set two random dimensions, one in it and one not, change places where that brings
+    the read norm nearer to that of S(x), until it is within `NEAR`.
+
+    Args:
+        at: With what comes next reads.
+        own: S(x) of each text.
+        seed: Of the draw.
+    """
+    assert at.readers is not None
+    sizes, change = own.sum(-1), at.change.double()
+    generator = torch.Generator().manual_seed(seed)
+    joined = draw_sets(sizes, own.shape[1], seed)
+    gram = (at.readers.basis * at.readers.share).double() @ at.readers.basis.double().T
+    wanted = (change * own @ gram * change * own).sum(-1)
+    read = change * joined @ gram  # what each dimension's unit would add to half the square
+    squared = (read * change * joined).sum(-1)
+    rows, movable = torch.arange(len(own)), (sizes > 0) & (sizes < own.shape[1])
+    for _ in range(SWAPS * own.shape[1]):
+        far = (squared.sqrt() - wanted.sqrt()).abs() > NEAR * wanted.sqrt()
+        if not (far & movable).any():
+            break
+        out, into = (
+            torch.multinomial((of | ~movable[:, None]).float(), 1, generator=generator)[:, 0]
+            for of in (joined, ~joined)
+        )
+        less, more = change[rows, out], change[rows, into]
+        moved = 2 * (more * read[rows, into] - less * read[rows, out])
+        moved += more**2 * gram[into, into] + less**2 * gram[out, out]
+        moved -= 2 * less * more * gram[out, into]
+        nearer = (squared + moved - wanted).abs() < (squared - wanted).abs()
+        swap = far & movable & nearer
+        joined[rows[swap], out[swap]], joined[rows[swap], into[swap]] = False, True
+        squared = (squared + moved * swap).clamp(min=0)
+        read += (more * swap)[:, None] * gram[into] - (less * swap)[:, None] * gram[out]
+    return joined
 
 
 def rotation(d_model: int, seed: int, n_columns: int | None = None) -> Float[Tensor, "d r"]:

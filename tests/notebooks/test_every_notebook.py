@@ -25,6 +25,7 @@ FEW = {
     "pairs": 6,
     "m": 2,
     "n_seeds": 2,
+    "seeds": [0],
     "n_random": 2,
     "n_rotations": 2,
     "n_changed": 4,
