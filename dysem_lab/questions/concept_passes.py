@@ -83,7 +83,7 @@ class Reading:
         """Take the texts apart, and ask for the model's own answers."""
         self.lens, self.codes, self._top, self._seed = study.lens, study.languages, top, seed
         self._tick = tick
-        self.choosing, self.half = halves(study, seed, self.codes)
+        self.choosing, self.half = halves(study, [seed], self.codes)[seed]
         self._n, self._last = len(self.half.first), study.n_layers - 1
         # Partners of a pair are about half of the texts away.
         order = torch.arange(self._n)
