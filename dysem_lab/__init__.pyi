@@ -54,6 +54,7 @@ from .models.readout import next_token_probabilities as next_token_probabilities
 from .models.steering import Contrast as Contrast
 from .models.store import VectorStore as VectorStore
 from .models.untrained import untrained as untrained
+from .pages.export import export_explorer as export_explorer
 from .prompts import wrap as wrap
 from .questions.attention import attention as attention
 from .questions.audit import audit as audit

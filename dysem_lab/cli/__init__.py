@@ -8,6 +8,7 @@ from rich.markup import escape
 
 from dysem_lab.cli.audit import audit
 from dysem_lab.cli.compare import similarity
+from dysem_lab.cli.export import export_explorer
 from dysem_lab.cli.inspect import doctor, models, store
 from dysem_lab.cli.notebooks import lab, notebooks
 from dysem_lab.cli.run import figures
@@ -37,6 +38,10 @@ for command, example in (
     (doctor, "dysem-lab doctor"),
     (notebooks, "dysem-lab notebooks my-notebooks"),
     (lab, "dysem-lab lab my-notebooks"),
+    (
+        export_explorer,
+        "dysem-lab export-explorer --out my-page --data my-pairs --model gemma-3-270m",
+    ),
 ):
     cli.command(epilog=f"Example:  {example}")(command)
 

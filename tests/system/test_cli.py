@@ -26,6 +26,7 @@ COMMANDS = (
     "doctor",
     "notebooks",
     "lab",
+    "export-explorer",
 )
 
 

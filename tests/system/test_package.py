@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 import dysem_lab
+from dysem_lab.pages.export import FILES
 from tests.conftest import REPOSITORY
 
 PACKAGE = REPOSITORY / "dysem_lab"
@@ -162,6 +163,8 @@ ORDER = [
     "batch.gallery",
     "batch.jobs",
     "batch.run",
+    "pages.packed",
+    "pages.export",
     "cli.terminal",
     "cli.run",
     "cli.compare",
@@ -169,6 +172,7 @@ ORDER = [
     "cli.audit",
     "cli.inspect",
     "cli.notebooks",
+    "cli.export",
     "cli.__main__",
     "explorers.panel",
     "explorers.renderings",
@@ -275,7 +279,8 @@ def test_the_wheel_works_from_another_folder(tmp_path):
     site, elsewhere = tmp_path / "site", tmp_path / "elsewhere"
     elsewhere.mkdir()
     zipfile.ZipFile(wheel).extractall(site)
-    for name in ("__init__.pyi", "py.typed", "explorers/panel.css", "explorers/panel.js"):
+    pages = [f"pages/{name}" for name in FILES]
+    for name in ("__init__.pyi", "py.typed", "explorers/panel.css", "explorers/panel.js", *pages):
         assert (site / "dysem_lab" / name).is_file(), name
     code = (
         "import json, dysem_lab as dl; from dysem_lab import paths\n"

@@ -1,0 +1,1 @@
+"""Static pages: the explorers without Python, on vectors that were captured before."""
