@@ -1,4 +1,4 @@
-"""What the site takes from elsewhere: gallery, names, options, lessons; formulas as MathML."""
+"""What the site takes from elsewhere: gallery, explorers, names, options, lessons; MathML."""
 
 import ast
 import html
@@ -14,21 +14,56 @@ from mkdocs.structure.pages import Page
 
 import dysem_lab
 from dysem_lab.cli import cli
+from dysem_lab.data.sts import load_data
+from dysem_lab.models.embedded import EMBEDDED, installed_files
+from dysem_lab.pages.export import USUAL, copy_pages, export_explorer, is_whole
+from dysem_lab.questions.study import Study
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 STUB = (REPOSITORY / "dysem_lab" / "__init__.pyi").read_text(encoding="utf-8")
 HOMES = {name: home for home, name in re.findall(r"^from \.([\w.]+) import (\w+)", STUB, re.M)}
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
+EXAMPLES = ("paraphrase", "negation", "word-sense", "unrelated")  # of the explorers' page
 NAME = re.compile(r"<code>((?:dysem_lab|dl)\.[\w.]+)</code>")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the gallery, with the files that it links to, from where the batch job writes them."""
+    """Add the gallery, with the files that it links to, and the explorers as a static page."""
     folder = REPOSITORY / "figures"
     linked = re.findall(r"\]\(([^)#]+)\)", (folder / "README.md").read_text(encoding="utf-8"))
     for name in ("README.md", *sorted(set(linked))):
         files.append(File.generated(config, f"figures/{name}", abs_src_path=str(folder / name)))
+    page = explorer_page()
+    for path in filter(Path.is_file, sorted(page.rglob("*"))):
+        name = f"explorer/{path.relative_to(page).as_posix()}"
+        files.append(File.generated(config, name, abs_src_path=str(path)))
     return files
+
+
+def explorer_page() -> Path:
+    """Return the folder of the page that computes the explorers in a browser.
+
+    It is the one that `dysem-lab export-explorer --out build/explorer` made. That takes some twenty
+    minutes; where nobody has, one is made here of a pair of each phenomenon in three languages.
+    """
+    whole, small = (REPOSITORY / "build" / name for name in ("explorer", "explorer-small"))
+    page = whole if is_whole(whole) else small
+    if not is_whole(page):
+        demo = load_data("demo", languages=USUAL)
+        kinds = [subset.partition("/")[0] for subset in demo.subset]
+        pairs = demo.select([kinds.index(kind) for kind in dict.fromkeys([*EXAMPLES, *kinds])])
+        names = [name for name, model in EMBEDDED.items() if installed_files(model)]
+        if not names:
+            page.mkdir(parents=True, exist_ok=True)
+            (page / "index.html").write_text(
+                "<!doctype html><title>dysem-lab</title><p>Neither of the embedded models was "
+                "there when this site was built: make a page with dysem-lab export-explorer."
+            )
+            return page
+        studies = [Study(name, pairs, languages=USUAL) for name in names]
+        export_explorer(studies, page, explained=len(EXAMPLES))
+    copy_pages(page)
+    return page
 
 
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:

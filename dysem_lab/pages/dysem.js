@@ -170,8 +170,8 @@ const dysem = (() => {
   const setSize = (of, i) => of.sets.subarray(i * of.d, (i + 1) * of.d).reduce((a, b) => a + b, 0);
 
   // Similarities of all shipped pairs, and of first sentences with second ones of other pairs.
-  function scaleOf(of, pairs) {
-    const half = Math.floor(pairs.length / 2), value = ([i, j]) => similarity(of, i, j).value;
+  function scaleOf(of, pairs, xl = "en", yl = "en") {
+    const half = Math.floor(pairs.length / 2), value = ([i, j]) => similarity(of, i, j, xl, yl).value;
     const related = pairs.map(value);
     const unrelated = pairs.length < 2 ? []
       : pairs.map(([i], p) => value([i, pairs[(p + half) % pairs.length][1]]));

@@ -251,9 +251,9 @@ const explorer = (() => {
 
   async function pairView() {
     const of = await dysem.encoded(catalog, state, sources()), {x, y, xl, yl} = state, added = new Float64Array(of.d);
-    const {value, size} = dysem.similarity(of, x, y, xl, yl, added), scale = dysem.scaleOf(of, catalog.pairs);
+    const {value, size} = dysem.similarity(of, x, y, xl, yl, added), scale = dysem.scaleOf(of, catalog.pairs, xl, yl);
     const plain = dysem.plainCosine(of, x, y, xl, yl);
-    const plainScale = {related: catalog.pairs.map(([i, j]) => dysem.plainCosine(of, i, j)), unrelated: []};
+    const plainScale = {related: catalog.pairs.map(([i, j]) => dysem.plainCosine(of, i, j, xl, yl)), unrelated: []};
     const sizes = [x, y].map((i) => dysem.setSize(of, i)), both = sizes[0] + sizes[1] - size;
     const index = pairIndex();
     const above = [
@@ -288,6 +288,7 @@ const explorer = (() => {
         : "No explanation by words and heads was exported for this pair; see what each dimension adds.")];
     }
     const why = await dysem.load(`${state.model}/why-${index}`), usual = modelOf();
+    if (why.none) return [heading, el("p", {}, `There is no explanation by words and heads: ${why.none}.`)];
     const of = await dysem.encoded(catalog, {...first(), model: usual.id, k: usual.k / usual.d, centred: true});
     const centred = dysem.similarity(of, state.x, state.y).value;
     const said = `Of what attention wrote (A^L) in ${catalog.usual.join("/")}, ${PROMPTS[catalog.settings[0]]}, the mean over `
@@ -380,13 +381,14 @@ const explorer = (() => {
     `Cosine of the pair at each layer: ${label}`),
     el("figcaption", {}, "Solid: this pair, DySem. Dotted: the same vectors on all dimensions. Dashed, in a grey band: "
       + "sentences that have nothing to do with each other, their median and the middle 80 %, DySem."))];
-    const below = [el("h2", {}, "Why the first layers say little"), el("p", {}, "Everything is read at the last token of the "
-      + "prompt, which is the same token for every sentence. Before a layer has brought much of the sentence there, the "
-      + `vectors are nearly the same whatever was said: at layer 1 the median of unrelated sentences is ${number(close ?? NaN, 3)}. `
-      + "So look at how far the pair lies above the band, and not at how near to 1 it is."),
+    const below = [close > 0.95 ? el("h2", {}, "Why the first layers say little") : null, close > 0.95 ? el("p", {}, "Everything "
+      + "is read at the last token of the prompt, which is the same for every sentence of a language. Before a layer has "
+      + "brought much of the sentence there, the vectors are nearly the same whatever was said: at layer 1 the median of "
+      + `unrelated sentences is ${number(close, 3)}. So look at how far the pair lies above the band, and not at how near to `
+      + "1 it is.") : null,
     el("p", {class: "quiet"}, `${catalog.usual.join("/")}, ${PROMPTS[state.setting]}, the mean over the languages, at most `
       + `${modelOf().k} of ${modelOf().d} dimensions per sentence at each layer. ${scoreInWords(index)}`)];
-    return [above, below];
+    return [above, below.filter((part) => part)];
   }
 
   async function dimensionView() {

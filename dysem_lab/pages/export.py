@@ -72,8 +72,8 @@ def export_explorer(
         The page to open: ``out/index.html``.
 
     Raises:
-        InputError: No study, studies of other pairs or of models with one name; a language that the
-            data do not have, k or `explained` out of range.
+        InputError: No study, studies of other pairs or of models with one name, fewer than two
+            pairs; a language that the data do not have, k or `explained` out of range.
         DataError: The folder cannot be written to.
         ModelError: As for `Study.capture`.
 
@@ -158,8 +158,8 @@ def _common(
     names = [_name(study) for study in studies]
     if len(set(names)) < len(names):
         raise InputError(f"the models of the studies need different names, got {', '.join(names)}")
-    if not len(data):
-        raise InputError("there are no pairs to show; give one or more")
+    if len(data) < 2:
+        raise InputError(f"the scale is made of other pairs: give two or more, got {len(data)}")
     if languages is None:
         languages = USUAL if set(USUAL) <= set(data.languages) else data.languages[:3]
     wanted = names_of(languages, "language")
@@ -266,10 +266,9 @@ class _Model:
             if self._is_there(f"{setting}-layers"):
                 continue
             found: dict[str, list[tuple[Tensor, Tensor]]] = {}
-            starts = range(0, n, TOGETHER)
-            for start in tqdm(starts, f"layers, {setting}", disable=not self.progress):
-                pairs = list(range(start, min(start + TOGETHER, n)))
-                for name, curves in self._curves(setting, pairs).items():
+            chunks = torch.arange(n).tensor_split(-(-n // TOGETHER))  # none of a single pair
+            for pairs in tqdm(chunks, f"layers, {setting}", disable=not self.progress):
+                for name, curves in self._curves(setting, pairs.tolist()).items():
                     found.setdefault(name, []).append(curves)
             said = {}
             for name, parts in found.items():
@@ -325,13 +324,22 @@ class _Model:
         )
         for i in tqdm(lacking, "explanations", unit="pair", disable=not self.progress):
             x, y = ({code: of[side][i] for code, of in data.sentences.items()} for side in (0, 1))
-            why: dict[str, object] = {}
+            self._write(f"why-{i}", self._why(dysem, x, y))
+
+    def _why(self, dysem: DySem, x: Mapping[str, str], y: Mapping[str, str]) -> dict[str, object]:
+        """Return an explanation, or why there is none."""
+        data, why = self.common.data, {}
+        try:
             for by in BY:
                 found = explain(dysem, x, y, by, centre=data, progress=self.progress)
                 why[by] = {"caption": found.caption, "parts": _parts(found.table)}
             found = explain(dysem, x, y, "token", "token", data, progress=self.progress)
-            why["token"] = {"x": _tokens(found.table, ""), "y": _tokens(found.table, "other_")}
-            self._write(f"why-{i}", why)
+        except InputError as error:  # such as no dimension that is positive in every language
+            return {"none": str(error)}
+        return {
+            **why,
+            "token": {"x": _tokens(found.table, ""), "y": _tokens(found.table, "other_")},
+        }
 
     def _write(self, name: str, value: object) -> None:
         _write(self.folder, f"{self.name}/{name}", value, self.key)

@@ -25,7 +25,10 @@ PACKAGE = REPOSITORY / "dysem_lab"
 PAGES = {path.relative_to(DOCS).as_posix(): path.read_text("utf-8") for path in DOCS.rglob("*.md")}
 STUB = (PACKAGE / "__init__.pyi").read_text("utf-8")
 HOMES = {name: home for home, name in re.findall(r"^from \.([\w.]+) import (\w+)", STUB, re.M)}
-GALLERY = "figures/README.md"  # a hook takes it from where the batch job writes it
+GALLERY = "figures/README.md"
+EXPLORER = "explorer/index.html"
+# What a hook takes from elsewhere.
+MADE = {GALLERY: REPOSITORY / GALLERY, EXPLORER: PACKAGE / "pages" / "index.html"}
 FENCE = re.compile(r"^```(\w*)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 HEADING = re.compile(r"^#{1,6} (.+?)(?: \{#([\w-]+)\})?$", re.MULTILINE)
 RUNNABLE = sorted(
@@ -47,7 +50,9 @@ def anchors_of(text: str) -> list[str]:
 
 
 def page_text(page: str) -> str | None:
-    return (REPOSITORY / page).read_text("utf-8") if page == GALLERY else PAGES.get(page)
+    if page in MADE:
+        return MADE[page].read_text("utf-8")
+    return PAGES.get(page)
 
 
 def nav_pages(entries) -> list[str]:
@@ -241,3 +246,6 @@ def test_the_site_builds_strictly_and_needs_no_network(tmp_path):
     for image in images:
         assert (tmp_path / "figures" / image).is_file(), image
     assert not (tmp_path / "hooks.py").exists()
+    explorer = (tmp_path / EXPLORER).read_text("utf-8")
+    for name in re.findall(r'(?:src|href)="([\w.]+)"', explorer):
+        assert (tmp_path / EXPLORER).with_name(name).is_file(), name

@@ -189,6 +189,23 @@ def test_the_same_call_again_runs_nothing_and_another_k_explains_anew(
         export_explorer(study, out, k=0.5, explained=3, progress=False)
 
 
+def test_a_pair_without_a_similarity_has_a_reason_in_place_of_an_explanation(
+    exported, opened, tmp_path, monkeypatch
+):
+    study, out = exported[0], tmp_path / "copy"
+    shutil.copytree(exported[1], out, ignore=shutil.ignore_patterns("why-*"))
+
+    def explain(*arguments, **named):
+        raise InputError("the joint set is empty")
+
+    monkeypatch.setattr("dysem_lab.pages.export.explain", explain)
+    export_explorer(study, out, explained=1, progress=False)
+    (i,) = piece(out, "catalog")["explained"]
+    x, y = piece(out, "catalog")["pairs"][i]
+    page = opened(out, f"#view=pair&x={x}&y={y}")
+    assert "the joint set is empty" in page.locator("#more").inner_text()
+
+
 def test_what_cannot_be_is_refused(tiny_lens, tmp_path):
     study = study_of(tiny_lens, tmp_path, [0, 1])
     for wrong, message in (
@@ -196,6 +213,7 @@ def test_what_cannot_be_is_refused(tiny_lens, tmp_path):
         ({"studies": [study, study]}, "different names"),
         ({"studies": dl.Study(tiny_lens, {})}, "studies of pairs"),
         ({"studies": [study, study_of(tiny_lens, tmp_path, [0])]}, "same pairs"),
+        ({"studies": study_of(tiny_lens, tmp_path, [0])}, "two or more"),
         ({"languages": ["ko"]}, "language of the data"),
         ({"languages": ["en", "en"]}, "different codes"),
         ({"k": 0}, "k must be"),
