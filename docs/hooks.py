@@ -16,6 +16,7 @@ import dysem_lab
 from dysem_lab.cli import cli
 from dysem_lab.data.sts import load_data
 from dysem_lab.models.embedded import EMBEDDED, installed_files
+from dysem_lab.models.loading import DEFAULT_MODEL
 from dysem_lab.pages.export import USUAL, copy_pages, export_explorer, is_whole
 from dysem_lab.questions.study import Study
 
@@ -43,8 +44,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def explorer_page() -> Path:
     """Return the folder of the page that computes the explorers in a browser.
 
-    It is the one that `dysem-lab export-explorer --out build/explorer` made. That takes some twenty
-    minutes; where nobody has, one is made here of a pair of each phenomenon in three languages.
+    It is the one that `dysem-lab export-explorer --out build/explorer` made. Where nobody has, a
+    small one is made here: one model, a pair of each phenomenon, three languages.
     """
     whole, small = (REPOSITORY / "build" / name for name in ("explorer", "explorer-small"))
     page = whole if is_whole(whole) else small
@@ -52,16 +53,14 @@ def explorer_page() -> Path:
         demo = load_data("demo", languages=USUAL)
         kinds = [subset.partition("/")[0] for subset in demo.subset]
         pairs = demo.select([kinds.index(kind) for kind in dict.fromkeys([*EXAMPLES, *kinds])])
-        names = [name for name, model in EMBEDDED.items() if installed_files(model)]
-        if not names:
+        if not installed_files(EMBEDDED[DEFAULT_MODEL]):
             page.mkdir(parents=True, exist_ok=True)
             (page / "index.html").write_text(
-                "<!doctype html><title>dysem-lab</title><p>Neither of the embedded models was "
-                "there when this site was built: make a page with dysem-lab export-explorer."
+                "<!doctype html><title>dysem-lab</title><p>The embedded model was not there when "
+                "this site was built: make a page with dysem-lab export-explorer."
             )
             return page
-        studies = [Study(name, pairs, languages=USUAL) for name in names]
-        export_explorer(studies, page, explained=len(EXAMPLES))
+        export_explorer(Study(data=pairs, languages=USUAL), page, explained=len(EXAMPLES))
     copy_pages(page)
     return page
 

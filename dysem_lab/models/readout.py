@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from dysem_lab.display import Progress, silent
 from dysem_lab.errors import InputError, choices
 from dysem_lab.inputs import at_least, whole_number
 from dysem_lab.models.capture import capture, unique_prompts
@@ -28,6 +29,7 @@ _BYTE_OF = {sign: byte for byte, sign in bytes_to_unicode().items()}
 READ = ("attn", "ffn", "resid", "final")
 PROMOTED, DEMOTED = "promoted", "demoted"
 ROWS = 64  # of logits that are held at once: 64 MB with a vocabulary of 2¹⁸
+COLUMNS = 32  # of the unembedding that are read at once
 
 
 def token_texts(lens: LensModel, ids: Sequence[int]) -> list[str]:
@@ -299,6 +301,35 @@ def dimension_lens(
             labels = {"direction": direction, "rank": rank, "token": text, "id": token}
             rows.append({**labels, "effect": float(effect[token])})
     return pd.DataFrame(rows)
+
+
+def dimension_tokens(
+    lens: LensModel, top: int = 10, progress: Progress = silent
+) -> list[tuple[list[str], list[str]]]:
+    """Return the tokens that each dimension of the stream promotes and demotes most.
+
+    They are those of `dimension_lens`, of all d dimensions at once: of one alone, a column of the
+    unembedding is read value by value from all over the memory.
+
+    Args:
+        lens: The model.
+        top: Tokens of each direction, the strongest first.
+        progress: Told of every few dimensions.
+    """
+    weight = lens.bridge.original_model.get_output_embeddings().weight.detach()
+    gains = norm_weight(lens)
+    found: list[tuple[list[str], list[str]]] = []
+    for columns, gain in zip(weight.split(COLUMNS, 1), gains.split(COLUMNS), strict=True):
+        progress(len(found), len(gains), "tokens")
+        effects = columns.float().cpu().T * gain[:, None]
+        effects -= effects.mean(1, keepdim=True)
+        n = min(top, effects.shape[1])
+        both = [(sign * effects).topk(n).indices.tolist() for sign in (1, -1)]
+        found += [
+            (token_texts(lens, up), token_texts(lens, down)) for up, down in zip(*both, strict=True)
+        ]
+    progress(len(gains), len(gains), "tokens")
+    return found
 
 
 def norm_weight(lens: LensModel) -> Float[Tensor, " d"]:

@@ -33,23 +33,26 @@ const dysem = (() => {
     return found;
   }
 
-  let halves = null; // every float16 as a number
+  let numbers = null; // every float16 as a number
   function tableOfHalves() {
-    halves = new Float32Array(65536);
+    numbers = new Float64Array(65536);
     for (let h = 0; h < 65536; h++) {
       const sign = h & 0x8000 ? -1 : 1, exponent = (h >> 10) & 31, fraction = h & 1023;
-      halves[h] = sign * (exponent ? 2 ** (exponent - 15) * (1 + fraction / 1024)
+      numbers[h] = sign * (exponent ? 2 ** (exponent - 15) * (1 + fraction / 1024)
         : 2 ** -14 * (fraction / 1024));
     }
   }
 
-  // The mean and, in float16, what is left of each text; signs as bits → n × d numbers and signs.
-  function vectors({mean, scale, values, positive}) {
-    if (!halves) tableOfHalves();
-    const mu = new Float32Array(bytes(mean).buffer), raw = bytes(values), d = mu.length;
-    const found = new Float64Array(raw.length / 2);
+  // The mean; what is left of each text in float16, with 256th parts of its last place; signs as
+  // bits → n × d numbers and signs.
+  function vectors({mean, scale, halves, rest, positive}) {
+    if (!numbers) tableOfHalves();
+    const mu = new Float32Array(bytes(mean).buffer), d = mu.length;
+    const raw = new Uint16Array(bytes(halves).buffer), parts = new Int8Array(bytes(rest).buffer);
+    const found = new Float64Array(raw.length);
     for (let i = 0; i < found.length; i++) {
-      found[i] = mu[i % d] + halves[raw[2 * i] | (raw[2 * i + 1] << 8)] * scale;
+      const lastPlace = 2 ** (Math.max(1, (raw[i] >> 10) & 31) - 25);
+      found[i] = mu[i % d] + scale * (numbers[raw[i]] + lastPlace * parts[i] / 256);
     }
     return {values: found, positive: bits(positive, d)};
   }

@@ -266,8 +266,9 @@ const explorer = (() => {
       value, `Similarities of all pairs at these settings; this pair ${number(value)}`)),
       el("p", {class: "quiet"}, `On ${size} of ${of.d} dimensions: ${sizes[0]} of the first sentence, ${sizes[1]} of the `
         + `second, ${both} in both. The plain cosine ${xl === yl ? `in ${nameOf(xl)}` : "of the two"}, on all ${of.d}, is `
-        + `${number(plain)}: ${standing(plain, plainScale)}. On all dimensions of ${COMPARED[state.vector]} it is `
-        + `${number(dysem.wholeCosine(of, x, y, xl, yl))}. ${scoreInWords(index)}`),
+        + `${number(plain)}: ${standing(plain, plainScale)}. `
+        + (state.vector === "mean" ? `That of the mean over the languages is ${number(dysem.wholeCosine(of, x, y, xl, yl))}. ` : "")
+        + scoreInWords(index)),
     ];
     const most = added.reduce((best, one, j) => one > added[best] ? j : best, 0), rest = scale.related.concat(scale.unrelated);
     if (!state.centred && added[most] > 0.5 && rest.filter((one) => one > 0.9).length > rest.length / 2) {
@@ -350,8 +351,7 @@ const explorer = (() => {
         "Dimensions of the sets of both sentences, and the values of their vectors"),
       el("figcaption", {}, `S(x), S(y): the dimensions that are positive in every language, at most ${of.k} of the largest; `
         + "the cosine is taken on those of either. Below, the vectors, cut off at their 99th percentile. "
-        + (of.shipped ? "These sets are the module's own." : "These sets were computed here, from 16-bit vectors: a "
-          + "dimension may be in or out where two are nearly as large."))));
+        + (of.shipped ? "These sets are the module's own." : "These sets were computed here."))));;
   }
 
   function renderingSection(of) {
@@ -466,7 +466,7 @@ const explorer = (() => {
     const model = modelOf(), rule = catalog.data === "demo" ? " Its scores were assigned by its writers by rule." : "";
     byId("about").replaceChildren(el("p", {}, `Measured on ${model.name} (${model.weights}), ${model.layers} layers, d = ${model.d}; `
       + `${catalog.data}, ${catalog.pairs.length} pairs, ${catalog.texts.en.length} different sentences in ${catalog.languages.length} `
-      + `languages.${rule} Prompt: ${catalog.template}. Vectors are stored in 16 bits; similarities computed here agree with `
+      + `languages.${rule} Prompt: ${catalog.template}. Similarities computed here agree with `
       + `dysem-lab ${catalog.version} to 0.001. Method: DySem, arXiv 2605.29751.`));
   }
 

@@ -22,11 +22,12 @@ from dysem_lab import paths
 from dysem_lab.consensus import consensus_set, resolve_k
 from dysem_lab.data.languages import language as language_named
 from dysem_lab.data.sts import STSData
+from dysem_lab.display import bar
 from dysem_lab.encoders.dysem import DySem
 from dysem_lab.errors import InputError
 from dysem_lab.inputs import at_least, names_of, one_of
 from dysem_lab.models.capture import capture
-from dysem_lab.models.readout import PROMOTED, dimension_lens
+from dysem_lab.models.readout import dimension_tokens
 from dysem_lab.pages.packed import packed_sets, packed_vectors
 from dysem_lab.prompts import TEMPLATE_NAMES, wrap
 from dysem_lab.questions.explain import explain
@@ -302,11 +303,7 @@ class _Model:
         """Write which tokens each dimension of the stream promotes and demotes."""
         if self._is_there("tokens"):
             return
-        found = []
-        for j in tqdm(range(self.facts.d_model), "tokens", disable=not self.progress):
-            table = dimension_lens(self.study.lens, j, "resid", N_TOKENS)
-            up = table["direction"] == PROMOTED
-            found.append([table["token"][up].tolist(), table["token"][~up].tolist()])
+        found = dimension_tokens(self.study.lens, N_TOKENS, bar(self.progress))
         self._write("tokens", found)
 
     def write_explanations(self) -> None:

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 import dysem_lab as dl
 from dysem_lab.cli import cli
 from dysem_lab.errors import InputError
+from dysem_lab.models.readout import dimension_lens
 from dysem_lab.pages.export import FILES, export_explorer, is_whole
 from dysem_lab.pages.packed import packed_sets, packed_vectors
 from tests.conftest import REPOSITORY
@@ -37,14 +38,16 @@ def piece(out, name):
 
 def unpacked(packed):
     """Return vectors and signs of a file."""
-    mean, values, positive = (
+    mean, halves, rest, positive = (
         np.frombuffer(base64.b64decode(packed[name]), kind)
-        for name, kind in (("mean", "<f4"), ("values", "<f2"), ("positive", np.uint8))
+        for name, kind in (("mean", "<f4"), ("halves", "<f2"), ("rest", "i1"), ("positive", "u1"))
     )
-    d = len(mean)
-    left = values.astype(np.float64).reshape(-1, d) * packed["scale"]
-    bits = np.unpackbits(positive.reshape(len(left), -1), axis=1, bitorder="little")[:, :d]
-    return torch.from_numpy(mean + left), torch.from_numpy(bits.astype(bool))
+    following = np.nextafter(np.abs(halves), np.float16(np.inf)).astype(float) - np.abs(halves)
+    left = (halves + following * rest / 256) * packed["scale"]
+    left = left.reshape(-1, len(mean))
+    bits = np.unpackbits(positive.reshape(len(left), -1), axis=1, bitorder="little")
+    bits = bits[:, : len(mean)].astype(bool)
+    return torch.from_numpy(mean + left), torch.from_numpy(bits)
 
 
 def study_of(lens, folder, pairs=PAIRS):
@@ -91,7 +94,7 @@ def similarities(study, settings, centred=False):
 
 
 @pytest.mark.parametrize("size", [1e-30, 1e-5, 1.0, 3e4, 1e12])
-def test_of_what_differs_eleven_bits_are_kept_and_every_sign(size):
+def test_of_what_differs_eighteen_bits_are_kept_and_every_sign(size):
     vectors = torch.randn(7, 33, generator=torch.Generator().manual_seed(0)) * size
     vectors[:, 5] += 1e3 * size  # what all have, and which may not cost the rest its precision
     vectors[0, :3] = torch.tensor([0.0, size * 1e-9, -size * 1e-9])
@@ -100,7 +103,7 @@ def test_of_what_differs_eleven_bits_are_kept_and_every_sign(size):
     left = (vectors.double() - vectors.double().mean(0)).abs()
     error = (back - vectors).abs()
     error[:, 5] -= 1e3 * size * 2**-23  # of the mean, in float32
-    assert ((error / left)[left > left.max() * 1e-6]).max() <= 2**-11
+    assert ((error / left)[left > left.max() * 1e-6]).max() <= 2**-18
     same = torch.ones(2, 5) * size
     assert torch.equal(unpacked(packed_vectors(same))[0], same.double())
 
@@ -129,7 +132,7 @@ def test_the_files_hold_vectors_sets_texts_and_scores(exported):
             of = "english" if code == "en" else setting
             there, positive = unpacked(piece(out, f"{NAME}/{of}-{component}-{code}"))
             mine = study.vectors(task, component, setting=setting, languages=[code])[:, 0]
-            assert (there - mine).abs().max() <= mine.abs().max() * 2**-11
+            assert (there - mine).abs().max() <= mine.abs().max() * 2**-18
             assert torch.equal(positive, mine > 0)
         columns = study.vectors(task, component, setting=setting, languages=["en", "fr", "de"])
         sets = piece(out, f"{NAME}/{setting}-{component}-sets")
@@ -152,6 +155,18 @@ def test_curves_are_those_of_the_layer_explorer(exported):
             mine = [np.nan if value is None else value for value in there["pairs"][2]]
             np.testing.assert_allclose(mine, part["value"], atol=1e-4)
             assert [len(row) for row in there["unrelated"]] == [study.n_layers] * 3
+
+
+def test_tokens_are_those_of_the_logit_lens_of_each_dimension(exported):
+    study, out = exported
+    tokens = piece(out, f"{NAME}/tokens")
+    assert len(tokens) == study.model.d_model
+    for j in (0, 7, 31):
+        mine = dimension_lens(study.lens, j, "resid", 8)
+        assert tokens[j] == [
+            mine.loc[mine["direction"] == direction, "token"].tolist()
+            for direction in ("promoted", "demoted")
+        ]
 
 
 def test_explanations_add_up_to_what_explain_says(exported):
