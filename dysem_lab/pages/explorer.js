@@ -255,7 +255,7 @@ const explorer = (() => {
     const plain = dysem.plainCosine(of, x, y, xl, yl);
     const plainScale = {related: catalog.pairs.map(([i, j]) => dysem.plainCosine(of, i, j, xl, yl)), unrelated: []};
     const sizes = [x, y].map((i) => dysem.setSize(of, i)), both = sizes[0] + sizes[1] - size;
-    const index = pairIndex();
+    const index = pairIndex(), whole = ([i, j]) => dysem.wholeCosine(of, i, j, xl, yl);
     const above = [
       el("p", {}, el("span", {class: "big", id: "similarity"}, number(value)),
         el("strong", {}, state.centred ? "centred DySem similarity" : "DySem similarity"), Number.isNaN(value)
@@ -267,7 +267,8 @@ const explorer = (() => {
       el("p", {class: "quiet"}, `On ${size} of ${of.d} dimensions: ${sizes[0]} of the first sentence, ${sizes[1]} of the `
         + `second, ${both} in both. The plain cosine ${xl === yl ? `in ${nameOf(xl)}` : "of the two"}, on all ${of.d}, is `
         + `${number(plain)}: ${standing(plain, plainScale)}. `
-        + (state.vector === "mean" ? `That of the mean over the languages is ${number(dysem.wholeCosine(of, x, y, xl, yl))}. ` : "")
+        + (state.vector === "mean" ? `That of the mean over the languages is ${number(whole([x, y]))}, higher than `
+          + `${percent(dysem.higherThan(whole([x, y]), catalog.pairs.map(whole)))}. ` : "")
         + scoreInWords(index)),
     ];
     const most = added.reduce((best, one, j) => one > added[best] ? j : best, 0), rest = scale.related.concat(scale.unrelated);
@@ -355,13 +356,16 @@ const explorer = (() => {
   }
 
   function renderingSection(of) {
-    const cosines = state.languages.map((code, i) =>
-      dysem.cosineOn(of.columns[i].values, state.x, of.columns[i].values, state.y, of.d, null).value);
-    return el("div", {}, el("h2", {}, "In each language"), el("table", {}, el("thead", {}, el("tr", {},
-      ["Language", "First", "Second", "cosine in it alone"].map((said) => el("th", {scope: "col"}, said)))),
-    el("tbody", {}, state.languages.map((code, i) => el("tr", {}, el("th", {scope: "row"}, nameOf(code)),
-      el("td", {lang: code, dir: "auto"}, textOf(state.x, code)), el("td", {lang: code, dir: "auto"}, textOf(state.y, code)),
-      el("td", {class: "number"}, number(cosines[i])))))));
+    const cosines = state.languages.map((code, c) => ([i, j]) =>
+      dysem.cosineOn(of.columns[c].values, i, of.columns[c].values, j, of.d, null).value);
+    const heads = ["Language", "First", "Second", "cosine in it alone", `higher than so many ${catalog.data} pairs`];
+    return el("div", {}, el("h2", {}, "In each language"), el("table", {}, el("thead", {}, el("tr", {}, heads.map((said) =>
+      el("th", {scope: "col"}, said)))), el("tbody", {}, state.languages.map((code, c) => {
+      const value = cosines[c]([state.x, state.y]);
+      return el("tr", {}, el("th", {scope: "row"}, nameOf(code)), el("td", {lang: code, dir: "auto"}, textOf(state.x, code)),
+        el("td", {lang: code, dir: "auto"}, textOf(state.y, code)), el("td", {class: "number"}, number(value)),
+        el("td", {class: "number"}, percent(dysem.higherThan(value, catalog.pairs.map(cosines[c])))));
+    }))));
   }
 
   async function layersView() {

@@ -358,7 +358,7 @@ def check_numbers(page, study, model, cases=CASES):
         found = np.array(page.evaluate(IN_THE_BROWSER, asked))
         similarity, sizes = similarities(study, settings, centred)
         np.testing.assert_allclose(found[:, 0], similarity, atol=1e-3)
-        np.testing.assert_allclose(found[:, 1], sizes, atol=2)  # two may change places
+        np.testing.assert_array_equal(found[:, 1], sizes)
 
 
 def test_the_browser_computes_the_modules_numbers(exported, opened):
