@@ -172,13 +172,13 @@ const dysem = (() => {
 
   const setSize = (of, i) => of.sets.subarray(i * of.d, (i + 1) * of.d).reduce((a, b) => a + b, 0);
 
-  // Similarities of all shipped pairs, and of first sentences with second ones of other pairs.
-  function scaleOf(of, pairs, xl = "en", yl = "en") {
-    const half = Math.floor(pairs.length / 2), value = ([i, j]) => similarity(of, i, j, xl, yl).value;
-    const related = pairs.map(value);
-    const unrelated = pairs.length < 2 ? []
-      : pairs.map(([i], p) => value([i, pairs[(p + half) % pairs.length][1]]));
-    return {related, unrelated};
+  // Values of all shipped pairs, of those of a high score, and of first sentences with the second
+  // ones of other pairs. valueOf: (i, j) → a value of two texts
+  function scaleOf(catalog, valueOf) {
+    const {pairs, scores, related, others} = catalog;
+    const all = pairs.map(([i, j]) => valueOf(i, j));
+    return {all, related: all.filter((value, p) => scores[p] >= related),
+      unrelated: pairs.map(([i], p) => valueOf(i, pairs[others[p]][1]))};
   }
 
   // Of the values that are defined, the share that a value is higher than.

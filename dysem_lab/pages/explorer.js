@@ -100,13 +100,11 @@ const explorer = (() => {
       + `sentence${state.centred ? ", centred" : ""}`;
   }
 
+  // Said as in the panels and on the command line.
   const standing = (value, scale) => {
-    if (Number.isNaN(value)) return "";
-    const {related, unrelated} = scale;
-    const other = unrelated.length ? `, and than ${percent(dysem.higherThan(value, unrelated))} of `
-      + `${unrelated.length} unrelated pairs` : "";
-    return `higher than ${percent(dysem.higherThan(value, related))} of the ${related.length} `
-      + `${catalog.data} pairs${other}`;
+    const of = (values) => `${percent(dysem.higherThan(value, values))} of the ${values.length}`;
+    const among = scale.related.length ? `; than ${of(scale.related)} related ones (scored ${catalog.related} or more), and than ` : " and ";
+    return Number.isNaN(value) ? "" : `higher than ${of(scale.all)} ${catalog.data} pairs${among}${of(scale.unrelated)} unrelated ones`;
   };
 
   const scoreInWords = (index) => index < 0 ? ""
@@ -251,9 +249,9 @@ const explorer = (() => {
 
   async function pairView() {
     const of = await dysem.encoded(catalog, state, sources()), {x, y, xl, yl} = state, added = new Float64Array(of.d);
-    const {value, size} = dysem.similarity(of, x, y, xl, yl, added), scale = dysem.scaleOf(of, catalog.pairs, xl, yl);
+    const {value, size} = dysem.similarity(of, x, y, xl, yl, added), scale = dysem.scaleOf(catalog, (i, j) => dysem.similarity(of, i, j, xl, yl).value);
     const plain = dysem.plainCosine(of, x, y, xl, yl);
-    const plainScale = {related: catalog.pairs.map(([i, j]) => dysem.plainCosine(of, i, j, xl, yl)), unrelated: []};
+    const plainScale = dysem.scaleOf(catalog, (i, j) => dysem.plainCosine(of, i, j, xl, yl));
     const sizes = [x, y].map((i) => dysem.setSize(of, i)), both = sizes[0] + sizes[1] - size;
     const index = pairIndex(), whole = ([i, j]) => dysem.wholeCosine(of, i, j, xl, yl);
     const above = [
@@ -261,8 +259,10 @@ const explorer = (() => {
         el("strong", {}, state.centred ? "centred DySem similarity" : "DySem similarity"), Number.isNaN(value)
           ? ": no dimension is positive in every language for either sentence, so it is undefined. Take fewer languages."
           : el("span", {id: "standing"}, `: ${standing(value, scale)}.`)),
-      el("figure", {}, charts.strip(width(), [[`the ${scale.related.length} ${catalog.data} pairs`, scale.related],
-        [`${scale.unrelated.length} unrelated pairs: first sentences with second ones of others`, scale.unrelated]],
+      el("figure", {}, charts.strip(width(), [[`${scale.related.length} related pairs (scored ${catalog.related} or more of 5)`,
+        scale.related], [`the other ${catalog.data} pairs (${scale.all.length - scale.related.length})`, scale.all.filter((one, p) =>
+        catalog.scores[p] < catalog.related)], [`${scale.unrelated.length} unrelated ones: first sentences with second ones of others`,
+        scale.unrelated]],
       value, `Similarities of all pairs at these settings; this pair ${number(value)}`)),
       el("p", {class: "quiet"}, `On ${size} of ${of.d} dimensions: ${sizes[0]} of the first sentence, ${sizes[1]} of the `
         + `second, ${both} in both. The plain cosine ${xl === yl ? `in ${nameOf(xl)}` : "of the two"}, on all ${of.d}, is `
@@ -271,7 +271,7 @@ const explorer = (() => {
           + `${percent(dysem.higherThan(whole([x, y]), catalog.pairs.map(whole)))}. ` : "")
         + scoreInWords(index)),
     ];
-    const most = added.reduce((best, one, j) => one > added[best] ? j : best, 0), rest = scale.related.concat(scale.unrelated);
+    const most = added.reduce((best, one, j) => one > added[best] ? j : best, 0), rest = scale.all.concat(scale.unrelated);
     if (!state.centred && added[most] > 0.5 && rest.filter((one) => one > 0.9).length > rest.length / 2) {
       above.push(el("p", {class: "quiet"}, `Most pairs are near 1 here because a few dimensions are large in every sentence: dimension `
         + `${most} alone adds ${number(added[most], 3)}. `, el("button", {type: "button", class: "link", onclick: () =>
@@ -302,7 +302,7 @@ const explorer = (() => {
     const cells = parts("head").filter((one) => one.head !== null)
       .map((one) => ({...one, said: `${one.name}: ${signed(one.value, 4)}; ${one.note}`}));
     return [heading, el("p", {id: "why"}, `${why.head.caption} The ${number(centred, 3)} is `
-      + `${standing(centred, dysem.scaleOf(of, catalog.pairs))}.`), el("p", {class: "quiet"}, said),
+      + `${standing(centred, dysem.scaleOf(catalog, (i, j) => dysem.similarity(of, i, j).value))}.`), el("p", {class: "quiet"}, said),
       el("h3", {}, "Which words"), tokenMap(why.token),
       el("div", {class: "columns"},
         el("div", {}, el("h3", {}, "Which heads add most"), charts.bars(parts("head", 8)),
@@ -374,12 +374,12 @@ const explorer = (() => {
     const all = await dysem.load(`${state.model}/${state.setting}-layers`), [key] = CURVES.find(([one]) => one === state.curve);
     const curve = (measure) => all[`${key}, ${measure}`], of = curve("DySem"), values = of.pairs[index];
     const label = CURVES.find(([one]) => one === key)[1], last = values[values.length - 1];
-    const scale = {related: of.pairs.map((row) => row[row.length - 1] ?? NaN), unrelated: []};
+    const ends = of.pairs.map((row) => row[row.length - 1] ?? NaN);
     const chosen = menu("curve", "Drawn is", CURVES, key, (value) => change({curve: value}));
     const close = of.unrelated[1][0];
     const above = [el("p", {}, chosen), el("p", {}, el("span", {class: "big"}, number(last ?? NaN, 3)), el("strong", {},
-      "at the last layer"), last === null ? "" : `: ${standing(last, scale)}; the median of unrelated sentences there is `
-      + `${number(of.unrelated[1].at(-1) ?? NaN, 3)}.`),
+      "at the last layer"), last === null ? "" : `: higher than ${percent(dysem.higherThan(last, ends))} of the ${ends.length} ${catalog.data} pairs; the `
+      + `median of unrelated sentences there is ${number(of.unrelated[1].at(-1) ?? NaN, 3)}.`),
     el("figure", {}, charts.curves(width(), 320, [{name: "this pair, DySem", values, kind: "line-x"},
       {name: "this pair, all dimensions", values: curve("all dimensions").pairs[index], kind: "line-thin"}], of.unrelated,
     `Cosine of the pair at each layer: ${label}`),
@@ -428,11 +428,11 @@ const explorer = (() => {
 
   async function searchView() {
     const of = await dysem.encoded(catalog, state), found = dysem.nearest(of, state.x, 12);
-    const scale = dysem.scaleOf(of, catalog.pairs);
+    const scale = dysem.scaleOf(catalog, (i, j) => dysem.similarity(of, i, j).value);
     const rows = found.map(({text, value, size}, rank) => el("tr", {}, el("td", {class: "number"}, rank + 1), el("td", {},
       el("button", {type: "button", class: "link", onclick: () => change({view: "pair", y: text, xl: "en", yl: "en"})}, textOf(text))),
     el("td", {class: "number"}, number(value)), el("td", {class: "number"},
-      scale.unrelated.length ? percent(dysem.higherThan(value, scale.unrelated)) : "–"), el("td", {class: "number"}, size)));
+      percent(dysem.higherThan(value, scale.unrelated))), el("td", {class: "number"}, size)));
     const above = [found.length ? el("p", {}, `The nearest of ${of.n - 1} sentences to “${textOf(state.x)}” is “`,
       el("strong", {}, textOf(found[0].text)), `” with ${number(found[0].value)}: ${standing(found[0].value, scale)}.`)
       : el("p", {}, "No sentence has a similarity to this one at these settings. Take fewer languages."),

@@ -34,6 +34,7 @@ from dysem_lab.questions.explain import explain
 from dysem_lab.questions.explain_picture import names_of_parts
 from dysem_lab.questions.layer_curves import COMPONENTS, at_layers, kinds_of
 from dysem_lab.questions.saving import atomic_write, slug
+from dysem_lab.questions.scale import RELATED, others
 from dysem_lab.questions.study import Study
 
 FILES = ("index.html", "pages.css", "dysem.js", "charts.js", "explorer.js")
@@ -209,6 +210,8 @@ def _catalog(common: _Common, models: Sequence[Mapping[str, object]]) -> dict[st
         "centre": [english.index(text) for text in dict.fromkeys(english)],
         "pairs": common.pairs,
         "scores": data.gold.tolist(),
+        "related": RELATED,
+        "others": others(len(data)).tolist(),
         "subsets": data.subset,
         "explained": common.explained,
         "settings": common.settings,
@@ -287,13 +290,13 @@ class _Model:
         for code in self.common.languages:
             prompts = wrap(texts.texts(code), self.common.template, setting, code)
             read.append(capture(self.study.lens, prompts, COMPONENTS, "each", progress=False))
-        others = torch.cat([torch.arange(n), n + torch.arange(n).roll(max(1, n // 2))])
+        shuffled = torch.cat([torch.arange(n), n + torch.from_numpy(others(n))])
         curves = {}
         for component in COMPONENTS:
             each = torch.stack([acts[component] for acts in read], 1)
             for kind, x in kinds_of(component, each):
                 (dysem, _, plain), (of_others, _, plain_others) = (
-                    at_layers(rows, rows[:, 0], self.common.k, "mean") for rows in (x, x[others])
+                    at_layers(rows, rows[:, 0], self.common.k, "mean") for rows in (x, x[shuffled])
                 )
                 curves[f"{component}, {kind}, DySem"] = dysem, of_others
                 curves[f"{component}, {kind}, all dimensions"] = plain, plain_others

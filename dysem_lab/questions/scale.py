@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from dysem_lab.data.languages import LANGUAGES
 from dysem_lab.data.sts import STSData, load_data
@@ -79,15 +79,22 @@ def scale(
     columns = {code: data.texts(code) for code in data.languages}
     encoded = encoder.encode_renderings(columns, store=store, progress=progress)
     n = len(data)
-    # One cycle through a random order: no first text meets its own second one.
+    first = encoded[:n]
+    of_pairs = _similarity(encoder, first, encoded[n:])
+    unrelated = _similarity(encoder, first, encoded[torch.from_numpy(n + others(n, seed))])
+    name = "the demo set" if isinstance(pairs, str) else data.name
+    return Scale(name, of_pairs, of_pairs[data.gold >= RELATED], unrelated, seed)
+
+
+def others(n: int, seed: int = 0) -> Int[np.ndarray, " n"]:
+    """Return for each of n first texts whose second text it meets: never its own.
+
+    It is one cycle through a random order.
+    """
     order = np.random.default_rng(seed).permutation(n)
     other = np.empty(n, dtype=np.int64)
     other[order] = np.roll(order, 1)
-    first = encoded[:n]
-    of_pairs = _similarity(encoder, first, encoded[n:])
-    unrelated = _similarity(encoder, first, encoded[torch.from_numpy(n + other)])
-    name = "the demo set" if isinstance(pairs, str) else data.name
-    return Scale(name, of_pairs, of_pairs[data.gold >= RELATED], unrelated, seed)
+    return other
 
 
 def unread(encoder: LensEncoder, store: VectorStore, pairs: STSData | str = "demo") -> int:

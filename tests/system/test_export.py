@@ -20,6 +20,7 @@ from dysem_lab.errors import InputError
 from dysem_lab.models.readout import dimension_lens
 from dysem_lab.pages.export import FILES, export_explorer, is_whole
 from dysem_lab.pages.packed import packed_sets, packed_vectors
+from dysem_lab.questions.scale import scale
 from tests.conftest import REPOSITORY
 from tests.notebooks.test_browser import CHROMIUM, FLAGS, SCREENSHOTS
 
@@ -380,6 +381,20 @@ def test_the_browser_computes_the_numbers_of_a_real_model(embedded, tmp_path, op
     export_explorer(study, tmp_path / "out", explained=0, progress=False)
     cases = [case for case in CASES if case["vector"] == "mean"]
     check_numbers(opened(tmp_path / "out"), study, "gemma-3-270m", cases)
+
+
+def test_the_scale_is_that_of_the_panels(exported, opened):
+    study, out = exported
+    (data,) = study.data.values()
+    dysem = dl.DySem(study.lens, ("en", "fr", "de"), k=0.25)
+    mine = scale(dysem, data, store=study.store, progress=False)
+    page = opened(out)
+    x, y = page.evaluate("() => [explorer.state.x, explorer.state.y]")
+    pair = piece(out, "catalog")["pairs"].index([x, y])
+    said = page.locator("#standing").inner_text()
+    for name, n in (("pairs", len(data)), ("related", len(mine.related)), ("unrelated", len(data))):
+        share = round(100 * np.mean(getattr(mine, name) < mine.pairs[pair]))
+        assert f"{share} % of the {n} " in said, name
 
 
 def test_a_sentence_and_its_translation_are_compared_by_their_own_languages(exported, opened):
