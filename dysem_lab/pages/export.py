@@ -25,7 +25,7 @@ from dysem_lab.data.sts import STSData
 from dysem_lab.display import bar
 from dysem_lab.encoders.dysem import DySem
 from dysem_lab.errors import InputError
-from dysem_lab.inputs import at_least, names_of, one_of
+from dysem_lab.inputs import at_least, names_of, one_of, path_of
 from dysem_lab.models.capture import capture
 from dysem_lab.models.readout import dimension_tokens
 from dysem_lab.pages.packed import packed_sets, packed_vectors
@@ -81,9 +81,10 @@ def export_explorer(
 
     Source: DySem Eqs. 11–17 (what the browser computes); centring and parts as in `explain`.
     """
-    studies = [studies] if isinstance(studies, Study) else list(studies)
+    out = path_of(out, "the folder of the page")
+    if not isinstance(studies, Sequence):
+        studies = [studies]
     common = _common(studies, languages, k, explained)
-    out = Path(out)
     copy_pages(out)
     models = []
     for study in studies:

@@ -226,6 +226,10 @@ def test_what_cannot_be_is_refused(tiny_lens, tmp_path):
     study = study_of(tiny_lens, tmp_path, [0, 1])
     for wrong, message in (
         ({"studies": []}, "studies is empty"),
+        ({"studies": None}, "studies of pairs"),
+        ({"studies": "demo"}, "studies of pairs"),
+        ({"out": None}, "folder of the page"),
+        ({"languages": 7}, "language"),
         ({"studies": [study, study]}, "different names"),
         ({"studies": dl.Study(tiny_lens, {})}, "studies of pairs"),
         ({"studies": [study, study_of(tiny_lens, tmp_path, [0])]}, "same pairs"),
