@@ -17,14 +17,13 @@ from dysem_lab.cli import cli
 from dysem_lab.data.sts import load_data
 from dysem_lab.models.embedded import EMBEDDED, installed_files
 from dysem_lab.models.loading import DEFAULT_MODEL
-from dysem_lab.pages.export import USUAL, copy_pages, export_explorer, is_whole
+from dysem_lab.pages.export import EXAMPLES, USUAL, copy_pages, export_explorer, is_whole
 from dysem_lab.questions.study import Study
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 STUB = (REPOSITORY / "dysem_lab" / "__init__.pyi").read_text(encoding="utf-8")
 HOMES = {name: home for home, name in re.findall(r"^from \.([\w.]+) import (\w+)", STUB, re.M)}
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
-EXAMPLES = ("paraphrase", "negation", "word-sense", "unrelated")  # of the explorers' page
 NAME = re.compile(r"<code>((?:dysem_lab|dl)\.[\w.]+)</code>")
 
 
@@ -52,7 +51,7 @@ def explorer_page() -> Path:
     if not is_whole(page):
         demo = load_data("demo", languages=USUAL)
         kinds = [subset.partition("/")[0] for subset in demo.subset]
-        pairs = demo.select([kinds.index(kind) for kind in dict.fromkeys([*EXAMPLES, *kinds])])
+        pairs = demo.select([kinds.index(kind) for kind in dict.fromkeys(kinds)])
         if not installed_files(EMBEDDED[DEFAULT_MODEL]):
             page.mkdir(parents=True, exist_ok=True)
             (page / "index.html").write_text(

@@ -39,6 +39,7 @@ from dysem_lab.questions.study import Study
 
 FILES = ("index.html", "pages.css", "dysem.js", "charts.js", "explorer.js")
 SHIPPED = ("attn", "resid")  # whose vectors the pages have
+EXAMPLES = ("paraphrase", "negation", "word-sense", "unrelated")  # of explorer.js too
 USUAL = ("en", "fr", "de")  # the consensus that the pages begin with
 BY = ("head", "block")  # and by token
 TOGETHER = 66  # pairs that run through the model at once, at every layer
@@ -67,7 +68,8 @@ def export_explorer(
         languages: 𝓛 of the first view, of the curves and of the explanations; None is en, fr, de,
             or where the data have not all of these, their first three.
         k: Dimensions per text of these; as for `dysem_lab.DySem`.
-        explained: How many pairs are explained, those of different phenomena first; None is all.
+        explained: How many pairs are explained, those of different phenomena first, and
+            of these the page's examples; None is all.
         progress: Show progress bars.
 
     Returns:
@@ -175,7 +177,9 @@ def _common(
     texts = list(zip(*(data.texts(code) for code in data.languages), strict=True))
     place = {text: i for i, text in enumerate(dict.fromkeys(texts))}
     kinds = [subset.partition("/")[0] for subset in data.subset]
-    order = sorted(range(len(data)), key=lambda i: (kinds[:i].count(kinds[i]), i))
+    # One of each kind first, and of these the page's examples, with which it begins.
+    ranks = [EXAMPLES.index(kind) if kind in EXAMPLES else len(EXAMPLES) for kind in kinds]
+    order = sorted(range(len(data)), key=lambda i: (kinds[:i].count(kinds[i]), ranks[i], i))
     return _Common(
         data=data,
         rows=[texts.index(text) for text in place],

@@ -176,7 +176,7 @@ def test_explanations_add_up_to_what_explain_says(exported):
     explained = piece(out, "catalog")["explained"]
     assert len(explained) == 3
     kinds = {data.subset[i].partition("/")[0] for i in explained}
-    assert len(kinds) == 3  # one of each phenomenon first
+    assert kinds == {"paraphrase", "negation", "word-sense"}  # with which the page begins
     i = explained[1]
     x, y = ({code: data.sentences[code][side][i] for code in LANGUAGES} for side in (0, 1))
     dysem = dl.DySem(study.lens, ("en", "fr", "de"), k=0.25)
@@ -442,6 +442,7 @@ def test_the_first_view_asks_for_its_three_languages_alone(exported, opened):
     _, out = exported
     page = opened(out)
     asked = {url.rpartition("/")[2] for url in page.asked if "/data/" in url}
+    assert page.locator("#why").is_visible()  # the first pair is explained
     vectors = {name for name in asked if re.search(r"-(attn|resid)-\w\w\.js$", name)}
     of_first = [f"{of}-attn-{code}.js" for of, code in (("english", "en"), *LS)]
     assert vectors == set(of_first)
