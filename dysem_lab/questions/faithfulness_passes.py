@@ -118,10 +118,7 @@ class Pair:
         *,
         inserted: bool = False,
     ) -> Float[np.ndarray, " counts"]:
-        """Return the similarity once the first so many words in an order are removed.
-
-        Or once these alone are there, where they are ``inserted``.
-        """
+        """Return the similarity without the first so many words in an order, or with these alone."""
         known, column = self.similarity[removal], SETS.index(sets)
         kept = kept_words(scores, counts)
         return np.array([known[bits(row)][column] for row in (~kept if inserted else kept)])
@@ -153,7 +150,7 @@ class Removals:
         plan: Plan,
         progress: Progress,
     ) -> None:
-        """Run the texts as they are, and the corpus."""
+        """Read what is known of the pairs; nothing is run."""
         self.encoder, self.lens, self.plan, self._progress = encoder, encoder.lens, plan, progress
         self.lens.check_own_pass()
         (code,) = encoder.languages
@@ -163,7 +160,6 @@ class Removals:
         self.prompts = self._wrapped([" ".join(words) for words in self.words])
         self.other_prompts = self._wrapped(second)
         self._corpus = corpus
-        self.x, self.y = self._encoded(self.prompts), self._encoded(self.other_prompts)
         about = [encoder.config, self.lens.fingerprint, str(self.lens.dtype), corpus.digest]
         self._ledger = Ledger([FORMAT, *about, plan.steps])
         self._names = [f"{x}\x1e{y}" for x, y in zip(self.prompts, self.other_prompts, strict=True)]
@@ -329,8 +325,7 @@ class Removals:
         for row, kept in enumerate(asked):
             for word, one in zip(tokens.words, kept, strict=True):
                 hidden[row, word] = one == "0"
-        share = hidden.sum(-1) / len(tokens.text)
-        edit = Unread(self.lens, hidden, share, self.means.reading)
+        edit = Unread(self.lens, hidden, hidden.sum(-1) / len(tokens.text), self.means.reading)
         rows: list[str] = [prompt] * len(asked)
         repeated = Prefix(
             list(range(len(rows))), rows, prefix.ids.expand(len(rows), -1), prefix.before
@@ -359,6 +354,16 @@ class Removals:
         return torch.stack(both, 1).tolist()
 
     # --- passes and the file
+
+    @cached_property
+    def x(self) -> SemanticVectors:
+        """The first texts as they are."""
+        return self._encoded(self.prompts)
+
+    @cached_property
+    def y(self) -> SemanticVectors:
+        """The second texts."""
+        return self._encoded(self.other_prompts)
 
     @cached_property
     def reference(self) -> Reference:
