@@ -118,7 +118,7 @@ class Pair:
         *,
         inserted: bool = False,
     ) -> Float[np.ndarray, " counts"]:
-        """Return the similarity without the first so many words in an order, or with these alone."""
+        """Return the similarity without the first words of an order, or with these alone."""
         known, column = self.similarity[removal], SETS.index(sets)
         kept = kept_words(scores, counts)
         return np.array([known[bits(row)][column] for row in (~kept if inserted else kept)])

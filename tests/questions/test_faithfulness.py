@@ -3,11 +3,13 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
 import dysem_lab as dl
+from dysem_lab import paths
 from dysem_lab.attribution import area_above, kept_words, removal_counts
 from dysem_lab.encoders.dysem import DySem
 from dysem_lab.errors import InputError
@@ -17,6 +19,7 @@ from dysem_lab.models.parts import text_tokens
 from dysem_lab.models.places import place
 from dysem_lab.models.record import activations
 from dysem_lab.questions import faithfulness as question
+from dysem_lab.questions import word_order
 from dysem_lab.questions.faithfulness_passes import (
     ANEW,
     FROZEN,
@@ -39,6 +42,7 @@ from dysem_lab.questions.faithfulness_passes import (
 )
 from dysem_lab.questions.faithfulness_picture import DELETION, INSERTION
 from dysem_lab.questions.reference import corpus_of
+from tests.conftest import REPOSITORY
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
 
@@ -462,6 +466,89 @@ def test_an_interrupted_run_goes_on(lens, pairs, monkeypatch):
     assert all(set(METHODS) - set(pair.scores) <= {JACOBIAN} for pair in found)
     assert INTEGRATED in found[2].scores
     assert JACOBIAN not in found[2].scores
+
+
+# --- the order of words in an explanation
+
+
+@pytest.fixture
+def measured_order(lens, monkeypatch):
+    """Return a function: method → what is known is that its order leads for the tiny model."""
+
+    def lead(winner):
+        areas = {"exact sum": 0.1, "leave-one-out": 0.1, winner: 0.3}
+        rows = [
+            {
+                **{"model": "tiny", "fingerprint": lens.fingerprint, "data": "some pairs"},
+                **{"n_pairs": 7, "method": method, "area": area, "low": 0.0, "high": 0.4},
+                **{"ahead": 0.1 - area, "ahead_low": -0.3, "ahead_high": -0.1},
+            }
+            for method, area in areas.items()
+        ]
+        monkeypatch.setattr(word_order, "_table", lambda: pd.DataFrame(rows))
+
+    return lead
+
+
+def explained(removals):
+    x = " ".join(removals.words[1])
+    return dl.explain(removals.encoder, x, SECOND[1], "token", centre=CORPUS, progress=False)
+
+
+def test_words_are_listed_in_the_order_that_won(removals, pairs, measured_order):
+    measured_order("leave-one-out")
+    found = explained(removals)
+    left_out = np.array(pairs[1].scores[LEFT_OUT])
+    order = np.argsort(-left_out, kind="stable")
+    assert found.words["position"].tolist() == order.tolist()
+    assert found.words["left_out"].to_numpy() == pytest.approx(left_out[order], abs=1e-4)
+    sums = np.array(pairs[1].scores[SUM])
+    assert found.words["contribution"].to_numpy() == pytest.approx(sums[order], abs=1e-6)
+    assert found.words["word"].tolist() == [pairs[1].words[i] for i in order]
+    assert "(some pairs, 7 pairs, notebook 28): leave-one-out leads with 0.30" in found.caption
+    assert "0.20 [0.10, 0.30] behind" in found.caption
+    assert "the similarity loses without" in found.above
+    measured_order("exact sum")
+    again = explained(removals)
+    assert again.words["position"].tolist() == np.argsort(-sums, kind="stable").tolist()
+    assert "left_out" not in again.words
+    assert "the exact sum leads, with 0.30 [0.00, 0.40]." in again.caption
+    assert again.similarity == found.similarity  # the exact sum stays what it is
+    assert again.table.equals(found.table)
+
+
+def test_of_a_model_that_was_not_tested_this_is_said(removals):
+    found = explained(removals)
+    assert found.caption.endswith("dl.faithfulness tests (notebook 28).")
+    assert "left_out" not in found.words
+    assert found.words["contribution"].is_monotonic_decreasing
+
+
+def test_a_word_of_one_language_has_no_counterpart_in_another(lens):
+    encoder = DySem(lens, ["en", "fr"], k=0.5, setting="english")
+    corpus = {"en": CORPUS, "fr": [text.upper() for text in CORPUS]}
+    given = {"fr": ["Un homme.", "Une femme."]}
+    found = dl.explain(
+        encoder, "A man.", "A woman.", "token", centre=corpus, renderings=given, progress=False
+    )
+    assert found.words is None
+    assert "notebook 28" not in found.caption
+
+
+def test_what_ships_is_what_the_committed_figures_say():
+    shipped = pd.read_csv(paths.package_file("tested_orders.csv"))
+    figures = REPOSITORY / "figures"
+    for model, rows in shipped.groupby("model"):
+        (record,) = figures.glob(f"faithfulness_{model}_*.json")
+        said = json.loads(record.read_text(encoding="utf-8"))
+        assert set(rows["fingerprint"]) == {said["model"]["fingerprint"]}
+        table = pd.read_csv(record.with_suffix(".csv"))
+        kind = "removal == 'text' and sets == 'frozen' and curve == 'deletion'"
+        table = table.query(kind).set_index("method").drop(index=RANDOM)
+        columns = ["area", "low", "high", "ahead", "ahead_low", "ahead_high"]
+        found = rows.set_index("method")
+        np.testing.assert_allclose(found[columns], table.loc[found.index, columns], atol=1e-9)
+        assert found["n_pairs"].to_dict() == table["n_pairs"].to_dict()
 
 
 # --- the questions

@@ -129,6 +129,7 @@ ORDER = [
     "questions.splits",
     "questions.reference",
     "questions.token_map",
+    "questions.word_order",
     "questions.explain_picture",
     "questions.explain",
     "questions.causal_sets",
