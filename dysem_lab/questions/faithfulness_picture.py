@@ -48,6 +48,8 @@ IN_WORDS = {
 def figure(table: pd.DataFrame, curves: pd.DataFrame, facts: Facts | str) -> go.Figure:
     """Return the deletion curves with U frozen, and below them all areas with their intervals.
 
+    A dashed curve is the mean over fewer pairs, so it does not begin where the others do.
+
     Args:
         table: Of `dysem_lab.faithfulness`.
         curves: Its mean curves.
@@ -67,6 +69,7 @@ def figure(table: pd.DataFrame, curves: pd.DataFrame, facts: Facts | str) -> go.
     for col, removal in enumerate(REMOVALS, 1):
         for method, part in shown[shown["removal"] == removal].groupby("method", sort=False):
             n = part["n_pairs"].iloc[0]
+            dash = "dash" if n < shown["n_pairs"].max() else "solid"  # of fewer pairs
             drawn.add_scatter(
                 x=part["fraction"],
                 y=part["similarity"],
@@ -74,7 +77,7 @@ def figure(table: pd.DataFrame, curves: pd.DataFrame, facts: Facts | str) -> go.
                 name=str(method),
                 legendgroup="methods",
                 showlegend=False,
-                line={"color": COLOURS[str(method)], "dash": "dot" if method == RANDOM else None},
+                line={"color": COLOURS[str(method)], "dash": "dot" if method == RANDOM else dash},
                 marker_size=5,
                 hovertemplate=f"{method}, {n} pairs, %{{x:.0%}} removed: %{{y:.3f}}<extra></extra>",
                 row=1,
@@ -115,7 +118,7 @@ def _areas(drawn: go.Figure, table: pd.DataFrame, col: int) -> None:
     counted = table.drop_duplicates("method").set_index("method")
     labels = [
         f"<span style='color:{COLOURS[name]}'><b>{name}</b></span><br>"
-        f"{counted.loc[name, 'passes']:.0f} passes, {counted.loc[name, 'n_pairs']} pairs"
+        f"{_passes(counted.loc[name])}, {counted.loc[name, 'n_pairs']} pairs"
         for name in methods
     ]
     lines_down(drawn, labels, row=2, col=col)
@@ -124,17 +127,18 @@ def _areas(drawn: go.Figure, table: pd.DataFrame, col: int) -> None:
 def caption(table: pd.DataFrame) -> str:
     """Return who wins in a sentence, then the areas under the main conditions, and the others.
 
+    Only orders of all pairs can win; beside the others stands how many they have.
+
     Args:
         table: Of `dysem_lab.faithfulness`.
     """
     main = _where(table, *MAIN)
     order = main.drop(RANDOM).sort_values("area", ascending=False)
-    first = str(order.index[0])
-    said = [_meaning(main, first)]
+    said = [_meaning(main, _winner(main))]
     said.append(
         "Area between the deletion curve and that of random orders, in units of the full drop: "
         + ", ".join(
-            f"{name} {interval(row, 'area', of='.2f')} ({row['passes']:.0f} passes"
+            f"{name} {interval(row, 'area', of='.2f')} ({_passes(row)}"
             + (f", {row['n_pairs']:.0f} pairs" if row["n_pairs"] < main["n_pairs"].max() else "")
             + ")"
             for name, row in order.iterrows()
@@ -149,7 +153,7 @@ def caption(table: pd.DataFrame) -> str:
     )
     others = [
         f"{REMOVED[removal]}, U {sets}, {curve}: "
-        f"{IN_WORDS[str(_where(table, removal, sets, curve).drop(RANDOM)['area'].idxmax())]}"
+        f"{IN_WORDS[_winner(_where(table, removal, sets, curve))]}"
         for removal in REMOVALS
         for sets, curve in MARKED
         if (removal, sets, curve) != MAIN
@@ -161,6 +165,16 @@ def _where(table: pd.DataFrame, removal: str, sets: str, curve: str) -> pd.DataF
     """Return the rows of one kind of curve, by method."""
     kind = (table["removal"] == removal) & (table["sets"] == sets) & (table["curve"] == curve)
     return table[kind].set_index("method")
+
+
+def _winner(rows: pd.DataFrame) -> str:
+    """Return the order with the largest area, of those that all pairs have."""
+    rows = rows.drop(RANDOM)
+    return str(rows.loc[rows["n_pairs"] == rows["n_pairs"].max(), "area"].idxmax())
+
+
+def _passes(row: pd.Series) -> str:
+    return "1 pass" if row["passes"] == 1 else f"{row['passes']:.0f} passes"
 
 
 def _meaning(main: pd.DataFrame, first: str) -> str:

@@ -221,6 +221,8 @@ def _table(
 def figure(table: pd.DataFrame, heads: pd.DataFrame, facts: Facts | str) -> go.Figure:
     """Return the exact mean change of each head against each estimate of it.
 
+    On the dotted line the estimate is right.
+
     Args:
         table: Of `head_patching`.
         heads: Its means by head.
@@ -228,7 +230,8 @@ def figure(table: pd.DataFrame, heads: pd.DataFrame, facts: Facts | str) -> go.F
     """
     drawn = side_by_side([f"{row.estimate}: r = {row.r:.2f}" for row in table.itertuples()])
     names = [f"block {row.block + 1} head {row.head + 1}" for row in heads.itertuples()]
-    bound = 1.08 * float(heads[[ABLATION, *ESTIMATES]].abs().max().max())
+    bounds = 1.08 * heads[[ABLATION, *ESTIMATES]].abs().max()
+    bound = float(bounds.max())
     for col, estimate in enumerate(table["estimate"], 1):
         drawn.add_scatter(
             x=[-bound, bound],
@@ -256,8 +259,9 @@ def figure(table: pd.DataFrame, heads: pd.DataFrame, facts: Facts | str) -> go.F
             col=col,
         )
         said = "estimated change of the similarity"
-        drawn.update_xaxes(title=said, range=[-bound, bound], row=1, col=col)
-    drawn.update_yaxes(title="change under ablation", range=[-bound, bound], row=1, col=1)
+        drawn.update_xaxes(title=said, range=[-bounds[estimate], bounds[estimate]], row=1, col=col)
+    ends = [-bounds[ABLATION], bounds[ABLATION]]
+    drawn.update_yaxes(title="change under ablation", range=ends, row=1, col=1)
     title = "Does an estimate say what a head's ablation does? Means over pairs"
     return layout(drawn, title, facts, 560).update_layout(showlegend=False)
 

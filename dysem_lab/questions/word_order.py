@@ -39,7 +39,8 @@ def tested(model: ModelFacts | None) -> Tested | None:
     rows = rows[rows["fingerprint"] == (model and model.fingerprint)].set_index("method")
     if SUM not in rows.index:
         return None
-    winner, own = str(rows["area"].idxmax()), rows.loc[SUM]
+    own = rows.loc[SUM]
+    winner = str(rows.loc[rows["n_pairs"] == own["n_pairs"], "area"].idxmax())
     first = rows.loc[winner]
     said = f"Deletion curves of this model ({own['data']}, {own['n_pairs']} pairs, notebook 28): "
     if winner == SUM:
