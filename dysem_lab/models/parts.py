@@ -271,7 +271,7 @@ class _Splitter:
         u_at = {block: NEURONS.format(layer=block) for block in self.blocks}
         matrices = {block: neuron_matrix(lens, block) for block in self.blocks}
         everywhere = [at for of_place in points.values() for at in of_place]
-        seen = _attended(lens, prompts, [], self.edit, [*everywhere, *u_at.values()])
+        seen = attended(lens, prompts, [], self.edit, [*everywhere, *u_at.values()])
         read = {place: _added(map(seen.last, at)) for place, at in points.items()}
         found, weights = _Sum(), []
         found.add([], torch.zeros(len(prompts), 0, lens.d_model))
