@@ -21,7 +21,8 @@ library. They are, in the order of the data flow:
   `main_results`, `ladder`, `honest_choice`, `stability`, `selection_frequency`, `translators`,
   `contrast_gains`, `layer_alpha`, `output_layers`, `auxiliary_prompts`, `positions`,
   `cp_with_dysem`, `predictions`, `stream_change`, `cost`, `transfer`, `leaderboard`,
-  `audit`, `set_ablation`, `set_interchange`, `heads`, `residuals`
+  `audit`, `set_ablation`, `set_interchange`, `heads`, `residuals`, `faithfulness`,
+  `head_patching`
 - questions of a few texts: `explain`, `explain_difference`, `pair`, `pair_layer_curves`,
   `layer_curves`, `dimension`, `attention`, `contrast_effect`, `patch_effect`, `search`
 - explorers of these in a notebook: `explore_pair`, `explore_layers`, `explore_data_layers`,

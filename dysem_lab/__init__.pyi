@@ -75,7 +75,9 @@ from .questions.decomposition import decomposition as decomposition
 from .questions.dimension import dimension as dimension
 from .questions.explain import explain as explain
 from .questions.explain import explain_difference as explain_difference
+from .questions.faithfulness import faithfulness as faithfulness
 from .questions.finding import Finding as Finding
+from .questions.head_patching import head_patching as head_patching
 from .questions.heads import heads as heads
 from .questions.ladder import ladder as ladder
 from .questions.languages import language_overlap as language_overlap

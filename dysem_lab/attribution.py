@@ -13,6 +13,7 @@ Timkey and van Schijndel (arXiv 2109.04404).
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -201,3 +202,47 @@ class Directions:
             encode = getattr(self.encode, "__qualname__", type(self.encode).__name__)
         digest = hashlib.sha256(self.vectors.contiguous().numpy().tobytes()).hexdigest()[:16]
         return {"n": len(self.vectors), "digest": digest, "names": self.names, "encode": encode}
+
+
+def removal_counts(n_words: int, fractions: Sequence[float]) -> list[int]:
+    """Return how many of n words are removed at each fraction of them, to the nearest.
+
+    A fraction and its complement remove n words together, so that a deletion in one order passes
+    the texts of an insertion in the reversed one.
+    """
+    return [
+        n_words - math.floor((1 - of) * n_words + 0.5)
+        if of > 1 / 2
+        else math.floor(of * n_words + 0.5)
+        for of in fractions
+    ]
+
+
+def kept_words(
+    scores: Float[np.ndarray, " words"], counts: Sequence[int]
+) -> Bool[np.ndarray, "counts words"]:
+    """Return which words are left once the first so many, in the order of scores, are removed.
+
+    Args:
+        scores: One for each word; the largest is removed first, of equal ones the first word.
+        counts: Numbers of removed words.
+    """
+    places = np.argsort(np.argsort(-scores, kind="stable"), kind="stable")
+    return places >= np.array(counts)[:, None]
+
+
+def area_above(
+    curve: Float[np.ndarray, "*n points"],
+    others: Float[np.ndarray, "*n points"],
+    fractions: Sequence[float],
+) -> Float[np.ndarray, "*n"]:
+    """Return the area by which a curve is above another, by the trapezoidal rule.
+
+    Args:
+        curve: Values at each of the fractions.
+        others: Likewise.
+        fractions: From 0 to 1.
+
+    Source: deletion and insertion curves, Petsiuk et al. (arXiv 1806.07421).
+    """
+    return np.trapezoid(curve - others, fractions, axis=-1)

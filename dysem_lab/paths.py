@@ -70,6 +70,11 @@ def parts_path(key: str) -> Path:
     return _made(cache_dir() / "parts") / f"{key[:32]}.safetensors"
 
 
+def removals_path(key: str) -> Path:
+    """Return the file of what a model made of texts without some of their words."""
+    return _made(cache_dir() / "removals") / f"{key[:32]}.jsonl"
+
+
 def passed_check_path(key: str) -> Path:
     """Return the JSON file that says that a model passed its load-time check."""
     return _made(cache_dir() / "checked") / f"{key}.json"

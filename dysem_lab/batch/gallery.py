@@ -24,6 +24,7 @@ ALSO = {
     "what_changes": ("cp_predictions", "cp_stream"),
     "causal": ("set_ablation", "set_interchange"),
     "readout": ("concept",),
+    "faithfulness": ("head_patching",),
 }
 ELSEWHERE = "Other figures"
 LARGEST_RECORD = 2**24  # bytes

@@ -22,6 +22,7 @@ Source: W_O by head, Elhage et al., "A Mathematical Framework for Transformer Ci
 heads and tokens of an image's vector, Gandelsman et al. (arXiv 2310.05916).
 """
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
@@ -270,7 +271,7 @@ class _Splitter:
         u_at = {block: NEURONS.format(layer=block) for block in self.blocks}
         matrices = {block: neuron_matrix(lens, block) for block in self.blocks}
         everywhere = [at for of_place in points.values() for at in of_place]
-        seen = _attended(lens, prompts, [], self.edit, [*everywhere, *u_at.values()])
+        seen = attended(lens, prompts, [], self.edit, [*everywhere, *u_at.values()])
         read = {place: _added(map(seen.last, at)) for place, at in points.items()}
         found, weights = _Sum(), []
         found.add([], torch.zeros(len(prompts), 0, lens.d_model))
@@ -305,14 +306,14 @@ class _Splitter:
         lens, contrast = self.lens, self.at_heads
         points = self._points()
         everywhere = [at for of_place in points.values() for at in of_place]
-        seen = _attended(lens, prompts, self.blocks, self.edit, everywhere)
+        seen = attended(lens, prompts, self.blocks, self.edit, everywhere)
         read = {place: _added(map(seen.last, at)) for place, at in points.items()}
         others: list[list[Part]] = [[] for _ in prompts]
         n_tokens, subtracted = max(map(len, tokens)), None
         if contrast and not contrast.every_token:
             minus = auxiliary_prompts(prompts, contrast.auxiliary)
             others = [_tokens(lens, prompt, "auxiliary") for prompt in minus]
-            subtracted = _attended(lens, minus, [contrast.layer], None, []).given(contrast.layer)
+            subtracted = attended(lens, minus, [contrast.layer], None, []).given(contrast.layer)
         n_rows = n_tokens + max(map(len, others))
         written, found = torch.zeros(len(prompts), n_rows, lens.d_model), _Sum()
         for block in self.blocks:
@@ -485,7 +486,7 @@ def _of_tokens(
     return padded._replace(labels=[*mine, *theirs, *rest], vectors=padded.vectors[:, chosen])
 
 
-class _Attended(NamedTuple):
+class Attended(NamedTuple):
     """What a pass over a few prompts shows of its attention; see `Activations`."""
 
     lens: LensModel
@@ -509,17 +510,17 @@ class _Attended(NamedTuple):
         return self._at_last(pattern.transpose(1, 2)).transpose(1, 2)[..., None] * values
 
 
-def _attended(
+def attended(
     lens: LensModel,
     prompts: Sequence[str],
     blocks: Sequence[int],
     edit: Edit | None,
     points: list[str],
-) -> _Attended:
+) -> Attended:
     """Return what a pass shows of some blocks' attention, and at other points."""
     names = [f"blocks.{block}.attn.hook_{name}" for block in blocks for name in ("pattern", "v")]
     found = activations(lens, prompts, [*dict.fromkeys([*points, *names])], edit=edit)
-    return _Attended(lens, found.seen, found.mask.sum(1) - 1)
+    return Attended(lens, found.seen, found.mask.sum(1) - 1)
 
 
 def _steered(
@@ -542,8 +543,55 @@ def _steered(
     return both * factor[:, None, :, None]
 
 
+class TextTokens(NamedTuple):
+    """Where a text is in its prompt, by token.
+
+    Attributes:
+        text: Positions of the text's tokens; one that it shares with the template is among them.
+        words: Positions of the tokens of each word of the text, which white space divides; a token
+            is of the first word that it has a character of.
+    """
+
+    text: range
+    words: list[list[int]]
+
+
+def text_tokens(lens: LensModel, prompt: Prompt) -> TextTokens:
+    """Return which tokens of a prompt, as it is run, are of its text and of each of its words.
+
+    Raises:
+        ModelError: As for `split` by "token".
+    """
+    _, spans, one = _spans(lens, prompt)
+
+    def inside(start: int, stop: int) -> list[int]:
+        return [i for i, (a, b) in enumerate(spans) if a < stop and b > start]
+
+    words: list[list[int]] = []
+    end = 0  # of the tokens that a word has already
+    for word in re.finditer(r"\S+", one[one.start : one.stop]):
+        found = inside(one.start + word.start(), one.start + word.end())
+        words.append([i for i in found if i >= end])
+        end = max([end, *(i + 1 for i in found)])
+    text = inside(one.start, one.stop)
+    return TextTokens(range(text[0], text[-1] + 1), words)
+
+
 def _tokens(lens: LensModel, prompt: str, kind: str) -> list[Part]:
     """Return the tokens of a prompt as it is run, and which of them are of the text.
+
+    Raises:
+        ModelError: As `_spans`.
+    """
+    ids, spans, one = _spans(lens, prompt)
+    return [
+        Part(kind, position=i, token=text, of_text=a < one.stop and b > one.start)
+        for i, (text, (a, b)) in enumerate(zip(token_texts(lens, ids), spans, strict=True))
+    ]
+
+
+def _spans(lens: LensModel, prompt: str) -> tuple[list[int], list[tuple[int, int]], Prompt]:
+    """Return the tokens of a prompt as it is run, the characters of each, and what they are of.
 
     Raises:
         ModelError: The tokenizer does not say which characters a token is of.
@@ -553,19 +601,13 @@ def _tokens(lens: LensModel, prompt: str, kind: str) -> list[Part]:
             f"the tokenizer of {lens.name} does not say which characters a token is of; explain by "
             "'head' or 'block'"
         )
-    of_text: dict[tuple[int, ...], list[bool]] = {}
+    found: dict[tuple[int, ...], tuple[list[tuple[int, int]], Prompt]] = {}
 
     def encode(prompts: Sequence[Prompt]) -> list[list[int]]:
-        found = lens.tokenizer(list(prompts), return_offsets_mapping=True)
-        rows = zip(prompts, found["input_ids"], found["offset_mapping"], strict=True)
-        for one, ids, offsets in rows:
-            of_text[tuple(ids)] = [a < one.stop and b > one.start for a, b in offsets]
-        return list(found["input_ids"])
+        encoded = lens.tokenizer(list(prompts), return_offsets_mapping=True)
+        rows = zip(prompts, encoded["input_ids"], encoded["offset_mapping"], strict=True)
+        found.update({tuple(ids): (offsets, one) for one, ids, offsets in rows})
+        return list(encoded["input_ids"])
 
     (ids,) = fit(lens, [prompt], MAX_TOKENS, encode)
-    texts = token_texts(lens, ids)
-    inside = of_text[tuple(ids)]
-    return [
-        Part(kind, position=i, token=text, of_text=mine)
-        for i, (text, mine) in enumerate(zip(texts, inside, strict=True))
-    ]
+    return ids, *found[tuple(ids)]

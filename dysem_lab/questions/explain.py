@@ -9,6 +9,7 @@ import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,8 @@ from dysem_lab.display import Progress, bar
 from dysem_lab.encoders.base import Encoder, require_encoder
 from dysem_lab.errors import InputError
 from dysem_lab.inputs import at_least, by_language, checked, one_of
-from dysem_lab.joint import joint_set
+from dysem_lab.joint import joint_cosine, joint_set
+from dysem_lab.models.parts import text_tokens
 from dysem_lab.questions.explain_picture import WHERE, caption, figure
 from dysem_lab.questions.finding import Facts, Finding
 from dysem_lab.questions.reference import Reference, corpus_of, dimension_keys, reference
@@ -36,6 +38,7 @@ from dysem_lab.questions.splits import (
     split_texts,
 )
 from dysem_lab.questions.token_map import token_map
+from dysem_lab.questions.word_order import LEFT_OUT, UNTESTED, tested
 
 BY = (*BY_PASS, "language", "dimension", "direction")
 SHOWN = 60  # characters of a text under the title
@@ -54,12 +57,17 @@ class Explanation(Finding):
             largest dimensions left out.
         by: What x is split by.
         by_other: What y is split by; None is not at all.
+        words: By "token", where x is read in one language: its words, those first that deletion
+            curves of the model favour (`dysem_lab.faithfulness`), or else the largest parts.
+            ``word``; ``position``, from 0; ``contribution``, of all its tokens; and where that is
+            the favoured order, ``left_out``, what the similarity loses without the word.
     """
 
     similarity: float
     encoder_similarity: float
     by: str
     by_other: str | None
+    words: pd.DataFrame | None = None
 
     def top(self, k: int = 10) -> pd.DataFrame:
         """Return the k rows with the largest contributions, whatever their sign."""
@@ -185,8 +193,11 @@ def explanation(texts: "Texts", by_other: str | None = None) -> Explanation:
     title = f"Why are these two {similarity:.2f} alike?"
     said = caption(table, similarity, own, texts.centred)
     drawn = figure(table, title, facts)
-    above = token_map(table) if by == "token" and by_other in (None, "token") else ""
-    sums = (similarity, own, by, by_other)
+    words, above = None, ""
+    if by == "token" and by_other in (None, "token"):
+        words, why = texts.words(table)
+        said, above = f"{said}{why}", token_map(table, words)
+    sums = (similarity, own, by, by_other, words)
     return Explanation(f"explain_{by}", table, drawn, said, facts, *sums, above=above)
 
 
@@ -422,6 +433,37 @@ class Texts:
         table = pd.DataFrame(rows).reindex(columns=[*WHERE, "of_text"])
         numbers = [*NUMBERS, *["direction"] * all(map(_is_number, table["direction"]))]
         return table.astype(dict.fromkeys(numbers, "Int64")).assign(key=list(keys))
+
+    def words(self, table: pd.DataFrame) -> tuple[pd.DataFrame | None, str]:
+        """Return the words of x in the order that deletion curves favour, and what these said.
+
+        None where it is read in several languages: a word of one has no counterpart in another.
+        """
+        if len(self.views) != 1 or not in_parts(self.encoder):
+            return None, ""
+        prompt: Any = self.encoder.views(self.columns, self.language)[0].prompts[0]
+        added = table[table["kind"] == "token"].groupby("position")["contribution"].sum()
+        words = prompt[prompt.start : prompt.stop].split()
+        sums = [added.loc[at].sum() for at in text_tokens(self.encoder.lens, prompt).words]
+        found = pd.DataFrame({"word": words, "position": range(len(words)), "contribution": sums})
+        of_model = tested(self.encoder.facts)
+        order = "contribution"
+        if of_model and of_model.winner == LEFT_OUT and len(words) > 1:
+            order = "left_out"
+            found[order] = float(table["contribution"].sum()) - self._without_each(words)
+        found = found.sort_values(order, ascending=False, kind="stable", ignore_index=True)
+        return found, f" {of_model.said if of_model else UNTESTED}"
+
+    def _without_each(self, words: Sequence[str]) -> Float[np.ndarray, " words"]:
+        """Return the similarity of x without each of its words, on U of the whole texts."""
+        texts = [" ".join([*words[:i], *words[i + 1 :]]) for i in range(len(words))]
+        encoded = self.encoder.encode_renderings(
+            {self.language: texts}, self.language, progress=False
+        )
+        x, U = encoded.vectors.double(), self.joint_set(0, 1)
+        if self.reference and self.centred:
+            x = x - self.reference.mean.double()
+        return joint_cosine(x, self.vector(1).expand(x.shape), U.expand(x.shape)).numpy()
 
     def beside_random_pairs(self, table: pd.DataFrame) -> pd.DataFrame:
         """Return a table with what each part adds to random pairs of the corpus, if centred."""

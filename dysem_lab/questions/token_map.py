@@ -14,6 +14,7 @@ from jaxtyping import Float
 from dysem_lab.models.readout import visible
 from dysem_lab.questions.style import PALETTE, rgba
 
+LISTED = 8  # words that are named
 LEAST = 0.04  # share of the largest value below which a colour would not be seen
 STYLE = """
 <style>
@@ -29,11 +30,12 @@ STYLE = """
 """
 
 
-def token_map(table: pd.DataFrame) -> str:
+def token_map(table: pd.DataFrame, words: pd.DataFrame | None = None) -> str:
     """Return both texts of an explanation by token with their tokens coloured, as HTML.
 
     Args:
         table: Of `dysem_lab.explain` by "token", with ``by_other`` "token" or None (x alone).
+        words: Its words, in the order in which the first of them are named.
 
     Returns:
         A fragment of a page. Orange adds to the similarity, blue takes away from it; the tokens of
@@ -54,6 +56,7 @@ def token_map(table: pd.DataFrame) -> str:
         if crossed
         else "".join(lines[0])
     )
+    body += _listed(words)
     name = "dl-" + hashlib.sha256((body + str(added.sum())).encode()).hexdigest()[:8]
     rules = _links(name, added) if crossed else ""
     pointing = (
@@ -97,6 +100,22 @@ def _lines(
             f"{'<wbr>'.join(spans)}{said}</div>"
         )
     return lines
+
+
+def _listed(words: pd.DataFrame | None) -> str:
+    """Return the first words in their order, with the number that they are ordered by."""
+    if words is None:
+        return ""
+    order = "left_out" if "left_out" in words else "contribution"
+    head = "the similarity loses without" if order == "left_out" else "largest parts of words"
+    said = [
+        f"{html.escape(word)} {value:+.3f}"
+        for word, value in zip(words["word"][:LISTED], words[order], strict=False)
+    ]
+    return (
+        f'<div class="dl-line" dir="auto"><span class="dl-name">x, {head}</span>'
+        f"{', '.join(said)}</div>"
+    )
 
 
 def _links(name: str, added: Float[np.ndarray, "x y"]) -> str:
