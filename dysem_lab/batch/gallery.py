@@ -22,9 +22,11 @@ ALSO = {
     "languages": ("language_overlap",),
     "stability": ("selection_frequency",),
     "what_changes": ("cp_predictions", "cp_stream"),
+    "why_similar": ("explain", "explain_difference"),
     "causal": ("set_ablation", "set_interchange"),
     "readout": ("concept",),
     "faithfulness": ("head_patching",),
+    "heads": ("residuals",),
 }
 ELSEWHERE = "Other figures"
 LARGEST_RECORD = 2**24  # bytes

@@ -76,7 +76,7 @@ def vocabulary(monkeypatch, study):
 def words_by_text(study):
     """Return, of each half, the forms of each text in each language that no other text has."""
     task = next(iter(study.data))
-    both = halves(study, 0, CODES)
+    both = halves(study, [0], CODES)[0]
     forms = [
         {
             code: [
@@ -156,7 +156,7 @@ def test_every_measure_is_that_of_the_plain_model(study, plain_model, vocabulary
     """Parts, differences, words, agreement: each by a loop over texts and languages."""
     reading = Reading(study, TOP, 0, lambda: None)
     found = reading.component("attn", 0.5, 4, 2)
-    half = halves(study, 0, CODES)[1]
+    half = halves(study, [0], CODES)[0][1]
     n, m = len(half.first), len(CODES)
     s = half.stream(study.n_layers - 1, CODES, "attn")
     h = half.stream(study.n_layers - 1, CODES)
@@ -222,7 +222,7 @@ def test_every_measure_is_that_of_the_plain_model(study, plain_model, vocabulary
 def test_one_dimension_is_the_most_unusual_of_the_set(study, plain_model, vocabulary):
     reading = Reading(study, TOP, 0, lambda: None)
     read = reading.component("resid", 0.5, 4, 1)[Kind("resid", DIMENSION, ON)]
-    choosing, half = halves(study, 0, CODES)
+    choosing, half = halves(study, [0], CODES)[0]
     s, known = (of.stream(study.n_layers - 1, CODES) for of in (half, choosing))
     S = dl.consensus_set(s, 0.5)
     for i in range(len(s)):
@@ -252,7 +252,7 @@ def test_random_directions_are_the_same_for_every_text(study, plain_model, vocab
 def test_the_head_is_the_best_one_of_the_other_half(study, plain_model, vocabulary):
     reading = Reading(study, TOP, 0, lambda: None)
     chosen, found = reading.head()
-    choosing, half = halves(study, 0, CODES)
+    choosing, half = halves(study, [0], CODES)[0]
     forms, counts = (
         [set().union(*of) for of in zip(*words_by_text(study)[0].values(), strict=True)],
         {},

@@ -58,11 +58,15 @@ def test_figures_come_in_the_order_of_the_notebooks_that_make_them():
 
 def test_each_figure_of_each_notebook_has_its_place():
     of_texts = ("pair", "pair_layers", "layer_curves", "dimension", "attention", "contrast_effect")
+    of_texts += ("patching", "search")
+    files = {path.stem: path for path in (REPOSITORY / "dysem_lab" / "questions").glob("*.py")}
+    texts = {name: path.read_text("utf-8") for name, path in files.items()}
+    findings = re.findall(r"class (\w+)\(Finding\)", "".join(texts.values()))
+    made = re.compile(rf'\b(?:Finding|{"|".join(findings)})\(\s*f?"([a-z_]+)')
     kinds = set()
-    for path in (REPOSITORY / "dysem_lab" / "questions").glob("*.py"):
-        if path.stem not in (*of_texts, "search"):  # what no notebook saves
-            text = path.read_text("utf-8")
-            kinds |= set(re.findall(r'(?:Finding|Search)\(\s*f?"([a-z_]+)', text))
+    for name, text in texts.items():
+        if name not in of_texts:  # what no notebook saves
+            kinds |= set(made.findall(text))
     records = [record(f"{kind.strip('_')}_tiny-1b_demo-24") for kind in kinds]
     assert len(records) > 15
     assert all(part.title != ELSEWHERE for part in sections(records, notebooks()))
