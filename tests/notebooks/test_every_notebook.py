@@ -57,6 +57,7 @@ EMPTY = {
 SENTENCE = "My new laptop is light and very fast."
 TYPED = {
     "languages": "en, zh",
+    "receiver": "Nobody answered the phone.",  # not the donor, which would change nothing
     **dict.fromkeys(("renderings", "first_renderings", "second_renderings"), "fr: Il pleut."),
 }
 
