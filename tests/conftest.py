@@ -144,6 +144,15 @@ def tiny_lens(tiny_folder):
 
 
 @pytest.fixture(scope="session")
+def plain_llama(tiny_folder):
+    """Return the same random Llama, untouched by any bridge."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(tiny_folder("Llama"), dtype=torch.float32).eval()
+
+
+@pytest.fixture(scope="session")
 def embedded():
     """Return a function: embedded name → loaded model, kept for the session."""
     from dysem_lab.models.embedded import EMBEDDED, installed_files

@@ -6,7 +6,20 @@ from typing import Annotated, Any
 
 import typer
 
-from dysem_lab.cli.terminal import Data, Json, Model, codes_of, err, number, out, print_json
+from dysem_lab.cli.terminal import (
+    Data,
+    Json,
+    Model,
+    Pairs,
+    Sample,
+    Split,
+    Task,
+    codes_of,
+    err,
+    number,
+    out,
+    print_json,
+)
 from dysem_lab.inputs import one_of
 
 SPLITS = ("test", "dev")
@@ -15,10 +28,8 @@ SPLITS = ("test", "dev")
 def audit(
     model: Model = "gemma-3-270m",
     data: Data = "demo",
-    task: Annotated[
-        str, typer.Option(help="STS12 … STS16, STSB, SICKR or another form of a task.")
-    ] = "",
-    split: Annotated[str, typer.Option(help="test or dev.")] = "test",
+    task: Task = "",
+    split: Split = "test",
     languages: Annotated[
         str, typer.Option("--languages", help="Codes of the consensus, by comma.")
     ] = "en,ja,ru",
@@ -54,8 +65,8 @@ def audit(
     ] = None,
     alpha: Annotated[float, typer.Option(help="Of that contrast's norm scaling.")] = 2.0,
     rotations: Annotated[int, typer.Option(min=1, help="Draws of everything random.")] = 20,
-    pairs: Annotated[int | None, typer.Option(min=1, help="First pairs only.")] = None,
-    sample: Annotated[int | None, typer.Option(min=1, help="Random sample of so many.")] = None,
+    pairs: Pairs = None,
+    sample: Sample = None,
     seed: Annotated[int, typer.Option(min=0, help="Of sample, draws and intervals.")] = 0,
     folder: Annotated[
         Path | None, typer.Option("--out", help="Also write PNG, HTML, CSV and JSON there.")

@@ -5,7 +5,19 @@ from typing import Annotated
 
 import typer
 
-from dysem_lab.cli.terminal import Data, Json, codes_of, err, number, out, print_json
+from dysem_lab.cli.terminal import (
+    Data,
+    Json,
+    Pairs,
+    Sample,
+    Split,
+    Task,
+    codes_of,
+    err,
+    number,
+    out,
+    print_json,
+)
 from dysem_lab.inputs import one_of
 
 SPLITS = ("test", "dev")
@@ -21,10 +33,8 @@ def export_explorer(
         ),
     ] = None,
     data: Data = "demo",
-    task: Annotated[
-        str, typer.Option(help="STS12 … STS16, STSB, SICKR or another form of a task.")
-    ] = "",
-    split: Annotated[str, typer.Option(help="test or dev.")] = "test",
+    task: Task = "",
+    split: Split = "test",
     languages: Annotated[
         str,
         typer.Option(
@@ -41,8 +51,8 @@ def export_explorer(
     k: Annotated[
         str, typer.Option("--k", help="Dimensions per text of these: an integer, or a fraction.")
     ] = "0.25",
-    pairs: Annotated[int | None, typer.Option(min=1, help="First pairs only.")] = None,
-    sample: Annotated[int | None, typer.Option(min=1, help="Random sample of so many.")] = None,
+    pairs: Pairs = None,
+    sample: Sample = None,
     explained: Annotated[
         int | None, typer.Option(min=0, help="Pairs that are explained.", show_default="all")
     ] = None,

@@ -17,7 +17,7 @@ from rich.progress import (
 )
 
 from dysem_lab import paths
-from dysem_lab.cli.terminal import Data, Json, err, out, print_json, print_table
+from dysem_lab.cli.terminal import Data, Json, Pairs, err, out, print_json, print_table
 from dysem_lab.errors import InputError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def figures(
         typer.Option("--model", help="Several times if wanted; without it, each notebook's own."),
     ] = None,
     data: Data = "demo",
-    pairs: Annotated[int | None, typer.Option(min=1, help="First pairs only.")] = None,
+    pairs: Pairs = None,
     sample: Annotated[
         int | None, typer.Option(min=1, help="Random pairs of each task; -p seed=… chooses them.")
     ] = None,

@@ -10,6 +10,7 @@ from dysem_lab.cli.compare import check_translator, translator_named
 from dysem_lab.cli.terminal import (
     Data,
     Json,
+    Split,
     Template,
     codes_of,
     err,
@@ -49,7 +50,7 @@ def evaluate(
         ),
     ] = None,
     tasks: Annotated[str, typer.Option(help="The same by comma; 'all' is the papers' seven.")] = "",
-    split: Annotated[str, typer.Option(help="test or dev.")] = "test",
+    split: Split = "test",
     languages: Annotated[
         str,
         typer.Option(

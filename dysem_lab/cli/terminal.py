@@ -34,6 +34,10 @@ Template = Annotated[
     str,
     typer.Option(help="prompteol, pretended_cot, knowledge, or a string with {text} for English."),
 ]
+Task = Annotated[str, typer.Option(help="STS12 … STS16, STSB, SICKR or another form of a task.")]
+Split = Annotated[str, typer.Option(help="test or dev.")]
+Pairs = Annotated[int | None, typer.Option(min=1, help="First pairs only.")]
+Sample = Annotated[int | None, typer.Option(min=1, help="Random sample of so many.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 
 

@@ -3,6 +3,8 @@
 An edit goes wherever prompts go through the model: `dysem_lab.capture(…, edit=edit)`,
 `dysem_lab.logit_lens(…, edit=edit)`, `dysem_lab.next_token_probabilities(…, edit)`. The store
 keeps what was read under it apart from the plain pass, by `Edit.facts`.
+
+Over 400 lines, as the public verbs say their shapes and errors in full.
 """
 
 import hashlib

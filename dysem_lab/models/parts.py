@@ -22,32 +22,31 @@ Source: W_O by head, Elhage et al., "A Mathematical Framework for Transformer Ci
 heads and tokens of an image's vector, Gandelsman et al. (arXiv 2310.05916).
 """
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from dysem_lab.errors import InputError, ModelError
+from dysem_lab.models.attended import attended
 from dysem_lab.models.lens import LensModel
-from dysem_lab.models.passes import MAX_TOKENS, batch_budget, fit, plan_batches
+from dysem_lab.models.passes import MAX_TOKENS, batch_budget, plan_batches
 from dysem_lab.models.places import Place
 from dysem_lab.models.readout import token_texts
 from dysem_lab.models.record import (
     NEURONS,
     Edit,
     Norm,
-    activations,
     neuron_matrix,
     norm_of,
     output_matrix,
     record,
 )
 from dysem_lab.models.steering import Contrast, Intervention, auxiliary_prompts
-from dysem_lab.prompts import Prompt
+from dysem_lab.models.text_tokens import character_spans
 
 # By what a vector can be split, for each of its components.
 SPLITS: dict[str, tuple[str, ...]] = {
@@ -486,43 +485,6 @@ def _of_tokens(
     return padded._replace(labels=[*mine, *theirs, *rest], vectors=padded.vectors[:, chosen])
 
 
-class Attended(NamedTuple):
-    """What a pass over a few prompts shows of its attention; see `Activations`."""
-
-    lens: LensModel
-    seen: dict[str, Tensor]
-    last_token: Int[Tensor, " batch"]
-
-    def last(self, point: str) -> Float[Tensor, "batch ..."]:
-        """Return what a hook point gave at the last token."""
-        return self._at_last(self.seen[point])
-
-    def _at_last(self, tensor: Tensor) -> Tensor:
-        rows = torch.arange(len(tensor), device=tensor.device)
-        return tensor[rows, self.last_token].float().cpu()
-
-    def given(self, block: int) -> Float[Tensor, "batch pos n_heads d_head"]:
-        """Return α v: what the heads of the last token read of each token; 0 of padding."""
-        pattern = self.seen[f"blocks.{block}.attn.hook_pattern"]  # [batch, head, query, key]
-        values = self.seen[f"blocks.{block}.attn.hook_v"].float().cpu()
-        values = values.view(*values.shape[:2], -1, self.lens.d_head)
-        values = values.repeat_interleave(self.lens.n_heads // values.shape[2], 2)
-        return self._at_last(pattern.transpose(1, 2)).transpose(1, 2)[..., None] * values
-
-
-def attended(
-    lens: LensModel,
-    prompts: Sequence[str],
-    blocks: Sequence[int],
-    edit: Edit | None,
-    points: list[str],
-) -> Attended:
-    """Return what a pass shows of some blocks' attention, and at other points."""
-    names = [f"blocks.{block}.attn.hook_{name}" for block in blocks for name in ("pattern", "v")]
-    found = activations(lens, prompts, [*dict.fromkeys([*points, *names])], edit=edit)
-    return Attended(lens, found.seen, found.mask.sum(1) - 1)
-
-
 def _steered(
     plus: Float[Tensor, "batch pos n_heads d_head"],
     minus: Float[Tensor, "batch other_pos n_heads d_head"] | None,
@@ -543,71 +505,14 @@ def _steered(
     return both * factor[:, None, :, None]
 
 
-class TextTokens(NamedTuple):
-    """Where a text is in its prompt, by token.
-
-    Attributes:
-        text: Positions of the text's tokens; one that it shares with the template is among them.
-        words: Positions of the tokens of each word of the text, which white space divides; a token
-            is of the first word that it has a character of.
-    """
-
-    text: range
-    words: list[list[int]]
-
-
-def text_tokens(lens: LensModel, prompt: Prompt) -> TextTokens:
-    """Return which tokens of a prompt, as it is run, are of its text and of each of its words.
-
-    Raises:
-        ModelError: As for `split` by "token".
-    """
-    _, spans, one = _spans(lens, prompt)
-
-    def inside(start: int, stop: int) -> list[int]:
-        return [i for i, (a, b) in enumerate(spans) if a < stop and b > start]
-
-    words: list[list[int]] = []
-    end = 0  # of the tokens that a word has already
-    for word in re.finditer(r"\S+", one[one.start : one.stop]):
-        found = inside(one.start + word.start(), one.start + word.end())
-        words.append([i for i in found if i >= end])
-        end = max([end, *(i + 1 for i in found)])
-    text = inside(one.start, one.stop)
-    return TextTokens(range(text[0], text[-1] + 1), words)
-
-
 def _tokens(lens: LensModel, prompt: str, kind: str) -> list[Part]:
     """Return the tokens of a prompt as it is run, and which of them are of the text.
 
     Raises:
-        ModelError: As `_spans`.
+        ModelError: As for `character_spans`.
     """
-    ids, spans, one = _spans(lens, prompt)
+    ids, spans, one = character_spans(lens, prompt)
     return [
         Part(kind, position=i, token=text, of_text=a < one.stop and b > one.start)
         for i, (text, (a, b)) in enumerate(zip(token_texts(lens, ids), spans, strict=True))
     ]
-
-
-def _spans(lens: LensModel, prompt: str) -> tuple[list[int], list[tuple[int, int]], Prompt]:
-    """Return the tokens of a prompt as it is run, the characters of each, and what they are of.
-
-    Raises:
-        ModelError: The tokenizer does not say which characters a token is of.
-    """
-    if not lens.tokenizer.is_fast:
-        raise ModelError(
-            f"the tokenizer of {lens.name} does not say which characters a token is of; explain by "
-            "'head' or 'block'"
-        )
-    found: dict[tuple[int, ...], tuple[list[tuple[int, int]], Prompt]] = {}
-
-    def encode(prompts: Sequence[Prompt]) -> list[list[int]]:
-        encoded = lens.tokenizer(list(prompts), return_offsets_mapping=True)
-        rows = zip(prompts, encoded["input_ids"], encoded["offset_mapping"], strict=True)
-        found.update({tuple(ids): (offsets, one) for one, ids, offsets in rows})
-        return list(encoded["input_ids"])
-
-    (ids,) = fit(lens, [prompt], MAX_TOKENS, encode)
-    return ids, *found[tuple(ids)]

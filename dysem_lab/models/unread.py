@@ -8,13 +8,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dysem_lab.display import Progress, silent
+from dysem_lab.models.attended import attended
 from dysem_lab.models.facts import ModelFacts
 from dysem_lab.models.gradients import EMBEDDING
 from dysem_lab.models.lens import LensModel
-from dysem_lab.models.parts import attended, text_tokens
 from dysem_lab.models.passes import batch_budget, plan_batches
 from dysem_lab.models.places import Place
 from dysem_lab.models.record import Edit, Hook
+from dysem_lab.models.text_tokens import text_tokens
 from dysem_lab.prompts import Prompt
 
 

@@ -23,7 +23,7 @@ from dysem_lab.encoders.base import Encoder, require_encoder
 from dysem_lab.errors import InputError
 from dysem_lab.inputs import at_least, by_language, checked, one_of
 from dysem_lab.joint import joint_cosine, joint_set
-from dysem_lab.models.parts import text_tokens
+from dysem_lab.models.text_tokens import text_tokens
 from dysem_lab.questions.explain_picture import WHERE, caption, figure
 from dysem_lab.questions.finding import Facts, Finding
 from dysem_lab.questions.reference import Reference, corpus_of, dimension_keys, reference

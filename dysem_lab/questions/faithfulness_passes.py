@@ -24,8 +24,8 @@ from dysem_lab.joint import joint_cosine, joint_set
 from dysem_lab.models.capture import capture
 from dysem_lab.models.gradients import Objective, Path, embedding_gradients, midpoints
 from dysem_lab.models.last_token import Prefix, prefixes, record_edits
-from dysem_lab.models.parts import text_tokens
 from dysem_lab.models.record import activations
+from dysem_lab.models.text_tokens import text_tokens
 from dysem_lab.models.unread import TextMeans, Unread, text_means
 from dysem_lab.prompts import Prompt, wrap
 from dysem_lab.questions.ledger import Ledger

@@ -50,12 +50,6 @@ def study(tiny_folder):
     )
 
 
-@pytest.fixture(scope="module")
-def plain_model(tiny_folder):
-    """Return the same model, untouched by any bridge."""
-    return AutoModelForCausalLM.from_pretrained(tiny_folder("Llama"), dtype=torch.float32).eval()
-
-
 # --- statistics
 
 
@@ -230,8 +224,8 @@ def test_what_a_block_reads_is_the_row_space_of_its_weights(tiny_folder, archite
         readers(dl.load_model(folder), 4)
 
 
-def test_after_the_last_block_the_unembedding_reads(study, plain_model):
-    weight = plain_model.lm_head.weight.detach() * plain_model.model.norm.weight.detach()
+def test_after_the_last_block_the_unembedding_reads(study, plain_llama):
+    weight = plain_llama.lm_head.weight.detach() * plain_llama.model.norm.weight.detach()
     centred = weight - weight.mean(0)
     vectors = torch.randn(4, 32, generator=torch.Generator().manual_seed(0))
     expected = (vectors @ centred.T).norm(dim=-1) / centred.norm()
@@ -274,20 +268,20 @@ def consensus(rows, k):
 
 
 @pytest.mark.parametrize("layer", [0, 1])
-def test_ablations_are_those_of_plain_hooks(study, plain_model, layer):
+def test_ablations_are_those_of_plain_hooks(study, plain_llama, layer):
     choosing, reporting = halves(study, [0], ["en"])[0]
     tokenizer = study.lens.tokenizer
     found = ablated(reporting, choosing, CODES, [(layer, 4)], [OWN, COMPLEMENT], FEW, "mean")
     mean = torch.stack(
-        [answers(plain_model, tokenizer, p, layer)[1] for p in choosing.prompts("en")]
+        [answers(plain_llama, tokenizer, p, layer)[1] for p in choosing.prompts("en")]
     ).mean(0)
     for i, prompts in enumerate(zip(*(reporting.prompts(code) for code in CODES), strict=True)):
-        streams = [answers(plain_model, tokenizer, prompt, layer)[1] for prompt in prompts]
-        before = answers(plain_model, tokenizer, prompts[0])[0]
+        streams = [answers(plain_llama, tokenizer, prompt, layer)[1] for prompt in prompts]
+        before = answers(plain_llama, tokenizer, prompts[0])[0]
         own = consensus(streams, 4)
         for control, mask in ((OWN, own), (COMPLEMENT, ~own)):
             after = answers(
-                plain_model, tokenizer, prompts[0], layer, lambda h, m=mask: torch.where(m, mean, h)
+                plain_llama, tokenizer, prompts[0], layer, lambda h, m=mask: torch.where(m, mean, h)
             )[0]
             effect = found.effects[Key("en", layer, 4, control, 0)]
             kl = float((before.exp() * (before - after)).sum())
@@ -295,7 +289,7 @@ def test_ablations_are_those_of_plain_hooks(study, plain_model, layer):
             assert bool(effect["changed"][i]) == (int(before.argmax()) != int(after.argmax()))
 
 
-def test_interchanges_are_those_of_plain_hooks(study, plain_model):
+def test_interchanges_are_those_of_plain_hooks(study, plain_llama):
     layer = 1
     choosing, reporting = halves(study, [0], CODES)[0]
     tokenizer = study.lens.tokenizer
@@ -304,15 +298,15 @@ def test_interchanges_are_those_of_plain_hooks(study, plain_model):
     n = len(prompts["en"])
     for i in range(n):
         donor = (i - n // 4) % n
-        says, given, end = answers(plain_model, tokenizer, prompts["en"][donor], layer)
-        both = [answers(plain_model, tokenizer, prompts[c][donor], layer)[1] for c in CODES]
+        says, given, end = answers(plain_llama, tokenizer, prompts["en"][donor], layer)
+        both = [answers(plain_llama, tokenizer, prompts[c][donor], layer)[1] for c in CODES]
         wanted = int(says.argmax())
         for code in CODES:
-            before = answers(plain_model, tokenizer, prompts[code][i])[0]
-            also = int(answers(plain_model, tokenizer, prompts[code][donor])[0].argmax())
+            before = answers(plain_llama, tokenizer, prompts[code][i])[0]
+            also = int(answers(plain_llama, tokenizer, prompts[code][donor])[0].argmax())
             for control, mask in ((OWN, consensus(both, 4)), (WHOLE, torch.ones(32) > 0)):
                 after, _, after_end = answers(
-                    plain_model,
+                    plain_llama,
                     tokenizer,
                     prompts[code][i],
                     layer,

@@ -49,12 +49,6 @@ def study(tiny_folder):
     )
 
 
-@pytest.fixture(scope="module")
-def plain_model(tiny_folder):
-    """Return the same model, untouched by any bridge."""
-    return AutoModelForCausalLM.from_pretrained(tiny_folder("Llama"), dtype=torch.float32).eval()
-
-
 def unembedded(model, vectors):
     with torch.no_grad():
         return model.lm_head(model.model.norm(vectors)).log_softmax(-1)
@@ -130,7 +124,7 @@ def test_a_hit_is_a_rare_word_of_the_text(monkeypatch, tiny_lens):
 
 
 @pytest.mark.parametrize("architecture", ["Llama", "Gemma2"])
-def test_a_read_out_is_the_unembedding_of_the_plain_model(tiny_folder, architecture):
+def test_a_read_out_is_the_unembedding_of_the_plain_llama(tiny_folder, architecture):
     lens = load_model(tiny_folder(architecture))
     model = AutoModelForCausalLM.from_pretrained(tiny_folder(architecture)).eval()
     torch.manual_seed(0)
@@ -152,7 +146,7 @@ def test_random_directions_have_the_length_that_the_norm_takes_away(tiny_lens):
     assert torch.equal(read_out(tiny_lens, short, 3).ids, read_out(tiny_lens, long, 3).ids)
 
 
-def test_every_measure_is_that_of_the_plain_model(study, plain_model, vocabulary):
+def test_every_measure_is_that_of_the_plain_llama(study, plain_llama, vocabulary):
     """Parts, differences, words, agreement: each by a loop over texts and languages."""
     reading = Reading(study, TOP, 0, lambda: None)
     found = reading.component("attn", 0.5, 4, 2)
@@ -160,7 +154,7 @@ def test_every_measure_is_that_of_the_plain_model(study, plain_model, vocabulary
     n, m = len(half.first), len(CODES)
     s = half.stream(study.n_layers - 1, CODES, "attn")
     h = half.stream(study.n_layers - 1, CODES)
-    answers = unembedded(plain_model, h).argmax(-1)
+    answers = unembedded(plain_llama, h).argmax(-1)
     assert torch.equal(reading.answers, answers)
     S = dl.consensus_set(s, 0.5)
     other, minus = [(i + n // 3) % n for i in range(n)], [(i + n // 4) % n for i in range(n)]
@@ -180,10 +174,10 @@ def test_every_measure_is_that_of_the_plain_model(study, plain_model, vocabulary
                 pytest.approx(float(torch.stack(masks).sum(-1).float().mean())),
             )
             log_p = torch.stack(
-                [unembedded(plain_model, v * mask[:, None]) for mask in masks]
+                [unembedded(plain_llama, v * mask[:, None]) for mask in masks]
             )  # [draws, n, m, tokens]
             of_mean = torch.stack(
-                [unembedded(plain_model, v.mean(1) * mask) for mask in masks]
+                [unembedded(plain_llama, v.mean(1) * mask) for mask in masks]
             )  # [draws, n, tokens]
             for i in range(n):
                 theirs = answers[other[i]]
@@ -219,7 +213,7 @@ def test_every_measure_is_that_of_the_plain_model(study, plain_model, vocabulary
                 assert torch.equal(read.ids[i], of_mean[0, i].topk(TOP).indices)
 
 
-def test_one_dimension_is_the_most_unusual_of_the_set(study, plain_model, vocabulary):
+def test_one_dimension_is_the_most_unusual_of_the_set(study, plain_llama, vocabulary):
     reading = Reading(study, TOP, 0, lambda: None)
     read = reading.component("resid", 0.5, 4, 1)[Kind("resid", DIMENSION, ON)]
     choosing, half = halves(study, [0], CODES)[0]
@@ -230,15 +224,15 @@ def test_one_dimension_is_the_most_unusual_of_the_set(study, plain_model, vocabu
         j = max(S[i].nonzero()[:, 0].tolist(), key=lambda j: float(unusual[j]))
         alone = torch.zeros(s.shape[-1])
         alone[j] = s[i, :, j].mean()
-        expected = unembedded(plain_model, alone[None])[0].topk(TOP).indices
+        expected = unembedded(plain_llama, alone[None])[0].topk(TOP).indices
         assert torch.equal(read.ids[i], expected)
 
 
-def test_random_directions_are_the_same_for_every_text(study, plain_model, vocabulary):
+def test_random_directions_are_the_same_for_every_text(study, plain_llama, vocabulary):
     reading = Reading(study, TOP, 0, lambda: None)
     read = reading.component("attn", 0.5, 5, 1)[Kind("attn", DIRECTIONS, WHOLE)]
     directions = random_directions(study.lens, 5, 1.0, 0)
-    log_p = unembedded(plain_model, directions)
+    log_p = unembedded(plain_llama, directions)
     for i, answers in enumerate(reading.answers):
         for j, answer in enumerate(answers):
             assert read.values["log_p"][i, j] == pytest.approx(
@@ -249,7 +243,7 @@ def test_random_directions_are_the_same_for_every_text(study, plain_model, vocab
     assert read.values["agreement"][0, 0] == pytest.approx(np.mean(shared))
 
 
-def test_the_head_is_the_best_one_of_the_other_half(study, plain_model, vocabulary):
+def test_the_head_is_the_best_one_of_the_other_half(study, plain_llama, vocabulary):
     reading = Reading(study, TOP, 0, lambda: None)
     chosen, found = reading.head()
     choosing, half = halves(study, [0], CODES)[0]
@@ -259,7 +253,7 @@ def test_the_head_is_the_best_one_of_the_other_half(study, plain_model, vocabula
     )
     n = len(forms)
     for rows, parts in split(study.lens, choosing.prompts("en"), Place("attn"), "head"):
-        tops = unembedded(plain_model, parts.vectors).topk(TOP).indices
+        tops = unembedded(plain_llama, parts.vectors).topk(TOP).indices
         for i, of_text in zip(rows, tops, strict=True):
             for label, top in zip(parts.labels, of_text.tolist(), strict=True):
                 words = [vocabulary[token] for token in top]
@@ -271,7 +265,7 @@ def test_the_head_is_the_best_one_of_the_other_half(study, plain_model, vocabula
     assert counts[chosen] == max(counts.values())
     ((_, parts),) = split(study.lens, half.prompts("fr")[:1], Place("attn"), "head")
     (at,) = (i for i, of in enumerate(parts.labels) if (of.block, of.head) == chosen)
-    log_p = unembedded(plain_model, parts.vectors[0, at])[reading.answers[0, 1]].item()
+    log_p = unembedded(plain_llama, parts.vectors[0, at])[reading.answers[0, 1]].item()
     read = found[Kind(HEAD, TEXT, WHOLE)]
     assert read.values["log_p"][0, 1] == pytest.approx(log_p, abs=1e-4)
 

@@ -15,9 +15,9 @@ from dysem_lab.encoders.dysem import DySem
 from dysem_lab.errors import InputError
 from dysem_lab.models.gradients import embedding_gradients, head_gradients, midpoints
 from dysem_lab.models.last_token import prefixes
-from dysem_lab.models.parts import text_tokens
 from dysem_lab.models.places import place
 from dysem_lab.models.record import activations
+from dysem_lab.models.text_tokens import text_tokens
 from dysem_lab.questions import faithfulness as question
 from dysem_lab.questions import word_order
 from dysem_lab.questions.faithfulness_passes import (

@@ -60,6 +60,8 @@ ORDER = [
     "models.edits",
     "models.capture",
     "models.readout",
+    "models.attended",
+    "models.text_tokens",
     "models.parts",
     "models.gradients",
     "models.unread",
