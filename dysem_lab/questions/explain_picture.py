@@ -237,7 +237,8 @@ def caption(table: pd.DataFrame, similarity: float, own: float, centred: bool) -
     what = "The difference of the similarities" if is_difference else "The similarity"
     order = table["contribution"].abs().sort_values(ascending=False, kind="stable").index[:SAID]
     largest = table.loc[order]
-    names = names_of_parts(largest)
+    named = zip(names_of_parts(largest), largest["kind"], strict=True)
+    names = [f"dimension {name}" if kind == "dimension" else name for name, kind in named]
     if "other_kind" in table:
         others = names_of_parts(largest, "other_")
         names = [f"{x} × {y}" for x, y in zip(names, others, strict=True)]
@@ -253,5 +254,18 @@ def caption(table: pd.DataFrame, similarity: float, own: float, centred: bool) -
     )
     return (
         f"{what} {centred_on} is {similarity:.3f} (the encoder's own {own:.3f}). "
-        f"Most of it comes from {', '.join(parts)}.{through}"
+        f"{_largest(parts, table, largest)}{through}"
+    )
+
+
+def _largest(said: list[str], table: pd.DataFrame, largest: pd.DataFrame) -> str:
+    """Say the largest parts, and beside them what all the others make."""
+    n_others = len(table) - len(largest)
+    if not n_others:
+        return f"Its parts are {', '.join(said)}."
+    together = largest["contribution"].sum()
+    others = table["contribution"].sum() - together
+    return (
+        f"Its {len(said)} largest parts of {len(table):,}, in either direction, are "
+        f"{', '.join(said)}: together {together:+.3f}; all others make {others:+.3f}."
     )
