@@ -33,21 +33,20 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     linked = re.findall(r"\]\(([^)#]+)\)", (folder / "README.md").read_text(encoding="utf-8"))
     for name in ("README.md", *sorted(set(linked))):
         files.append(File.generated(config, f"figures/{name}", abs_src_path=str(folder / name)))
-    page = explorer_page()
+    page = explorer_page(REPOSITORY / config.extra["page"])
     for path in filter(Path.is_file, sorted(page.rglob("*"))):
         name = f"explorer/{path.relative_to(page).as_posix()}"
         files.append(File.generated(config, name, abs_src_path=str(path)))
     return files
 
 
-def explorer_page() -> Path:
+def explorer_page(whole: Path) -> Path:
     """Return the folder of the page that computes the explorers in a browser.
 
-    It is the one that `dysem-lab export-explorer --out build/explorer` made. Where nobody has, a
+    It is `whole`, which `dysem-lab export-explorer --out build/explorer` made. Where nobody has, a
     small one is made here: one model, a pair of each phenomenon, three languages.
     """
-    whole, small = (REPOSITORY / "build" / name for name in ("explorer", "explorer-small"))
-    page = whole if is_whole(whole) else small
+    page = whole if is_whole(whole) else REPOSITORY / "build" / "explorer-small"
     if not is_whole(page):
         demo = load_data("demo", languages=USUAL)
         kinds = [subset.partition("/")[0] for subset in demo.subset]

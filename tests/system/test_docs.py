@@ -220,15 +220,24 @@ def test_code_runs_and_prints_what_the_page_says(page, embedded, monkeypatch):
             printed = out.getvalue()
 
 
-def test_the_site_builds_strictly_and_needs_no_network(tmp_path):
+@pytest.fixture(scope="module")
+def page(tiny_lens, tmp_path_factory):
+    """Return the folder of the explorers' page of a random model: a page that is quickly made."""
+    out = tmp_path_factory.mktemp("page") / "explorer"
+    pairs = dysem_lab.load_data("demo", languages=("en", "fr")).head(3)
+    study = dysem_lab.Study(tiny_lens, pairs, languages=("en", "fr"))
+    dysem_lab.export_explorer(study, out, explained=1, progress=False)
+    return out
+
+
+def test_the_site_builds_strictly_and_needs_no_network(tmp_path, page):
     for module in ("mkdocs", "material", "mkdocstrings_handlers.python", "latex2mathml"):
         pytest.importorskip(module, reason=f"no {module}: pip install -e '.[docs]'")
     build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
     proxies = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "")
     nowhere = dict.fromkeys(proxies, "http://127.0.0.1:9")  # a request would fail the build
-    done = subprocess.run(
-        build, cwd=REPOSITORY, capture_output=True, text=True, env={**os.environ, **nowhere}
-    )
+    environment = {**os.environ, **nowhere, "DYSEM_LAB_PAGE": str(page)}
+    done = subprocess.run(build, cwd=REPOSITORY, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     pages = {path: path.read_text("utf-8") for path in tmp_path.rglob("*.html")}
     assert len(pages) >= len(PAGES) + 1
