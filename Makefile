@@ -18,7 +18,7 @@ gallery: $(INSTALLED)  ## Run every figure notebook into figures/; DATA=stsb, AR
 # notebooks, whose input is sound, run with every annotated shape checked.
 SHAPES := tests/notebooks/test_every_notebook.py
 test: $(INSTALLED)  ## Run the tests; ARGS="-k capture" goes to pytest
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(or $(ARGS),--ignore $(SHAPES))
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(or $(ARGS),--ignore $(SHAPES))
 	$(if $(ARGS),,DYSEM_LAB_SHAPES=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 $(SHAPES))
 
 lab: $(INSTALLED)  ## Open JupyterLab on the notebooks
