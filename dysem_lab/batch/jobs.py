@@ -66,6 +66,16 @@ class Job:
         return f"{encoded[: LONGEST_NAME - 9].decode(errors='ignore')}-{digest}"
 
     @property
+    def made_by(self) -> dict[str, object]:
+        """What makes the same figures again, on any machine; of a path it has the name alone."""
+        own = {"data": SOURCES, "model": EMBEDDED}
+        parameters = {
+            name: Path(str(value)).name if name in own and value not in own[name] else value
+            for name, value in self.parameters.items()
+        }
+        return {"notebook": self.notebook.stem, "parameters": parameters}
+
+    @property
     def stamp(self) -> Path:
         """The file that says what the job's figures were made from."""
         return self.out / EXECUTED / f"{self.name}.json"
@@ -235,6 +245,38 @@ def plan(
             jobs.append(Job(path, merged, Path(out)))
     _check_names(jobs)
     return jobs
+
+
+def again(
+    file: str | Path, out: str | Path, *, model: str | None = None, data: str | None = None
+) -> Job:
+    """Return the job that made a saved figure, from the record beside it.
+
+    Args:
+        file: The figure's ``.json``.
+        out: Output folder.
+        model: Where it is; None is the name in the record.
+        data: Where they are; None is the source in the record.
+
+    Raises:
+        InputError: The file is no record of a batch, or its data were a folder that is not given.
+    """
+    path = path_of(file, "file")
+    try:
+        made_by = json.loads(path.read_text(encoding="utf-8"))["made_by"]
+        notebook, parameters = str(made_by["notebook"]), dict(made_by["parameters"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(
+            f"{file} does not say how to make it again ({type(error).__name__}: {error}); give the "
+            ".json beside a figure that `dysem-lab figures` has made"
+        ) from None
+    named = {name: parameters.pop(name, None) for name in ("model", "data")}
+    source, of_model = data or str(named["data"]), model or named["model"]
+    if data is None and source not in SOURCES:
+        raise InputError(f"{file} was made from a folder named {source!r}; give it with --data")
+    models = [str(of_model)] if of_model else []
+    (job,) = plan(models, source, out, only=[notebook], parameters=parameters)
+    return job
 
 
 def _resolved(name: str, what: str, known: Collection[str]) -> str:

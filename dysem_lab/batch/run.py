@@ -168,7 +168,10 @@ def _make(job: Job, n_parallel: int, running: set[subprocess.Popen[bytes]]) -> s
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # an interrupt is for the batch, which ends its notebooks
                 # A number of threads that the user has set stays.
-                env={"OMP_NUM_THREADS": str(threads), **os.environ, **_interpreter()},
+                env={
+                    **{"OMP_NUM_THREADS": str(threads), **os.environ, **_interpreter()},
+                    saving.JOB_VARIABLE: json.dumps(job.made_by),
+                },
             )
             running.add(process)
             try:

@@ -17,7 +17,7 @@ from rich.progress import (
 )
 
 from dysem_lab import paths
-from dysem_lab.cli.terminal import Data, Json, Pairs, err, out, print_json, print_table
+from dysem_lab.cli.terminal import Json, Pairs, err, out, print_json, print_table
 from dysem_lab.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,7 +29,9 @@ def figures(
         list[str] | None,
         typer.Option("--model", help="Several times if wanted; without it, each notebook's own."),
     ] = None,
-    data: Data = "demo",
+    data: Annotated[
+        str | None, typer.Option(help="demo, stsb, hub or a folder of STS files.")
+    ] = None,
     pairs: Pairs = None,
     sample: Annotated[
         int | None, typer.Option(min=1, help="Random pairs of each task; -p seed=… chooses them.")
@@ -43,19 +45,28 @@ def figures(
         list[str] | None,
         typer.Option("-p", "--parameter", help="name=value for the notebooks; several times."),
     ] = None,
+    from_record: Annotated[
+        Path | None,
+        typer.Option("--from", help="A figure's .json: make it again, with all its parameters."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run.")] = False,
     as_json: Json = False,
 ) -> None:
     """Run the figure notebooks and write PNG, HTML, CSV and JSON; skip what is up to date."""
     from dysem_lab.batch import run as batch
-    from dysem_lab.batch.jobs import plan
+    from dysem_lab.batch.jobs import again, plan
     from dysem_lab.questions.saving import NO_BROWSER, find_browser
 
     parameters = dict(map(_assignment, parameter or []))
     for name, value in (("pairs", pairs), ("sample", sample)):
         if value is not None and parameters.setdefault(name, value) != value:
             raise InputError(f"--{name} and -p {name} differ; leave one out")
-    planned = plan(model or [], data, folder, only=only or [], parameters=parameters)
+    if from_record is not None:
+        if only or parameters or len(model or []) > 1:
+            raise InputError("--from takes all from the record; only --model and --data may differ")
+        planned = [again(from_record, folder, model=model[0] if model else None, data=data)]
+    else:
+        planned = plan(model or [], data or "demo", folder, only=only or [], parameters=parameters)
     if dry_run:
         _dry_run(planned, as_json)
         return

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pandas as pd
 import plotly.graph_objects as go
+import torch
 from plotly.offline import get_plotlyjs
 
 from dysem_lab import paths
@@ -39,6 +40,7 @@ NO_BROWSER = (
 # In bytes, of 255 that a file system allows: a name has a kind, a model and data.
 LONGEST_SLUG = 80
 LONGEST_NAME = 240
+JOB_VARIABLE = "DYSEM_LAB_JOB"  # what a batch runs, as JSON: a notebook and its parameters
 LIBRARIES = (
     *("torch", "transformers", "transformer-lens", "numpy", "scipy", "pandas", "plotly"),
     "scikit-learn",
@@ -61,8 +63,35 @@ def record(
         "model": asdict(model),
         "data": [dict(one) for one in data],
         **settings,
+        **made_by(),
+        "machine": machine(),
         "versions": {"python": platform.python_version(), **library_versions()},
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def made_by() -> dict[str, object]:
+    """Return what `dysem-lab figures --from` needs to make a figure again, where a batch runs.
+
+    Returns:
+        ``{"made_by": {"notebook": …, "parameters": {…}}}``, or nothing where a user saves.
+    """
+    job = os.environ.get(JOB_VARIABLE)
+    return {"made_by": json.loads(job)} if job else {}
+
+
+@functools.cache
+def machine() -> dict[str, object]:
+    """Return what times and the last digits depend on: processor, cores, threads in use."""
+    facts = Path("/proc/cpuinfo")  # of Linux, where `platform` does not name the processor
+    text = facts.read_text(encoding="utf-8", errors="replace") if facts.is_file() else ""
+    named = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    processor = named.group(1) if named else platform.processor() or platform.machine()
+    return {
+        "processor": processor,
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
     }
 
 

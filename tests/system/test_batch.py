@@ -17,7 +17,7 @@ import pytest
 
 from dysem_lab import paths
 from dysem_lab.batch import run as batch
-from dysem_lab.batch.jobs import needs, plan
+from dysem_lab.batch.jobs import again, needs, plan
 from dysem_lab.data.sts import load_data
 from dysem_lab.errors import DataError, DysemLabError, InputError
 from dysem_lab.models.loading import load_model
@@ -84,6 +84,30 @@ def test_each_figure_has_its_files_and_its_numbers(made):
     assert record["caption"] in gallery
     assert len(list(out.glob("*.json"))) == 2
     assert sorted(path.name for path in (out / "executed").iterdir() if path.name[0] == ".") == []
+
+
+def test_a_figure_is_made_again_from_its_record(made, tmp_path):
+    folder, out, jobs = made
+    file = out / f"{FIGURE.format(model=folder.name)}.json"
+    record = json.loads(file.read_text())
+    assert str(folder) not in json.dumps(record["made_by"])  # a path is of one machine
+    assert {"processor", "cores", "threads"} <= set(record["machine"])
+    job = again(file, out, model=str(folder))
+    assert job in jobs
+    assert not job.why()
+    with pytest.raises(InputError):  # a folder's name alone says nothing of where it is
+        again(file, out)
+
+    elsewhere = tmp_path / "record.json"
+    record["made_by"]["parameters"]["data"] = "sts"
+    elsewhere.write_text(json.dumps(record))
+    with pytest.raises(InputError, match="made from a folder named 'sts'; give it with --data"):
+        again(elsewhere, out, model=str(folder))
+    assert again(elsewhere, out, model=str(folder), data="demo") in jobs
+    for text in ("", "[]", "{}", json.dumps({"made_by": {"notebook": "01"}})):
+        elsewhere.write_text(text)
+        with pytest.raises(InputError, match="does not say how to make it again"):
+            again(elsewhere, out)
 
 
 def test_png_files_are_written_where_there_is_a_browser(made):
