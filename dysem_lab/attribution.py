@@ -115,8 +115,8 @@ def without_largest(
     left[largest] = False
     if not left.any():
         raise InputError(
-            f"without the {n} largest dimensions the joint set is empty; drop fewer of its "
-            f"{int(U.sum())}"
+            f"without the {n} largest of {len(U)} dimensions nothing is left of the joint set, "
+            f"which has {int(U.sum())}; drop fewer"
         )
     return left
 
@@ -135,8 +135,8 @@ class Directions:
 
     Raises:
         InputError: What is no matrix of finite numbers, a direction without length, another number
-            of names, or the same name twice; without `encode`, directions that depend on each other
-            (more than d always do), so that least squares has no one answer.
+            of names, the same name twice or "error"; without `encode`, directions that depend on
+            each other (more than d always do), so that least squares has no one answer.
     """
 
     def __init__(
@@ -162,6 +162,8 @@ class Directions:
                 f"names must be {k} different ones, one per direction, got {len(self.names)}, of "
                 f"which {len(set(self.names))} differ"
             )
+        if "error" in self.names:
+            raise InputError("'error' is the row of what directions do not hold; rename yours")
         rank = k
         if encode is None:
             unit = self.vectors / lengths[:, None]

@@ -48,6 +48,8 @@ def fit_texts(given: object, languages: Sequence[str], language: str = "en") -> 
     else:
         columns_given: Any = given if isinstance(given, Mapping) else {language: given}
         of, named = "", by_language(columns_given)
+    if not named:
+        raise InputError("there are no texts to fit on; give them as {language: texts}")
     if language not in named:
         raise choices("language of the texts", language, named)
     columns = {code: checked(column, f"{code} fitting text") for code, column in named.items()}

@@ -209,7 +209,12 @@ class Transformed(Encoder):
     def _settings(self) -> dict[str, Any]:
         fit = {"fit": self.fit.name, "fit_digest": self.fit.digest} if self.fit else {}
         transform = self.transform
-        return {"transform": transform.kind, "k": transform.k, "seed": transform.seed, **fit}
+        own = {}
+        if transform.kind in (*PROJECTIONS, "all_but_the_top"):
+            own["k"] = transform.k
+        if transform.kind == "rotation":
+            own["seed"] = transform.seed
+        return {"transform": transform.kind, **own, **fit}
 
     @property
     def config(self) -> dict[str, Any]:

@@ -356,6 +356,11 @@ def patch(
     Source: Geiger et al. (arXiv 2106.02997); Meng et al. (arXiv 2202.05262), Section 2.1.
     """
     found = one_point(lens, where)
+    if not isinstance(sources, Mapping):
+        raise InputError(
+            "sources must be a mapping from prompts to prompts or values, got "
+            f"{type(sources).__name__}"
+        )
     chosen = {"tokens": tokens, "heads": heads, "dimensions": dimensions, "basis": basis}
     named = {prompt: of for prompt, of in sources.items() if isinstance(of, str)}
     if sources and not named:

@@ -9,6 +9,7 @@ import unicodedata
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
@@ -118,7 +119,7 @@ def next_token_probabilities(
 
 def logit_lens(
     lens: LensModel,
-    prompts: Sequence[str] | Float[Tensor, "n d"],
+    prompts: Sequence[str] | Float[Tensor, "n d"] | Float[np.ndarray, "n d"],
     top: int = 5,
     *,
     edit: Edit | None = None,
@@ -148,12 +149,18 @@ def logit_lens(
 
     Raises:
         InputError: No prompt, an empty one, vectors of another width, without length or not finite,
-            or `top` below 1 or above the number of tokens.
+            an edit of vectors, or `top` below 1 or above the number of tokens.
         ModelError: A stream is not finite.
 
     Source: nostalgebraist, "interpreting GPT: the logit lens" (2020).
     """
+    if isinstance(prompts, np.ndarray) and prompts.dtype.kind in "fiu":
+        prompts = torch.from_numpy(prompts)
     if isinstance(prompts, Tensor):
+        if edit is not None:
+            raise InputError(
+                "an edit changes a pass, and vectors are read without one; give prompts, or no edit"
+            )
         return _lens_of_vectors(lens, prompts, top, n_random, seed)
     unique = unique_prompts(prompts)
     if not unique:

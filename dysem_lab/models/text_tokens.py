@@ -14,11 +14,13 @@ class TextTokens(NamedTuple):
     """Where a text is in its prompt, by token.
 
     Attributes:
+        prompt: As it is run: a long text is shortened in it.
         text: Positions of the text's tokens; one that it shares with the template is among them.
         words: Positions of the tokens of each word of the text, which white space divides; a token
             is of the first word that it has a character of.
     """
 
+    prompt: Prompt
     text: range
     words: list[list[int]]
 
@@ -41,7 +43,7 @@ def text_tokens(lens: LensModel, prompt: Prompt) -> TextTokens:
         words.append([i for i in found if i >= end])
         end = max([end, *(i + 1 for i in found)])
     text = inside(one.start, one.stop)
-    return TextTokens(range(text[0], text[-1] + 1), words)
+    return TextTokens(one, range(text[0], text[-1] + 1), words)
 
 
 def character_spans(

@@ -203,7 +203,7 @@ def survival(facts: DimensionFacts) -> str:
     """
     said = []
     for of, where in zip(facts.measures, ("of the texts", "of their mean cosine"), strict=True):
-        verdict = "it survives, any basis has one like it"
+        verdict = "it survives, these rotations have one like it"
         if not of.survives:
             most = "more" if of.here > of.high else "less"
             verdict = f"{most} than in any rotation, so it is this basis's own"

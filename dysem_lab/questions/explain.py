@@ -69,9 +69,19 @@ class Explanation(Finding):
     by_other: str | None
     words: pd.DataFrame | None = None
 
-    def top(self, k: int = 10) -> pd.DataFrame:
-        """Return the k rows with the largest contributions, whatever their sign."""
-        order = self.table["contribution"].abs().sort_values(ascending=False, kind="stable")
+    def top(self, k: int = 10, column: str = "contribution") -> pd.DataFrame:
+        """Return the k rows with the largest contributions, whatever their sign.
+
+        Args:
+            k: How many.
+            column: Or another number of the table, such as "surprise": what is unlike random pairs.
+
+        Raises:
+            InputError: The table has no such column, as without a corpus.
+        """
+        numbers = self.table.select_dtypes("float").columns
+        order = self.table[one_of(column, list(numbers), "column")].abs()
+        order = order.sort_values(ascending=False, kind="stable", na_position="last")
         return self.table.loc[order.index[: at_least(k, 1, "k")]]
 
     def matrix(self) -> pd.DataFrame:
@@ -109,8 +119,9 @@ def explain(
     The sets S(x) and S(y) are chosen on the vectors as they are, and U is their union. With a
     reference corpus the mean μ of its vectors is subtracted from both texts, and from each part its
     own mean over the corpus: what all texts share is gone, and what is left differs between pairs.
-    The two norms and U are given, not explained. A part is where a vector was written, not what
-    caused it: a token late in the text has read the words before it.
+    The two norms and U are given, not explained: on a U of one dimension every similarity is 1 or
+    -1, whatever the parts. A part is where a vector was written, not what caused it: a token late
+    in the text has read the words before it.
 
     Args:
         encoder: What is explained: `DySem` in any setting, `PromptEncoder` or
@@ -119,8 +130,8 @@ def explain(
         y: The second text, likewise.
         by: What x is split by: "token", "head", "block", "ffn", "neuron", "language", "dimension"
             or "direction".
-        by_other: What y is split by; None is not at all. Where both are by "dimension", each
-            meets only itself.
+        by_other: What y is split by; None is not at all. A dimension meets only itself, so it is
+            asked for by "dimension" alone.
         centre: "demo", `STSData` or a mapping from languages to texts; None is the cosine as the
             paper has it.
         renderings: Language → (x, y) in it; the encoder's translator makes what is not given.
@@ -143,7 +154,8 @@ def explain(
 
     Raises:
         InputError: A text that is empty, a split that the vector does not have (with those that it
-            has), a corpus of one text or without a language, no similarity, because U is empty or a
+            has), renderings that contradict each other, a corpus of one text, of these texts alone
+            or without a language, no similarity, because U is empty or a
             vector is zero on it, more pairs of parts than 2²⁰, or directions of another width or
             that `Directions` refuses.
         ModelError: The parts do not add up in this architecture, or the forward pass is not the
@@ -190,8 +202,8 @@ def explanation(texts: "Texts", by_other: str | None = None) -> Explanation:
     table = _on(U, table)
     similarity, own = float(table["contribution"].sum()), texts.own_similarity(0, 1)
     facts = texts.facts(by=by, by_other=by_other, drop_largest=texts.n_largest or None)
-    title = f"Why are these two {similarity:.2f} alike?"
-    said = caption(table, similarity, own, texts.centred)
+    title = f"Why is the similarity of these two {similarity:.2f}?"
+    said = caption(table, similarity, own, texts.centred, texts.n_largest)
     drawn = figure(table, title, facts)
     words, above = None, ""
     if by == "token" and by_other in (None, "token"):
@@ -254,7 +266,7 @@ def explain_difference(
     own = texts.own_similarity(0, 1) - texts.own_similarity(0, 2)
     facts = texts.facts(by=by, drop_largest=drop_largest or None)
     title = f"Why is the first {similarity:+.2f} nearer to the second than to the third?"
-    said = caption(table, similarity, own, texts.centred)
+    said = caption(table, similarity, own, texts.centred, texts.n_largest)
     drawn = figure(table, title, facts)
     return Explanation(
         f"explain_difference_{by}", table, drawn, said, facts, similarity, own, by, None
@@ -280,11 +292,16 @@ def _columns(
     codes = [code for code in given[0] if all(code in of_text for of_text in given)]
     columns = {code: [of_text[code] for of_text in given] for code in codes}
     for code, column in by_language(renderings).items():
-        if len(column) != len(texts):
+        rendered = checked(column, f"{code} text")
+        if len(rendered) != len(texts):
             raise InputError(
-                f"renderings[{code!r}] must be the {len(texts)} texts in it, got {len(column)}"
+                f"renderings[{code!r}] must be the {len(texts)} texts in it, got {len(rendered)}"
             )
-        columns.setdefault(code, list(column))
+        if columns.setdefault(code, rendered) != rendered:
+            raise InputError(
+                f"the texts are given twice in {code!r}, and differ: {columns[code]} and "
+                f"{rendered}; leave one out"
+            )
     if language not in columns:
         raise InputError(f"a text is not given in its own language {language!r}; add it")
     return {code: checked(column, f"{code} text") for code, column in columns.items()}
@@ -310,6 +327,7 @@ class Texts:
         views: Names of the passes over the texts; none of an encoder without parts.
         read: What was read in each of them.
         encoded: v and S of the texts, from that.
+        among: How many texts of the corpus are texts that are explained.
     """
 
     def __init__(
@@ -342,18 +360,25 @@ class Texts:
             self.encoded = encoder.encode_renderings(columns, language, progress=False)
         else:
             raise InputError(
-                f"the vectors of {encoder.name} are no sum of what a pass writes at one token; "
-                "explain it by 'dimension' or 'direction'"
+                f"a vector of {encoder.name} is not kept as a sum of what a pass writes at one "
+                "token; explain it by 'dimension' or 'direction', or an encoder that it changes"
             )
         if self.directions is not None:
             self.split = along(self.encoded.vectors, self.directions)
         self.views = [view.name for view in views]
         self.fixed = fixed_of(encoder, by, views, self.directions)
         self.width = self.encoded.vectors.shape[1]
-        self.centred = centre is not None
+        self.centred, self.among = centre is not None, 0
         self.reference: Reference | None = None
         if self.centred or self.n_largest:
             corpus = corpus_of("demo" if centre is None else centre, encoder.languages, language)
+            others = set(corpus.renderings[language]) - set(columns[language])
+            self.among = corpus.n_texts - len(others)
+            if not others:
+                raise InputError(
+                    "the reference corpus holds no other text than those explained, so their "
+                    "similarity would come of the centring; give other texts, or centre=None"
+                )
             self.reference = reference(
                 encoder,
                 corpus,
@@ -443,12 +468,15 @@ class Texts:
             return None, ""
         prompt: Any = self.encoder.views(self.columns, self.language)[0].prompts[0]
         added = table[table["kind"] == "token"].groupby("position")["contribution"].sum()
-        words = prompt[prompt.start : prompt.stop].split()
-        sums = [added.loc[at].sum() for at in text_tokens(self.encoder.lens, prompt).words]
+        read = text_tokens(self.encoder.lens, prompt)
+        words = read.prompt[read.prompt.start : read.prompt.stop].split()
+        if len(words) < 2:
+            return None, " No order of words is listed: no white space divides the text."
+        sums = [added.loc[at].sum() for at in read.words]
         found = pd.DataFrame({"word": words, "position": range(len(words)), "contribution": sums})
         of_model = tested(self.encoder.facts)
         order = "contribution"
-        if of_model and of_model.winner == LEFT_OUT and len(words) > 1:
+        if of_model and of_model.winner == LEFT_OUT:
             order = "left_out"
             found[order] = float(table["contribution"].sum()) - self._without_each(words)
         found = found.sort_values(order, ascending=False, kind="stable", ignore_index=True)
@@ -457,9 +485,9 @@ class Texts:
     def _without_each(self, words: Sequence[str]) -> Float[np.ndarray, " words"]:
         """Return the similarity of x without each of its words, on U of the whole texts."""
         texts = [" ".join([*words[:i], *words[i + 1 :]]) for i in range(len(words))]
-        encoded = self.encoder.encode_renderings(
-            {self.language: texts}, self.language, progress=False
-        )
+        (name,) = self.views  # a language of DySem, or a template
+        code = name if name in self.columns else self.language
+        encoded = self.encoder.encode_renderings({code: texts}, code, progress=False)
         x, U = encoded.vectors.double(), self.joint_set(0, 1)
         if self.reference and self.centred:
             x = x - self.reference.mean.double()
@@ -479,6 +507,14 @@ class Texts:
         )
         return table.assign(random=random, spread=spread, surprise=surprise)
 
+    def _said_of_corpus(self) -> str:
+        if self.reference is None:
+            return "not centred"
+        name = self.reference.name
+        if not self.centred:
+            return f"not centred, largest dimensions of {name}"
+        return f"centred on {name}" + (f", {self.among} of these" if self.among else "")
+
     def facts(self, **asked: object) -> Facts:
         """Return what it was measured on."""
         model = self.encoder.facts
@@ -489,7 +525,7 @@ class Texts:
         texts = self.columns[self.language]
         short = [textwrap.shorten(text, SHOWN, placeholder=" …") for text in texts]
         quoted = " / ".join(f"“{text}”" for text in short)
-        said = [quoted, self.encoder.name, _said_of(self.reference, self.centred)]
+        said = [quoted, self.encoder.name, self._said_of_corpus()]
         recorded = {
             "encoder": self.encoder.config,
             "texts": {code: list(column) for code, column in self.columns.items()},
@@ -510,13 +546,6 @@ class Texts:
 def _is_number(value: object) -> bool:
     """Return whether a cell is a number, or has nothing."""
     return not isinstance(value, str)
-
-
-def _said_of(reference: Reference | None, centred: bool) -> str:
-    """Return what is said of the corpus."""
-    if reference is None or not centred:
-        return "not centred"
-    return f"centred on {reference.name}"
 
 
 def _on(U: Bool[Tensor, " d"], table: pd.DataFrame) -> pd.DataFrame:

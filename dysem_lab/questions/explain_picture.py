@@ -230,17 +230,21 @@ def _bars(table: pd.DataFrame) -> tuple[go.Figure, int]:
     return figure, 190 + 22 * len(shown)
 
 
-def caption(table: pd.DataFrame, similarity: float, own: float, centred: bool) -> str:
+def caption(
+    table: pd.DataFrame, similarity: float, own: float, centred: bool, n_largest: int = 0
+) -> str:
     """Return one line: what the parts add up to, and which add most."""
-    centred_on = "once what all texts share is taken away" if centred else "as the encoder has it"
+    changes = ["once what all texts share is taken away"] * centred
+    if n_largest:
+        changes.append(f"without the {n_largest} dimensions with the largest shares of all cosines")
+    centred_on = ", ".join(changes) or "as the encoder has it"
     is_difference = "to_y" in table
     what = "The difference of the similarities" if is_difference else "The similarity"
     order = table["contribution"].abs().sort_values(ascending=False, kind="stable").index[:SAID]
     largest = table.loc[order]
-    named = zip(names_of_parts(largest), largest["kind"], strict=True)
-    names = [f"dimension {name}" if kind == "dimension" else name for name, kind in named]
+    names = _told_apart(table, largest)
     if "other_kind" in table:
-        others = names_of_parts(largest, "other_")
+        others = _told_apart(table, largest, "other_")
         names = [f"{x} × {y}" for x, y in zip(names, others, strict=True)]
     parts = [
         f"{name} {row['contribution']:+.3f}"
@@ -256,6 +260,22 @@ def caption(table: pd.DataFrame, similarity: float, own: float, centred: bool) -
         f"{what} {centred_on} is {similarity:.3f} (the encoder's own {own:.3f}). "
         f"{_largest(parts, table, largest)}{through}"
     )
+
+
+def _told_apart(table: pd.DataFrame, rows: pd.DataFrame, prefix: str = "") -> list[str]:
+    """Return names of parts for a sentence: with the place of a token that is there twice."""
+    where = [prefix + name for name in WHERE if prefix + name in table]
+    every = pd.Series(names_of_parts(table.drop_duplicates(where), prefix))
+    twice = set(every[every.duplicated()])
+    found = []
+    for name, (_, row) in zip(names_of_parts(rows, prefix), rows.iterrows(), strict=True):
+        if row[prefix + "kind"] == "dimension":
+            name = f"dimension {name}"
+        elif name in twice and pd.notna(row.get(prefix + "position")):
+            of = row.get(prefix + "language")
+            name += f" (token {row[prefix + 'position'] + 1}{'' if pd.isna(of) else f', {of}'})"
+        found.append(name)
+    return found
 
 
 def _largest(said: list[str], table: pd.DataFrame, largest: pd.DataFrame) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -153,7 +154,10 @@ def _measured(
         split = split_texts(encoder, views, read_by, budget=SAMPLE_BYTES, progress=progress)
         encoded = encoder.combined(views, split.read)
     else:
-        encoded = encoder.encode_renderings(corpus.renderings, language, progress=False)
+        with warnings.catch_warnings():
+            # A `Transform` of the encoder may be fitted on them too: they are not compared here.
+            warnings.filterwarnings("ignore", r"\d+ of \d+ texts are among those")
+            encoded = encoder.encode_renderings(corpus.renderings, language, progress=False)
     vectors, sets = encoded.vectors.float(), encoded.sets
     mean, shares = vectors.double().mean(0).float(), shares_of_mean_cosine(vectors)
     rng, n, n_pairs = np.random.default_rng(seed), len(vectors), 0
@@ -209,4 +213,5 @@ def dimension_keys(width: int) -> tuple[Key, ...]:
 def _mean_and_spread(n: float, total: float, squares: float) -> tuple[float, float]:
     """Return mean and standard deviation from the three sums."""
     mean = total / n
-    return mean, math.sqrt(max(0.0, squares / n - mean * mean))
+    variance = squares / n - mean * mean
+    return mean, 0.0 if variance < 0 else math.sqrt(variance)  # of a NaN both are one

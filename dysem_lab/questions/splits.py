@@ -26,7 +26,7 @@ from dysem_lab.models.parts import SPLITS, Fixed, Part, Parts, neurons, of_each,
 from dysem_lab.models.store import prompt_key
 from dysem_lab.questions.saving import atomic_write
 
-FORMAT = "3"  # of what is kept on disk
+FORMAT = "4"  # of what is kept on disk
 MOST_BYTES = 2**29  # of all corpora on disk
 FEWEST = 2  # texts that are kept at least
 KEPT = 32  # texts in one view, split in one way, that are remembered
@@ -115,8 +115,8 @@ def split_texts(
         encoder: The encoder.
         views: Its passes over the texts.
         by: As for `dysem_lab.models.parts.split`, or "language".
-        budget: Bytes of one view's parts that are kept, in half precision; None keeps them all as
-            they are.
+        budget: Bytes of one view's parts that are kept, in half precision where that has room for
+            their values; None keeps them all as they are.
         progress: Told of every batch that runs; what it raises stops the work.
     """
     total, done = sum(len(view.prompts) for view in views), 0
@@ -342,9 +342,9 @@ def _run(encoder: LensEncoder, view: View, by: str, budget: int | None, report: 
             weights = weights + len(at) * one.weights[0].double()
             n_kept = n
             if budget is not None:
-                size = 2 * one.vectors.numel() + 4 * one.weights.numel()
+                one = one._replace(vectors=_small(one.vectors))
+                size = one.vectors.nbytes + 4 * one.weights.numel()
                 n_kept = max(FEWEST, budget // size)
-                one = one._replace(vectors=one.vectors.half())
             kept |= {text: one for text in at if text < n_kept}
             n_done += len(at)
         report(n_done)
@@ -355,6 +355,12 @@ def _run(encoder: LensEncoder, view: View, by: str, budget: int | None, report: 
     means = {key: mean.float() for key, mean in means.items()}
     mean = torch.as_tensor(weights / n).float()
     return _View(read, [kept[i] for i in sorted(kept)], means, mean)
+
+
+def _small(vectors: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """Return values in half precision, or as they are where one would be beyond its range."""
+    fits = (vectors.abs() <= torch.finfo(torch.half).max).all()
+    return vectors.half() if fits else vectors
 
 
 def _in_parts(

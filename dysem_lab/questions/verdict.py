@@ -46,10 +46,13 @@ def remains(table: pd.DataFrame) -> pd.Series | None:
 
 def _lead(table: pd.DataFrame) -> str:
     reference, plain = table.iloc[0], _plain(table)
+    gain = f"a gain of {_remaining(plain)}"
+    if _gain(table) < 0:
+        gain = f"a loss of {_signed(plain).removeprefix('+')}"
     return (
         f"{SCORE} of {reference['n_pairs']:,} pairs: DySem ({reference['vector']} vector) "
         f"{reference['spearman']:.1f} on {reference['n_dims']:.0f} dimensions, the plain cosine in "
-        f"English {plain['spearman']:.1f}: a gain of {_remaining(plain)}."
+        f"English {plain['spearman']:.1f}: {gain}."
     )
 
 
@@ -97,9 +100,9 @@ def _line(about: str, rows: pd.DataFrame, table: pd.DataFrame) -> str:
     if not len(rows):
         return ""
     gives = ", ".join(f"{_sized(row)} {_given(row, table):.1f}" for row in _each(rows))
-    said = f"{about}, of {_gain(table):.1f}: {gives}"
     if not _gained(table):
-        return f"{said}."
+        return f"{about}, over the plain cosine: {gives}."
+    said = f"{about}, of {_gain(table):.1f}: {gives}"
     reach = _reaching(rows)
     best = (reach if len(reach) else rows).sort_values("difference").iloc[-1]
     if not len(reach):
@@ -125,10 +128,10 @@ def _rotation(row: pd.Series, table: pd.DataFrame) -> str:
         )
     if _below(row):
         effect = f"takes {_remaining(row)} away: the coordinates matter"
-    elif row["difference_low"] > 0:
+    elif row["difference_low"] > 0 and row["p_holm"] < LEVEL:
         effect = f"adds {_signed(row)[1:]}"
     else:
-        effect = f"changes nothing ({_signed(row)})"
+        effect = f"changes nothing that these pairs show ({_signed(row)})"
     return f"A random rotation {effect}; it {scores}."
 
 

@@ -12,6 +12,7 @@ import dysem_lab as dl
 from dysem_lab import paths
 from dysem_lab.errors import InputError, ModelError
 from dysem_lab.models.loading import load_model
+from dysem_lab.questions import explain_picture
 from dysem_lab.questions.explain import BY, explain, explain_difference
 from dysem_lab.questions.reference import corpus_of, reference
 
@@ -321,7 +322,7 @@ def test_what_has_no_answer_is_refused(tiny_lens):
         explain(encoder, X, Y, "head", None, CORPUS, None, -1, progress=False)
     with pytest.raises(InputError, match="must be the 2 texts in it"):
         explain(encoder, X, Y, "head", None, None, {"fr": ["un"]}, progress=False)
-    with pytest.raises(InputError, match="mean pooling are no sum of what a pass writes"):
+    with pytest.raises(InputError, match="mean pooling is not kept as a sum of what a pass writes"):
         explain(dl.MeanPooling(tiny_lens), X, Y, "head", None, None, progress=False)
     with pytest.raises(InputError, match="encoder must be one of dysem-lab's"):
         explain("prompteol", X, Y, "head", None, None, progress=False)
@@ -431,3 +432,101 @@ def test_sentences_are_coloured_and_linked_without_a_script(tiny_lens, tmp_path)
     assert explain(encoder, X, Y, "head", None, None, RENDERINGS, progress=False).above == ""
     page = found.save(tmp_path)["html"].read_text(encoding="utf-8")
     assert found.above in page
+
+
+def test_parts_beyond_the_range_of_half_precision_have_means_and_spreads(tiny_folder, monkeypatch):
+    lens = load_model(tiny_folder("Llama"))
+    dysem, corpus = dl.DySem(lens, ("en",), k=0.9), {"en": [*CORPUS["en"], "Of this test alone."]}
+    plain = explain(dysem, X, Y, "head", None, corpus, progress=False).table
+    monkeypatch.setattr(paths, "parts_path", lambda key: paths.cache_dir() / "large" / key)
+    with torch.no_grad():
+        for block in lens.bridge.blocks:
+            block.attn.o.weight.mul_(2.0**20)  # a large power of two: the same digits
+    large = explain(dl.DySem(lens, ("en",), k=0.9), X, Y, "head", None, corpus, progress=False)
+    assert np.isfinite(large.table[["random", "spread", "surprise"]].to_numpy()).all()
+    assert len(plain) == len(large.table)
+    assert (large.table["spread"] > 0).all()
+
+
+def test_the_largest_and_the_most_surprising(tiny_lens):
+    encoder = dl.DySem(tiny_lens, ("en", "fr"), k=0.5)
+    found = explain(encoder, X, Y, "head", None, CORPUS, RENDERINGS, progress=False)
+    table = found.table
+    assert found.top(3).index.tolist() == table["contribution"].abs().nlargest(3).index.tolist()
+    surprising = found.top(3, "surprise")
+    assert surprising.index.tolist() == table["surprise"].abs().nlargest(3).index.tolist()
+    plain = explain(encoder, X, Y, "head", None, None, RENDERINGS, progress=False)
+    with pytest.raises(InputError, match="unknown column 'surprise'"):
+        plain.top(3, "surprise")
+
+
+@pytest.mark.parametrize(
+    ("x", "renderings", "message"),
+    [
+        (X, {"fr": "ab"}, "fr texts? must be a list of strings"),
+        ({"en": X, "fr": "Un homme."}, RENDERINGS, "given twice in 'fr', and differ"),
+        (X, {"en": ["Other.", "Texts."], **RENDERINGS}, "given twice in 'en', and differ"),
+    ],
+)
+def test_renderings_that_are_no_texts_or_contradict(tiny_lens, x, renderings, message):
+    encoder = dl.DySem(tiny_lens, ("en", "fr"), k=0.5)
+    y = Y if isinstance(x, str) else {"en": Y, "fr": "Une femme."}
+    with pytest.raises(InputError, match=message):
+        explain(encoder, x, y, "head", None, None, renderings, progress=False)
+
+
+def test_texts_of_the_corpus_are_counted_and_alone_refused(tiny_lens):
+    encoder = dl.DySem(tiny_lens, ("en",), k=0.5)
+    with pytest.raises(InputError, match="no other text than those explained"):
+        explain(encoder, X, Y, centre={"en": [X, Y]}, progress=False)
+    found = explain(encoder, X, Y, centre={"en": [X, "A dog.", "It rains."]}, progress=False)
+    assert "centred on 3 texts, 1 of these" in str(found.facts)
+
+
+def test_what_is_left_out_without_centring_is_said(tiny_lens):
+    encoder = dl.DySem(tiny_lens, ("en",), k=0.5)
+    found = explain(encoder, X, Y, centre=None, drop_largest=2, progress=False)
+    assert "without the 2 dimensions with the largest shares" in found.caption
+    assert "largest dimensions of 264 texts of demo" in str(found.facts)
+
+
+def test_tokens_that_are_there_twice_are_told_apart(tiny_lens):
+    encoder = dl.DySem(tiny_lens, ("en",), k=0.9)
+    table = explain(encoder, "aaaa", "b", "token", centre=None, progress=False).table
+    of_a = table[table["token"] == "a"]
+    names = explain_picture._told_apart(table, of_a)
+    assert names == [
+        f"{name} (token {position + 1}, en)"
+        for name, position in zip(
+            explain_picture.names_of_parts(of_a), of_a["position"], strict=True
+        )
+    ]
+    once = table[~table["token"].duplicated(keep=False)]
+    assert explain_picture._told_apart(table, once) == explain_picture.names_of_parts(once)
+
+
+def test_words_of_a_text_that_is_cut_and_of_one_without_spaces(tiny_lens):
+    encoder = dl.DySem(tiny_lens, ("en",), k=0.5)
+    with pytest.warns(UserWarning, match="shortened"):
+        found = explain(encoder, " ".join(["word"] * 300), Y, "token", centre=None, progress=False)
+    assert found.words is not None
+    assert len(found.words) < 300
+    found = explain(encoder, "猫が寝る", Y, "token", centre=None, progress=False)
+    assert found.words is None
+    assert "no white space divides the text" in found.caption
+
+
+def test_words_are_left_out_in_the_language_that_is_read(tiny_lens, monkeypatch):
+    from dysem_lab.questions import explain as room
+    from dysem_lab.questions.word_order import LEFT_OUT, Tested
+
+    monkeypatch.setattr(room, "tested", lambda facts: Tested(LEFT_OUT, "It leads."))
+    encoder = dl.DySem(tiny_lens, ("fr",), k=0.5)
+    found = explain(encoder, X, Y, "token", None, None, RENDERINGS, progress=False)
+    whole = encoder.encode(["Un homme joue.", "Une femme chante."], language="fr", progress=False)
+    part = encoder.encode(["Un homme"], language="fr", progress=False)
+    x, y = part.vectors[0].double(), whole.vectors[1].double()
+    U = whole.sets[0] | whole.sets[1]
+    left = float(x[U] @ y[U] / (x[U].norm() * y[U].norm()))
+    row = found.words.set_index("word").loc["joue."]
+    assert row["left_out"] == pytest.approx(found.similarity - left, abs=1e-6)
