@@ -3,6 +3,7 @@
 import ast
 import html
 import json
+import os
 import re
 from pathlib import Path
 
@@ -33,19 +34,21 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     linked = re.findall(r"\]\(([^)#]+)\)", (folder / "README.md").read_text(encoding="utf-8"))
     for name in ("README.md", *sorted(set(linked))):
         files.append(File.generated(config, f"figures/{name}", abs_src_path=str(folder / name)))
-    page = explorer_page(REPOSITORY / config.extra["page"])
+    page = explorer_page()
     for path in filter(Path.is_file, sorted(page.rglob("*"))):
         name = f"explorer/{path.relative_to(page).as_posix()}"
         files.append(File.generated(config, name, abs_src_path=str(path)))
     return files
 
 
-def explorer_page(whole: Path) -> Path:
+def explorer_page() -> Path:
     """Return the folder of the page that computes the explorers in a browser.
 
-    It is `whole`, which `dysem-lab export-explorer --out build/explorer` made. Where nobody has, a
-    small one is made here: one model, a pair of each phenomenon, three languages.
+    It is the one that `dysem-lab export-explorer --out build/explorer` made, or that DYSEM_LAB_PAGE
+    names. Where nobody has, a small one is made here: one model, a pair of each phenomenon, three
+    languages.
     """
+    whole = Path(os.environ.get("DYSEM_LAB_PAGE", REPOSITORY / "build" / "explorer"))
     page = whole if is_whole(whole) else REPOSITORY / "build" / "explorer-small"
     if not is_whole(page):
         demo = load_data("demo", languages=USUAL)

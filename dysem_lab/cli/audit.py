@@ -87,7 +87,6 @@ def audit(
     codes = codes_of(languages)
 
     from dysem_lab.models.steering import Contrast
-    from dysem_lab.models.untrained import untrained
     from dysem_lab.questions.audit import audit as ask
     from dysem_lab.questions.study import Study
     from dysem_lab.questions.verdict import verdict
@@ -99,9 +98,7 @@ def audit(
     drawn = {"split": split, "pairs": pairs, "sample": sample, "seed": seed}
     prompts: dict[str, Any] = {"templates": codes_of(templates), "settings": setting, **drawn}
     study = Study(model, data, task or None, codes, **prompts)
-    fresh = None
-    if random_weights:
-        fresh = Study(untrained(study.lens, seed), data, task or None, codes, **prompts)
+    fresh = study.untrained(seed) if random_weights else None
     for pairs_of in study.data.values():
         err.print(pairs_of, highlight=False, markup=False)
     finding = ask(

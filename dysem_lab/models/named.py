@@ -8,6 +8,7 @@ from dysem_lab.models.facts import ModelFacts
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.loading import load_model, resolve_device, size_of, source_digest
 from dysem_lab.models.store import VectorStore
+from dysem_lab.models.untrained import name_of, untrained
 
 # Those who name the same model share it for as long as one of them holds it.
 _LOADED: WeakValueDictionary[tuple[str, str, str], LensModel] = WeakValueDictionary()
@@ -87,3 +88,52 @@ class NamedModel:
         if self._given is not None:
             return self._given.n_layers, self._given.d_model
         return size_of(self.name)
+
+
+class UntrainedModel(NamedModel):
+    """A model of the same architecture that was never trained, made when it first has to run.
+
+    Args:
+        of: The model.
+        seed: As for `dysem_lab.untrained`.
+    """
+
+    def __init__(self, of: NamedModel, seed: int = 0) -> None:
+        """Keep the model and the seed; nothing is loaded."""
+        self._of, self._seed = of, seed
+        self._given = self._lens = self._facts = None
+
+    @property
+    def name(self) -> str:
+        """The model's, with the seed."""
+        return name_of(self._of.name, self._seed)
+
+    @property
+    def dtype(self) -> str:
+        """The data type that it computes in."""
+        return self._of.dtype
+
+    @property
+    def weights(self) -> str:
+        """That they are random."""
+        return "random weights"
+
+    @property
+    def lens(self) -> LensModel:
+        """The model, made on first use."""
+        if self._lens is None:
+            self._lens = untrained(self._of.lens, self._seed)
+        return self._lens
+
+    def release(self) -> None:
+        """Let go of it, and of the trained one."""
+        self._lens = None
+        self._of.release()
+
+    def known(self, store: VectorStore) -> ModelFacts | None:
+        """Return what is known of it, once it was made."""
+        return self._facts
+
+    def size(self) -> tuple[int, int] | None:
+        """Return (L, d), from the configuration alone; None where that does not tell."""
+        return self._of.size()

@@ -154,8 +154,9 @@ def logit_lens(
 
     Source: nostalgebraist, "interpreting GPT: the logit lens" (2020).
     """
-    if isinstance(prompts, np.ndarray) and prompts.dtype.kind in "fiu":
-        prompts = torch.from_numpy(prompts)
+    if isinstance(prompts, np.ndarray):
+        numbers = prompts.dtype.kind in "fiu"
+        prompts = torch.from_numpy(prompts) if numbers else prompts.tolist()
     if isinstance(prompts, Tensor):
         if edit is not None:
             raise InputError(

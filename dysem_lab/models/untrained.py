@@ -10,6 +10,11 @@ from dysem_lab.models.checks import check_once
 from dysem_lab.models.lens import LensModel, boot
 
 
+def name_of(model: str, seed: int) -> str:
+    """Return the name of a model that was never trained."""
+    return f"{model} with random weights, seed {seed}"
+
+
 def untrained(lens: LensModel, seed: int = 0) -> LensModel:
     """Return a model of the same architecture and tokenizer, whose weights were never trained.
 
@@ -29,7 +34,7 @@ def untrained(lens: LensModel, seed: int = 0) -> LensModel:
         torch.manual_seed(seed)
         config = deepcopy(lens.bridge.original_model.config)
         model = AutoModelForCausalLM.from_config(config, dtype=lens.dtype)
-    name = f"{lens.name} with random weights, seed {seed}"
-    fresh = boot(model.eval().to(lens.device), deepcopy(lens.tokenizer), name, stored_as=None)
+    named = name_of(lens.name, seed)
+    fresh = boot(model.eval().to(lens.device), deepcopy(lens.tokenizer), named, stored_as=None)
     check_once(fresh)
     return fresh

@@ -23,7 +23,7 @@ from dysem_lab.data.sts import STSData, available_languages, load_data
 from dysem_lab.display import card
 from dysem_lab.encoders.contrastive import check_output
 from dysem_lab.errors import InputError, choices
-from dysem_lab.inputs import names_of, one_of
+from dysem_lab.inputs import at_least, names_of, one_of
 from dysem_lab.models.capture import (
     read_rows,
     space_of,
@@ -31,7 +31,7 @@ from dysem_lab.models.capture import (
 from dysem_lab.models.facts import ModelFacts
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.loading import DEFAULT_MODEL
-from dysem_lab.models.named import NamedModel
+from dysem_lab.models.named import NamedModel, UntrainedModel
 from dysem_lab.models.passes import MAX_TOKENS
 from dysem_lab.models.places import Blocks, Place, output_place, places
 from dysem_lab.models.steering import Contrast, contrast_facts
@@ -190,6 +190,16 @@ class Study:
             other.languages = [one_of(code, self.languages, "language") for code in codes]
             other.data = {task: _only(codes, pairs) for task, pairs in self.data.items()}
         other._check_prompts()
+        return other
+
+    def untrained(self, seed: int = 0) -> "Study":
+        """Return a study of the same pairs and prompts under a model that was never trained.
+
+        It is made when it first has to run: `dysem_lab.untrained` of this one, as are the arguments
+        and errors.
+        """
+        other = copy(self)
+        other._model = UntrainedModel(self._model, at_least(seed, 0, "seed"))
         return other
 
     def on(
