@@ -1,18 +1,20 @@
 """What all lessons have alike: badges, folded hints, quizzes; and the ten open problems."""
 
 import importlib
+import json
 import re
+from functools import partial
 
 import nbformat
 import pandas as pd
 import pytest
 
+import dysem_lab as dl
 from checks.frame import Lesson
 from checks.quiz import Question
-from dysem_lab import load_data
 from dysem_lab.errors import InputError
 from tests.conftest import REPOSITORY
-from tests.lesson_notebooks import code_cells, notebook_of, solutions
+from tests.lesson_notebooks import TEACH, code_cells, notebook_of, solutions
 
 LESSONS = range(9)
 HEADING = re.compile(
@@ -179,7 +181,7 @@ def test_the_numbers_of_the_quizzes_are_those_that_arithmetic_gives():
 
 
 def test_the_words_that_pairs_share_are_as_many_as_the_quiz_says():
-    data = load_data("demo")
+    data = dl.load_data("demo")
     words = [set(re.findall(r"[a-z']+", text.lower())) for text in data.texts("en")]
     n = len(data)
 
@@ -192,3 +194,62 @@ def test_the_words_that_pairs_share_are_as_many_as_the_quiz_says():
     for letter in "bc":
         assert shared(related) in says(0, 2, letter)
         assert f"random pairs {shared(others)}" in says(0, 2, letter)
+
+
+# Open problems
+
+
+def open_problems():
+    """Return the cells of the notebook of open problems."""
+    notebook = nbformat.read(TEACH / "open_problems.ipynb", as_version=4)
+    nbformat.validate(notebook)
+    return notebook.cells
+
+
+STARTERS = [cell.source for cell in open_problems() if "starter" in cell.metadata.get("tags", [])]
+ASKED = [cell.source for cell in open_problems() if re.match(r"## \d+\. ", cell.source)]
+
+
+@pytest.fixture(scope="module")
+def first_cell(tiny_folder, _one_thread):
+    """Return the names that the first cell makes, of a random model and twenty pairs."""
+    lens = dl.load_model(tiny_folder("Gemma2"))
+    (source,) = (cell.source for cell in open_problems()[:2] if cell.cell_type == "code")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dl, "load_model", lambda name: lens)
+        patch.setattr(dl, "Study", partial(dl.Study, pairs=20), raising=False)
+        names = {}
+        exec(compile(source, "<cell>", "exec"), names)
+        yield names
+
+
+@pytest.mark.filterwarnings("ignore")  # of random weights, some pairs have no similarity
+@pytest.mark.parametrize("number", range(1, 11))
+def test_a_starter_cell_needs_the_first_cell_alone_and_prints_a_number(number, first_cell, capsys):
+    exec(compile(STARTERS[number - 1], "<cell>", "exec"), dict(first_cell))
+    assert re.search(r"\d\.\d", capsys.readouterr().out)
+
+
+def test_each_of_the_ten_says_why_it_is_open_what_would_answer_it_and_which_control_it_needs():
+    assert len(ASKED) == len(STARTERS) == 10
+    for number, text in enumerate(ASKED, 1):
+        assert text.startswith(f"## {number}. ")
+        parts = ("Question.", "Why it is open.", "An answer", "Control.")
+        assert [text.count(f"**{part}**") for part in parts] == [1] * 4
+    assert all(len(source.splitlines()) <= 20 for source in STARTERS)
+    for cell in open_problems():
+        assert cell.cell_type == "markdown" or not (cell.outputs or cell.execution_count)
+        assert not re.search(r"dysem_lab\.|from dysem_lab", cell.source)
+
+
+def test_what_an_open_problem_says_of_a_figure_is_what_the_figure_says():
+    for text in ASKED:
+        why = re.search(r"\*\*Why it is open\.\*\* (.*)", text)[1]
+        names = re.findall(r"`(\w+)`", re.sub(r"`dl\.\w+`", "", why))
+        captions = ""
+        for name in names:
+            files = [*(REPOSITORY / "figures").glob(f"{name}_*.json")]
+            assert files, name
+            captions += " ".join(json.loads(file.read_text("utf-8"))["caption"] for file in files)
+        numbers = set(re.findall(r"\d+\.\d+", re.sub(r"k = [\d.]+\d", "", why)))
+        assert numbers <= set(re.findall(r"\d+\.\d+", captions)), text
