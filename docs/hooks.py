@@ -37,7 +37,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     page = explorer_page()
     for path in filter(Path.is_file, sorted(page.rglob("*"))):
         name = f"explorer/{path.relative_to(page).as_posix()}"
-        files.append(File.generated(config, name, abs_src_path=str(path)))
+        if name == "explorer/index.html":
+            whole = with_lesson(path.read_text(encoding="utf-8"))
+            files.append(File.generated(config, name, content=whole))
+        else:
+            files.append(File.generated(config, name, abs_src_path=str(path)))
     return files
 
 
@@ -64,6 +68,15 @@ def explorer_page() -> Path:
         export_explorer(Study(data=pairs, languages=USUAL), page, explained=len(EXAMPLES))
     copy_pages(page)
     return page
+
+
+def with_lesson(page: str) -> str:
+    """Return the explorers' page with a way to lesson 0, which only this site has beside it."""
+    link = (
+        '<p class="quiet"><a href="../guide/teach/index.html#lesson-0">What does such a number '
+        "say? Lesson 0 of the course: two sentences of your own, fifteen minutes.</a></p>\n"
+    )
+    return page.replace("</main>", f"{link}</main>")
 
 
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
@@ -107,7 +120,7 @@ def explorers() -> str:
 
 
 def lessons() -> str:
-    """Return a table of the lessons of the course, with the time that each says it takes."""
+    """Return a table of the course, with the time that each notebook says it takes."""
     rows = ["| lesson | notebook | time |", "|---|---|---|"]
     for path in sorted((REPOSITORY / "notebooks" / "teach").glob("*.ipynb")):
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]

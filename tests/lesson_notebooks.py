@@ -32,11 +32,12 @@ def exercise_number(source: str) -> int:
     return int(number)
 
 
-def solutions(lesson: int) -> dict[int, str]:
-    """Return the solved cells of a lesson by their exercise's number."""
+def solutions(lesson: int, kind: str = "exercise") -> dict[int, str]:
+    """Return the solved cells of a lesson, of its exercises or its quiz, by their number."""
     text = (TEACH / "solutions" / f"lesson{lesson}.py").read_text(encoding="utf-8")
-    parts = re.split(r"^# %% exercise (\d+)\n", text, flags=re.MULTILINE)[1:]
-    return {int(number): cell for number, cell in zip(parts[::2], parts[1::2], strict=True)}
+    parts = re.split(r"^# %% (exercise|quiz) (\d+)\n", text, flags=re.MULTILINE)[1:]
+    cells = zip(parts[::3], parts[1::3], parts[2::3], strict=True)
+    return {int(number): cell for of, number, cell in cells if of == kind}
 
 
 def run_lesson(lesson: int, replaced: dict[int, str]) -> dict[str, object]:

@@ -146,7 +146,9 @@ def test_notebooks_have_goals_short_cells_no_outputs_and_every_exercise_once(les
     for needed in ("**You will be able to**", "**Time**", "## What you should take away"):
         assert needed in text
     for number, exercise in exercises.items():
-        assert re.search(rf"### Exercise {number}: .* \((●○○|●●○|●●●), \d+ minutes?\)", text)
+        assert re.search(
+            rf"### Exercise {number}: .* \((●○○|●●○|●●●), (core|extra), \d+ minutes?\)", text
+        )
         assert all(re.search(r"[.`?)'\]]$", hint) for hint in exercise.hints)
         assert len(exercise.hints) >= 2
 

@@ -184,7 +184,8 @@ def test_notebooks_have_goals_short_cells_no_outputs_and_every_exercise_once(num
     for needed in ("**You will be able to**", "**Time**", "## What you should take away"):
         assert needed in text
     for exercise in exercises:
-        assert re.search(rf"### Exercise {exercise}: .* \((●○○|●●○|●●●), \d+ minutes\)", text)
+        heading = rf"### Exercise {exercise}: .* \((●○○|●●○|●●●), (core|extra), \d+ minutes\)"
+        assert re.search(heading, text)
     assert all(exercise.hints for exercise in exercises.values())
 
 

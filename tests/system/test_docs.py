@@ -256,5 +256,9 @@ def test_the_site_builds_strictly_and_needs_no_network(tmp_path, page):
         assert (tmp_path / "figures" / image).is_file(), image
     assert not (tmp_path / "hooks.py").exists()
     explorer = (tmp_path / EXPLORER).read_text("utf-8")
+    (lesson,) = re.findall(r'href="([\w./]+)#lesson-0"', explorer)
+    course = (tmp_path / EXPLORER).parent / lesson
+    assert 'id="lesson-0"' in course.read_text("utf-8")
+    assert "open_problems.ipynb" in course.read_text("utf-8")
     for name in re.findall(r'(?:src|href)="([\w.]+)"', explorer):
         assert (tmp_path / EXPLORER).with_name(name).is_file(), name

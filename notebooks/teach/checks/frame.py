@@ -4,7 +4,7 @@ A lesson is a module with a `Lesson` and one checked function per exercise::
 
     # checks/lesson1.py
     LESSON = Lesson(1, "Hook points and the residual stream")
-    check, hint, progress = LESSON.check, LESSON.hint, LESSON.progress
+    check, hint, progress, quiz = LESSON.check, LESSON.hint, LESSON.progress, LESSON.quiz
 
     @LESSON.exercise(2, "Cumulative sums", hints=("What is A^2 for a^1 = 1, a^2 = 2?", "…"))
     def cumulative(add_up: Callable[[Tensor], Tensor]) -> str:
@@ -20,7 +20,7 @@ A lesson is a module with a `Lesson` and one checked function per exercise::
 
 and a notebook whose exercise cells (cell tag "exercise") end with the call::
 
-    from checks.lesson1 import check, hint, progress  # in the first cell
+    from checks.lesson1 import check, hint, progress, quiz  # in the first cell
 
     def cumulative(each):  # an exercise cell, as the student finds it
         ...
@@ -40,10 +40,17 @@ What a lesson can rely on:
 * A solved exercise gives a `Solved`, shown in green as the value of the cell. Anything else raises
   `NotSolvedError`, which IPython shows as its sentence in red, without a traceback: "Run All" stops
   at the first open exercise.
-* ``hint(n)`` gives the hints of an exercise one after another, ``progress()`` what is solved.
+* ``hint(n)`` gives the hints of an exercise one after another, ``progress()`` what is solved. The
+  notebook has the same hints folded under each exercise, word for word.
+* The questions of its quiz, ``Lesson(1, "…", QUESTIONS)``, are in ``quiz<n>.py``. ``quiz(1, "b")``
+  always returns a `Note`, in grey while the answer is ``...``: no later cell needs an answer, so
+  "Run All" goes on.
 
 Solutions are ``notebooks/teach/solutions/lesson<n>.py``: the solved cells, each after a line
-``# %% exercise <number>``. ``tests/lesson_notebooks.py`` runs a notebook with or without them.
+``# %% exercise <number>`` or ``# %% quiz <number>``. ``tests/lesson_notebooks.py`` runs a notebook
+with or without them.
+
+Over 400 lines, as whatever a check needs is imported from one place.
 """
 
 import html
@@ -58,6 +65,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
+from checks.quiz import Question
 from dysem_lab.errors import DysemLabError, InputError, choices
 
 GREEN, RED, GREY = "#009E73", "#D55E00", "#999999"
@@ -121,19 +129,24 @@ class Exercise:
 
 @dataclass(frozen=True)
 class Progress:
-    """Which exercises of a lesson are solved."""
+    """Which exercises of a lesson are solved, and how many questions of its quiz."""
 
     lesson: str
     titles: Mapping[int, str]
     solved: frozenset[int]
+    answered: frozenset[int] = frozenset()
+    n_questions: int = 0
 
     @property
     def complete(self) -> bool:
-        """Whether every exercise is solved."""
+        """Whether every exercise is solved; the quiz is counted apart."""
         return self.solved == frozenset(self.titles)
 
     def __repr__(self) -> str:
-        lines = [f"{self.lesson}: {len(self.solved)} of {len(self.titles)} exercises solved"]
+        heading = f"{self.lesson}: {len(self.solved)} of {len(self.titles)} exercises solved"
+        if self.n_questions:
+            heading += f", {len(self.answered)} of {self.n_questions} questions of the quiz"
+        lines = [heading]
         for number, title in self.titles.items():
             lines.append(f"  {'✓' if number in self.solved else '○'} {number}. {title}")
         return "\n".join(lines)
@@ -154,14 +167,17 @@ class Lesson:
     Args:
         number: Of the lesson.
         title: Of the lesson.
+        questions: Of its quiz, numbered from 1.
     """
 
-    def __init__(self, number: int, title: str) -> None:
+    def __init__(self, number: int, title: str, questions: Sequence[Question] = ()) -> None:
         """Begin without exercises; `exercise` adds them."""
         self.name = f"Lesson {number}, {title}"
         self.number = number
         self.exercises: dict[int, Exercise] = {}
+        self.questions = dict(enumerate(questions, 1))
         self._solved: set[int] = set()
+        self._answered: set[int] = set()
         self._hints_given: dict[int, int] = {}
 
     def exercise(
@@ -224,10 +240,40 @@ class Lesson:
         more = f"\nA solution is in solutions/lesson{self.number}.py." if last else ""
         return Note("?", heading, exercise.hints[given] + more, "#0072B2")
 
+    def quiz(self, number: int, answer: Any) -> Note:
+        """Return what is true of an answer to a question of the quiz, whichever it is.
+
+        Args:
+            number: Of the question.
+            answer: A letter; ``...`` is an open question.
+
+        Raises:
+            InputError: There is no such question.
+        """
+        if number not in self.questions:
+            raise choices("question", number, sorted(self.questions))
+        question = self.questions[number]
+        heading = f"Question {number} of {len(self.questions)}"
+        self._answered.discard(number)
+        if answer is ... or answer is None:
+            todo = f'Replace the `...` by the letter of your answer: quiz({number}, "a").'
+            return Note("○", f"{heading} is still open", todo, GREY)
+        letter = answer.strip().lower() if isinstance(answer, str) else ""
+        if letter not in question.answers:
+            letters = ", ".join(f'"{one}"' for one in question.answers)
+            text = f"The answers are {letters}, and not {answer!r:.40}."
+            return Note("✗", heading, text, RED)
+        _, says = question.answers[letter]
+        if letter != question.right:
+            return Note("✗", f"{heading}, not {letter}", says, RED)
+        self._answered.add(number)
+        return Note("✓", f"{heading}, {letter} is right", says, GREEN)
+
     def progress(self) -> Progress:
-        """Return which exercises are solved."""
+        """Return which exercises are solved, and how many questions are answered rightly."""
         titles = {number: exercise.title for number, exercise in sorted(self.exercises.items())}
-        return Progress(self.name, titles, frozenset(self._solved))
+        solved, answered = frozenset(self._solved), frozenset(self._answered)
+        return Progress(self.name, titles, solved, answered, len(self.questions))
 
     def _exercise(self, number: int) -> Exercise:
         if number not in self.exercises:

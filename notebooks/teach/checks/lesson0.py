@@ -9,13 +9,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from checks.frame import Lesson, WrongError, drawn, require, require_close, require_same
+from checks.quiz0 import QUESTIONS
 from checks.tools import fitted
 from dysem_lab import LensModel, PromptEncoder, STSData, score
 from dysem_lab.questions.explain import Explanation
 from dysem_lab.questions.style import PALETTE, layout
 
-LESSON = Lesson(0, "The whole game")
-check, hint, progress = LESSON.check, LESSON.hint, LESSON.progress
+LESSON = Lesson(0, "The whole game", QUESTIONS)
+check, hint, progress, quiz = LESSON.check, LESSON.hint, LESSON.progress, LESSON.quiz
 
 LEAST_WORDS = 3
 RELATED = 3.5  # a score of the demo set from which on two sentences mean much the same

@@ -15,11 +15,12 @@ from checks.frame import (
     require_close,
     require_same,
 )
+from checks.quiz1 import QUESTIONS
 from checks.tools import record
 from dysem_lab import LensModel
 
-LESSON = Lesson(1, "Hook points and the residual stream")
-check, hint, progress = LESSON.check, LESSON.hint, LESSON.progress
+LESSON = Lesson(1, "Hook points and the residual stream", QUESTIONS)
+check, hint, progress, quiz = LESSON.check, LESSON.hint, LESSON.progress, LESSON.quiz
 
 PARTS = ("before", "attention", "FFN", "after")
 

@@ -14,10 +14,11 @@ from checks.frame import (
     require_same,
     require_tensor,
 )
+from checks.quiz2 import QUESTIONS
 from dysem_lab import LensModel
 
-LESSON = Lesson(2, "Attention outputs, value vectors and grouped queries")
-check, hint, progress = LESSON.check, LESSON.hint, LESSON.progress
+LESSON = Lesson(2, "Attention outputs, value vectors and grouped queries", QUESTIONS)
+check, hint, progress, quiz = LESSON.check, LESSON.hint, LESSON.progress, LESSON.quiz
 
 
 @LESSON.exercise(

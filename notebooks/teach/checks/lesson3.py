@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from checks.frame import Lesson, drawn, require, require_close, require_number, require_same
+from checks.quiz3 import QUESTIONS
 from dysem_lab import LensModel
 from dysem_lab import spearman as reference
 
-LESSON = Lesson(3, "Reading a sentence vector from a prompt")
-check, hint, progress = LESSON.check, LESSON.hint, LESSON.progress
+LESSON = Lesson(3, "Reading a sentence vector from a prompt", QUESTIONS)
+check, hint, progress, quiz = LESSON.check, LESSON.hint, LESSON.progress, LESSON.quiz
 
 SENTENCES = ("A cat sleeps.", "The train to the coast was two hours late yesterday.")
 

@@ -16,9 +16,10 @@ from checks.frame import (
     require_same,
     require_tensor,
 )
+from checks.quiz4 import QUESTIONS
 
-LESSON = Lesson(4, "Consensus and the joint set")
-check, hint, progress = LESSON.check, LESSON.hint, LESSON.progress
+LESSON = Lesson(4, "Consensus and the joint set", QUESTIONS)
+check, hint, progress, quiz = LESSON.check, LESSON.hint, LESSON.progress, LESSON.quiz
 
 CENTRED = (
     "You subtract the mean of what is left on U: that is a correlation. Eqs. 16-17 take the values "

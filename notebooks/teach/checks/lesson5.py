@@ -10,14 +10,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from checks.frame import Lesson, drawn, require, require_close, require_number, require_tensor
+from checks.quiz5 import QUESTIONS
 from checks.tools import every_block, fitted, tokens_of
 from dysem_lab import ContrastivePrompting, LensModel, capture, wrap
 from dysem_lab.errors import InputError
 from dysem_lab.models.record import Hook
 from dysem_lab.questions.style import layout
 
-LESSON = Lesson(5, "Contrastive prompting and activation patching")
-check, hint, progress = LESSON.check, LESSON.hint, LESSON.progress
+LESSON = Lesson(5, "Contrastive prompting and activation patching", QUESTIONS)
+check, hint, progress, quiz = LESSON.check, LESSON.hint, LESSON.progress, LESSON.quiz
 
 HookFunction = Callable[..., Tensor | None]
 SENTENCES = ("A man is playing a guitar.", "Two swans landed on the frozen lake.")

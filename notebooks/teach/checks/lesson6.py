@@ -20,14 +20,15 @@ from checks.frame import (
     require_tensor,
 )
 from checks.lesson5 import HookFunction, forward, head_outputs
+from checks.quiz6 import QUESTIONS
 from checks.tools import fitted, record
 from dysem_lab import LensModel, spearman
 from dysem_lab.models.passes import MAX_TOKENS, tokenize
 from dysem_lab.models.record import Hook
 from dysem_lab.questions.style import PALETTE, layout
 
-LESSON = Lesson(6, "Logit lens and causal tests")
-check, hint, progress = LESSON.check, LESSON.hint, LESSON.progress
+LESSON = Lesson(6, "Logit lens and causal tests", QUESTIONS)
+check, hint, progress, quiz = LESSON.check, LESSON.hint, LESSON.progress, LESSON.quiz
 
 FAR = 2  # times the second largest effect: a point that far out would flatten all others
 PROMPTS = ("The Eiffel Tower is in the city of", "The opposite of hot is")

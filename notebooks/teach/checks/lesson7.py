@@ -17,10 +17,11 @@ from checks.frame import (
     require_same,
     require_tensor,
 )
+from checks.quiz7 import QUESTIONS
 from dysem_lab import STSData, paired_difference, score, spearman
 
-LESSON = Lesson(7, "Being sceptical")
-check, hint, progress = LESSON.check, LESSON.hint, LESSON.progress
+LESSON = Lesson(7, "Being sceptical", QUESTIONS)
+check, hint, progress, quiz = LESSON.check, LESSON.hint, LESSON.progress, LESSON.quiz
 
 Pair = tuple[str, str]
 

@@ -19,6 +19,7 @@ from checks.frame import (
     require_close,
     require_same,
 )
+from checks.quiz8 import QUESTIONS
 from checks.tools import fitted, record, tokens_of
 from dysem_lab import LensModel, PromptEncoder, STSData, capture, explain, wrap
 from dysem_lab.errors import InputError
@@ -26,8 +27,8 @@ from dysem_lab.evaluate import mean_with_interval
 from dysem_lab.models.record import norm_of, output_matrix
 from dysem_lab.questions.style import PALETTE, layout
 
-LESSON = Lesson(8, "Why are these two similar?")
-check, hint, progress = LESSON.check, LESSON.hint, LESSON.progress
+LESSON = Lesson(8, "Why are these two similar?", QUESTIONS)
+check, hint, progress, quiz = LESSON.check, LESSON.hint, LESSON.progress, LESSON.quiz
 
 
 class Run(NamedTuple):

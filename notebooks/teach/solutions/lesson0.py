@@ -1,4 +1,4 @@
-"""Solutions of lesson 0; each cell goes in place of the exercise cell with its number."""
+"""Solutions of lesson 0; each cell goes in place of the one with its number."""
 # ruff: noqa: D103, F821
 
 # %% exercise 1
@@ -30,3 +30,12 @@ check(4, control, fresh_similarity, fresh_others)
 supported = "B"
 
 check(5, supported)
+
+# %% quiz 1
+quiz(1, "b")
+
+# %% quiz 2
+quiz(2, "c")
+
+# %% quiz 3
+quiz(3, "a")

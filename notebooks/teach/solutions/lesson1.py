@@ -1,4 +1,4 @@
-"""Solutions of lesson 1; each cell goes in place of the exercise cell with its number."""
+"""Solutions of lesson 1; each cell goes in place of the one with its number."""
 # ruff: noqa: D103, F821
 
 
@@ -38,3 +38,15 @@ check(4, share, acts)
 component = "attn"
 
 check(5, component, acts)
+
+# %% quiz 1
+quiz(1, "a")
+
+# %% quiz 2
+quiz(2, "c")
+
+# %% quiz 3
+quiz(3, "b")
+
+# %% quiz 4
+quiz(4, "a")

@@ -1,4 +1,4 @@
-"""Solutions of lesson 2; each cell goes in place of the exercise cell with its number."""
+"""Solutions of lesson 2; each cell goes in place of the one with its number."""
 # ruff: noqa: D103, F821
 
 # %% exercise 1
@@ -42,3 +42,15 @@ def on_first(pattern):
 
 
 check(5, on_first, seen, layer)
+
+# %% quiz 1
+quiz(1, "b")
+
+# %% quiz 2
+quiz(2, "c")
+
+# %% quiz 3
+quiz(3, "a")
+
+# %% quiz 4
+quiz(4, "b")

@@ -1,4 +1,4 @@
-"""Solutions of lesson 3; each cell goes in place of the exercise cell with its number."""
+"""Solutions of lesson 3; each cell goes in place of the one with its number."""
 # ruff: noqa: D103, F821
 
 
@@ -40,3 +40,15 @@ def spearman(similarity, gold):
 
 
 check(5, spearman)
+
+# %% quiz 1
+quiz(1, "c")
+
+# %% quiz 2
+quiz(2, "a")
+
+# %% quiz 3
+quiz(3, "b")
+
+# %% quiz 4
+quiz(4, "c")

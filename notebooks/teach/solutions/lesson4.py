@@ -1,4 +1,4 @@
-"""Solutions of lesson 4; each cell goes in place of the exercise cell with its number."""
+"""Solutions of lesson 4; each cell goes in place of the one with its number."""
 # ruff: noqa: D103, F821
 
 
@@ -46,3 +46,15 @@ def sizes(vectors):
 
 
 check(5, sizes, vectors)
+
+# %% quiz 1
+quiz(1, "b")
+
+# %% quiz 2
+quiz(2, "a")
+
+# %% quiz 3
+quiz(3, "c")
+
+# %% quiz 4
+quiz(4, "b")

@@ -1,4 +1,4 @@
-"""Solutions of lesson 5; each cell goes in place of the exercise cell with its number."""
+"""Solutions of lesson 5; each cell goes in place of the one with its number."""
 # ruff: noqa: D103, F821
 
 
@@ -71,3 +71,15 @@ def alpha_effect(lens, sentence, position):
 
 gemma = dl.load_model("gemma-3-270m")
 check(6, alpha_effect, lens, gemma)
+
+# %% quiz 1
+quiz(1, "b")
+
+# %% quiz 2
+quiz(2, "c")
+
+# %% quiz 3
+quiz(3, "a")
+
+# %% quiz 4
+quiz(4, "b")

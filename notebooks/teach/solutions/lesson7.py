@@ -1,4 +1,4 @@
-"""Solutions of lesson 7; each cell goes in place of the exercise cell with its number."""
+"""Solutions of lesson 7; each cell goes in place of the one with its number."""
 # ruff: noqa: D103, F821
 
 
@@ -64,3 +64,15 @@ def share_of_averaging(table):
 
 
 check(6, share_of_averaging, table)
+
+# %% quiz 1
+quiz(1, "a")
+
+# %% quiz 2
+quiz(2, "c")
+
+# %% quiz 3
+quiz(3, "b")
+
+# %% quiz 4
+quiz(4, "a")

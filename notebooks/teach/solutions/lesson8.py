@@ -1,4 +1,4 @@
-"""Solutions of lesson 8; each cell goes in place of the exercise cell with its number."""
+"""Solutions of lesson 8; each cell goes in place of the one with its number."""
 # ruff: noqa: D103, F821
 
 
@@ -56,3 +56,15 @@ def gain_over_random(drops, attribution):
 
 
 check(7, gain_over_random)
+
+# %% quiz 1
+quiz(1, "c")
+
+# %% quiz 2
+quiz(2, "b")
+
+# %% quiz 3
+quiz(3, "a")
+
+# %% quiz 4
+quiz(4, "b")
