@@ -239,7 +239,7 @@ def figure(effect: Effect) -> go.Figure:
             mode="markers",
             marker={"color": colour, "symbol": symbol, "size": 10},
             name=name,
-            customdata=[html.escape(probe) for probe in effect.probes["probe"]],
+            customdata=[html.escape(probe, quote=False) for probe in effect.probes["probe"]],
             hovertemplate="%{customdata}: %{x:.4f}",
             **dumbbell,
         )
@@ -257,7 +257,7 @@ def figure(effect: Effect) -> go.Figure:
     figure.update_xaxes(range=[0, longest], showticklabels=False, showgrid=False, row=1)
     figure.update_annotations(font_size=13)
     height = tokens_height + probes_height
-    title = f"What does the contrast change? “{html.escape(effect.text[:60])}”"
+    title = f"What does the contrast change? “{html.escape(effect.text[:60], quote=False)}”"
     figure = layout(figure, title, effect.measured_on, height + MARGINS)
     return figure.update_layout(margin_b=150, legend_y=-60 / height)
 
@@ -265,7 +265,7 @@ def figure(effect: Effect) -> go.Figure:
 def _broken(probe: str) -> str:
     """Return a probe in lines that fit beside a figure."""
     lines = textwrap.wrap(probe, LINE, break_long_words=False, break_on_hyphens=False)
-    return "<br>".join(html.escape(line) for line in lines[:3])
+    return "<br>".join(html.escape(line, quote=False) for line in lines[:3])
 
 
 def caption(effect: Effect) -> str:

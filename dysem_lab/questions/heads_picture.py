@@ -161,7 +161,13 @@ def caption(table: pd.DataFrame, ablation: pd.DataFrame, n_texts: int) -> str:
     plain = ablation[ablation["which"] == PLAIN].iloc[0]
     worse = chosen[(chosen["p_holm"] < LEVEL) & (chosen["difference_high"] < 0)]
     better = chosen[(chosen["p_holm"] < LEVEL) & (chosen["difference_low"] > 0)]
-    if len(worse):
+    if len(worse) and len(better):
+        found = (
+            f"The heads whose parts tell pairs apart are needed together, not one by one: without "
+            f"{_numbers(worse)} of them the score is lower than without random heads, without "
+            f"{_numbers(better)} it is higher"
+        )
+    elif len(worse):
         found = (
             f"The heads whose parts tell pairs apart are needed: without "
             f"{_numbers(worse)} of them the score is lower than without random heads that write "

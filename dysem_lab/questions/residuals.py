@@ -175,7 +175,8 @@ def figure(table: pd.DataFrame, parts: pd.DataFrame, facts: Facts | str) -> go.F
         texts = [textwrap.shorten(row[side], WIDTH, placeholder=" …") for side in ("x", "y")]
         of_pair = parts[parts["pair"] == row["pair"]]
         heads = ", ".join(f"{_name(part)} {part['push']:+.2f}" for _, part in of_pair.iterrows())
-        said = [f"<b>{i + 1}</b>  {html.escape(texts[0])}", html.escape(texts[1])]
+        escaped = [html.escape(text, quote=False) for text in texts]
+        said = [f"<b>{i + 1}</b>  {escaped[0]}", escaped[1]]
         numbers = f"rating {row['gold']:g}, residual {row['residual']:+.2f}, pushed by"
         said.append(f"<span style='color:#666666'>{numbers}<br>{heads}</span>")
         place = {"xanchor": "left", "yanchor": "top", "align": "left", "font": {"size": 12}}

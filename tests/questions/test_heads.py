@@ -415,6 +415,15 @@ def made_ablation(difference, p=0.001):
     ("ablation", "said"),
     [
         (made_ablation(-5.0), "are needed: without 2 or 4 of them the score is lower than without"),
+        (
+            pd.concat(
+                [
+                    made_ablation(-5.0).query("n_heads != 4"),
+                    made_ablation(5.0).query("n_heads == 4"),
+                ]
+            ),
+            "without 2 of them the score is lower than without random heads, without 4 it is h",
+        ),
         (made_ablation(5.0), "are not those that the score needs: without 2 or 4 of them it is hi"),
         (made_ablation(-5.0, 0.2), "are not needed more than others: without them the score is"),
         (made_ablation(0.5), "are not needed more than others"),
