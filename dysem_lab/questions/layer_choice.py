@@ -111,7 +111,12 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
     band(drawn, blocks, table["low"], table["high"], PALETTE[1], 0.12, row=1, col=1)
     for row, (column, colour) in enumerate((("spearman", 1), ("invariance", 2)), 1):
         drawn.add_scatter(
-            *(blocks, table[column]), line_color=PALETTE[colour], showlegend=False, row=row, col=1
+            x=blocks,
+            y=table[column],
+            line_color=PALETTE[colour],
+            showlegend=False,
+            row=row,
+            col=1,
         )
     for name, symbol, label in (
         ("chosen", "circle", "chosen without labels"),
