@@ -4,7 +4,7 @@ The names of `__init__.pyi` load on first use, so importing the package is quick
 library. They are, in the order of the data flow:
 
 - texts and renderings: `load_data`, `load_transfer`, `STSData`, `LANGUAGES`, `ParallelTable`,
-  `ApertiumTranslator`, `Seq2SeqTranslator`, `CachedTranslator`, `wrap`
+  `ApertiumTranslator`, `Seq2SeqTranslator`, `CachedTranslator`, `paraphrased`, `wrap`
 - a model and its vectors: `load_model`, `presets`, `LensModel`, `untrained`, `capture`,
   `VectorStore`
 - verbs on a forward pass: `ablate`, `patch`, `contrast` (`Contrast`), `logit_lens`,
@@ -12,15 +12,16 @@ library. They are, in the order of the data flow:
 - the mathematics: `consensus_set`, `joint_set`, `joint_cosine`, `pairwise_similarity`,
   `all_pairs_similarity`, `spearman`, `score`, `score_table`, `aggregate_score`,
   `paired_difference`
-- systems: `DySem`, `ContrastivePrompting`, `PromptEncoder`, `MeanPooling`, `Echo`,
-  `ValueAggregation`, `TokenPrepending`, `SentenceBERT`, `SimCSE`, `PromptBERT`, `LLM2Vec`, all by
-  `named_systems`; what they give: `SemanticVectors`, `n_dims`; changed by what other texts have in
-  common: `Transform`; for other libraries: `sentence_encoder`, `mteb_model`, `mteb_scores`
+- systems: `DySem`, `ContrastivePrompting`, `PromptEncoder`, `MeanPooling`, `EmbedFilter`, `Echo`,
+  `GenEOL`, `ValueAggregation`, `TokenPrepending`, `SentenceBERT`, `SimCSE`, `PromptBERT`,
+  `LLM2Vec`, all by `named_systems`; what they give: `SemanticVectors`, `n_dims`; changed by what
+  other texts have in common: `Transform`; for other libraries: `sentence_encoder`, `mteb_model`,
+  `mteb_scores`
 - questions of a `Study`, each a `Finding`: `decomposition`, `random_sets`, `components`,
   `languages`, `language_overlap`, `m_sweep`, `prompt_vector`, `k_sweep`, `templates`, `layers`,
-  `main_results`, `ladder`, `honest_choice`, `stability`, `selection_frequency`, `translators`,
-  `contrast_gains`, `layer_alpha`, `output_layers`, `auxiliary_prompts`, `positions`,
-  `cp_with_dysem`, `predictions`, `stream_change`, `cost`, `transfer`, `leaderboard`,
+  `layer_choice`, `main_results`, `ladder`, `honest_choice`, `stability`, `selection_frequency`,
+  `translators`, `contrast_gains`, `layer_alpha`, `output_layers`, `auxiliary_prompts`,
+  `positions`, `cp_with_dysem`, `predictions`, `stream_change`, `cost`, `transfer`, `leaderboard`,
   `audit`, `set_ablation`, `set_interchange`, `heads`, `residuals`, `faithfulness`,
   `head_patching`
 - questions of a few texts: `explain`, `explain_difference`, `pair`, `pair_layer_curves`,

@@ -12,6 +12,8 @@ from .encoders.base import PromptEncoder as PromptEncoder
 from .encoders.contrastive import ContrastivePrompting as ContrastivePrompting
 from .encoders.dysem import DySem as DySem
 from .encoders.echo import Echo as Echo
+from .encoders.embed_filter import EmbedFilter as EmbedFilter
+from .encoders.geneol import GenEOL as GenEOL
 from .encoders.llm2vec import LLM2Vec as LLM2Vec
 from .encoders.prepending import TokenPrepending as TokenPrepending
 from .encoders.systems import named_systems as named_systems
@@ -83,6 +85,7 @@ from .questions.ladder import ladder as ladder
 from .questions.languages import language_overlap as language_overlap
 from .questions.languages import languages as languages
 from .questions.layer_alpha import layer_alpha as layer_alpha
+from .questions.layer_choice import layer_choice as layer_choice
 from .questions.layer_curves import layer_curves as layer_curves
 from .questions.layers import layers as layers
 from .questions.leaderboard import leaderboard as leaderboard
@@ -112,6 +115,7 @@ from .questions.transfer_scores import transfer_scores as transfer_scores
 from .questions.translators import translators as translators
 from .translation.apertium import ApertiumTranslator as ApertiumTranslator
 from .translation.parallel_table import ParallelTable as ParallelTable
+from .translation.paraphrases import paraphrased as paraphrased
 from .translation.seq2seq import Seq2SeqTranslator as Seq2SeqTranslator
 from .translation.translation_cache import CachedTranslator as CachedTranslator
 

@@ -64,6 +64,13 @@ def audit(
         ),
     ] = None,
     alpha: Annotated[float, typer.Option(help="Of that contrast's norm scaling.")] = 2.0,
+    paraphrases: Annotated[
+        str,
+        typer.Option(
+            help="File or folder with columns en, en-1, en-2, … of these texts; else the demo set's"
+            " on its own texts."
+        ),
+    ] = "",
     rotations: Annotated[int, typer.Option(min=1, help="Draws of everything random.")] = 20,
     pairs: Pairs = None,
     sample: Sample = None,
@@ -111,6 +118,7 @@ def audit(
         n_rotations=rotations,
         contrast=contrast,
         random_weights=fresh,
+        paraphrases=paraphrases or None,
         seed=seed,
     )
     page = verdict(finding.table)

@@ -207,6 +207,7 @@ def _leaderboard(
     )
     from dysem_lab.questions.leaderboard import published_leaderboard as papers
     from dysem_lab.questions.study import Study
+    from dysem_lab.translation.paraphrases import source_for
 
     names, languages, translator, k, aggregation = settings
     if output:
@@ -222,7 +223,8 @@ def _leaderboard(
     lens = study.lens if needs_lens(names) else None
     if lens is not None and output:
         err.print(lens.label, highlight=False, markup=False)
-    encoders = named_systems(lens, names, languages, made_by, k)
+    texts = [text for task in study.data for text in study.texts(task, "en")]
+    encoders = named_systems(lens, names, languages, made_by, k, source_for(texts))
     table = score_systems(
         encoders, study.data, store=study.store, aggregation=aggregation, seed=drawn["seed"]
     )

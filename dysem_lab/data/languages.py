@@ -1,8 +1,15 @@
-"""The twelve candidate languages of the DySem paper (Section 4.1, "languages")."""
+"""The twelve candidate languages of the DySem paper (Section 4.1, "languages"), and paraphrases.
 
+A paraphrase is a rendering in the text's own language. It has a code of its own, as a translation
+has: "en-1" is the first paraphrase of texts in "en". Wherever codes of languages are given, such
+codes may be among them.
+"""
+
+import re
 from typing import NamedTuple
 
-from dysem_lab.inputs import one_of
+from dysem_lab.errors import InputError
+from dysem_lab.inputs import at_least, one_of
 
 
 class Language(NamedTuple):
@@ -40,6 +47,29 @@ LANGUAGES: dict[str, Language] = {
 }
 
 
+_PARAPHRASE = re.compile(r"([a-z]{2,3})-[1-9][0-9]?")
+
+
 def language(code: str) -> Language:
-    """Return the language with this code, which is one of the twelve."""
-    return LANGUAGES[one_of(code, LANGUAGES, "language")]
+    """Return the language that a code stands for, which is one of the twelve.
+
+    The language of paraphrases, such as "en-1", is that of the texts.
+    """
+    return LANGUAGES[one_of(language_of(code), LANGUAGES, "language")]
+
+
+def language_of(code: str) -> str:
+    """Return the language that texts under a code are in: "en" of "en" and of "en-1"."""
+    found = _PARAPHRASE.fullmatch(code) if isinstance(code, str) else None
+    return found[1] if found else code
+
+
+def paraphrase_codes(n: int, code: str = "en") -> list[str]:
+    """Return the codes of the first n paraphrases of texts in a language: "en-1", "en-2", ….
+
+    Raises:
+        InputError: n is no whole number from 0 to 99.
+    """
+    if at_least(n, 0, "the number of paraphrases") > 99:
+        raise InputError(f"there can be at most 99 paraphrases of a text, got {n}")
+    return [f"{code}-{i + 1}" for i in range(n)]

@@ -255,6 +255,7 @@ class LensEncoder(Encoder):
     needs_lens = True
     lens: LensModel
     templates: Sequence[str] = ("none",)  # what is read is the mean over their prompts
+    weighted_sum: bool = True  # v(x) is the sum of what is read in the views, by their weights
     _place: Place  # what is read at
 
     @abstractmethod

@@ -9,12 +9,15 @@ from dysem_lab.encoders.base import Encoder, MeanPooling, PromptEncoder
 from dysem_lab.encoders.contrastive import ContrastivePrompting
 from dysem_lab.encoders.dysem import DySem
 from dysem_lab.encoders.echo import Echo
+from dysem_lab.encoders.embed_filter import EmbedFilter
+from dysem_lab.encoders.geneol import GenEOL
 from dysem_lab.encoders.llm2vec import LLM2Vec
 from dysem_lab.encoders.prepending import TokenPrepending
 from dysem_lab.encoders.trained import PromptBERT, SentenceBERT, SimCSE
 from dysem_lab.errors import InputError, ModelError, choices
 from dysem_lab.inputs import names_of
 from dysem_lab.models.lens import LensModel
+from dysem_lab.translation.paraphrases import Paraphrases
 from dysem_lab.translation.translate import Translator
 
 # Every encoder that can be saved, by the name that it has in a file.
@@ -24,6 +27,8 @@ ENCODERS: dict[str, type[Encoder]] = {
         ContrastivePrompting,
         DySem,
         Echo,
+        EmbedFilter,
+        GenEOL,
         LLM2Vec,
         MeanPooling,
         PromptBERT,
@@ -53,6 +58,7 @@ TRAINING_FREE: dict[str, Callable[[LensModel], Encoder]] = {
     "knowledge": lambda lens: PromptEncoder(lens, "knowledge"),
     "ck": lambda lens: PromptEncoder(lens, "ck", output_of(lens)),
     "metaeol": lambda lens: PromptEncoder(lens, "metaeol"),
+    "embed_filter": EmbedFilter,
     "echo": Echo,
     "va": lambda lens: ValueAggregation(lens, "va"),
     "wva": lambda lens: ValueAggregation(lens, "wva"),
@@ -76,6 +82,7 @@ DYSEM: dict[str, Mapping[str, Any]] = {
     "dysem_english_source": {"setting": "english", "vector": "source"},
     "dysem_resid": {"setting": "language-specific", "vector": "mean", "component": "resid"},
 }
+PARAPHRASED: dict[str, Mapping[str, Any]] = {"geneol": {}}
 TRAINED: dict[str, Callable[[], Encoder]] = {
     "minilm": lambda: SentenceBERT("all-minilm-l6-v2"),
     "sbert": SentenceBERT,
@@ -84,7 +91,7 @@ TRAINED: dict[str, Callable[[], Encoder]] = {
     "promptbert": lambda: PromptBERT(supervised=False),
     "promptbert_sup": lambda: PromptBERT(supervised=True),
 }
-NAMES = (*TRAINING_FREE, *DYSEM, *TRAINED)
+NAMES = (*TRAINING_FREE, *PARAPHRASED, *DYSEM, *TRAINED)
 
 
 def needs_lens(names: str | Sequence[str]) -> bool:
@@ -92,15 +99,26 @@ def needs_lens(names: str | Sequence[str]) -> bool:
     return any(name not in (*TRAINED, "trained") for name in names_of(names))
 
 
-def chosen_names(names: str | Sequence[str], languages: str | Sequence[str]) -> list[str]:
+def chosen_names(
+    names: str | Sequence[str], languages: str | Sequence[str], paraphrased: bool = False
+) -> list[str]:
     """Return the names that `named_systems` makes systems of; no model is needed for that.
+
+    Args:
+        names: As there.
+        languages: As there.
+        paraphrased: Whether there are paraphrases.
 
     Raises:
         InputError: A name that does not exist.
     """
     several = len(names_of(languages, "language")) > 1
     groups = {
-        "all": [*TRAINING_FREE, *(DYSEM if several else ())],
+        "all": [
+            *TRAINING_FREE,
+            *(PARAPHRASED if paraphrased else ()),
+            *(DYSEM if several else ()),
+        ],
         "trained": list(TRAINED),
     }
     chosen = [name for each in names_of(names, "method") for name in groups.get(each, [each])]
@@ -116,6 +134,7 @@ def named_systems(
     languages: Sequence[str] = ("en",),
     translator: Translator | None = None,
     k: int | float = 0.25,
+    paraphrases: Paraphrases | None = None,
 ) -> dict[str, Encoder]:
     """Return systems by name, each at the settings of its paper for LLaMA2-7B.
 
@@ -124,11 +143,12 @@ def named_systems(
     Args:
         lens: The model of the training-free ones; None where there is none of them.
         names: Names of `NAMES`; "all" is every training-free one, in the order of the papers, with
-            DySem where there are two languages or more; "trained" is every trained one, whose
-            weights come from the hub, but for "minilm".
+            DySem where there are two languages or more, and GenEOL where there are paraphrases;
+            "trained" is every trained one, whose weights come from the hub, but for "minilm".
         languages: Of DySem's consensus.
         translator: Of DySem; None takes the renderings of the data.
         k: Of DySem; 0.25 is the paper's 1024 of 4096.
+        paraphrases: Of GenEOL, as for `dysem_lab.paraphrased`; None takes those of the data.
 
     Raises:
         InputError: A name that does not exist, or no model for a training-free system.
@@ -140,7 +160,7 @@ def named_systems(
     if lens is None and needs_lens(names):
         raise InputError(f"{names!r} needs a model; give one of load_model")
     languages = names_of(languages, "language")
-    chosen = chosen_names(names, languages)
+    chosen = chosen_names(names, languages, paraphrases is not None)
     made: dict[str, Encoder] = {}
     failed: dict[str, ModelError] = {}
     for name in chosen:
@@ -153,6 +173,8 @@ def named_systems(
         assert lens is not None
         if name in DYSEM:
             made[name] = DySem(lens, languages, translator, k, **DYSEM[name])
+        elif name in PARAPHRASED:
+            made[name] = GenEOL(lens, translator=paraphrases, **PARAPHRASED[name])
         else:
             made[name] = TRAINING_FREE[name](lens)
     for name, reason in failed.items():

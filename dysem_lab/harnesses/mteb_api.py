@@ -30,7 +30,7 @@ import pandas as pd
 from jaxtyping import Float
 from torch import nn
 
-from dysem_lab.data.languages import LANGUAGES
+from dysem_lab.data.languages import LANGUAGES, language_of
 from dysem_lab.encoders.base import Encoder
 from dysem_lab.encoders.checkpoints import optional_package
 from dysem_lab.errors import InputError, choices
@@ -254,7 +254,7 @@ def _described(model: SentenceEncoder) -> dict[str, Any]:
         "release_date": date,
         "languages": [
             LANGUAGES[code].nllb.replace("_", "-")
-            for code in dict.fromkeys(["en", *encoder.languages])
+            for code in dict.fromkeys(["en", *map(language_of, encoder.languages)])
         ],
         "max_tokens": model.max_seq_length,
         "embed_dim": model.get_embedding_dimension(),

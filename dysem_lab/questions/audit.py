@@ -53,6 +53,7 @@ from dysem_lab.questions.style import (
     side_by_side,
 )
 from dysem_lab.questions.verdict import caption
+from dysem_lab.translation.paraphrases import N_WRITTEN, Paraphrases, paraphrased, source_for
 
 SCORES = ("spearman", "low", "high")
 DIFFERENCES = ("difference", "difference_low", "difference_high")
@@ -74,6 +75,7 @@ def audit(
     n_rotations: int = 20,
     contrast: Contrast | None = None,
     random_weights: Study | None = None,
+    paraphrases: Paraphrases | None = None,
     seed: int = 0,
 ) -> Finding:
     """Put every control beside DySem, and say which part of its gain remains.
@@ -91,6 +93,9 @@ def audit(
         contrast: Of Contrastive Prompting, whose plain cosine is put beside it.
         random_weights: A study of the same data and a model of the same shape that was never
             trained; without it that control is left out.
+        paraphrases: In the place of m languages, the English text and m − 1 paraphrases, at most
+            4: from a source as for `dysem_lab.paraphrased`. None takes those of the demo set on
+            texts of the demo set, and leaves that control out on others.
         seed: The first draw, and the bootstraps.
 
     Returns:
@@ -106,6 +111,7 @@ def audit(
     Raises:
         InputError: Several tasks, a name that the study does not have, k out of range, no draws,
             fewer than two other texts to fit on, or random weights of another shape or data.
+        MissingTranslationError: The given paraphrases lack one of a text.
     """
     at_least(n_rotations, 1, "n_rotations")
     task, codes = only_task(study), names_of(languages, "language")
@@ -119,8 +125,10 @@ def audit(
     untrained = None
     if random_weights is not None:
         untrained = random_weights.prompted(prompts[0], setting, read)
-    copies = _copies(study.prompted(prompts[0], setting, ["en"]), len(codes) - 1, seed)
-    needs = [part.needs(component) for part in (asked, other, english, *copies)]
+    one_prompt = study.prompted(prompts[0], setting, ["en"])
+    copies = _copies(one_prompt, len(codes) - 1, seed)
+    rephrased, by = _rephrased(one_prompt, len(codes) - 1, paraphrases)
+    needs = [part.needs(component) for part in (asked, other, english, *copies, *rephrased)]
     if contrast is not None:
         needs += [part.needs(component, contrasts=contrast) for part in steered]
     if untrained is not None:
@@ -142,9 +150,13 @@ def audit(
         contrasted = x, y[kept]
     views = torch.stack([english_of(english, template=name) for name in prompts], dim=1)
     shortened = torch.stack([of.english, *map(english_of, copies)], dim=1)
+    reworded = next((part.vectors(only_task(part), component) for part in rephrased), None)
     size = resolve_k(k, of.english.shape[1])
     rows = chain(
-        _rows(of, to_fit, size, range(seed, seed + n_rotations), contrasted, views, shortened),
+        _rows(
+            *(of, to_fit, size, range(seed, seed + n_rotations)),
+            *(contrasted, views, shortened, reworded),
+        ),
         [_untrained(vectors_of(_same(untrained, asked)) if untrained else None, size)],
         _floors(asked, [other.texts(only_task(other), "en")[i] for i in kept]),
         _parts(asked.data[task], of),
@@ -158,6 +170,7 @@ def audit(
         k=k,
         contrast=str(contrast) if contrast else None,
         fitted_on=fitted_on,
+        paraphrases=by,
         n_rotations=n_rotations,
         seed=seed,
     )
@@ -191,6 +204,18 @@ def _copies(english: Study, n: int, seed: int) -> list[Study]:
     return made
 
 
+def _rephrased(
+    english: Study, n: int, paraphrases: Paraphrases | None
+) -> tuple[list[Study], str | None]:
+    """Return the study of the English texts and n paraphrases, if there are such; and whose."""
+    task = only_task(english)
+    by = source_for(english.texts(task, "en"), paraphrases)
+    if by is None or n < 1:
+        return [], None
+    pairs = paraphrased(english.data[task], by, min(n, N_WRITTEN))
+    return [english.on({task: pairs}, languages=pairs.languages)], by.name
+
+
 def _same(untrained: Study, study: Study) -> Study:
     """Return the study of random weights, once it is known to differ in nothing else."""
     task = only_task(study)
@@ -210,6 +235,7 @@ def _rows(
     contrasted: tuple[Tensor, Tensor] | None,
     prompts: Float[Tensor, "n views d"],
     copies: Float[Tensor, "n m d"] | None = None,
+    paraphrases: Float[Tensor, "n views d"] | None = None,
 ) -> Iterator[Row]:
     """Yield the controls that are made of vectors."""
     yield from methods(of, k, contrasted)
@@ -217,7 +243,7 @@ def _rows(
     yield from transforms(of, fit, max(1, round(float(chosen))))
     yield from coordinates(of, fit, k, draws)
     yield from choices_of_sets(of, fit, k, draws)
-    yield from views(of, k, draws, prompts, copies)
+    yield from views(of, k, draws, prompts, copies, paraphrases)
 
 
 def _untrained(of: Vectors | None, k: int) -> Row:

@@ -125,6 +125,9 @@ CONTROLS = {
     "dropped words": Control(
         "views", "DySem on copies of English without some words", "translation or averaging?"
     ),
+    "paraphrases": Control(
+        "views", "DySem on paraphrases in place of languages", "translation or averaging?"
+    ),
     "shuffled translations": Control(
         "views", "DySem with other texts' translations", "do translations have to be right?"
     ),
@@ -138,6 +141,7 @@ CONTROLS = {
     ),
     "length difference": Control("floor", "−| |x| − |y| | in words", "is it the length?"),
 }
+VIEWS = [name for name, control in CONTROLS.items() if control.group == "views"]
 
 
 class Vectors(NamedTuple):
@@ -268,11 +272,12 @@ def views(
     draws: Sequence[int],
     prompts: Float[Tensor, "n views d"] | None = None,
     copies: Float[Tensor, "n m d"] | None = None,
+    paraphrases: Float[Tensor, "n views d"] | None = None,
 ) -> Iterator[Row]:
     """Yield DySem with other views of a text than its translations."""
     vector, m = _last(of), of.languages.shape[1]
     if m == 1:
-        for name in ("English prompts", "dropped words", "shuffled translations"):
+        for name in VIEWS:
             yield Row(name, vector, [], "there is one language")
         return
     if prompts is None or prompts.shape[1] < 2:
@@ -283,6 +288,12 @@ def views(
     if copies is not None:
         said = f"{m - 1} copies, each word left out with probability {P_DROPPED}, and the text"
         yield Row("dropped words", "mean", [dysem(Vectors(copies, of.english), k, "mean")], said)
+    if paraphrases is None:
+        yield Row("paraphrases", vector, [], "none of these texts are there; give paraphrases=")
+    else:
+        said = f"the text and {paraphrases.shape[1] - 1} paraphrases for {m} languages"
+        alone = dysem(Vectors(paraphrases, of.english), k, "mean")
+        yield Row("paraphrases", "mean", [alone], said)
     scored = []
     for draw in draws:
         generator = torch.Generator().manual_seed(draw)

@@ -37,16 +37,19 @@ from dysem_lab.questions.needs import prepare
 from dysem_lab.questions.published import AVERAGE, N_PAIRS, SENTEVAL_SICKR, published
 from dysem_lab.questions.study import Study
 from dysem_lab.questions.style import PALETTE, SCORE, error_bar, interval, layout
+from dysem_lab.translation.paraphrases import Paraphrases, source_for
 from dysem_lab.translation.translate import Translator
 
 FORMATS = ("markdown", "latex", "csv", "json")
 FREE, LEARNED = "training-free", "trained"
 DESCRIBED = ["system", "method", "kind", "model", "settings", "passes", "blocks"]
+OTHER = "#8C564B"  # the palette's seven are taken
 # Group and colour of a system, by its name; or by a part of it that begins with a space.
 GROUPS = {
     " DySem": ("DySem", PALETTE[0]),
     " + CP": ("Contrastive Prompting", PALETTE[2]),
     " + TP": ("Token Prepending", PALETTE[3]),
+    " + GenEOL": ("GenEOL", OTHER),
     **dict.fromkeys(("VA", "WVA", "AlignedWVA"), ("value aggregation", PALETTE[5])),
     "mean pooling": ("mean pooling", PALETTE[6]),
     "Echo": ("Echo", PALETTE[4]),
@@ -62,6 +65,7 @@ def leaderboard(
     *,
     translator: Translator | None = None,
     k: int | float = 0.25,
+    paraphrases: Paraphrases | None = None,
     aggregation: str = "all",
     n_timed: int = 32,
     seed: int = 0,
@@ -74,6 +78,8 @@ def leaderboard(
         languages: 𝓛 of DySem; None is the study's.
         translator: Makes the renderings; None takes those of the data.
         k: DySem's dimensions, or fraction of d.
+        paraphrases: Of GenEOL, from a source as for `dysem_lab.paraphrased`; None takes those of
+            the demo set on its own texts, and leaves GenEOL out of "all" on others.
         aggregation: As for `score_systems`.
         n_timed: As for `score_systems`.
         seed: As for `score_systems`.
@@ -86,8 +92,10 @@ def leaderboard(
     """
     codes = study.languages if languages is None else names_of(languages, "language")
     prepare(study.needs("attn"), runs_the_model=True)
+    texts = [text for task in study.data for text in study.texts(task, "en")]
+    by = source_for(texts, paraphrases)
     scores = score_systems(
-        named_systems(study.lens, methods, codes, translator, k),
+        named_systems(study.lens, methods, codes, translator, k, by),
         study.data,
         store=study.store,
         aggregation=aggregation,
@@ -96,7 +104,8 @@ def leaderboard(
     )
     asked = {"methods": methods, "languages": codes, "k": k, "aggregation": aggregation}
     renderings = "of the data" if translator is None else translator.name
-    facts = facts_of(study, **asked, translator=renderings, n_timed=n_timed, seed=seed)
+    made_by = {"translator": renderings, "paraphrases": by.name if by else None}
+    facts = facts_of(study, **asked, **made_by, n_timed=n_timed, seed=seed)
     return Finding("leaderboard", scores, figure(scores, facts), caption(scores), facts)
 
 

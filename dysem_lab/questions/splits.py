@@ -98,7 +98,9 @@ class Split:
 
 def in_parts(encoder: Encoder) -> TypeGuard[LensEncoder]:
     """Return whether an encoder's vectors are the sums of parts that a pass writes."""
-    return isinstance(encoder, LensEncoder) and encoder.place.component in SPLITS
+    if not isinstance(encoder, LensEncoder) or not encoder.weighted_sum:
+        return False
+    return encoder.place.component in SPLITS
 
 
 def split_texts(

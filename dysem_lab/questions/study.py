@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from dysem_lab.data.languages import language_of
 from dysem_lab.data.sts import STSData, available_languages, load_data
 from dysem_lab.display import card
 from dysem_lab.encoders.contrastive import check_output
@@ -203,16 +204,27 @@ class Study:
         return other
 
     def on(
-        self, data: str | Path | STSData | Mapping[str, STSData], split: str = "test"
+        self,
+        data: str | Path | STSData | Mapping[str, STSData],
+        split: str = "test",
+        languages: Sequence[str] | None = None,
     ) -> "Study":
         """Return a study of the same model and prompts on other pairs, such as those to fit on.
 
+        Args:
+            data: As for the class.
+            split: As there.
+            languages: Codes wanted; None is those of this study.
+
         Raises:
-            InputError: A language of this study that they do not have.
+            InputError: A language that they do not have.
             DataError: As for `dysem_lab.load_data`.
         """
         other = copy(self)
-        other.data = _loaded(data, None, split, self.languages)
+        if languages is not None:
+            other.languages = names_of(languages, "language")
+            other._check_prompts()
+        other.data = _loaded(data, None, split, other.languages)
         other.sampling = {"pairs": None, "sample": None, "seed": None}
         other._wrapped = {}
         return other
@@ -444,6 +456,8 @@ def _loaded(
     names: list[str | None] = list(tasks) if tasks else [None]
     there = {task: available_languages(data, task, split) for task in names}
     if all(there.values()):  # otherwise loading says which files it looked for
+        rephrased = [code for code in codes if language_of(code) != code]  # as it does of these
+        there = {task: (*of, *rephrased) for task, of in there.items()}
         _check_languages(codes, {task or Path(data).name: of for task, of in there.items()})
     loaded = {}
     for task, of_task in there.items():

@@ -32,6 +32,8 @@ COLOURS = {
     "english, mean": "#0072B2",
     "language-specific, source": "#E69F00",
     "language-specific, mean": "#D55E00",
+    "paraphrases, source": "#CC79A7",
+    "paraphrases, mean": "#009E73",
     "english": "#0072B2",
     "language-specific": "#D55E00",
     "prompteol": "#0072B2",

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import pandas as pd
 import plotly.graph_objects as go
 
+from dysem_lab.data.languages import paraphrase_codes
 from dysem_lab.encoders.settings import VECTORS
 from dysem_lab.prompts import TEMPLATE_NAMES
 from dysem_lab.questions.finding import Facts, Finding, facts_of
@@ -29,31 +30,60 @@ from dysem_lab.questions.style import (
     over,
     rows_of,
 )
+from dysem_lab.translation.paraphrases import N_WRITTEN, Paraphrases, paraphrased, source_of
+from dysem_lab.translation.translate import Translator
+
+PARAPHRASES = "paraphrases"  # in the place of a prompt setting
 
 
 def m_sweep(
-    study: Study, *, k: int | float = 1024, component: str = "attn", seed: int = 0
+    study: Study,
+    *,
+    k: int | float = 1024,
+    component: str = "attn",
+    paraphrases: Paraphrases | None = None,
+    seed: int = 0,
 ) -> Finding:
     """How many languages? DySem for each m, languages added best first.
+
+    With paraphrases it also asks "m languages or m paraphrases?": the English text and its
+    paraphrases, in English prompts, are added best first as languages are.
 
     Args:
         study: Its tasks and prompt settings; its first template is used.
         k: Dimensions per text, or fraction of d.
         component: Internal vector.
+        paraphrases: Where four paraphrases of each text are from, as for `dysem_lab.paraphrased`;
+            their rows have "paraphrases" as ``setting``. None asks about languages alone.
         seed: Of the bootstraps.
 
-    Source: DySem Figures 6 and 13–16.
+    Source: DySem Figures 6 and 13–16; paraphrases are a control of our own.
     """
-    prepare(study.needs(component))
-    facts = facts_of(study, component=component, k=k, seed=seed)
-    scores = grid(study, [k], components=[component], seed=seed)
+    by = None if paraphrases is None else source_of(paraphrases)
+    studies = {"": study} if by is None else {"": study, PARAPHRASES: _rephrased(study, by)}
+    prepare(*(each.needs(component) for each in studies.values()))
+    named = by.name if by else None
+    facts = facts_of(study, component=component, k=k, paraphrases=named, seed=seed)
+    tables = [grid(each, [k], components=[component], seed=seed) for each in studies.values()]
+    for name, part in zip(studies, tables, strict=True):
+        part["setting"] = name or part["setting"]
+    scores = pd.concat(tables, ignore_index=True)
     return Finding("m_sweep", scores, m_sweep_figure(scores, facts), m_sweep_caption(scores), facts)
+
+
+def _rephrased(study: Study, by: Translator) -> Study:
+    """Return the study of the English texts and their paraphrases, in English prompts."""
+    codes = ["en", *paraphrase_codes(N_WRITTEN)]
+    data = {task: paraphrased(pairs, by) for task, pairs in study.data.items()}
+    return study.on(data, languages=codes).prompted(settings="english")
 
 
 def m_sweep_figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
     """Return the score against the number of languages, one line per prompt setting and vector."""
     figure = curves(named_settings(table), "m", "method", "task")
-    figure.update_xaxes(title="m, languages in the consensus", dtick=1)
+    several = PARAPHRASES in set(table["setting"])
+    what = "languages, or the text and m − 1 paraphrases," if several else "languages"
+    figure.update_xaxes(title=f"m, {what} in the consensus", dtick=1)
     figure.update_yaxes(title=SCORE, col=1)
     height = 300 * rows_of(table["task"].unique()) + 260
     return layout(figure, "How many languages?", facts, height)
@@ -64,8 +94,8 @@ def m_sweep_caption(table: pd.DataFrame) -> str:
 
     Means are over the tasks that have the most languages, so that every m is on the same ones.
     """
-    longest = table.groupby("task")["m"].transform("max")
-    table = table[longest == table["m"].max()]
+    most = table[table["setting"] != PARAPHRASES].groupby("task")["m"].max()
+    table = table[table["task"].isin(most.index[most == most.max()])]
     parts = []
     for (setting, vector), part in table.groupby(["setting", "vector"], sort=False):
         mean = part.groupby("m")[["spearman", "n_dims"]].mean()

@@ -23,7 +23,7 @@ from dysem_lab.errors import DataError, InputError, MissingTranslationError
 from dysem_lab.inputs import listed, names_of, path_of
 from dysem_lab.translation.translate import asked, required_renderings
 
-_CODE = re.compile(r"[a-z]{2,3}(-[A-Za-z]{2,4})?")
+_CODE = re.compile(r"[a-z]{2,3}(-[A-Za-z]{2,4}|-[1-9][0-9]?)?")  # "zh", "zh-TW", "en-1"
 _COLUMNS = {False: ("text",), True: ("sentence1", "sentence2")}  # of texts, of pairs
 SPLITS = frozenset(("train", "dev", "test", "trial", "valid", "val", "validation"))
 
@@ -34,7 +34,7 @@ class ParallelTable:
     Args:
         columns: Language code → texts, aligned by position; a mapping or a table. A text that
             occurs twice takes the first rendering that it has; an empty entry is a missing
-            translation.
+            translation. Paraphrases are renderings too, by codes such as "en-1" and "en-2".
         name: What to call the table in messages and in the cache.
 
     Raises:

@@ -1,6 +1,7 @@
 """The audit: controls against loops, its words on made-up vectors, and on a tiny model."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ from typer.testing import CliRunner
 
 import dysem_lab as dl
 from dysem_lab.cli import cli
-from dysem_lab.errors import InputError
+from dysem_lab.errors import InputError, MissingTranslationError
 from dysem_lab.evaluate import holm, paired_difference, score
 from dysem_lab.models.store import VectorStore
 from dysem_lab.questions import audit, floors
@@ -157,7 +158,7 @@ def test_copies_without_words_are_dysem_on_them():
     alone = dysem(Vectors(copies, x[:, 0]), 5, "mean")
     torch.testing.assert_close(found["dropped words"].draws[0][0], alone[0])
     one = {row.control: row for row in views(of(x[:, :1].numpy()), 5, range(1), None, None)}
-    assert one["dropped words"].note == "there is one language"
+    assert one["dropped words"].note == one["paraphrases"].note == "there is one language"
 
 
 def test_holms_correction_by_hand():
@@ -355,6 +356,55 @@ def test_the_whole_question_on_a_tiny_model(study, tmp_path):
     assert verdict(saved.fillna({"vector": "", "note": ""})) == verdict(table)
     ticks = finding.figure.layout.yaxis.ticktext
     assert set(table.loc[table["spearman"].notna(), "control"]) <= set(ticks)
+
+
+def test_paraphrases_are_dysem_on_the_text_and_as_many_as_there_are_languages(study):
+    options = {"k": 6, "n_rotations": 1}
+    finding = dl.audit(study, LANGUAGES, **options)
+    row = finding.table.set_index("control").loc["paraphrases"]
+    data = dl.load_data("demo", languages=["en", "en-1", "en-2"]).head(36)
+    encoder = dl.DySem(study.lens, data.languages, k=6, setting="english")
+    renderings = {code: data.texts(code) for code in data.languages}
+    encoded = encoder.encode_renderings(renderings, progress=False)
+    similarity = encoder.similarity_pairwise(encoded[:36], encoded[36:])
+    for name, value in score(similarity, data.gold, row["n_dims"]).items():
+        assert row[name] == pytest.approx(value, abs=0.05), name
+    assert (row["group"], row["vector"]) == ("views", "mean")
+    assert row["note"] == "the text and 2 paraphrases for 3 languages"
+    assert finding.facts.settings["paraphrases"].startswith("demo set ")
+    page = verdict(finding.table)
+    assert "paraphrases (the text and 2 paraphrases for 3 languages)" in page
+    # Those of a table, which are the texts again: three equal views are the plain consensus.
+    texts = data.texts("en")
+    again = dl.ParallelTable({"en": texts, "en-1": texts, "en-2": texts}, "again")
+    table = dl.audit(study, LANGUAGES, paraphrases=again, **options).table
+    alone = dl.audit(study, ["en"], **options).table.iloc[0]
+    found = table.set_index("control").loc["paraphrases"]
+    assert found["spearman"] == pytest.approx(alone["spearman"], abs=0.05)
+    fewer = dl.ParallelTable({"en": texts, "en-1": texts})
+    with pytest.raises(MissingTranslationError, match="no language 'en-2'"):
+        dl.audit(study, LANGUAGES, paraphrases=fewer, **options)
+
+
+def test_of_texts_without_paraphrases_the_control_is_left_out_with_a_word(study):
+    data = study.data["demo"]
+    first, second = data.sentences["en"]
+    other = replace(
+        data, sentences={**data.sentences, "en": ([f"{t} Yes." for t in first], second)}
+    )
+    finding = dl.audit(study.on({"demo": other}), LANGUAGES, k=6, n_rotations=1)
+    row = finding.table.set_index("control").loc["paraphrases"]
+    assert np.isnan(row["spearman"])
+    assert finding.facts.settings["paraphrases"] is None
+    said = "paraphrases (none of these texts are there; give paraphrases=)"
+    assert said in verdict(finding.table).split("Not tried: ")[1]
+
+
+def test_more_languages_than_paraphrases_are_said(tiny_lens, store):
+    codes = ["en", "fr", "de", "es", "it", "pt"]
+    study = dl.Study(tiny_lens, "demo", languages=codes, pairs=12, store=store)
+    table = dl.audit(study, codes, k=6, n_rotations=1).table.set_index("control")
+    assert table.loc["paraphrases", "note"] == "the text and 4 paraphrases for 6 languages"
 
 
 def test_with_english_alone_the_vector_is_the_source(study):

@@ -13,7 +13,7 @@ import torch
 from scipy.stats import spearmanr
 
 import dysem_lab as dl
-from dysem_lab.encoders.systems import DYSEM, NAMES, TRAINED, TRAINING_FREE
+from dysem_lab.encoders.systems import DYSEM, NAMES, PARAPHRASED, TRAINED, TRAINING_FREE
 from dysem_lab.errors import InputError
 from dysem_lab.models.record import counted
 from dysem_lab.models.store import VectorStore
@@ -111,6 +111,28 @@ def test_a_translator_is_used_in_place_of_the_data_s_renderings(tiny_lens, data)
     plain = dl.DySem(tiny_lens, ["en", "fr"], k=0.25)
     both = dl.score_systems({"a": other, "b": plain}, {"one": data["one"]}, n_timed=0)
     assert both["spearman"][0] != both["spearman"][1]
+
+
+def test_geneol_is_there_where_paraphrases_are(tiny_lens, tmp_path):
+    store = VectorStore(tmp_path / "v.sqlite")
+    study = dl.Study(tiny_lens, "demo", pairs=12, store=store)
+    finding = dl.leaderboard(study, ["prompteol", "geneol"], n_timed=0)
+    row = finding.table.set_index("system").loc["geneol"]
+    assert row["method"] == "PromptEOL + GenEOL (4 paraphrases)"
+    assert '"translator": "demo set ' in row["settings"]
+    data = dl.load_data("demo", languages=["en", *(f"en-{i}" for i in (1, 2, 3, 4))]).head(12)
+    one = dl.PromptEncoder(tiny_lens)
+    read = [one.encode(data.texts(code), progress=False).vectors for code in data.languages]
+    mean = torch.stack(read).mean(0)
+    similarity = torch.nn.functional.cosine_similarity(mean[:12], mean[12:])
+    expected = 100 * spearmanr(similarity, data.gold).statistic
+    assert row["spearman"] == pytest.approx(expected, abs=0.05)
+    assert finding.facts.settings["paraphrases"].startswith("demo set ")
+    other = {
+        "t": data.__class__(**{**data.__dict__, "sentences": {"en": (["A."] * 12, ["B."] * 12)}})
+    }
+    alone = dl.score_systems(dl.named_systems(tiny_lens, "geneol"), other, n_timed=0)
+    assert "no paraphrase 'en-1' of 24 texts" in alone["note"][0]
 
 
 def test_aggregation_is_recorded_and_matters(tiny_lens, data):
@@ -223,6 +245,9 @@ def test_every_name_makes_a_system_with_the_paper_s_settings(tmp_path_factory, t
     assert made["wva"].width == 4 * 16
     assert made["dysem"].k == 0.25
     assert not set(dl.named_systems(lens, "all")) & set(DYSEM), "one language is no consensus"
+    rephrased = dl.named_systems(lens, "all", paraphrases="demo")
+    assert list(rephrased) == [*TRAINING_FREE, *PARAPHRASED]
+    assert rephrased["geneol"].passes == 5
     names = [each.name for each in made.values()]
     assert len(set(names)) == len(names), "no two rows of a table are called the same"
 

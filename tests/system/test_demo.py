@@ -55,9 +55,10 @@ def numbers(text: str) -> list[int]:
     return sorted(int(digits) for digits in re.findall(r"\d+", joined))
 
 
-def test_there_is_one_file_for_each_language_of_the_paper_and_no_other():
+def test_there_is_one_file_for_each_language_of_the_paper_and_each_paraphrase():
     files = {path.name for path in paths.demo_dir().iterdir() if path.suffix == ".csv"}
-    assert files == {f"test.{code}.csv" for code in CODES}
+    rephrased = {f"test.en-{i}.csv" for i in (1, 2, 3, 4)}  # see tests/system/test_paraphrases.py
+    assert files == {f"test.{code}.csv" for code in CODES} | rephrased
     assert set(LANGUAGES) == set(CODES)
 
 
