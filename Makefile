@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 NOTEBOOKS := $(shell git ls-files '*.ipynb' 2>/dev/null)
 STRIP_KEYS := metadata.papermill metadata.widgets cell.metadata.papermill cell.metadata.execution metadata.language_info
 
-.PHONY: figures gallery test lab app docs check format lock clean
+.PHONY: figures gallery test bench lab app docs check format lock clean
 
 figures: $(INSTALLED)  ## Run the first figure notebook into figures/; ARGS="--data stsb …" goes to the batch job
 	$(BIN)/dysem-lab figures $(or $(ARGS),--only 01)
@@ -20,6 +20,9 @@ SHAPES := tests/notebooks/test_every_notebook.py
 test: $(INSTALLED)  ## Run the tests; ARGS="-k capture" goes to pytest
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(or $(ARGS),--ignore $(SHAPES))
 	$(if $(ARGS),,DYSEM_LAB_SHAPES=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 $(SHAPES))
+
+bench: $(INSTALLED)  ## Search beside plain scans, into benchmarks/retrieval.md; ARGS="--sizes 300000"
+	$(BIN)/python benchmarks/retrieval.py --out benchmarks/retrieval $(ARGS)
 
 lab: $(INSTALLED)  ## Open JupyterLab on the notebooks
 	$(BIN)/jupyter lab --ServerApp.root_dir=notebooks

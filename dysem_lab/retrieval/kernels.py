@@ -8,7 +8,8 @@ S(y), sparse. With U = S(x) ∪ S(y) every sum over U is one over S(x) and one o
     ‖x‖²_U   = ‖x‖²_{S(x)}                    +  Σ_{j∈S(y)} (x off S(x))_j²
 
 Only the columns of S(x) are read, and the sparse rows. ‖x‖²_U needs a second look at each sparse
-row, so it is taken where ‖x‖_U ≥ ‖x‖_{S(x)} does not show already that a row is none of the k best.
+row, so it is taken where ‖x‖_{S(x)} ≤ ‖x‖_U ≤ ‖x‖ does not show already that a row is none of the k
+best.
 
 What is computed in float32 only says which rows can be left out, by a margin that is a bound of its
 rounding; each of the others is computed again in float64. So scores and ranks are those of float64.
@@ -43,9 +44,19 @@ class Query(NamedTuple):
     x: np.ndarray  # float64 [d]
     outside2: np.ndarray  # x² off S(x), 0 on it, float64 [d]
     inside2: float  # ‖x‖²_{S(x)}
+    whole2: float  # ‖x‖²
     on32: np.ndarray
     x32: np.ndarray
     outside2_32: np.ndarray
+
+
+class Sums(NamedTuple):
+    """Sums over the joint sets of a query with n rows, in float32, [n] each."""
+
+    dot: np.ndarray
+    least_x2: np.ndarray  # bounds of ‖x‖²
+    most_x2: np.ndarray
+    y2: np.ndarray
 
 
 class Best(NamedTuple):
@@ -138,21 +149,22 @@ def _over_columns(query: Query, off: np.ndarray, dot: np.ndarray, y2: np.ndarray
         c += 1
 
 
+# Each takes the slices of one row, over which a loop from 0 becomes vector instructions.
 @njit(nogil=True, cache=True, fastmath=FAST)
-def _gathered(values: np.ndarray, columns: np.ndarray, x: np.ndarray, a: int, b: int) -> np.float32:
-    """Return Σ x_j y_j over the sparse row that is from a to b."""
+def _gathered(values: np.ndarray, columns: np.ndarray, x: np.ndarray) -> np.float32:
+    """Return Σ x_j y_j over a sparse row."""
     total = np.float32(0)
-    for e in range(a, b):
-        total += values[e] * x[columns[e]]
+    for e in range(len(values)):
+        total += values[e] * x[np.int64(columns[e])]
     return total
 
 
 @njit(nogil=True, cache=True, fastmath=FAST)
-def _outside(outside2: np.ndarray, columns: np.ndarray, a: int, b: int) -> np.float32:
-    """Return Σ (x off S(x))_j² over the sparse row that is from a to b."""
+def _outside(outside2: np.ndarray, columns: np.ndarray) -> np.float32:
+    """Return Σ (x off S(x))_j² over a sparse row."""
     total = np.float32(0)
-    for e in range(a, b):
-        total += outside2[columns[e]]
+    for e in range(len(columns)):
+        total += outside2[np.int64(columns[e])]
     return total
 
 
@@ -173,45 +185,78 @@ def scan(
     n = len(allowed)
     dot, y2 = np.zeros(n, np.float32), rows.inside2.copy()
     _over_columns(query, rows.off, dot, y2)
-    x2 = np.float32(query.inside2)
+    x2, most_x2 = np.float32(query.inside2), np.float32(query.whole2)
     for i in range(n):
         if not allowed[i]:
             continue
         if best.counts[0] == len(best.scores) and LEAST < y2[i] < MOST:
             a, b, least = rows.starts[i], rows.starts[i + 1], best.scores[0] - slack
-            d = dot[i] + _gathered(rows.values, rows.columns, query.x32, a, b)
+            columns = rows.columns[a:b]
+            d = dot[i] + _gathered(rows.values[a:b], columns, query.x32)
             if np.isfinite(d):
-                bound = least * np.sqrt(x2 * y2[i])
-                if bound > 0 and d < bound:
+                some_x2 = x2 if least > 0 else most_x2
+                if x2 > LEAST and some_x2 < MOST and d < least * np.sqrt(some_x2 * y2[i]):
                     continue
-                whole = x2 + _outside(query.outside2_32, rows.columns, a, b)
+                whole = x2 + _outside(query.outside2_32, columns)
                 if LEAST < whole < MOST and d < least * np.sqrt(whole * y2[i]):
                     continue
         _exact(query, rows, i, best, first + i)
+
+
+@njit(nogil=True, cache=True, fastmath=FAST)
+def _hopeful(dot: float, x2: float, y2: float, least: float) -> bool:
+    """Return whether a cosine can be `least` or more, or has to be computed in float64."""
+    sound = LEAST < x2 < MOST and LEAST < y2 < MOST and dot > -MOST
+    return not (sound and dot < least * np.sqrt(x2 * y2))
+
+
+@njit(nogil=True, cache=True, fastmath=FAST)
+def n_hopeful(
+    dot: np.ndarray, least_x2: np.ndarray, most_x2: np.ndarray, y2: np.ndarray, least: np.ndarray
+) -> np.ndarray:
+    """Return how many of n rows can have a cosine of `least` or more with each of q queries.
+
+    Args:
+        dot: <x, y> over the joint sets, float32 [q, n].
+        least_x2: A bound of ‖x‖² over the joint sets, float32 [q].
+        most_x2: Another, float32 [q].
+        y2: ‖y‖² over the joint sets, float32 [q, n].
+        least: float32 [q].
+    """
+    counts = np.zeros(len(dot), np.int64)
+    for q in range(len(dot)):
+        products, norms, bound, n = dot[q], y2[q], least[q], np.int32(0)
+        x2 = least_x2[q] if bound > 0 else most_x2[q]
+        if not (least_x2[q] > LEAST and most_x2[q] < MOST):
+            counts[q] = len(products)
+            continue
+        for i in range(len(products)):  # without a branch, for vector instructions
+            sound = (norms[i] > LEAST) & (norms[i] < MOST) & (products[i] > -MOST)
+            hopeless = sound & (products[i] < bound * np.sqrt(x2 * norms[i]))
+            n += np.int32(not hopeless)
+        counts[q] = n
+    return counts
 
 
 @njit(nogil=True, cache=True)
 def select(
     query: Query,
     rows: Rows,
-    sums: tuple[np.ndarray, np.ndarray, np.ndarray],
+    sums: Sums,
     allowed: np.ndarray,
     start: int,
     first: int,
     slack: float,
     best: Best,
 ) -> None:
-    """As `scan`, of those rows of a block from `start` on whose sums are known.
-
-    These are <x, y>, ‖x‖² and ‖y‖² over the joint sets, in float32, [n] each.
-    """
-    dot, x2, y2 = sums
+    """As `scan`, of those rows of a block from `start` on whose sums are known."""
     for i in range(len(allowed)):
         if not allowed[i]:
             continue
-        if best.counts[0] == len(best.scores) and LEAST < x2[i] < MOST and LEAST < y2[i] < MOST:
-            least = (best.scores[0] - slack) * np.sqrt(x2[i] * y2[i])
-            if np.isfinite(dot[i]) and dot[i] < least:
+        if best.counts[0] == len(best.scores) and sums.least_x2[i] > LEAST:
+            least = np.float32(best.scores[0] - slack)
+            x2 = sums.least_x2[i] if least > 0 else sums.most_x2[i]
+            if not _hopeful(sums.dot[i], x2, sums.y2[i], least):
                 continue
         _exact(query, rows, start + i, best, first + start + i)
 

@@ -77,28 +77,43 @@ def packed(texts: SemanticVectors, dtype: str) -> tuple[Shape, dict[str, np.ndar
     vectors, sets = texts.vectors.detach().cpu().float().numpy(), texts.sets.cpu().numpy()
     n, d = vectors.shape
     full = texts.full
-    blocks = blocks_of(n)
     arrays: dict[str, np.ndarray] = {}
     codes, stored = vectors, vectors
     if dtype != "float32":
-        arrays["scales"] = np.stack([_scales(vectors[rows], dtype) for rows in blocks])
-        codes = np.empty_like(vectors, DTYPES[dtype])
-        stored = np.empty_like(vectors)
-        for rows, scales in zip(blocks, arrays["scales"], strict=True):
-            scaled = vectors[rows] / scales
-            codes[rows] = np.rint(scaled) if dtype == "int8" else scaled
-            stored[rows] = codes[rows] * scales
+        codes, stored, arrays["scales"] = _coded(vectors, dtype)
     inside = stored if full else np.where(sets, stored, np.float32(0))
     with np.errstate(over="ignore"):  # a search computes such rows in float64
         arrays["inside2"] = np.einsum("ij,ij->i", inside, inside)
     if full:
         return Shape(n, d, dtype, True, 0), {**arrays, "vectors": codes}
     outside = np.where(sets, codes.dtype.type(0), codes)
-    arrays["off"] = np.concatenate([outside[rows].T.ravel() for rows in blocks])
+    arrays["off"] = np.concatenate([outside[rows].T.ravel() for rows in blocks_of(n)])
     arrays["values"] = codes[sets]
     arrays["columns"] = sets.nonzero()[1].astype(np.uint16)
     arrays["starts"] = np.concatenate([[0], sets.sum(1).cumsum()]).astype(np.int64)
     return Shape(n, d, dtype, False, len(arrays["values"])), arrays
+
+
+def _coded(
+    vectors: Float[np.ndarray, "n d"], dtype: str
+) -> tuple[np.ndarray, Float[np.ndarray, "n d"], Float[np.ndarray, "blocks d"]]:
+    """Return the codes of vectors, what they stand for, and the scales of each block."""
+    blocks = blocks_of(len(vectors))
+    scales = np.stack([_scales(vectors[rows], dtype) for rows in blocks])
+    codes, stored = np.empty_like(vectors, DTYPES[dtype]), np.empty_like(vectors)
+    for rows, of in zip(blocks, scales, strict=True):
+        scaled = vectors[rows] / of
+        codes[rows] = np.rint(scaled) if dtype == "int8" else scaled
+        stored[rows] = codes[rows] * of
+    return codes, stored, scales
+
+
+def as_stored(texts: SemanticVectors, dtype: str) -> SemanticVectors:
+    """Return texts as an index of a data type gives them back."""
+    vectors = texts.vectors.detach().cpu().float()
+    if dtype == "float32" or not len(texts):
+        return SemanticVectors(vectors, texts.sets.cpu())
+    return SemanticVectors(torch.from_numpy(_coded(vectors.numpy(), dtype)[1]), texts.sets.cpu())
 
 
 def _scales(vectors: Float[np.ndarray, "n d"], dtype: str) -> Float[np.ndarray, " d"]:

@@ -5,24 +5,27 @@ sums over joint sets of a block are products of matrices, as in `dysem_lab.all_p
 Memory beside the result is bounded whatever the index has.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import repeat
+from contextlib import AbstractContextManager, nullcontext
+from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from dysem_lab.encoders.vectors import SemanticVectors
 from dysem_lab.retrieval import kernels
-from dysem_lab.retrieval.kernels import Best, Query, Rows
+from dysem_lab.retrieval.kernels import Best, Query, Rows, Sums
 from dysem_lab.retrieval.layout import Shard
 
 MANY = 12  # queries from which on products of matrices are faster
-TILE_VALUES = 2**21  # of the matrices of a tile: three of 8 MB
-QUERIES_AT_ONCE = 1024
+TILE_VALUES = 2**19  # of each of the matrices of a tile: 2 MB
+QUERIES_AT_ONCE = 512
+HOPEFUL = 64  # one pair in so many may be computed by itself before ‖x‖ is a product of matrices
 
 
 class Found(NamedTuple):
@@ -59,30 +62,46 @@ def _best_rows(
     queries: SemanticVectors, shards: Sequence[Shard], allowed: Bool[np.ndarray, " n"], k: int
 ) -> Found:
     asked = [_query(x, S) for x, S in zip(queries.vectors, queries.sets, strict=True)]
-    n_threads = torch.get_num_threads()
-    # A heap of each query for each thread that may come upon a good row.
+    blocks = (
+        (shard, rows)
+        for shard in shards
+        for rows in shard.blocks
+        if allowed[shard.first + rows.start : shard.first + rows.stop].any()
+    )
+    n_threads, next_block = torch.get_num_threads(), Lock()
+
+    def work(best: Sequence[Best]) -> None:
+        search = _Many(asked) if len(asked) >= MANY else _Few(asked)
+        while True:
+            with next_block:
+                shard, rows = next(blocks, (None, slice(0)))
+            if shard is None:
+                return
+            first = shard.first + rows.start
+            there = allowed[first : shard.first + rows.stop]
+            (search.full if shard.shape.full else search.block)(shard, rows, there, first, best)
+
+    # Each thread takes the next block when it is ready, and has a heap of its own for each query.
+    # Its products are computed in it alone: threads that wait for each other are slow where a
+    # machine is busy.
     best = [[_empty(k) for _ in asked] for _ in range(n_threads)]
-    with ThreadPoolExecutor(n_threads) as pool:
-        for shard in shards:
-            searched = allowed[shard.first : shard.first + shard.shape.rows]
-            blocks = [rows for rows in shard.blocks if searched[rows].any()]
-            if not blocks:
-                continue
-            if shard.shape.full:
-                matrix = torch.from_numpy(np.stack([query.x32 for query in asked]))
-                for rows in blocks:
-                    _full(asked, matrix, shard, rows, searched[rows], best[0], pool)
-            elif len(asked) < MANY:
-                _few(asked, shard, blocks, searched, best, pool)
-            else:
-                tiles = _Tiles(asked, shard.shape.width)
-                for rows in blocks:
-                    tiles.search(shard, rows, searched[rows], best[0], pool)
+    with ThreadPoolExecutor(n_threads) as pool, _one_blas_thread(len(asked)):
+        list(pool.map(work, best))
     return _merged(best, k)
+
+
+def _one_blas_thread(n_queries: int) -> AbstractContextManager:
+    """Keep numpy's products to the thread that asks for them, for as many as pay for that."""
+    return threadpool_limits(1, "blas") if n_queries >= MANY else nullcontext()
 
 
 def _empty(k: int) -> Best:
     return Best(np.full(k, -np.inf), np.full(k, -1, np.int64), np.zeros(2, np.int64))
+
+
+def _worst(best: Best) -> float:
+    """Return what a row has to reach to be among the best."""
+    return best.scores[0] if best.counts[0] == len(best.scores) else -np.inf
 
 
 def _merged(best: Sequence[Sequence[Best]], k: int) -> Found:
@@ -104,7 +123,7 @@ def _query(x: Float[Tensor, " d"], S: Bool[Tensor, " d"]) -> Query:
     x = x / peak if peak > 0 else x
     outside2 = torch.where(S, 0.0, x * x)
     inside2 = float((x[S] ** 2).sum())
-    exact = x[S].numpy(), x.numpy(), outside2.numpy(), inside2
+    exact = x[S].numpy(), x.numpy(), outside2.numpy(), inside2, inside2 + float(outside2.sum())
     rounded = (values.float().numpy() for values in (x[S], x, outside2))
     return Query(S.nonzero()[:, 0].numpy(), *exact, *rounded)
 
@@ -118,93 +137,111 @@ def _slack(n_terms: int) -> float:
     return 2 * (n_terms + 16) * 2.0**-24
 
 
-def _few(
-    asked: Sequence[Query],
-    shard: Shard,
-    blocks: Sequence[slice],
-    searched: Bool[np.ndarray, " n"],
-    best: Sequence[Sequence[Best]],
-    pool: ThreadPoolExecutor,
-) -> None:
-    """Search blocks with few queries: a thread takes the next block when it is ready."""
-    slack, left = _slack(shard.shape.width), iter(blocks)
-    inside2 = shard.array("inside2")
-    is_plain = shard.shape.dtype == "float32"
-
-    def work(mine: Sequence[Best]) -> None:
-        for rows in left:
-            sparse, first = shard.inside(rows), shard.first + rows.start
-            for query, found in zip(asked, mine, strict=True):
-                # What is stored otherwise is made float32 as far as it is read.
-                off = shard.off(rows, None if is_plain else query.chosen)
-                at = query.chosen if is_plain else np.arange(len(off))
-                of = Rows(off, *sparse, inside2[rows])
-                kernels.scan(query._replace(chosen=at), of, searched[rows], first, slack, found)
-
-    list(pool.map(work, best))
-
-
-class _Tiles:
-    """Sums over joint sets of many queries with the rows of a block, in matrices of bounded size.
+class _Few:
+    """Blocks searched with one query after the other.
 
     Args:
         asked: The queries.
-        width: Number of dimensions, d.
     """
 
-    def __init__(self, asked: Sequence[Query], width: int) -> None:
-        """Put the queries into matrices, and make those of a tile."""
+    def __init__(self, asked: Sequence[Query]) -> None:
+        """Keep the queries."""
         self._asked = asked
-        self._x = torch.from_numpy(np.stack([query.x32 for query in asked]))
-        self._outside2 = torch.from_numpy(np.stack([query.outside2_32 for query in asked]))
-        self._sets = torch.zeros_like(self._x)
-        for row, query in zip(self._sets, asked, strict=True):
-            row[torch.from_numpy(query.chosen)] = 1
-        self._on = torch.where(self._sets > 0, self._x, 0.0)
-        self._inside2 = torch.tensor([query.inside2 for query in asked])[:, None]
-        self._height = max(1, TILE_VALUES // width)
-        self._inside = torch.empty(self._height, width)
-        self._in_sets = torch.empty(self._height, width)
 
-    def search(
+    def block(
         self,
         shard: Shard,
         rows: slice,
         allowed: Bool[np.ndarray, " n"],
+        first: int,
         best: Sequence[Best],
-        pool: ThreadPoolExecutor,
     ) -> None:
-        """Offer the allowed rows of a block to every query."""
+        """Offer the allowed rows of a block, the first of which is row `first` of the index."""
+        slack, is_plain = _slack(shard.shape.width), shard.shape.dtype == "float32"
+        sparse, inside2 = shard.inside(rows), shard.array("inside2")[rows]
+        for query, found in zip(self._asked, best, strict=True):
+            # What is stored otherwise is made float32 as far as it is read.
+            off = shard.off(rows, None if is_plain else query.chosen)
+            at = query.chosen if is_plain else np.arange(len(off))
+            of = Rows(off, *sparse, inside2)
+            kernels.scan(query._replace(chosen=at), of, allowed, first, slack, found)
+
+    def full(
+        self,
+        shard: Shard,
+        rows: slice,
+        allowed: Bool[np.ndarray, " n"],
+        first: int,
+        best: Sequence[Best],
+    ) -> None:
+        """As `block`, where sets are full: joint sets are all dimensions, whatever S(x) is."""
+        vectors, norm2 = shard.vectors(rows), shard.array("inside2")[rows]
+        slack = _slack(shard.shape.width)
+        for query, dot, found in zip(self._asked, self._dots(vectors), best, strict=True):
+            kernels.select_full(query.x, vectors, dot, norm2, allowed, first, slack, found)
+
+    def _dots(self, vectors: Float[np.ndarray, "n d"]) -> Iterable[Float[np.ndarray, " n"]]:
+        """Yield the inner products of each query with all rows."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            return [vectors @ query.x32 for query in self._asked]
+
+
+class _Many(_Few):
+    """Blocks searched with all queries at once, by products of matrices of bounded size.
+
+    Args:
+        asked: The queries.
+    """
+
+    def __init__(self, asked: Sequence[Query]) -> None:
+        """Put the queries into matrices, and make those of a tile."""
+        super().__init__(asked)
+        self._x = np.stack([query.x32 for query in asked])
+        self._outside2 = np.stack([query.outside2_32 for query in asked])
+        self._sets = np.zeros_like(self._x)
+        for row, query in zip(self._sets, asked, strict=True):
+            row[query.chosen] = 1
+        self._on = np.where(self._sets > 0, self._x, np.float32(0))
+        with np.errstate(over="ignore"):
+            bounds = [(query.inside2, query.whole2) for query in asked]
+            self._bounds = np.array(bounds).T.astype(np.float32)
+        width = self._x.shape[1]
+        self._height = max(1, TILE_VALUES // width)
+        self._inside = np.empty((self._height, width), np.float32)
+        self._in_sets = np.empty((self._height, width), np.float32)
+
+    def block(
+        self,
+        shard: Shard,
+        rows: slice,
+        allowed: Bool[np.ndarray, " n"],
+        first: int,
+        best: Sequence[Best],
+    ) -> None:
+        """As `_Few.block`."""
         off, inside2 = shard.off(rows), shard.array("inside2")[rows]
-        of = Rows(off, *shard.inside(rows), inside2)
-        first, slack = shard.first + rows.start, _slack(shard.shape.width)
+        of, slack = Rows(off, *shard.inside(rows), inside2), _slack(shard.shape.width)
         for a in range(0, len(allowed), self._height):
             tile = slice(a, min(a + self._height, len(allowed)))
-            n = tile.stop - a
-            inside, in_sets = self._inside[:n], self._in_sets[:n]
-            kernels.spread(of, a, inside.numpy(), in_sets.numpy())
-            outside = torch.from_numpy(off)[:, tile]
-            dot = torch.addmm(self._on @ outside, self._x, inside.T)
-            x2 = torch.addmm(self._inside2, self._outside2, in_sets.T)
-            y2 = torch.addmm(torch.from_numpy(inside2[tile])[None], self._sets, outside * outside)
-            sums = zip(dot.numpy(), x2.numpy(), y2.numpy(), strict=True)
-            some = repeat(allowed[tile]), repeat(a), repeat(first), repeat(slack)
-            list(pool.map(kernels.select, self._asked, repeat(of), sums, *some, best))
+            inside, in_sets = (m[: tile.stop - a] for m in (self._inside, self._in_sets))
+            kernels.spread(of, a, inside, in_sets)
+            outside = off[:, tile]
+            # A value may be too large for float32: the kernel computes such rows in float64.
+            with np.errstate(over="ignore", invalid="ignore"):
+                dot = self._on @ outside
+                dot += self._x @ inside.T
+                y2 = self._sets @ (outside * outside)
+                y2 += inside2[tile]
+                least = np.array([_worst(found) - slack for found in best], np.float32)
+                hopeful = kernels.n_hopeful(dot, *self._bounds, y2, least)
+                x2 = [np.broadcast_to(bound[:, None], dot.shape) for bound in self._bounds]
+                if hopeful.sum() > dot.size / HOPEFUL:  # too many to compute one by one
+                    x2 = 2 * [self._outside2 @ in_sets.T + self._bounds[0][:, None]]
+            for i in hopeful.nonzero()[0]:
+                of_query = Sums(dot[i], x2[0][i].copy(), x2[1][i].copy(), y2[i])
+                some = allowed[tile], a, first, slack, best[i]
+                kernels.select(self._asked[i], of, of_query, *some)
 
-
-def _full(
-    asked: Sequence[Query],
-    matrix: Float[Tensor, "q d"],
-    shard: Shard,
-    rows: slice,
-    allowed: Bool[np.ndarray, " n"],
-    best: Sequence[Best],
-    pool: ThreadPoolExecutor,
-) -> None:
-    """Search a block whose sets are full: the joint sets are all dimensions, whatever S(x) is."""
-    vectors, norm2 = shard.vectors(rows), shard.array("inside2")[rows]
-    dot = (matrix @ torch.from_numpy(vectors).T).numpy()
-    slack, first = _slack(shard.shape.width), shard.first + rows.start
-    xs = (query.x for query in asked)
-    same = repeat(norm2), repeat(allowed), repeat(first), repeat(slack)
-    list(pool.map(kernels.select_full, xs, repeat(vectors), dot, *same, best))
+    def _dots(self, vectors: Float[np.ndarray, "n d"]) -> Iterable[Float[np.ndarray, " n"]]:
+        with np.errstate(over="ignore", invalid="ignore"):
+            return self._x @ vectors.T
