@@ -81,6 +81,6 @@ def why_hit(
         )
     names = [other for other in index.ids if other != name]
     n = min(N_CENTRE - 1, len(names))
-    drawn = np.random.default_rng(0).choice(len(names), n, replace=False) if n else []
-    around = [other for other in index.texts([names[i] for i in sorted(drawn)]) if other]
+    drawn = sorted(np.random.default_rng(0).permutation(len(names))[:n].tolist())
+    around = [other for other in index.texts([names[i] for i in drawn]) if other]
     return why_near(Corpus(encoder, [text, *around], language), query, 0, by)

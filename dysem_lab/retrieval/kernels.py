@@ -204,7 +204,7 @@ def scan(
 
 
 @njit(nogil=True, cache=True, fastmath=FAST)
-def _hopeful(dot: float, x2: float, y2: float, least: float) -> bool:
+def _hopeful(dot: np.float32, x2: np.float32, y2: np.float32, least: np.float32) -> bool:
     """Return whether a cosine can be `least` or more, or has to be computed in float64."""
     sound = LEAST < x2 < MOST and LEAST < y2 < MOST and dot > -MOST
     return not (sound and dot < least * np.sqrt(x2 * y2))
@@ -254,9 +254,12 @@ def select(
         if not allowed[i]:
             continue
         if best.counts[0] == len(best.scores) and sums.least_x2[i] > LEAST:
-            least = np.float32(best.scores[0] - slack)
-            x2 = sums.least_x2[i] if least > 0 else sums.most_x2[i]
-            if not _hopeful(sums.dot[i], x2, sums.y2[i], least):
+            least, dot, y2 = np.float32(best.scores[0] - slack), sums.dot[i], sums.y2[i]
+            if not _hopeful(dot, sums.least_x2[i] if least > 0 else sums.most_x2[i], y2, least):
+                continue
+            some = rows.columns[rows.starts[start + i] : rows.starts[start + i + 1]]
+            x2 = np.float32(query.inside2) + _outside(query.outside2_32, some)
+            if not _hopeful(dot, x2, y2, least):
                 continue
         _exact(query, rows, start + i, best, first + start + i)
 

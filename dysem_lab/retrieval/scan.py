@@ -25,7 +25,7 @@ from dysem_lab.retrieval.layout import Shard
 MANY = 12  # queries from which on products of matrices are faster
 TILE_VALUES = 2**19  # of each of the matrices of a tile: 2 MB
 QUERIES_AT_ONCE = 512
-HOPEFUL = 64  # one pair in so many may be computed by itself before ‖x‖ is a product of matrices
+HOPEFUL = 8  # one pair in so many may be looked at by itself before ‖x‖² is a product of matrices
 
 
 class Found(NamedTuple):
@@ -233,11 +233,12 @@ class _Many(_Few):
                 y2 = self._sets @ (outside * outside)
                 y2 += inside2[tile]
                 least = np.array([_worst(found) - slack for found in best], np.float32)
-                hopeful = kernels.n_hopeful(dot, *self._bounds, y2, least)
+                least_x2, most_x2 = self._bounds
+                hopeful = kernels.n_hopeful(dot, least_x2, most_x2, y2, least)
                 x2 = [np.broadcast_to(bound[:, None], dot.shape) for bound in self._bounds]
-                if hopeful.sum() > dot.size / HOPEFUL:  # too many to compute one by one
+                if hopeful.sum() > dot.size / HOPEFUL:  # too many to look at one by one
                     x2 = 2 * [self._outside2 @ in_sets.T + self._bounds[0][:, None]]
-            for i in hopeful.nonzero()[0]:
+            for i in hopeful.nonzero()[0].tolist():
                 of_query = Sums(dot[i], x2[0][i].copy(), x2[1][i].copy(), y2[i])
                 some = allowed[tile], a, first, slack, best[i]
                 kernels.select(self._asked[i], of, of_query, *some)

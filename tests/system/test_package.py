@@ -105,6 +105,7 @@ ORDER = [
     "retrieval.effect",
     "retrieval.records",
     "retrieval.index",
+    "retrieval.mteb_backend",
     "questions.needs",
     "questions.study",
     "questions.saving",
