@@ -6,8 +6,6 @@ index is as it was before the call, or as it is after.
 """
 
 import json
-import os
-import uuid
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -26,17 +24,8 @@ from dysem_lab.errors import DataError, InputError, some_of
 from dysem_lab.inputs import array_of, at_least, checked, one_of, path_of
 from dysem_lab.retrieval import records
 from dysem_lab.retrieval.identity import described, differences, identity_of
-from dysem_lab.retrieval.layout import (
-    DTYPES,
-    MOST_DIMENSIONS,
-    Shard,
-    packed,
-    rows_per_shard,
-    write,
-)
-from dysem_lab.retrieval.records import Id, ShardRecord
-
-PATTERN = "shard-*.bin"
+from dysem_lab.retrieval.layout import DTYPES, MOST_DIMENSIONS, Shard
+from dysem_lab.retrieval.records import Id
 
 
 class Hits(NamedTuple):
@@ -160,16 +149,15 @@ class SemanticIndex:
             if encoder.width != self.width:
                 raise self._other_width(encoder.width)
             return
-        if different := differences(there, given):
+        if other := differences(there, given):
             raise InputError(
-                f"{self.path} was made with {different}: vectors of two encoders have no "
-                "similarity; use that one, or build another index"
+                f"{self.path} was made with {other}: vectors of two encoders have no similarity; "
+                "use that one, or build another index"
             )
 
     def _other_width(self, width: int) -> InputError:
         return InputError(
-            f"vectors of width {width} for {self.path}, which has width {self.width}; give those "
-            "of the encoder that it was made with"
+            f"vectors of width {width} for {self.path}, which has width {self.width}; give its own"
         )
 
     def __len__(self) -> int:
@@ -209,12 +197,8 @@ class SemanticIndex:
             InputError: An id that is not there.
             DataError: A damaged shard.
         """
-        rows = self._rows(records.checked_ids(ids))
+        rows = np.array(self._rows(records.checked_ids(ids)), np.int64)
         self._refresh()
-        return self.vectors_at(np.array(rows, np.int64))
-
-    def vectors_at(self, rows: np.ndarray) -> SemanticVectors:
-        """Return v and S of some rows, from 0 in the order in which all were ever added."""
         vectors = torch.zeros(len(rows), self.width)
         sets = torch.zeros(len(rows), self.width, dtype=torch.bool)
         for shard in self._shards.values():
@@ -252,10 +236,10 @@ class SemanticIndex:
         kept = [None] * len(names) if texts is None else checked(texts)
         if not len(names) == len(vectors) == len(kept):
             raise InputError(f"{len(names)} ids, {len(vectors)} vectors and {len(kept)} texts")
-        if vectors.vectors.abs().max() > torch.finfo(torch.float32).max if len(names) else False:
-            raise InputError("vectors have a value that float32 does not hold; scale them")
         if not names:
             return
+        if vectors.vectors.abs().max() > torch.finfo(torch.float32).max:
+            raise InputError("vectors have a value that float32 does not hold; scale them")
         with self._writing():
             with self._database.connection() as connection:
                 first = records.facts_of(connection, self.path)["rows"]
@@ -265,7 +249,8 @@ class SemanticIndex:
                     f"ids that are there already: {some_of([repr(name) for name in there])}; "
                     "delete them first, or add with replace=True"
                 )
-            made = self._write(vectors, first)
+            self._sweep()
+            made = records.write_shards(self.path, vectors, self.dtype, first)
             with self._database.connection("BEGIN IMMEDIATE") as connection:
                 records.bury(connection, list(there.values()))
                 records.add_shards(connection, made)
@@ -322,8 +307,7 @@ class SemanticIndex:
         k = at_least(k, 1, "k")
         while True:
             self._refresh()
-            allowed = self._masked(mask)
-            shards = list(self._shards.values())
+            allowed, shards = self._masked(mask), list(self._shards.values())
             found = best_rows(queries, shards, allowed, min(k, int(allowed.sum())))
             rows = sorted(set(found.rows[found.rows >= 0].tolist()))
             with self._database.connection("BEGIN") as connection:
@@ -351,12 +335,7 @@ class SemanticIndex:
                 except DataError:
                     sound = False
                 if not sound:
-                    query = (
-                        "SELECT ?, id, text FROM texts WHERE is_dead=0 AND row >= ? AND row < ? "
-                        "ORDER BY row"
-                    )
-                    last = of.first + of.shape.rows
-                    broken += connection.execute(query, (of.file, of.first, last)).fetchall()
+                    broken += records.texts_of(connection, of)
         return pd.DataFrame(broken, columns=["shard", "id", "text"])
 
     def _masked(self, mask: object) -> Bool[np.ndarray, " rows"]:
@@ -405,43 +384,14 @@ class SemanticIndex:
     def _writing(self) -> FileLock:
         return FileLock(self.path / "writing.lock")
 
-    def _write(self, vectors: SemanticVectors, first: int) -> list[ShardRecord]:
-        """Write shards that nothing refers to yet, once those that nothing refers to are gone."""
-        self._sweep()
-        height, made = rows_per_shard(self.width, self.dtype), []
-        try:
-            for a in range(0, len(vectors), height):
-                shape, arrays = packed(vectors[a : a + height], self.dtype)
-                name = PATTERN.replace("*", f"{first + a:012d}-{uuid.uuid4().hex[:8]}")
-                checksum = write(self.path / name, shape, arrays)
-                made.append(ShardRecord(first + a, name, shape, checksum))
-            _sync(self.path)
-        except OSError as error:
-            raise DataError(
-                f"{self.path} takes no more files ({error}); what was added before is whole"
-            ) from error
-        return made
-
     def _sweep(self) -> None:
         """Remove the files that nothing refers to: a killed writer's, and those of no texts."""
         with self._database.connection() as connection:
-            kept = {of.file for of in records.shards_of(connection, self.width, self.dtype)}
-        for path in self.path.glob(PATTERN):
-            if path.name not in kept:
-                path.unlink(missing_ok=True)
+            shards = records.shards_of(connection, self.width, self.dtype)
+        records.sweep(self.path, shards)
 
     def _changed(self, connection: Any, rows: int | None = None) -> None:
         """Count a change, and the rows that were ever added."""
         connection.execute("UPDATE facts SET value=value+1 WHERE name='state'")
         if rows is not None:
             connection.execute("UPDATE facts SET value=? WHERE name='rows'", (rows,))
-
-
-def _sync(folder: Path) -> None:
-    """Wait until the names of a folder's files are on the disk, where the system offers that."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -1,7 +1,9 @@
 """What an index says of itself in its SQLite file: settings, shards, the texts that they hold."""
 
 import json
+import os
 import sqlite3
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,11 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dysem_lab.database import Database
+from dysem_lab.encoders.vectors import SemanticVectors
 from dysem_lab.errors import DataError, InputError, some_of
 from dysem_lab.inputs import listed, require_characters, whole_number
-from dysem_lab.retrieval.layout import DTYPES, Shape
+from dysem_lab.retrieval.layout import DTYPES, Shape, packed, rows_per_shard, write
 
 APPLICATION_ID = 0x64796901  # "dyi": a semantic index of the first format
+PATTERN = "shard-*.bin"
 NAMES_PER_QUERY = 500
 Id = str | int
 
@@ -72,6 +76,46 @@ def shards_of(connection: sqlite3.Connection, width: int, dtype: str) -> list[Sh
     ]
 
 
+def write_shards(
+    folder: Path, vectors: SemanticVectors, dtype: str, first: int
+) -> list[ShardRecord]:
+    """Write shards that nothing refers to yet, and wait until they are on the disk.
+
+    Raises:
+        DataError: The disk does not take them.
+    """
+    height, made = rows_per_shard(vectors.vectors.shape[1], dtype), []
+    try:
+        for a in range(0, len(vectors), height):
+            shape, arrays = packed(vectors[a : a + height], dtype)
+            name = PATTERN.replace("*", f"{first + a:012d}-{uuid.uuid4().hex[:8]}")
+            made.append(ShardRecord(first + a, name, shape, write(folder / name, shape, arrays)))
+        _sync(folder)
+    except OSError as error:
+        raise DataError(
+            f"{folder} takes no more files ({error}); what was added before is whole"
+        ) from error
+    return made
+
+
+def _sync(folder: Path) -> None:
+    """Wait until the names of a folder's files are on the disk, where the system offers that."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def sweep(folder: Path, shards: Iterable[ShardRecord]) -> None:
+    """Remove the files of a folder that are none of the shards."""
+    kept = {of.file for of in shards}
+    for path in folder.glob(PATTERN):
+        if path.name not in kept:
+            path.unlink(missing_ok=True)
+
+
 def add_shards(connection: sqlite3.Connection, shards: Iterable[ShardRecord]) -> None:
     """Enter shards."""
     connection.executemany(
@@ -110,6 +154,12 @@ def texts_at(
         query = f"SELECT row, id, text FROM texts WHERE row IN ({_marks(batch)})"
         found |= {row: (name, text) for row, name, text in connection.execute(query, batch)}
     return found
+
+
+def texts_of(connection: sqlite3.Connection, of: ShardRecord) -> list[tuple[str, Id, str | None]]:
+    """Return file, id and text of each text of a shard."""
+    query = "SELECT ?, id, text FROM texts WHERE is_dead=0 AND row >= ? AND row < ? ORDER BY row"
+    return connection.execute(query, (of.file, of.first, of.first + of.shape.rows)).fetchall()
 
 
 def bury(connection: sqlite3.Connection, rows: Sequence[int]) -> None:

@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from dysem_lab.encoders.vectors import SemanticVectors
-from dysem_lab.retrieval import kernels
+from dysem_lab.retrieval import kernels, layout
 from dysem_lab.retrieval.kernels import Best, Query, Rows, Sums
 from dysem_lab.retrieval.layout import Shard
 
@@ -206,7 +206,9 @@ class _Many(_Few):
             bounds = [(query.inside2, query.whole2) for query in asked]
             self._bounds = np.array(bounds).T.astype(np.float32)
         width = self._x.shape[1]
-        self._height = max(1, TILE_VALUES // width)
+        n_tiles = -(-layout.BLOCK * width // TILE_VALUES)
+        self._height = -(-layout.BLOCK // n_tiles)  # of equal ones
+        self._squares = np.empty((width, self._height), np.float32)
         self._inside = np.empty((self._height, width), np.float32)
         self._in_sets = np.empty((self._height, width), np.float32)
 
@@ -230,7 +232,7 @@ class _Many(_Few):
             with np.errstate(over="ignore", invalid="ignore"):
                 dot = self._on @ outside
                 dot += self._x @ inside.T
-                y2 = self._sets @ (outside * outside)
+                y2 = self._sets @ np.multiply(outside, outside, out=self._squares[:, : len(inside)])
                 y2 += inside2[tile]
                 least = np.array([_worst(found) - slack for found in best], np.float32)
                 least_x2, most_x2 = self._bounds
