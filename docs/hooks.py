@@ -134,9 +134,8 @@ def lessons() -> str:
 
 def command_line() -> str:
     """Return a section for each command of `dysem-lab`: what it does, and its options."""
-    group = typer.main.get_command(cli)
     sections = []
-    for name, command in group.commands.items():  # type: ignore[attr-defined]
+    for name, command in commands_of(typer.main.get_command(cli)).items():
         rows = ["| option | default | what it does |", "|---|---|---|"]
         for option in command.params:
             names = ", ".join(f"`{text}`" for text in option.opts if option.name != "help")
@@ -148,6 +147,15 @@ def command_line() -> str:
         examples = "\n".join(part.strip() for part in example.split(" or: "))
         sections += [f"## {name}", command.help or "", f"```sh\n{examples}\n```", "\n".join(rows)]
     return "\n\n".join(sections)
+
+
+def commands_of(group: typer.core.TyperGroup) -> dict[str, typer.core.TyperCommand]:
+    """Return each command by its words, those of a group too."""
+    found = {}
+    for name, command in group.commands.items():
+        inner = commands_of(command) if hasattr(command, "commands") else {"": command}
+        found |= {f"{name} {word}".strip(): of for word, of in inner.items()}
+    return found
 
 
 def _first_line(module: str, name: str) -> str:

@@ -17,6 +17,7 @@ library. They are, in the order of the data flow:
   `LLM2Vec`, all by `named_systems`; what they give: `SemanticVectors`, `n_dims`; changed by what
   other texts have in common: `Transform`; for other libraries: `sentence_encoder`, `mteb_model`,
   `mteb_scores`
+- a corpus on disk: `SemanticIndex`
 - questions of a `Study`, each a `Finding`: `decomposition`, `random_sets`, `components`,
   `languages`, `language_overlap`, `m_sweep`, `prompt_vector`, `k_sweep`, `templates`, `layers`,
   `layer_choice`, `main_results`, `ladder`, `honest_choice`, `stability`, `selection_frequency`,

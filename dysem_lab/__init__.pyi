@@ -113,6 +113,7 @@ from .questions.transfer import transfer as transfer
 from .questions.transfer_scores import compare_encoders as compare_encoders
 from .questions.transfer_scores import transfer_scores as transfer_scores
 from .questions.translators import translators as translators
+from .retrieval.index import SemanticIndex as SemanticIndex
 from .translation.apertium import ApertiumTranslator as ApertiumTranslator
 from .translation.parallel_table import ParallelTable as ParallelTable
 from .translation.paraphrases import paraphrased as paraphrased

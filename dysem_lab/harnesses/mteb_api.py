@@ -33,10 +33,10 @@ from torch import nn
 from dysem_lab.data.languages import LANGUAGES, language_of
 from dysem_lab.encoders.base import Encoder
 from dysem_lab.encoders.checkpoints import optional_package
+from dysem_lab.encoders.saved import commit_of
 from dysem_lab.errors import InputError, choices
 from dysem_lab.harnesses.sentence_api import (
     SentenceEncoder,
-    commit_of,
     pack,
     sentence_encoder,
 )

@@ -8,7 +8,6 @@ cosine. Its vectors and sets travel in one array `pack`, which `SentenceEncoder.
 `SentenceEncoder.similarity_pairwise` read.
 """
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -20,14 +19,12 @@ from torch import Tensor
 
 from dysem_lab.consensus import vectors_of
 from dysem_lab.encoders.base import Encoder, require_encoder
+from dysem_lab.encoders.saved import encoder_of, settings_of
 from dysem_lab.encoders.settings import load_settings, save_settings
-from dysem_lab.encoders.systems import ENCODERS
 from dysem_lab.encoders.vectors import SemanticVectors, require_semantic
 from dysem_lab.errors import InputError, ModelError
-from dysem_lab.inputs import checked, one_of, real_number, whole_number
-from dysem_lab.models.facts import ModelFacts
+from dysem_lab.inputs import checked, real_number, whole_number
 from dysem_lab.models.lens import LensModel
-from dysem_lab.models.loading import load_model
 from dysem_lab.models.store import VectorStore
 from dysem_lab.translation.translate import Translator
 
@@ -290,14 +287,9 @@ class SentenceEncoder:
     ) -> Self:
         """Return what has these settings; errors as for `load`."""
         wrong = f"{where} is not a saved configuration of SentenceEncoder"
-        for name, needed in (("encoder", str), ("config", dict), ("undefined", int | float)):
-            if not isinstance(settings.get(name), needed):
-                raise InputError(f"{wrong}: its {name!r} is {settings.get(name)!r:.80}")
-        kind = ENCODERS[one_of(settings["encoder"], ENCODERS, "encoder")]
-        config = settings["config"]
-        if kind.needs_lens and lens is None:
-            lens = _same_model(config, settings.get("model"), device, wrong)
-        encoder = kind.from_config(config, lens, where, translator=translator, device=device)
+        if not isinstance(settings.get("undefined"), int | float):
+            raise InputError(f"{wrong}: its 'undefined' is {settings.get('undefined')!r:.80}")
+        encoder = encoder_of(settings, lens, translator, device, where)
         return cls(encoder, store=store, undefined=settings["undefined"])
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -319,26 +311,7 @@ class SentenceEncoder:
 
     def _settings(self) -> dict[str, Any]:
         """Return as JSON values what `_restored` reads."""
-        kind = type(self.encoder)
-        name = f"{kind.__module__}.{kind.__qualname__}"
-        if ENCODERS.get(name) is not kind:
-            raise InputError(
-                f"{kind.__name__} is not of dysem_lab, so it could not be found again; save its "
-                "settings yourself"
-            )
-        settings: dict[str, Any] = {
-            "encoder": name,
-            "config": self.encoder.config,
-            "undefined": self.undefined,
-        }
-        if self.encoder.lens is not None:
-            facts = self.encoder.lens.facts
-            settings["model"] = {
-                "dtype": facts.dtype,
-                "revision": commit_of(facts),
-                "fingerprint": facts.fingerprint,
-            }
-        return settings
+        return {**settings_of(self.encoder), "undefined": self.undefined}
 
 
 class _NoCard:
@@ -346,29 +319,6 @@ class _NoCard:
 
     def set_evaluation_metrics(self, *report: object, **more: object) -> None:
         """Do nothing."""
-
-
-def commit_of(facts: ModelFacts) -> str | None:
-    """Return the commit of a model of the hub; None for others, and where it is not known."""
-    found = re.search(r"@([0-9a-f]{40})$", facts.source)
-    return found[1] if found else None
-
-
-def _same_model(config: dict[str, Any], saved: object, device: str, wrong: str) -> LensModel:
-    """Load a model by name, once more; it has to be the saved one."""
-    name, model = config.get("model"), saved if isinstance(saved, dict) else {}
-    kinds = {"dtype": str, "revision": str | None, "fingerprint": str}
-    known = all(isinstance(model.get(field), kind) for field, kind in kinds.items())
-    if not isinstance(name, str) or not known:
-        raise InputError(f"{wrong}: it does not say which model it was saved for")
-    lens = load_model(name, revision=model["revision"], device=device, dtype=model["dtype"])
-    if lens.fingerprint != model["fingerprint"]:
-        raise ModelError(
-            f"{name!r} has other weights or another tokenizer than when the encoder was saved "
-            f"({lens.fingerprint}, then {model['fingerprint']}); bring the old ones back, "
-            "or build the encoder anew"
-        )
-    return lens
 
 
 def _is(value: object, only: str) -> bool:

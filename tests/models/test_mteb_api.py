@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy.stats import spearmanr
@@ -20,6 +21,7 @@ from dysem_lab.errors import InputError, MissingTranslationError
 from dysem_lab.evaluate import spearman
 from dysem_lab.harnesses.mteb_api import mteb_model, mteb_scores
 from dysem_lab.harnesses.sentence_api import pack, unpack
+from dysem_lab.retrieval.mteb_backend import IndexBackend
 from dysem_lab.translation.parallel_table import ParallelTable
 
 mteb = pytest.importorskip("mteb", reason="the extra eval is not installed")
@@ -194,6 +196,29 @@ def test_retrieval_ranks_by_our_similarity_and_reads_titles(retriever, prompteol
             [ndcg(row, query) for row, query in zip(similarity.numpy(), QUERIES, strict=True)]
         )
         assert found["ndcg_at_10"] == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("reranked", [False, True], ids=["corpus", "reranked"])
+def test_retrieval_by_an_index_on_disk_has_the_same_scores(
+    retriever, prompteol, reranked, tmp_path
+):
+    pytest.importorskip("numba", reason="no numba: pip install -e '.[index]'")
+    from mteb.models import SearchEncoderWrapper
+
+    names = [name for name, _, _ in CORPUS]
+    for encoder in (retriever, prompteol):
+        folder, found = tmp_path / encoder.name.replace("/", ""), []
+        backend = IndexBackend(folder / "index", encoder.dense)
+        for model in (
+            mteb_model(encoder),
+            SearchEncoderWrapper(mteb_model(encoder), index_backend=backend),
+        ):
+            task = retrieval_task()
+            if reranked:
+                few = {query: names[::-1][:3] for query in QUERIES}
+                task.dataset["default"]["test"]["top_ranked"] = few
+            found.append(keyed(evaluated(model, task, folder / str(len(found)))))
+        pd.testing.assert_series_equal(*found)
 
 
 LABELLED = [(text, label) for label, words in enumerate((

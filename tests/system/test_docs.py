@@ -196,6 +196,8 @@ def test_commands_are_ones_that_the_command_line_accepts():
             continue
         assert program.removeprefix(".venv/bin/") == "dysem-lab", f"{page}: {line}"
         command = group.commands[name]
+        if hasattr(command, "commands"):
+            command, *arguments = command.commands[arguments[0]], *arguments[1:]
         options = [part.partition("=")[0] for part in arguments if part.startswith("-")]
         known = {option for parameter in command.params for option in parameter.opts}
         assert set(options) <= known, f"{page}: {line}"

@@ -1,0 +1,377 @@
+"""`dysem-lab index`: a corpus on disk, searched exactly."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dysem_lab.cli.compare import check_translator, translator_named
+from dysem_lab.cli.terminal import (
+    Json,
+    K,
+    Languages,
+    Model,
+    Template,
+    codes_of,
+    err,
+    number,
+    out,
+    print_json,
+    print_table,
+    settings_of,
+)
+from dysem_lab.data.tables import read_lines, read_table
+from dysem_lab.errors import InputError, choices
+from dysem_lab.inputs import checked, has_words, one_of, path_of
+
+if TYPE_CHECKING:
+    from dysem_lab.encoders.base import Encoder
+    from dysem_lab.retrieval.index import SemanticIndex
+
+BATCH = 4096  # texts that are encoded and added at once: a block of an index
+STORED = ("float32", "float16", "int8")
+WHY = ("dimension", "token", "head", "block")
+
+Folder = Annotated[Path, typer.Argument(help="Folder of the index.")]
+Texts = Annotated[
+    Path, typer.Argument(help="A .txt file with a text per line, or a CSV, TSV, JSONL, parquet.")
+]
+Column = Annotated[
+    str, typer.Option(help="Column of the texts in a table.", show_default="its only one, or text")
+]
+Ids = Annotated[
+    str, typer.Option("--ids", help="Column of their ids.", show_default="file name:line")
+]
+Table = Annotated[Path | None, typer.Option(help="Parallel table of renderings.")]
+Translator = Annotated[
+    str, typer.Option(help="'apertium', 'nllb', or a hub id or folder of a seq2seq model.")
+]
+Language = Annotated[str, typer.Option(help="Language of the texts.")]
+
+index = typer.Typer(
+    help="Build, change and search a corpus on disk.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@index.command(epilog="Example:  dysem-lab index build my-index corpus.txt --languages en,es,fr")
+def build(
+    folder: Folder,
+    texts: Texts,
+    column: Column = "",
+    ids: Ids = "",
+    model: Model = "gemma-3-270m",
+    method: Annotated[
+        str, typer.Option(help="dysem, or another method of `dysem-lab evaluate`.")
+    ] = "dysem",
+    languages: Languages = "",
+    table: Table = None,
+    translator: Translator = "",
+    k: K = "0.25",
+    component: Annotated[str, typer.Option(help="attn, ffn, resid, attn_raw or final.")] = "attn",
+    template: Template = "prompteol",
+    setting: Annotated[
+        str,
+        typer.Option(
+            help="english or language-specific.",
+            show_default="language-specific; english for a template of your own",
+        ),
+    ] = "",
+    vector: Annotated[str, typer.Option(help="mean or source.")] = "mean",
+    stored: Annotated[
+        str, typer.Option("--stored", help="float32, float16 or int8: fewer bytes, other ranks.")
+    ] = "float32",
+    language: Language = "en",
+    as_json: Json = False,
+) -> None:
+    """Encode texts and put them into an index; stopped, the same command goes on where it was."""
+    from dysem_lab.encoders.settings import check_settings
+    from dysem_lab.encoders.systems import NAMES
+    from dysem_lab.models.names import check_name
+
+    # Whatever can be wrong is said before a model is loaded.
+    kept = number(k)
+    one_of(stored, STORED, "data type")
+    one_of(method, NAMES, "method")
+    check_name(model)
+    setting = setting or settings_of(template)[-1]
+    codes = codes_of(languages)
+    check_settings(codes or ["en"], component, template, setting, vector)
+    check_translator(translator)
+    given, names = _read(texts, column, ids)
+    made_by, usual = translator_named(table, translator)
+    codes = codes or usual
+
+    from dysem_lab.encoders.dysem import DySem
+    from dysem_lab.encoders.systems import named_systems, needs_lens
+    from dysem_lab.models.loading import load_model
+    from dysem_lab.retrieval.index import SemanticIndex
+
+    lens = load_model(model) if needs_lens(method) else None
+    encoder: Encoder
+    if method == "dysem":
+        assert lens is not None
+        encoder = DySem(lens, codes, made_by, kept, component, template, setting, vector)
+    else:
+        (encoder,) = named_systems(lens, method, codes, made_by, kept).values()
+    if (folder / "index.sqlite").is_file():
+        there = SemanticIndex.open(folder, encoder)
+        if there.dtype != stored:
+            raise InputError(
+                f"{folder} stores {there.dtype}, not {stored}; build another, or leave --stored out"
+            )
+    else:
+        there = SemanticIndex.create(folder, encoder.width, dtype=stored, encoder=encoder)
+    _add(there, encoder, given, names, language, as_json)
+
+
+@index.command(epilog="Example:  dysem-lab index add my-index more.csv --column sentence")
+def add(
+    folder: Folder,
+    texts: Texts,
+    column: Column = "",
+    ids: Ids = "",
+    table: Table = None,
+    translator: Translator = "",
+    language: Language = "en",
+    as_json: Json = False,
+) -> None:
+    """Encode more texts, as those that are there were; known ids with the same text are left."""
+    given, names = _read(texts, column, ids)
+    there, encoder = _opened(folder, table, translator)
+    _add(there, encoder, given, names, language, as_json)
+
+
+@index.command(epilog="Example:  dysem-lab index delete my-index corpus.txt:17 corpus.txt:18")
+def delete(
+    folder: Folder,
+    ids: Annotated[list[str], typer.Argument(help="Ids of texts.")],
+    as_json: Json = False,
+) -> None:
+    """Remove texts, all of them or none."""
+    from dysem_lab.retrieval.index import SemanticIndex
+
+    there = SemanticIndex.open(folder)
+    there.delete(ids)
+    _say({"index": folder, "deleted": len(ids), "texts": len(there)}, as_json)
+
+
+@index.command(epilog="Example:  dysem-lab index search my-index 'It is raining.' -n 5 --why token")
+def search(
+    folder: Folder,
+    queries: Annotated[list[str], typer.Argument(help="One or more texts.")],
+    n: Annotated[int, typer.Option("-n", min=1, help="Hits of each.")] = 10,
+    why: Annotated[
+        str, typer.Option(help="Explain a hit by dimension, token, head or block.")
+    ] = "",
+    hit: Annotated[int, typer.Option(min=1, help="Rank of the hit that is explained.")] = 1,
+    table: Table = None,
+    translator: Translator = "",
+    language: Language = "en",
+    as_json: Json = False,
+) -> None:
+    """Say which texts of an index are nearest to a text, on which dimensions, and why."""
+    checked(queries, "query")
+    if why:
+        one_of(why, WHY, "explanation")
+    there, encoder = _opened(folder, table, translator)
+
+    from dysem_lab.models.store import VectorStore
+    from dysem_lab.questions.indexed import hits_of, why_hit
+
+    asked = encoder.encode(queries, language=language, store=VectorStore(), progress=not as_json)
+    found = hits_of(there, asked, n)
+    reasons: list[Any] = [None] * len(queries)
+    if why:
+        for i, (query, hits) in enumerate(zip(queries, found, strict=True)):
+            if hit > len(hits):
+                raise InputError(f"--hit {hit}: {query!r:.80} has {len(hits)} hits")
+            reasons[i] = why_hit(there, encoder, query, hits["id"].iloc[hit - 1], why, language)
+    if as_json:
+        print_json(
+            [
+                {
+                    "query": query,
+                    "hits": json.loads(hits.to_json(orient="records")),
+                    "why": str(reason) if reason else None,
+                }
+                for query, hits, reason in zip(queries, found, reasons, strict=True)
+            ]
+        )
+        return
+    for query, hits, reason in zip(queries, found, reasons, strict=True):
+        print_table(
+            f"Nearest to: {query}",
+            ("rank", "similarity", "|U|", "id", "text", "dimensions that add most (together)"),
+            (
+                (
+                    row.rank,
+                    f"{row.similarity:.4f}",
+                    row.n_dims,
+                    row.id,
+                    row.text or "",
+                    f"{', '.join(map(str, row.top_dimensions))} ({row.top_share:.3f})",
+                )
+                for row in hits.itertuples()
+            ),
+        )
+        if reason is not None:
+            out.print(f"Hit {hit}: {reason}", highlight=False, markup=False, soft_wrap=True)
+
+
+@index.command(epilog="Example:  dysem-lab index info my-index --check")
+def info(
+    folder: Folder,
+    check: Annotated[
+        bool, typer.Option("--check", help="Read every shard, and name the damaged ones.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Say what an index holds, and what made its vectors."""
+    from dysem_lab.retrieval.index import SemanticIndex
+
+    there = SemanticIndex.open(folder)
+    facts: dict[str, Any] = {
+        "index": folder,
+        "texts": len(there),
+        "width": there.width,
+        "stored": there.dtype,
+        "megabytes": there.n_bytes / 1e6,
+        "made by": there.made_by,
+        **_flat(there.encoder),
+    }
+    damaged = there.damaged() if check else None
+    if damaged is not None:
+        facts["damaged texts"] = len(damaged)
+        facts["damaged shards"] = sorted(set(damaged["shard"]))
+    _say(facts, as_json)
+    if damaged is not None and len(damaged):
+        err.print(f"`dysem-lab index repair {folder}` makes them anew", highlight=False)
+        raise typer.Exit(1)
+
+
+@index.command(epilog="Example:  dysem-lab index repair my-index")
+def repair(
+    folder: Folder,
+    table: Table = None,
+    translator: Translator = "",
+    language: Language = "en",
+    as_json: Json = False,
+) -> None:
+    """Encode the texts of damaged shards again, from the texts that the index kept."""
+    from dysem_lab.retrieval.index import SemanticIndex
+
+    damaged = SemanticIndex.open(folder).damaged()
+    if damaged["text"].isna().any():
+        raise InputError(
+            f"{folder} did not keep the texts of its damaged shards; add them with replace=True"
+        )
+    if len(damaged):
+        there, encoder = _opened(folder, table, translator)
+        texts = damaged["text"].tolist()
+        for rows, vectors in _encoded(encoder, texts, language, as_json):
+            there.add(damaged["id"].tolist()[rows], vectors, texts[rows], replace=True)
+    _say({"index": folder, "made anew": len(damaged)}, as_json)
+
+
+def _read(path: Path, column: str, ids: str) -> tuple[list[str], list[str]]:
+    """Return the texts of a file, and their ids."""
+    if not path_of(path).is_file():
+        raise InputError(f"no file {path}; give one with a text per line, or a table")
+    if path.suffix == ".txt":
+        lines = [(i, line) for i, line in enumerate(read_lines(path), 1) if has_words(line)]
+        return [line for _, line in lines], [f"{path.name}:{i}" for i, _ in lines]
+    table = read_table(path)
+    names = list(map(str, table.columns))
+    column = column or (names[0] if len(names) == 1 else "text")
+    for name in (column, *([ids] if ids else [])):
+        if name not in names:
+            raise choices(f"column of {path}", name, names)
+    texts = checked(table[column].tolist())
+    if ids:
+        return texts, list(map(str, table[ids]))
+    return texts, [f"{path.name}:{i}" for i in range(1, len(texts) + 1)]
+
+
+def _opened(folder: Path, table: Path | None, translator: str) -> "tuple[SemanticIndex, Encoder]":
+    """Return an index, and the encoder that it was made with."""
+    from dysem_lab.encoders.saved import encoder_of
+    from dysem_lab.retrieval.index import SemanticIndex
+
+    there = SemanticIndex.open(folder)
+    if not there.encoder:
+        raise InputError(f"{folder} does not say what made its vectors; use SemanticIndex.search")
+    made_by, _ = translator_named(table, translator)
+    name = there.encoder.get("translator")
+    if name and made_by is None:
+        raise InputError(
+            f"{folder} was made with the renderings of {name!r}; give the same by --translator or "
+            "--table"
+        )
+    encoder = encoder_of(there.encoder, translator=made_by, where=folder, what="an index")
+    there.require_made_by(encoder)
+    return there, encoder
+
+
+def _encoded(
+    encoder: "Encoder", texts: Sequence[str], language: str, quiet: bool
+) -> Iterator[tuple[slice, Any]]:
+    """Yield some texts at a time, with their vectors."""
+    from dysem_lab.models.store import VectorStore
+
+    store = VectorStore()
+    for start in range(0, len(texts), BATCH):
+        rows = slice(start, start + BATCH)
+        yield rows, encoder.encode(texts[rows], language=language, store=store, progress=not quiet)
+
+
+def _add(
+    there: "SemanticIndex",
+    encoder: "Encoder",
+    texts: list[str],
+    ids: list[str],
+    language: str,
+    as_json: bool,
+) -> None:
+    """Encode and add the texts that are not there yet, and say so."""
+    from dysem_lab.retrieval.effect import ranking_kept
+
+    known = set(there.ids).intersection(ids)
+    same = dict(zip(sorted(known), there.texts(sorted(known)), strict=True))
+    new = [(name, text) for name, text in zip(ids, texts, strict=True) if name not in known]
+    other = [name for name, text in zip(ids, texts, strict=True) if same.get(name, text) != text]
+    if other:
+        raise InputError(
+            f"{there.path} has another text as {other[0]!r}; delete it first, or name other --ids"
+        )
+    names, added = [name for name, _ in new], [text for _, text in new]
+    facts: dict[str, Any] = {"index": there.path, "added": len(new), "there already": len(known)}
+    for rows, vectors in _encoded(encoder, added, language, as_json):
+        there.add(names[rows], vectors, added[rows])
+        if there.dtype != "float32" and rows.start == 0 and len(vectors) > 10:
+            kept = ranking_kept(vectors, there.dtype)
+            facts[f"10 nearest kept by {there.dtype} (of {len(vectors)} texts)"] = round(kept, 4)
+    facts |= {"texts": len(there), "megabytes": there.n_bytes / 1e6}
+    _say(facts, as_json)
+
+
+def _flat(encoder: dict[str, Any]) -> dict[str, Any]:
+    """Return what is said of an encoder, its settings one by one."""
+    kind = {"encoder": encoder.get("encoder", "not said").rpartition(".")[2]}
+    weights = {f"model {name}": value for name, value in (encoder.get("model") or {}).items()}
+    made = {"translator": encoder["translator"]} if "translator" in encoder else {}
+    return {**kind, **encoder.get("config", {}), **weights, **made}
+
+
+def _say(facts: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(facts)
+        return
+    rows = (
+        (name, f"{value:,.1f}" if name == "megabytes" else value) for name, value in facts.items()
+    )
+    print_table("", ("", ""), rows)

@@ -1,0 +1,86 @@
+"""What an index finds for a query: the texts, on which dimensions, and why."""
+
+import numpy as np
+import pandas as pd
+
+from dysem_lab.encoders.base import Encoder
+from dysem_lab.encoders.vectors import SemanticVectors
+from dysem_lab.errors import InputError
+from dysem_lab.joint import contributions, joint_set
+from dysem_lab.questions.explain import Explanation
+from dysem_lab.questions.search import N_TOP, Corpus
+from dysem_lab.questions.why_near import N_CENTRE, why_near
+from dysem_lab.retrieval.index import SemanticIndex
+from dysem_lab.retrieval.records import Id
+
+
+def hits_of(index: SemanticIndex, queries: SemanticVectors, n: int = 10) -> list[pd.DataFrame]:
+    """Return a table of the n nearest texts for each query, the nearest first.
+
+    Returns:
+        One row per hit: ``rank`` from 1, ``id``, ``text`` (None where it was not kept),
+        ``similarity``, ``n_dims`` (|U|), ``top_dimensions`` (up to 5 that add most to the
+        similarity) and ``top_share`` (what these add together).
+
+    Raises:
+        InputError: As for `SemanticIndex.search`, as are the other errors.
+    """
+    hits, tables = index.search(queries, n), []
+    for i, (ids, scores) in enumerate(zip(hits.ids, hits.scores.tolist(), strict=True)):
+        found = [name for name in ids if name is not None]
+        texts, query = index.vectors(found), queries[[i]]
+        U = joint_set(query.sets, texts.sets)
+        shares = contributions(query.vectors.expand_as(texts.vectors).float(), texts.vectors, U)
+        order = shares.sort(dim=1, descending=True, stable=True).indices[:, :N_TOP].tolist()
+        top = [[j for j in js if row[j] > 0] for row, js in zip(shares, order, strict=True)]
+        tables.append(
+            pd.DataFrame(
+                {
+                    "rank": range(1, len(found) + 1),
+                    "id": pd.Series(found, dtype=object),
+                    "text": pd.Series(index.texts(found), dtype=object),
+                    "similarity": scores[: len(found)],
+                    "n_dims": U.sum(1).tolist(),
+                    "top_dimensions": top,
+                    "top_share": [
+                        row[js].sum().item() for row, js in zip(shares, top, strict=True)
+                    ],
+                }
+            )
+        )
+    return tables
+
+
+def why_hit(
+    index: SemanticIndex,
+    encoder: Encoder,
+    query: str,
+    name: Id,
+    by: str = "dimension",
+    language: str = "en",
+) -> Explanation:
+    """Say why a text of an index is near to a query, beside other texts of the index.
+
+    Args:
+        index: It kept its texts.
+        encoder: That it was made with.
+        query: The text that was searched for.
+        name: Id of the hit.
+        by: As for `dysem_lab.explain`.
+        language: The texts' own.
+
+    Raises:
+        InputError: An index that did not keep the text, or as for `dysem_lab.explain`.
+        MissingTranslationError: A rendering is not to be had.
+    """
+    (text,) = index.texts([name])
+    if text is None:
+        raise InputError(
+            f"{index.path} did not keep the text of {name!r}; add it with its text to have it "
+            "explained"
+        )
+    names = [other for other in index.ids if other != name]
+    n = min(N_CENTRE - 1, len(names))
+    drawn = sorted(np.random.default_rng(0).permutation(len(names))[:n].tolist())
+    around = [other for other in index.texts([names[i] for i in drawn]) if other]
+    return why_near(Corpus(encoder, [text, *around], language), query, 0, by)

@@ -1,0 +1,57 @@
+"""What a ranking keeps of the exact one: of fewer bytes for a value, or of a first stage."""
+
+import numpy as np
+
+from dysem_lab.encoders.vectors import SemanticVectors, require_semantic
+from dysem_lab.errors import InputError
+from dysem_lab.inputs import at_least, one_of
+from dysem_lab.joint import all_pairs_similarity
+from dysem_lab.retrieval.layout import DTYPES, as_stored
+
+
+def in_common(found: np.ndarray, exact: np.ndarray) -> float:
+    """Return the mean share of the hits of exact rankings that other ones have too.
+
+    Args:
+        found: Ids or rows, ``[q, k]``, of any order.
+        exact: The exact ones, ``[q, k]``.
+
+    Raises:
+        InputError: Rankings of other numbers of queries, or none.
+    """
+    if len(found) != len(exact) or not exact.size:
+        raise InputError(f"rankings of {len(found)} and {len(exact)} queries have no share")
+    shares = [
+        len(set(row) & set(right)) / len(right)
+        for row, right in zip(found.tolist(), exact.tolist(), strict=True)
+    ]
+    return float(np.mean(shares))
+
+
+def ranking_kept(texts: SemanticVectors, dtype: str, k: int = 10, n: int = 100) -> float:
+    """Return the share of the k nearest texts that are so too where texts are stored otherwise.
+
+    Args:
+        texts: A corpus in memory; n of them, spread over it, are the queries, each of which is not
+            its own hit.
+        dtype: "float16" or "int8"; see `dysem_lab.SemanticIndex.create`.
+        k: Number of nearest texts.
+        n: Number of queries.
+
+    Raises:
+        InputError: An unknown data type, or no more than k texts.
+    """
+    texts = require_semantic(texts)
+    one_of(dtype, DTYPES, "dtype")
+    k, n = at_least(k, 1, "k"), min(at_least(n, 1, "n"), len(texts))
+    if len(texts) <= k:
+        raise InputError(f"{len(texts)} texts have no {k} nearest ones beside a query; give more")
+    rows = np.linspace(0, len(texts) - 1, n).astype(int)
+    queries, ranked = texts[rows], []
+    for others in (as_stored(texts, dtype), texts):
+        similarity = all_pairs_similarity(
+            queries.vectors, others.vectors, queries.sets, others.sets, undefined=-2.0
+        )
+        similarity[range(n), rows] = -3.0
+        ranked.append(similarity.topk(k).indices.numpy())
+    return in_common(*ranked)

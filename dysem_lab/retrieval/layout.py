@@ -1,0 +1,256 @@
+"""A shard of an index: the file of some thousand texts, as it is written and mapped into memory.
+
+Where sets are no full ones, y off S(y) lies column by column within blocks of rows, so that a query
+reads only the columns of its own S(x), and y on S(y) as sparse rows of (uint16 index, value). In
+float16 and int8 a column of a block has a scale: a stored value is float32(code · scale).
+"""
+
+import mmap
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import xxhash
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from dysem_lab.encoders.vectors import SemanticVectors
+from dysem_lab.errors import DataError
+
+BLOCK = 4096  # rows: a column of them is 16 kB of float32
+SHARD_BYTES = 2**28  # of the values of a shard, about
+ALIGNED = 64  # bytes: arrays of a file begin at whole cache lines
+MOST_DIMENSIONS = 2**16  # that an index of 16 bits tells apart
+
+DTYPES: dict[str, np.dtype] = {
+    "float32": np.dtype("<f4"),
+    "float16": np.dtype("<f2"),
+    "int8": np.dtype("i1"),
+}
+
+
+class Shape(NamedTuple):
+    """What tells where the arrays of a shard are in its file."""
+
+    rows: int
+    width: int
+    dtype: str
+    full: bool  # whether every set is full
+    n_inside: int  # values on the sets; 0 where they are full
+
+
+def rows_per_shard(width: int, dtype: str) -> int:
+    """Return how many rows a shard has at most: whole blocks."""
+    return max(1, SHARD_BYTES // (width * DTYPES[dtype].itemsize * BLOCK)) * BLOCK
+
+
+def blocks_of(rows: int) -> list[slice]:
+    """Return the rows of each block of a shard."""
+    return [slice(a, min(a + BLOCK, rows)) for a in range(0, rows, BLOCK)]
+
+
+def _arrays_of(shape: Shape) -> list[tuple[str, np.dtype, tuple[int, ...]]]:
+    """Return the name, data type and shape of each array of a file, in its order."""
+    codes, real = DTYPES[shape.dtype], DTYPES["float32"]
+    found: list[tuple[str, np.dtype, tuple[int, ...]]] = [("inside2", real, (shape.rows,))]
+    if shape.dtype != "float32":
+        found.append(("scales", real, (len(blocks_of(shape.rows)), shape.width)))
+    if shape.full:
+        return [*found, ("vectors", codes, (shape.rows, shape.width))]
+    return [
+        *found,
+        ("off", codes, (shape.rows * shape.width,)),
+        ("values", codes, (shape.n_inside,)),
+        ("columns", np.dtype("<u2"), (shape.n_inside,)),
+        ("starts", np.dtype("<i8"), (shape.rows + 1,)),
+    ]
+
+
+def _padded(n_bytes: int) -> int:
+    return -(-n_bytes // ALIGNED) * ALIGNED
+
+
+def packed(texts: SemanticVectors, dtype: str) -> tuple[Shape, dict[str, np.ndarray]]:
+    """Return the arrays of a shard with these texts."""
+    vectors, sets = texts.vectors.detach().cpu().float().numpy(), texts.sets.cpu().numpy()
+    n, d = vectors.shape
+    full = texts.full
+    arrays: dict[str, np.ndarray] = {}
+    codes, stored = vectors, vectors
+    if dtype != "float32":
+        codes, stored, arrays["scales"] = _coded(vectors, dtype)
+    inside = stored if full else np.where(sets, stored, np.float32(0))
+    with np.errstate(over="ignore"):  # a search computes such rows in float64
+        arrays["inside2"] = np.einsum("ij,ij->i", inside, inside)
+    if full:
+        return Shape(n, d, dtype, True, 0), {**arrays, "vectors": codes}
+    outside = np.where(sets, codes.dtype.type(0), codes)
+    arrays["off"] = np.concatenate([outside[rows].T.ravel() for rows in blocks_of(n)])
+    arrays["values"] = codes[sets]
+    arrays["columns"] = sets.nonzero()[1].astype(np.uint16)
+    arrays["starts"] = np.concatenate([[0], sets.sum(1).cumsum()]).astype(np.int64)
+    return Shape(n, d, dtype, False, len(arrays["values"])), arrays
+
+
+def _coded(
+    vectors: Float[np.ndarray, "n d"], dtype: str
+) -> tuple[np.ndarray, Float[np.ndarray, "n d"], Float[np.ndarray, "blocks d"]]:
+    """Return the codes of vectors, what they stand for, and the scales of each block."""
+    blocks = blocks_of(len(vectors))
+    scales = np.stack([_scales(vectors[rows], dtype) for rows in blocks])
+    codes, stored = np.empty_like(vectors, DTYPES[dtype]), np.empty_like(vectors)
+    for rows, of in zip(blocks, scales, strict=True):
+        scaled = vectors[rows] / of
+        codes[rows] = np.rint(scaled) if dtype == "int8" else scaled
+        stored[rows] = codes[rows] * of
+    return codes, stored, scales
+
+
+def as_stored(texts: SemanticVectors, dtype: str) -> SemanticVectors:
+    """Return texts as an index of a data type gives them back."""
+    vectors = texts.vectors.detach().cpu().float()
+    if dtype == "float32" or not len(texts):
+        return SemanticVectors(vectors, texts.sets.cpu())
+    return SemanticVectors(torch.from_numpy(_coded(vectors.numpy(), dtype)[1]), texts.sets.cpu())
+
+
+def _scales(vectors: Float[np.ndarray, "n d"], dtype: str) -> Float[np.ndarray, " d"]:
+    """Return what a value of each column is divided by; 1 where all are zero."""
+    peak = np.abs(vectors).max(0)
+    scales = peak / np.float32(127) if dtype == "int8" else np.exp2(np.frexp(peak)[1] - 1.0)
+    scales = scales.astype(np.float32)
+    return np.where(scales > 0, scales, np.float32(1))
+
+
+def write(path: Path, shape: Shape, arrays: dict[str, np.ndarray]) -> bytes:
+    """Write a shard, wait until it is on the disk, and return its checksum."""
+    digest = xxhash.xxh3_64(repr(tuple(shape)).encode())
+    with path.open("wb") as file:
+        for name, dtype, sizes in _arrays_of(shape):
+            array = np.ascontiguousarray(arrays[name], dtype).reshape(sizes)
+            data = array.reshape(-1).view(np.uint8).data
+            for part in (data, bytes(_padded(len(data)) - len(data))):
+                file.write(part)
+                digest.update(part)
+        file.flush()
+        os.fsync(file.fileno())
+    return digest.digest()
+
+
+class Shard:
+    """A shard of an index, mapped into memory.
+
+    Args:
+        path: Its file.
+        first: Row of the index that is its first.
+        shape: Of its arrays.
+        checksum: From `write`.
+
+    Raises:
+        DataError: The file is not there, or not of its size.
+    """
+
+    def __init__(self, path: Path, first: int, shape: Shape, checksum: bytes) -> None:
+        """Map the file; its checksum is looked at once, when it is read."""
+        self.path, self.first, self.shape = path, first, shape
+        self._checksum, self._sound = checksum, False
+        layout = _arrays_of(shape)
+        sizes = [dtype.itemsize * int(np.prod(axes)) for _, dtype, axes in layout]
+        try:
+            with path.open("rb") as file:
+                if os.fstat(file.fileno()).st_size != sum(map(_padded, sizes)):
+                    raise self._damaged("is not of the size that it was written with")
+                self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        except OSError as error:
+            raise self._damaged(f"cannot be read: {error.strerror}") from error
+        self._arrays: dict[str, np.ndarray] = {}
+        at = 0
+        for (name, dtype, axes), size in zip(layout, sizes, strict=True):
+            found = np.frombuffer(self._bytes, dtype, int(np.prod(axes)), at)
+            self._arrays[name] = found.reshape(axes)
+            at += _padded(size)
+
+    def _damaged(self, why: str) -> DataError:
+        return DataError(
+            f"{self.path} is damaged: it {why}; `dysem-lab index repair` makes its "
+            f"{self.shape.rows:,} texts anew, index.damaged() lists them"
+        )
+
+    def is_sound(self) -> bool:
+        """Return whether the file is what was written, by its checksum; once True, it is kept."""
+        if not self._sound:
+            digest = xxhash.xxh3_64(repr(tuple(self.shape)).encode())
+            digest.update(self._bytes)
+            self._sound = digest.digest() == self._checksum
+        return self._sound
+
+    def array(self, name: str) -> np.ndarray:
+        """Return one of the arrays.
+
+        Raises:
+            DataError: The file does not match its checksum.
+        """
+        if not self.is_sound():
+            raise self._damaged("does not match its checksum")
+        return self._arrays[name]
+
+    @property
+    def blocks(self) -> list[slice]:
+        """The rows of each block, from 0."""
+        return blocks_of(self.shape.rows)
+
+    def off(
+        self, rows: slice, chosen: Int[np.ndarray, " c"] | None = None
+    ) -> Float[np.ndarray, "c n"]:
+        """Return y off S(y) of a block, as float32: the chosen dimensions of it, or all."""
+        d = self.shape.width
+        codes = self.array("off")[rows.start * d : rows.stop * d].reshape(d, -1)
+        if self.shape.dtype == "float32":
+            return codes if chosen is None else codes[chosen]
+        some = slice(None) if chosen is None else chosen
+        scales = self.array("scales")[rows.start // BLOCK][some]
+        return _float32(codes[some]) * scales[:, None]
+
+    def inside(
+        self, rows: slice
+    ) -> tuple[Float[np.ndarray, " i"], Int[np.ndarray, " i"], Int[np.ndarray, " n1"]]:
+        """Return y on S(y) of a block: values as float32, their dimensions, where rows begin."""
+        starts = self.array("starts")[rows.start : rows.stop + 1]
+        some = slice(starts[0], starts[-1])
+        codes, columns = self.array("values")[some], self.array("columns")[some]
+        if self.shape.dtype != "float32":
+            codes = _float32(codes) * self.array("scales")[rows.start // BLOCK][columns]
+        return codes, columns, starts - starts[0]
+
+    def vectors(self, rows: slice) -> Float[np.ndarray, "n d"]:
+        """Return rows of one block whose sets are full, as float32."""
+        codes = self.array("vectors")[rows]
+        if self.shape.dtype == "float32":
+            return codes
+        return _float32(codes) * self.array("scales")[rows.start // BLOCK]
+
+    def read(self, rows: Int[np.ndarray, " n"]) -> tuple[Float[Tensor, "n d"], Bool[Tensor, "n d"]]:
+        """Return the stored vectors and sets of some rows, from 0."""
+        d = self.shape.width
+        vectors, sets = np.zeros((len(rows), d), np.float32), np.zeros((len(rows), d), bool)
+        for block in self.blocks:
+            here = ((rows >= block.start) & (rows < block.stop)).nonzero()[0]
+            if not len(here):
+                continue
+            within = rows[here] - block.start
+            if self.shape.full:
+                vectors[here], sets[here] = self.vectors(block)[within], True
+                continue
+            vectors[here] = self.off(block)[:, within].T
+            values, columns, starts = self.inside(block)
+            for at, row in zip(here, within, strict=True):
+                some = slice(starts[row], starts[row + 1])
+                vectors[at, columns[some]], sets[at, columns[some]] = values[some], True
+        return torch.from_numpy(vectors), torch.from_numpy(sets)
+
+
+def _float32(codes: np.ndarray) -> Float[np.ndarray, "*axes"]:
+    """Return codes as float32; torch does so many times faster than numpy."""
+    return torch.from_numpy(codes).float().numpy()

@@ -1,0 +1,138 @@
+"""`dysem-lab index` on a tiny model: from texts to hits, and what is wrong on the way."""
+
+import json
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import dysem_lab as dl
+from dysem_lab.cli import cli
+from dysem_lab.errors import DysemLabError, InputError
+
+pytest.importorskip("numba", reason="no numba: pip install -e '.[index]'")
+pytestmark = pytest.mark.usefixtures("_one_thread")
+LINES = ["A dog sleeps.", "", "It rains.", "A man plays the guitar.", "Somebody makes music."]
+
+
+def run(*arguments):
+    """Return what a command says; an error of ours is raised."""
+    result = CliRunner().invoke(cli, ["index", *map(str, arguments)])
+    if isinstance(result.exception, DysemLabError):
+        raise result.exception
+    assert result.exception is None or result.exit_code == 1, result.output
+    return result
+
+
+def asked(*arguments):
+    return json.loads(run(*arguments, "--json").stdout)
+
+
+@pytest.fixture
+def built(tmp_path, tiny_folder):
+    """Return an index of four texts, and what was said of it."""
+    texts = tmp_path / "corpus.txt"
+    texts.write_text("\n".join(LINES) + "\n", encoding="utf-8")
+    build = ("build", tmp_path / "index", texts, "--model", tiny_folder("Llama"))
+    return tmp_path / "index", build
+
+
+def test_from_texts_to_hits(built, tmp_path):
+    folder, build = built
+    assert asked(*build)["added"] == 4
+    assert asked(*build) | {"megabytes": 0} == {
+        "index": str(folder),
+        "added": 0,
+        "there already": 4,
+        "texts": 4,
+        "megabytes": 0,
+    }
+    ((first, *rest),) = [of["hits"] for of in asked("search", folder, "It rains.", "-n", 3)]
+    assert first["text"] == "It rains."
+    assert first["id"] == "corpus.txt:3"
+    assert first["similarity"] == pytest.approx(1, abs=1e-6)
+    assert 0 < len(first["top_dimensions"]) <= 5
+    assert len(rest) == 2
+    more = tmp_path / "more.csv"
+    more.write_text("name,text\nn1,The sun shines.\nn2,It snows.\n", encoding="utf-8")
+    assert asked("add", folder, more, "--ids", "name")["texts"] == 6
+    assert asked("delete", folder, "corpus.txt:3", "n2")["texts"] == 4
+    ((hit, *_),) = [of["hits"] for of in asked("search", folder, "It rains.")]
+    assert hit["id"] != "corpus.txt:3"
+    facts = asked("info", folder, "--check")
+    assert (facts["texts"], facts["encoder"], facts["damaged texts"]) == (4, "DySem", 0)
+    assert "megabytes" in run("info", folder).output
+
+
+def test_a_hit_says_why_it_was_found(built):
+    folder, build = built
+    run(*build)
+    for by in ("dimension", "token"):
+        said = asked("search", folder, "A dog sleeps.", "--why", by, "--hit", 2)[0]["why"]
+        assert "similar" in said, said
+    shown = run("search", folder, "A dog sleeps.", "--why", "head").output
+    assert "Nearest to: A dog sleeps." in shown
+    assert "Hit 1: " in shown
+
+
+def test_a_damaged_shard_is_made_anew_from_the_texts(built):
+    folder, build = built
+    run(*build)
+    (path,) = folder.glob("shard-*")
+    whole = bytearray(path.read_bytes())
+    whole[100] ^= 1
+    path.write_bytes(whole)
+    with pytest.raises(DysemLabError, match="index repair"):
+        run("search", folder, "It rains.")
+    damaged = run("info", folder, "--check")
+    assert damaged.exit_code == 1
+    assert path.name in damaged.output
+    assert asked("repair", folder)["made anew"] == 4
+    assert asked("search", folder, "It rains.")[0]["hits"][0]["id"] == "corpus.txt:3"
+    assert asked("repair", folder)["made anew"] == 0
+
+
+def test_fewer_bytes_say_what_they_do_to_the_ranking(tmp_path, tiny_folder):
+    texts = tmp_path / "corpus.txt"
+    texts.write_text("\n".join(f"Text {i} of all." for i in range(12)), encoding="utf-8")
+    build = ("build", tmp_path / "index", texts, "--model", tiny_folder("Llama"))
+    kept = asked(*build, "--stored", "int8")["10 nearest kept by int8 (of 12 texts)"]
+    assert 0.5 < kept <= 1
+    with pytest.raises(InputError, match="stores int8, not float32"):
+        run(*build)
+
+
+def test_what_is_wrong_is_said(built, tmp_path, tiny_folder):
+    folder, build = built
+    run(*build)
+    table = tmp_path / "table.csv"
+    table.write_text("a,b\nOne.,Two.\n", encoding="utf-8")
+    other = tmp_path / "other" / "corpus.txt"
+    other.parent.mkdir()
+    other.write_text("Another text.\n", encoding="utf-8")
+    for arguments, said in (
+        ((*build, "--k", "8"), "k 0.25, not 8"),
+        ((*build, "--stored", "int4"), "did you mean 'int8'"),
+        ((*build, "--method", "dysm"), "did you mean 'dysem'"),
+        (("add", folder, table), "unknown column"),
+        (("add", folder, tmp_path / "none.txt"), "no file"),
+        (("add", folder, other), "has another text as 'corpus.txt:1'"),
+        (("search", folder, " "), "query 0 is empty"),
+        (("search", folder, "A.", "--why", "heads"), "did you mean 'head'"),
+        (("search", folder, "A.", "--why", "head", "--hit", "9"), "has 4 hits"),
+        (("search", tmp_path / "none", "A."), "no index at"),
+        (("delete", folder, "x"), "no text 'x'"),
+    ):
+        with pytest.raises(InputError, match=said):
+            run(*arguments)
+
+
+def test_an_index_without_texts_or_encoder_says_what_to_do(tmp_path):
+    index = dl.SemanticIndex.create(tmp_path / "index", 3)
+    index.add(["a"], dl.SemanticVectors(torch.ones(1, 3)))
+    with pytest.raises(InputError, match="does not say what made its vectors"):
+        run("search", tmp_path / "index", "A text.")
+    (path,) = (tmp_path / "index").glob("shard-*")
+    path.write_bytes(b"")
+    with pytest.raises(InputError, match="did not keep the texts"):
+        run("repair", tmp_path / "index")
