@@ -230,3 +230,6 @@ def test_a_long_text_keeps_one_block_and_has_few_labels(tiny_lens, monkeypatch):
     assert panel.message == ""
     drawn = figure(read_patterns(tiny_lens, LONG, "none"), 0, 0)
     assert len(drawn.layout.xaxis.tickvals) == 60
+    heatmap = drawn.data[0]
+    assert heatmap.xgap == heatmap.ygap == 0  # a cell is smaller than a gap would be
+    assert heatmap.customdata is None  # 512 tokens have 262,144 pairs

@@ -163,7 +163,10 @@ def test_the_view_names_the_most_probable_tokens_and_compares_with_the_probes(ti
     assert view.probes["change"].tolist() == pytest.approx(
         [b - a for a, b in zip(view.probes["plain"], view.probes["steered"], strict=True)]
     )
-    assert "layer 2, scaling, α = 2, at heads, auxiliary 'irrelevant'" in view.measured_on
+    assert (
+        "layer 2, scaling, α = 2, at the heads, before W_O, auxiliary 'irrelevant'"
+        in view.measured_on
+    )
     drawn = figure(view)
     assert list(drawn.data[1].x) == view.tokens["probability"].tolist()[5:]
     assert list(drawn.data[4].x) == view.probes["steered"].tolist()

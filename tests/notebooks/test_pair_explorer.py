@@ -285,7 +285,7 @@ def test_settings_that_do_not_exist_are_refused_at_once(tiny_lens):
 def test_the_figure_shows_the_sets_the_values_and_the_largest_contributions(tiny_lens):
     view = reading.pair_view(tiny_lens, X, Y)
     figure = question.pair_figure(view)
-    members, values, *bars = figure.data
+    members, values, *bars, _, _, _, _ = figure.data
     (Sx, Sy), (vx, vy) = view.encoded.sets.numpy(), view.encoded.vectors.numpy()
     assert (members.z[0] > 0).tolist() == Sx.tolist()
     assert (members.z[1] > 0).tolist() == Sy.tolist()
@@ -302,6 +302,11 @@ def test_the_figure_shows_the_sets_the_values_and_the_largest_contributions(tiny
     both = [int(j) for j in largest if Sx[j] and Sy[j]]
     assert sorted(map(int, bars[2].x)) == sorted(both)
     assert bars[2].name == "in both sets"
+    # Every colour of the map has a name, whether or not one of the bars has it.
+    named = {trace.name: trace.marker.color for trace in figure.data if trace.x == (None,)}
+    assert tuple(named) == question.MEMBERSHIP
+    assert [colour for _, colour in members.colorscale][::2] == list(named.values())
+    assert "1 % are beyond" in figure.layout.xaxis2.title.text
 
 
 def test_a_finding_is_the_view_and_comes_from_the_store(tiny_lens, tmp_path):

@@ -233,6 +233,7 @@ def test_the_figure_has_a_row_per_text():
     labels = figure.layout.yaxis.ticktext
     assert labels[1] == "a" * (question.N_LETTERS - 1) + "…"
     assert labels[2] == "&lt;b&gt;"
+    assert f"colours end at ±{shares.zmax:.1g}" in figure.layout.xaxis2.title.text
     assert "<b>" not in nearest_text(view).replace("<tbody>", "")
 
 
