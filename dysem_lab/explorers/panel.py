@@ -142,7 +142,7 @@ class Panel:
         self._stop.on_click(lambda _: self.cancel())
         self._working = widgets.HBox([self._bar, self._stop], layout={"display": "none"})
         self._offered = button("", "Done once; what it reads is kept")
-        self._offered.layout.display = "none"
+        self._offered.layout.display, self._offered.layout.align_self = "none", "flex-start"
         self._offered.on_click(lambda _: self.accept())
         self.box = widgets.VBox(
             [

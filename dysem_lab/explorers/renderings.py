@@ -191,6 +191,7 @@ class Renderer:
         there = [code for code in codes if code not in lacking] or [language]
         kept = dict.fromkeys([language, *there])
         unused = {code for lines in typed for code in lines} - {*codes, *also, language}
+        lacking = {code: lacking[code] for code in codes if code in lacking}
         notes = [_lacking(lacking, there), _unused(sorted(unused))]
         return Rendered(
             [{code: text[code] for code in kept} for text in found],
@@ -228,12 +229,17 @@ def _lacking(lacking: Mapping[str, Sequence[str]], there: Sequence[str]) -> str:
     """Return which languages are left out, for want of which renderings, and what can be done."""
     if not lacking:
         return ""
-    code, texts = next((code, texts) for code, texts in lacking.items())
-    quoted = " and ".join(f"“{short(text)}”" for text in dict.fromkeys(texts))
+    of_texts: dict[tuple[str, ...], list[str]] = {}
+    for code, texts in lacking.items():
+        of_texts.setdefault(tuple(dict.fromkeys(texts)), []).append(code)
+    clauses = [
+        f"of {' and '.join(f'“{short(text)}”' for text in texts)} into {_names(codes)}"
+        for texts, codes in of_texts.items()
+    ]
     return (
-        f"Read in {_names(there)} alone: there is no translation of {quoted} into "
-        f"{_names(lacking)} here. To have it in, open Settings and type it under the translations, "
-        f"as a line such as “{code}: …”."
+        f"Read in {_names(there)} alone: there is no translation {', and '.join(clauses)}. To have "
+        "it in, open Settings and type it under the translations, as a line such as "
+        f"“{next(iter(lacking))}: …”."
     )
 
 

@@ -81,7 +81,7 @@ class WidgetScreen:
         self._saved = saved
         self.plot = go.FigureWidget()
         self.plot._config = CONFIG
-        layout = {"width": "100%", "overflow": "hidden"}
+        layout = {"width": "100%", "overflow": "auto hidden"}
         self.box = library("ipywidgets").VBox([], layout=layout)
         self.take = _take_away_class()()
         self.take.on_msg(self._answer)
@@ -114,7 +114,7 @@ class PlainScreen:
         self._saved = saved
         # Colab and Kaggle have a network; elsewhere nothing is fetched.
         self._plotly: bool | str = "cdn" if on_a_host_without_widgets() else True
-        self.box = widgets.HTML(layout={"width": "100%"})
+        self.box = widgets.HTML(layout={"width": "100%", "overflow": "auto hidden"})
         self._python, self._link = widgets.HTML(), widgets.HTML()
         save = button("Download figure", "Make a page with what is shown")
         save.on_click(lambda _: self._offer())

@@ -112,10 +112,12 @@ def explore_search(
         text = texts.get(language, state["query"].strip())
         found = nearest(there, text, state["n"], texts, progress)
         place, offer = "", None
-        if len(found.table):
-            best = float(found.table["similarity"].iloc[0])
-            said, offer = standing.of(there.encoder, best, language)
-            place = headline("similarity of the nearest", best, said)
+        others = found.table[found.table["text"] != text]
+        if len(others):
+            best = others.iloc[0]
+            said, offer = standing.of(there.encoder, float(best["similarity"]), language)
+            named = f"similarity of the nearest, “{html.escape(best['text'])}”"
+            place = headline(named, float(best["similarity"]), said)
         note = " ".join(filter(None, (read.note, _cut(there.encoder, texts))))
         below = readings([texts], ["Query"]) if len(texts) > 1 else ""
         if not state["why"] or found.table.empty:

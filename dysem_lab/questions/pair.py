@@ -106,7 +106,7 @@ def pair_figure(view: PairView) -> go.Figure:
         "xaxis2": {
             **whole,
             "anchor": "y2",
-            "title": f"dimension of {width} (colours of v end at ±{_bound(view):.2g}; 1 % are "
+            "title": f"dimension of {width} (colours of v end at ±{_rounded(_bound(view))}; 1 % are "
             "beyond)",
         },
         "xaxis3": {
@@ -193,6 +193,11 @@ def _bars(table: pd.DataFrame) -> list[dict[str, Any]]:
 def _bound(view: PairView) -> float:
     """Return the value at which the colours of v end."""
     return view.encoded.vectors.abs().flatten().quantile(0.99).item() or 1.0
+
+
+def _rounded(value: float) -> str:
+    """Return two digits of a number, or all before the point."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
 
 
 def _legend() -> list[dict[str, Any]]:

@@ -114,7 +114,7 @@ def test_a_note_advises_what_helps():
     found = source.render(["Oh.", "Ah."], [{"fr": "Oh !"}, {}], ["fr", "de"], "en")
     assert found.texts == [{"en": "Oh."}, {"en": "Ah."}]
     assert found.languages == ["en"]  # the sentences' own, where there is nothing else
-    assert "“Ah.” into French and German here" in found.note
+    assert "“Ah.” into French, and of “Oh.” and “Ah.” into German. To" in found.note
     line = re.search(r"such as “(\w+: )…”", found.note)[1] + "Ah !"
     typed = renderings.parse_renderings(line)
     again = source.render(["Oh.", "Ah."], [{"fr": "Oh !"}, typed], ["fr", "de"], "en")

@@ -229,7 +229,7 @@ def test_mistakes_are_sentences_in_the_panel(tiny_lens, move, said):
 @pytest.mark.parametrize(
     ("move", "languages", "said"),
     [
-        ({"languages": "en, fr, de"}, ("en", "fr"), "into German here.*as a line such as “de: …”"),
+        ({"languages": "en, fr, de"}, ("en", "fr"), "into German.*as a line such as “de: …”"),
         ({"first": "A dog."}, ("en",), "Read in English alone: .* “A dog.” into French and Jap"),
         ({"languages": "fr, ja", "first": "A dog."}, ("en",), "Read in English alone"),
         ({"languages": "en, en, fr"}, ("en", "fr"), "^The line in Japanese is not used"),
