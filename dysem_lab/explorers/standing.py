@@ -18,6 +18,7 @@ from dysem_lab.questions.scale import (
 )
 
 Key = tuple[Any, ...]
+TIMED = 4  # passes by which the time of the rest is told: somebody waits for the answer
 
 
 class Standing:
@@ -82,7 +83,7 @@ class Standing:
     ) -> Offer | None:
         model = key[0]
         if model not in self._seconds:
-            seconds = seconds_needed(encoder, store, language=language)
+            seconds = seconds_needed(encoder, store, language=language, timed=TIMED)
             n = self._missing[key] = unread(encoder, store, language=language)
             self._seconds[model] = seconds / n if n else 0.0
         n = self._missing[key]

@@ -106,8 +106,8 @@ def pair_figure(view: PairView) -> go.Figure:
         "xaxis2": {
             **whole,
             "anchor": "y2",
-            "title": f"dimension of {width} (colours of v end at ±{_rounded(_bound(view))}; 1 % are "
-            "beyond)",
+            "title": f"dimension of {width} (colours of v end at ±{_rounded(_bound(view))}; "
+            "1 % are beyond)",
         },
         "xaxis3": {
             "anchor": "y3",

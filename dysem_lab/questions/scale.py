@@ -166,13 +166,14 @@ def seconds_needed(
     pairs: STSData | str = "demo",
     clock: Callable[[], float] = time.perf_counter,
     language: str = "en",
+    timed: int = TIMED,
 ) -> float:
     """Return how long the scale would take, told by its first passes, which are kept."""
     missing = _missing(encoder, store, pairs, language)
     if not missing:
         return 0.0
     n, (prompts, edit) = sum(len(of) for of, _ in missing), missing[0]
-    some, (component, blocks) = prompts[:TIMED], encoder.place
+    some, (component, blocks) = prompts[:timed], encoder.place
     begun = clock()
     capture(encoder.lens, some, component, blocks, edit=edit, store=store, progress=False)
     return (clock() - begun) / len(some) * (n - len(some))
