@@ -57,9 +57,9 @@ def explore_dimensions(
 
     def python(state: State) -> str:
         if isinstance(source, Study):
-            of = ("study",) if texts is None else ("study", repr(texts))
+            of = ["study"] if texts is None else ["study", repr(texts)]
         else:
-            of = ("dysem", "texts", *(["renderings"] if renderings is not None else []))
+            of = ["dysem", "texts"] if renderings is None else ["dysem", "texts", "renderings"]
         read = f"dl.read_corpus({', '.join(of)})"
         line = call("dl.dimension", dimension_of, read, **state, top=top)
         return f"{IMPORT}\n\n{line}"

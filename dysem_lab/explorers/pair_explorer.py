@@ -166,33 +166,20 @@ def explore_pair(
 
     def update(state: State, progress: Progress) -> View:
         texts, own = texts_of(state), state["language"]
-        chosen = settings(state)
+        (x, y), codes, chosen = texts.texts, texts.languages, settings(state)
         if state["show"] == "paper":
-            view = pair_view(
-                lens,
-                *texts.texts,
-                texts.languages,
-                **chosen,
-                language=own,
-                captures=captures,
-                progress=progress,
-            )
+            read: dict[str, Any] = {"captures": captures, "progress": progress}
+            view = pair_view(lens, x, y, codes, **chosen, language=own, **read)
             figure, why = pair_figure(view), ""
         else:
-            centre = _centre((own, *texts.languages))
+            by, other = asked(state)
+            centre = _centre((own, *codes))
             view, found = why_similar(
-                lens,
-                *texts.texts,
-                texts.languages,
-                *asked(state),
-                centre,
-                **chosen,
-                language=own,
-                progress=progress,
+                lens, x, y, codes, by, other, centre, **chosen, language=own, progress=progress
             )
             figure = pair_figure(view) if found is None else found.figure
             why = "" if found is None else f"{found.above}<p>{html.escape(str(found))}</p>"
-        encoder = DySem(lens, texts.languages, **chosen)
+        encoder = DySem(lens, codes, **chosen)
         place, offer = standing.of(encoder, view.similarity, own)
         cut = cut_note(lens, texts.texts, state["template"], state["setting"])
         note = " ".join(filter(None, (texts.note, cut)))
