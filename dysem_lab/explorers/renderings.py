@@ -87,7 +87,7 @@ def parse_renderings(lines: str) -> dict[str, str]:
         code, colon, text = (part.strip() for part in line.partition(":"))
         if not colon or not text:
             raise InputError(f"{line!r} is no rendering; write a code and a text, as in 'fr: Oui.'")
-        if language_named(code).code in renderings:
+        if one_of(code, LANGUAGES, "language") in renderings:
             raise InputError(f"there are two renderings in {code!r}; keep one")
         renderings[code] = text
     return renderings
@@ -99,7 +99,7 @@ def parse_languages(codes: str) -> list[str]:
     Raises:
         InputError: An unknown language, or none.
     """
-    found = [language_named(code).code for code in codes.replace(",", " ").split()]
+    found = [one_of(code, LANGUAGES, "language") for code in codes.replace(",", " ").split()]
     if not found:
         raise InputError("no languages; write one or more codes, as in 'en, ja, ru'")
     return list(dict.fromkeys(found))
