@@ -4,12 +4,15 @@ import html
 from typing import Any
 
 from dysem_lab.display import Progress
-from dysem_lab.explorers.panel import Panel, State, View, menu, slider, text_box
+from dysem_lab.explorers.controls import menu, slider, text_box
+from dysem_lab.explorers.panel import Panel, State, View
+from dysem_lab.explorers.python import IMPORT, call
+from dysem_lab.explorers.renderings import cut_note, typed_sentence
 from dysem_lab.inputs import checked
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.passes import MAX_TOKENS, tokenize
 from dysem_lab.prompts import TEMPLATE_NAMES, TEMPLATES, wrap
-from dysem_lab.questions.attention import Patterns, caption, figure, read_patterns
+from dysem_lab.questions.attention import Patterns, attention, caption, figure, read_patterns
 
 KEPT = 2**24  # values of a pattern that an explorer keeps of all blocks at once: 64 MB
 
@@ -20,6 +23,8 @@ def explore_attention(
     template: str = "prompteol",
     layer: int = 0,
     head: int = 0,
+    *,
+    plain: bool | None = None,
 ) -> Panel:
     """Return an explorer of every head's attention over a text that can be typed in.
 
@@ -33,6 +38,7 @@ def explore_attention(
         template: As for `dysem_lab.wrap`.
         layer: Block shown first, 0-based.
         head: Query head shown first, 0-based.
+        plain: As for `Panel`.
     """
     (text,) = checked([text])
     known: dict[tuple[str, str, int | None], Patterns] = {}
@@ -56,19 +62,19 @@ def explore_attention(
         }
 
     def update(state: State, progress: Progress) -> View:
-        patterns = read(state["text"], state["template"], state["layer"] - 1)
+        text = typed_sentence(state["text"], "text")
+        patterns = read(text, state["template"], state["layer"] - 1)
         chosen = settings(state)
         chosen["token"] = max(chosen["token"], -len(patterns.tokens))
         said = html.escape(caption(patterns, **chosen), quote=False)
-        return View(figure(patterns, **chosen), said)
+        note = cut_note(lens, [{"en": text}], state["template"])
+        return View(figure(patterns, **chosen), f"<p>{said}</p>", note)
 
     def python(state: State) -> str:
-        arguments = {"template": state["template"], **settings(state)}
-        named = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
-        return (
-            "from dysem_lab.questions.attention import attention; "
-            f"attention(lens, {state['text']!r}, {named}).figure"
-        )
+        chosen = settings(state)
+        given = ("lens", repr(state["text"]), repr(chosen.pop("layer")), repr(chosen.pop("head")))
+        line = call("dl.attention", attention, *given, template=state["template"], **chosen)
+        return f"{IMPORT}\n\n{line}"
 
     names = [(TEMPLATE_NAMES.get(name, "no prompt"), name) for name in TEMPLATES]
     if template not in TEMPLATES:
@@ -85,7 +91,9 @@ def explore_attention(
         },
         update,
         python,
-        "attention",
+        lambda state: f"Attention, layer {state['layer']}, head {state['head']}: {state['text']}",
+        folded=("template", "value_weighted", "back"),
+        plain=plain,
     ).refresh()
 
     def choose(trace: object, points: Any, state: object) -> None:
@@ -93,6 +101,6 @@ def explore_attention(
             (patterns,) = known.values()
             panel.controls["back"].value = len(patterns.tokens) - int(points.ys[0])
 
-    for trace in panel.plot.data[:2]:
+    for trace in panel.plot.data[:2] if panel.plot else ():
         trace.on_click(choose)
     return panel

@@ -5,20 +5,29 @@ from collections.abc import Sequence
 from typing import Any
 
 from dysem_lab.display import Progress
+from dysem_lab.encoders.base import PromptEncoder
 from dysem_lab.errors import choices
-from dysem_lab.explorers.panel import Panel, State, View, menu, slider, text_box
+from dysem_lab.explorers.controls import menu, slider, text_box
+from dysem_lab.explorers.panel import Panel, State, View
+from dysem_lab.explorers.python import call
+from dysem_lab.explorers.renderings import cut_note, typed_sentence
+from dysem_lab.explorers.standing import Standing
 from dysem_lab.inputs import checked
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.steering import NORMS, POSITIONS, Contrast
+from dysem_lab.models.store import VectorStore
 from dysem_lab.prompts import TEMPLATE_NAMES, TEMPLATES, auxiliaries
 from dysem_lab.questions.contrast_effect import (
     PROBES,
     Effect,
+    contrast_effect,
     figure,
     read_effect,
     summary,
 )
+from dysem_lab.questions.scale import Scale
 from dysem_lab.questions.steered import SteeredTexts
+from dysem_lab.questions.style import NORM_NAMES, POSITION_NAMES, named
 
 
 def explore_contrast(
@@ -29,6 +38,9 @@ def explore_contrast(
     contrast: Contrast | None = None,
     output_layer: int | str = "penultimate",
     top: int = 10,
+    *,
+    store: VectorStore | None = None,
+    plain: bool | None = None,
 ) -> Panel:
     """Return an explorer of Contrastive Prompting on a text.
 
@@ -37,7 +49,7 @@ def explore_contrast(
     seen before costs none.
 
     Args:
-        lens: The model, which the copied line of Python calls ``lens``.
+        lens: The model, which the Python of the panel calls ``lens``.
         text: The text; another can be typed in.
         probes: Sentences that it is compared with, one a line in the panel.
         template: Prompt shown first.
@@ -45,11 +57,15 @@ def explore_contrast(
             block, or at the middle one of a model with fewer than ten.
         output_layer: Shown first.
         top: Tokens per variant.
+        store: Where the demo pairs are kept that a plain cosine is placed among; None is the
+            user's. A steered one has no scale: its demo pairs would have to be steered too.
+        plain: As for `Panel`.
     """
     (text,), probes = checked([text]), checked(probes, "probe")
     first = contrast or Contrast(min(4, lens.n_layers // 2))
     known: dict[tuple[str, str, str], SteeredTexts] = {}
     effects: dict[tuple[Any, ...], Effect] = {}
+    standing = Standing(store)
 
     def settings(state: State) -> dict[str, Any]:
         chosen = {name: state[name] for name in ("norm", "alpha", "position", "auxiliary")}
@@ -57,11 +73,12 @@ def explore_contrast(
         return {"layer": state["layer"] - 1, **chosen, "heads": heads}
 
     def effect_at(state: State, progress: Progress) -> Effect:
-        key = (state["text"], state["probes"], state["template"])
+        text = typed_sentence(state["text"], "text")
+        key = (text, state["probes"], state["template"])
         chosen = Contrast(**settings(state))
         if key not in known:
             texts = SteeredTexts(
-                lens, [state["text"], *_lines(state["probes"])], state["template"], progress
+                lens, [text, *_lines(state["probes"])], state["template"], progress
             )
             known.clear()
             effects.clear()
@@ -74,15 +91,23 @@ def explore_contrast(
 
     def update(state: State, progress: Progress) -> View:
         effect = effect_at(state, progress)
-        return View(figure(effect), effect_text(effect))
+        encoder = PromptEncoder(lens, state["template"], state["output_layer"])
+        scale, offer = standing.scale(encoder)
+        texts = [{"en": text} for text in (effect.text, *_lines(state["probes"]))]
+        note = cut_note(lens, texts, state["template"])
+        return View(figure(effect), effect_text(effect, scale), note, offer)
 
     def python(state: State) -> str:
-        chosen = ", ".join(f"{name}={value!r}" for name, value in settings(state).items())
+        contrast = call("ce.Contrast", Contrast, **settings(state))
+        given = ("lens", repr(state["text"]), "contrast", repr(_lines(state["probes"])))
         others = {name: state[name] for name in ("template", "output_layer")} | {"top": top}
-        rest = ", ".join(f"{name}={value!r}" for name, value in others.items())
-        return (
-            "from dysem_lab.questions import contrast_effect as ce; ce.contrast_effect(lens, "
-            f"{state['text']!r}, ce.Contrast({chosen}), {_lines(state['probes'])!r}, {rest}).figure"
+        return "\n".join(
+            [
+                "from dysem_lab.questions import contrast_effect as ce",
+                "",
+                f"contrast = {contrast}",
+                call("ce.contrast_effect", contrast_effect, *given, **others),
+            ]
         )
 
     names = [(TEMPLATE_NAMES.get(name, name), name) for name in TEMPLATES if name != "none"]
@@ -91,7 +116,7 @@ def explore_contrast(
     outputs: list[int | str] = [*range(1, lens.n_layers + 1), "penultimate", "last", "final"]
     if output_layer not in outputs:
         raise choices("output layer", output_layer, outputs)
-    named = list(dict.fromkeys([*auxiliaries(), first.auxiliary]))
+    others = list(dict.fromkeys([*auxiliaries(), first.auxiliary]))
     return Panel(
         {
             "text": text_box("Text", text),
@@ -99,14 +124,16 @@ def explore_contrast(
             "template": menu("Prompt", names, template),
             "layer": slider("Layer", first.layer + 1, 1, lens.n_layers),
             "alpha": slider("α", float(first.alpha), -5.0, 10.0, 0.1),
-            "norm": menu("Norm", NORMS, first.norm),
-            "position": menu("Position", list(POSITIONS), first.position),
-            "auxiliary": menu("Auxiliary", named, first.auxiliary),
+            "norm": menu("Norm", named(NORM_NAMES, NORMS), first.norm),
+            "position": menu("Position", named(POSITION_NAMES, POSITIONS), first.position),
+            "auxiliary": menu("Auxiliary", others, first.auxiliary),
             "output_layer": menu("Output layer", outputs, output_layer),
         },
         update,
         python,
-        "contrast",
+        lambda state: f"Contrast: {state['text']}",
+        folded=("template", "norm", "position", "auxiliary", "output_layer"),
+        plain=plain,
     ).refresh()
 
 
@@ -115,16 +142,22 @@ def _lines(probes: str) -> list[str]:
     return [line.strip() for line in probes.splitlines() if line.strip()]
 
 
-def effect_text(effect: Effect) -> str:
-    """Return the numbers of an effect as HTML."""
+def effect_text(effect: Effect, scale: Scale | None = None) -> str:
+    """Return the numbers of an effect as HTML.
+
+    Args:
+        effect: From `read_effect`.
+        scale: Where a plain cosine stands among those of the demo pairs.
+    """
     rows = "".join(
         f'<tr><td dir="auto">{html.escape(row.probe)}</td><td>{row.plain:.4f}</td>'
-        f"<td>{row.steered:.4f}</td><td>{row.change:+.4f}</td></tr>"
+        + (f"<td>{scale.above(row.plain)}</td>" if scale else "")
+        + f"<td>{row.steered:.4f}</td><td>{row.change:+.4f}</td></tr>"
         for row in effect.probes.itertuples()
     )
     said = f"<p><b>{html.escape(effect.remark)}.</b></p>" if effect.remark else ""
+    above = f"<th>plain, above so many of the {scale.of}</th>" if scale else ""
     return (
-        f"<p>{summary(effect)}.</p>{said}"
-        "<table><thead><tr><th>Probe</th><th>plain</th><th>steered</th><th>change</th></tr>"
-        f"</thead><tbody>{rows}</tbody></table>"
+        f"<p>{summary(effect)}.</p>{said}<table><thead><tr><th>Probe</th><th>plain</th>{above}"
+        f"<th>steered</th><th>change</th></tr></thead><tbody>{rows}</tbody></table>"
     )

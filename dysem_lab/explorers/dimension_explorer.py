@@ -9,12 +9,15 @@ from typing import Any
 from dysem_lab.consensus import resolve_k
 from dysem_lab.display import Progress
 from dysem_lab.encoders.dysem import DySem
-from dysem_lab.explorers.panel import Panel, State, View, menu, slider
+from dysem_lab.explorers.controls import menu, slider
+from dysem_lab.explorers.panel import Panel, State, View
+from dysem_lab.explorers.python import IMPORT, call
 from dysem_lab.questions.corpus import read_corpus
+from dysem_lab.questions.dimension import dimension as dimension_of
 from dysem_lab.questions.dimension import dimension_figure, dimension_text
 from dysem_lab.questions.dimension_facts import dimension_facts, most_telling
 from dysem_lab.questions.study import Study
-from dysem_lab.questions.style import SYMBOLS
+from dysem_lab.questions.style import SETTING_NAMES, VECTOR_NAMES, named
 
 
 def explore_dimensions(
@@ -25,6 +28,7 @@ def explore_dimensions(
     dimension: int | None = None,
     k: int | float = 0.25,
     top: int = 10,
+    plain: bool | None = None,
 ) -> Panel:
     """Return an explorer of dimensions; the corpus is read once, and nothing after runs the model.
 
@@ -38,6 +42,7 @@ def explore_dimensions(
         dimension: Shown first; None is the one that tells most (`most_telling`).
         k: Dimensions per text shown first, or fraction of d.
         top: Sentences, and tokens of each direction.
+        plain: As for `Panel`.
 
     Raises:
         InputError: As for `read_corpus` and `dimension_facts`.
@@ -51,12 +56,13 @@ def explore_dimensions(
         return View(dimension_figure(facts), dimension_text(facts) + hint)
 
     def python(state: State) -> str:
-        read = f"study, {texts!r}" if isinstance(source, Study) else "dysem, texts, renderings"
-        chosen = ", ".join(f"{name}={value!r}" for name, value in state.items())
-        return (
-            f"import dysem_lab as dl; dl.dimension(dl.read_corpus({read}), {chosen}, "
-            f"top={top}).figure"
-        )
+        if isinstance(source, Study):
+            of = ["study"] if texts is None else ["study", repr(texts)]
+        else:
+            of = ["dysem", "texts"] if renderings is None else ["dysem", "texts", "renderings"]
+        read = f"dl.read_corpus({', '.join(of)})"
+        line = call("dl.dimension", dimension_of, read, **state, top=top)
+        return f"{IMPORT}\n\n{line}"
 
     d_model, m = corpus.lens.d_model, len(corpus.languages)
     component, setting = corpus.components[0], corpus.settings[0]
@@ -66,25 +72,23 @@ def explore_dimensions(
     panel = Panel(
         {
             "dimension": slider("Dimension", first, 0, d_model - 1),
-            "component": menu("Component", _named(corpus.components), component),
-            "setting": menu("Setting", corpus.settings, setting),
+            "component": menu("Vector", named(VECTOR_NAMES, corpus.components), component),
+            "setting": menu("Prompts", named(SETTING_NAMES, corpus.settings), setting),
             "m": slider("m languages", m, 1, m),
             "k": slider("k dimensions", settings["k"], 1, d_model),
         },
         update,
         python,
-        "dimension",
+        lambda state: f"Dimension {state['dimension']}",
+        folded=("component", "setting", "m", "k"),
+        plain=plain,
     ).refresh()
 
     def choose(trace: Any, points: Any, state: object) -> None:
         if points.point_inds:
             panel.controls["dimension"].value = int(trace.customdata[points.point_inds[0]])
 
-    for trace in panel.plot.data:
+    for trace in panel.plot.data if panel.plot else ():
         if trace.xaxis in ("x", "x2") and trace.customdata is not None:
             trace.on_click(choose)
     return panel
-
-
-def _named(components: Sequence[str]) -> list[tuple[str, str]]:
-    return [(f"{SYMBOLS[name]} ({name})", name) for name in components]

@@ -5,17 +5,39 @@ from typing import Any
 
 from dysem_lab.consensus import resolve_k
 from dysem_lab.display import Progress
+from dysem_lab.encoders.dysem import DySem
 from dysem_lab.encoders.settings import VECTORS
-from dysem_lab.explorers.panel import Panel, State, View, menu, slider, text_box
-from dysem_lab.explorers.renderings import checked_renderings
+from dysem_lab.explorers.controls import menu, slider
+from dysem_lab.explorers.examples import demo_data, example_pairs, pair_of
+from dysem_lab.explorers.panel import Panel, State, View
+from dysem_lab.explorers.python import IMPORT, assigned, call
+from dysem_lab.explorers.renderings import (
+    Rendered,
+    Renderer,
+    checked_renderings,
+    cut_note,
+    language_boxes,
+    parse_languages,
+    parse_renderings,
+    readings,
+    sentence_boxes,
+    typed_lines,
+    typed_sentence,
+    use_all,
+)
+from dysem_lab.explorers.standing import Standing, headline
 from dysem_lab.inputs import checked, names_of
 from dysem_lab.models.lens import LensModel
+from dysem_lab.models.store import VectorStore
 from dysem_lab.prompts import SETTINGS, TEMPLATES
 from dysem_lab.questions.finding import Finding
 from dysem_lab.questions.layer_curves import layer_curves, need_of
 from dysem_lab.questions.pair_layers import LayeredPair, capture_pair, pair_layer_curves
 from dysem_lab.questions.study import Study
+from dysem_lab.questions.style import COMPARED_NAMES, SETTING_NAMES, named
 from dysem_lab.translation.translate import Translator
+
+SIDES = ("first", "second")
 
 
 def explore_layers(
@@ -28,12 +50,20 @@ def explore_layers(
     *,
     template: str = "prompteol",
     k: int | float = 0.25,
+    language: str | None = None,
+    store: VectorStore | None = None,
+    plain: bool | None = None,
 ) -> Panel:
     """Return an explorer of a pair over the layers; only a new text runs the model.
 
+    An unrelated pair of the demo set is drawn beside it. Renderings come from where
+    `dysem_lab.explorers.pair_explorer.explore_pair` has them. Controls: ``first``, ``second``,
+    ``first_renderings``, ``second_renderings``, ``languages``, ``language``, ``setting``,
+    ``vector``, ``m``, ``k``.
+
     Args:
-        lens: The model, which the copied line of Python calls ``lens``.
-        a: One text, in the first of the languages.
+        lens: The model, which the Python of the panel calls ``lens``.
+        a: One text.
         b: The other.
         languages: In the order in which they join the consensus.
         translator: Makes the renderings that are not given, those of texts that are typed in among
@@ -41,61 +71,148 @@ def explore_layers(
         renderings: Language → a and b in it.
         template: As for `dysem_lab.wrap`.
         k: Dimensions per text shown first, or fraction of d.
+        language: The texts' own; None is the first of the languages.
+        store: As for `explore_pair`, like `plain`.
+        plain: As for `Panel`.
 
     Raises:
-        InputError: As for `capture_pair`.
-        MissingTranslationError: As for `capture_pair`.
+        InputError: A language that there is not, or texts that are none.
     """
     a, b = checked([a, b])
     given = checked_renderings(renderings)
-    known: dict[tuple[str, str], LayeredPair] = {}
+    codes = names_of(languages, "language")
+    own = codes[0] if language is None else language
+    settings = SETTINGS if template in TEMPLATES else SETTINGS[:1]
+    boxes = [
+        sentence_boxes(
+            side,
+            f"Sentence {name}",
+            text,
+            f"{side}_renderings",
+            typed_lines(given, i, own),
+            f"Translations of {name}",
+        )
+        for i, (side, name, text) in enumerate(zip(SIDES, "xy", (a, b), strict=True))
+    ]
+    controls = {
+        **boxes[0],
+        **boxes[1],
+        **language_boxes(codes, own),
+        **_choices(settings, settings[-1], len(codes), resolve_k(k, lens.d_model), lens.d_model),
+    }
+    controls["languages"].observe(lambda change: use_all(change["new"], controls["m"]), "value")
+    source, standing = Renderer(translator), Standing(store)
+    known: dict[str, LayeredPair] = {}
 
-    def read(first: str, second: str) -> LayeredPair:
-        if (first, second) not in known:
-            of_them = given if (first, second) == (a, b) else None
-            captured = capture_pair(lens, first, second, languages, of_them, translator, template)
-            known.clear()
-            known[first, second] = captured
-        return known[first, second]
-
-    def update(state: State, progress: Progress) -> View:
-        progress(0, 1, "Reading")
-        pair = read(state["first"], state["second"])
-        chosen = {name: state[name] for name in ("setting", "vector", "m", "k")}
-        found = pair_layer_curves(pair, **chosen)
-        return View(found.figure, found.caption)
-
-    def python(state: State) -> str:
-        pair = known[state["first"], state["second"]]
-        others = {code: list(texts) for code, texts in list(pair.texts.items())[1:]}
-        made = f"{state['first']!r}, {state['second']!r}, {list(pair.languages)!r}, {others!r}"
-        chosen = ", ".join(f"{name}={state[name]!r}" for name in ("setting", "vector", "m", "k"))
-        return (
-            "from dysem_lab.questions.pair_layers import capture_pair, pair_layer_curves; "
-            f"pair_layer_curves(capture_pair(lens, {made}, template={template!r}), {chosen}).figure"
+    def texts_of(state: State) -> Rendered:
+        return source.render(
+            [typed_sentence(state[side], f"{side} sentence") for side in SIDES],
+            [parse_renderings(state[f"{side}_renderings"]) for side in SIDES],
+            parse_languages(state["languages"]),
+            state["language"],
         )
 
-    settings = SETTINGS if template in TEMPLATES else SETTINGS[:1]
-    n_languages = len(names_of(languages, "language"))
+    def read(kind: str, texts: Sequence[Mapping[str, str]], codes: list[str], own: str) -> Any:
+        """Return a pair at every layer: of the panel, or the unrelated one."""
+        key = repr((lens.fingerprint, kind, texts, codes, own))
+        if key not in known:
+            for old in [old for old in known if f", '{kind}', " in old]:
+                del known[old]
+            columns = {code: [of[code] for of in texts] for code in texts[0]}
+            first, second = columns[own]
+            known[key] = capture_pair(
+                lens, first, second, codes, columns, None, template, language=own
+            )
+        return known[key]
+
+    def chosen(state: State, codes: Sequence[str]) -> dict[str, Any]:
+        asked = parse_languages(state["languages"])[: state["m"]]
+        m = max(1, len([code for code in asked if code in codes]))
+        return {**{name: state[name] for name in ("setting", "vector", "k")}, "m": m}
+
+    def update(state: State, progress: Progress) -> View:
+        texts, own = texts_of(state), state["language"]
+        codes, asked = texts.languages, chosen(state, texts.languages)
+        progress(0, 2, "Reading")
+        pair = read("pair", texts.texts, codes, own)
+        progress(1, 2, "Reading")
+        beside = read("unrelated", _unrelated(texts.texts[0]), codes, own)
+        found = pair_layer_curves(pair, **asked, beside=beside)
+        last = _last(found)
+        encoder = DySem(
+            lens,
+            codes[: asked["m"]],
+            k=state["k"],
+            template=template,
+            setting=state["setting"],
+            vector=state["vector"],
+        )
+        place, offer = standing.of(encoder, last, own)
+        what = "DySem similarity of all that attention wrote (A<sup>L</sup>), at the last layer"
+        text = headline(what, last, place) + f"<p>{found.caption}</p>"
+        cut = cut_note(lens, texts.texts, template, state["setting"])
+        note = " ".join(filter(None, (texts.note, cut)))
+        return View(found.figure, text + readings(texts.texts, ("x", "y")), note, offer)
+
+    def python(state: State) -> str:
+        texts, own = texts_of(state), state["language"]
+        codes, beside = texts.languages, _unrelated(texts.texts[0])
+        of_own = {"language": own if own != codes[0] else None, "template": template}
+
+        def captured(texts: str) -> str:
+            given = ("lens", f"*{texts}[{own!r}]", repr(codes), texts)
+            return call("capture_pair", capture_pair, *given, **of_own)
+
+        drawn = call(
+            "pair_layer_curves", pair_layer_curves, "pair", "beside=beside", **chosen(state, codes)
+        )
+        return "\n".join(
+            [
+                "from dysem_lab.questions.pair_layers import capture_pair, pair_layer_curves",
+                "",
+                *(
+                    assigned(name, {code: [of[code] for of in both] for code in both[0]})
+                    for name, both in (("texts", texts.texts), ("unrelated", beside))
+                ),
+                f"pair, beside = {captured('texts')}, {captured('unrelated')}",
+                drawn,
+            ]
+        )
+
     return Panel(
-        {
-            "first": text_box("First text", a),
-            "second": text_box("Second text", b),
-            **_choices(settings, n_languages, resolve_k(k, lens.d_model), lens.d_model),
-        },
+        controls,
         update,
         python,
-        "layers",
+        lambda state: f"Layer by layer: {state['first']} / {state['second']}",
+        folded=[name for name in controls if name not in SIDES],
+        examples=example_pairs(codes),
+        plain=plain,
     ).refresh()
 
 
-def explore_data_layers(study: Study, task: str | None = None, *, k: int | float = 0.25) -> Panel:
+def _unrelated(texts: Mapping[str, str]) -> list[dict[str, str]]:
+    """Return the demo set's first unrelated pair in the languages of a text."""
+    data, row = demo_data(), pair_of("unrelated")
+    return [{code: data.sentences[code][side][row] for code in texts} for side in (0, 1)]
+
+
+def _last(found: Finding) -> float:
+    """Return DySem's similarity on A^L, which is that of the other explorers."""
+    of = found.table
+    of = of[(of["component"] == "attn") & (of["kind"] == "cumulative") & (of["measure"] == "DySem")]
+    return float(of["value"].iloc[-1])
+
+
+def explore_data_layers(
+    study: Study, task: str | None = None, *, k: int | float = 0.25, plain: bool | None = None
+) -> Panel:
     """Return an explorer of a task's Spearman over the layers; what the store has runs no pass.
 
     Args:
         study: The copied line of Python calls it ``study``.
         task: Shown first; None is the study's first.
         k: Dimensions per text shown first, or fraction of d.
+        plain: As for `Panel`.
     """
     known: dict[tuple[Any, ...], Finding] = {}
 
@@ -112,11 +229,8 @@ def explore_data_layers(study: Study, task: str | None = None, *, k: int | float
         return View(known[key].figure, known[key].caption)
 
     def python(state: State) -> str:
-        chosen = ", ".join(f"{name}={value!r}" for name, value in arguments(state).items())
-        return (
-            "from dysem_lab.questions.layer_curves import layer_curves; "
-            f"layer_curves(study, {chosen}).figure"
-        )
+        asked = call("dl.layer_curves", layer_curves, "study", **arguments(state))
+        return f"{IMPORT}\n\n{asked}"
 
     tasks = list(study.data)
     d_model = study.model.d_model
@@ -124,19 +238,24 @@ def explore_data_layers(study: Study, task: str | None = None, *, k: int | float
     return Panel(
         {
             "task": menu("Task", tasks, tasks[0] if task is None else task),
-            **_choices(study.settings, n_languages, resolve_k(k, d_model), d_model),
+            **_choices(
+                study.settings, study.settings[0], n_languages, resolve_k(k, d_model), d_model
+            ),
         },
         update,
         python,
-        "layers",
+        lambda state: f"{state['task']}, layer by layer",
+        plain=plain,
     ).refresh()
 
 
-def _choices(settings: Sequence[str], n_languages: int, k: int, d_model: int) -> dict[str, Any]:
+def _choices(
+    settings: Sequence[str], setting: str, n_languages: int, k: int, d_model: int
+) -> dict[str, Any]:
     """Return the controls that both explorers have."""
     return {
-        "setting": menu("Setting", settings, settings[0]),
-        "vector": menu("Vector", VECTORS, "mean"),
+        "setting": menu("Prompts", named(SETTING_NAMES, settings), setting),
+        "vector": menu("Compared is", named(COMPARED_NAMES, VECTORS), "mean"),
         "m": slider("m languages", n_languages, 1, n_languages),
         "k": slider("k dimensions", k, 1, d_model),
     }

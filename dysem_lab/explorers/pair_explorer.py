@@ -9,25 +9,37 @@ from dysem_lab.consensus import resolve_k
 from dysem_lab.data.sts import STSData, load_data
 from dysem_lab.display import Progress
 from dysem_lab.encoders.base import require_model
+from dysem_lab.encoders.dysem import DySem
 from dysem_lab.encoders.settings import VECTORS, check_settings
 from dysem_lab.errors import InputError
-from dysem_lab.explorers.panel import Panel, State, View, menu, slider, text_box
+from dysem_lab.explorers.controls import menu, slider
+from dysem_lab.explorers.examples import example_pairs
+from dysem_lab.explorers.panel import Panel, State, View
+from dysem_lab.explorers.python import IMPORT, assigned, call
 from dysem_lab.explorers.renderings import (
-    EXAMPLE,
+    Rendered,
     Renderer,
     checked_renderings,
-    empty_when_it_changes,
+    cut_note,
+    language_boxes,
     parse_languages,
     parse_renderings,
+    sentence_boxes,
+    typed_lines,
+    typed_sentence,
+    use_all,
 )
+from dysem_lab.explorers.standing import Standing, headline
 from dysem_lab.inputs import checked, names_of, one_of
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.parts import SPLITS
 from dysem_lab.models.places import VECTOR_COMPONENTS
+from dysem_lab.models.store import VectorStore
 from dysem_lab.prompts import SETTINGS, TEMPLATE_NAMES, TEMPLATES
-from dysem_lab.questions.pair import pair_figure, pair_text
-from dysem_lab.questions.pair_view import Captures, pair_view, why_similar
-from dysem_lab.questions.style import SYMBOLS
+from dysem_lab.questions.explain import explain
+from dysem_lab.questions.pair import pair, pair_figure, pair_text
+from dysem_lab.questions.pair_view import Captures, PairView, pair_view, why_similar
+from dysem_lab.questions.style import COMPARED_NAMES, SETTING_NAMES, VECTOR_NAMES, named
 from dysem_lab.translation.translate import Translator
 
 SHOWN = {
@@ -37,6 +49,8 @@ SHOWN = {
     "why: which dimensions": "dimension",
     "as in the paper": "paper",
 }
+SIDES = ("first", "second")
+IN_VIEW = ("first", "second", "show")  # the others are under "Settings"
 # Pairs of the demo set that an explanation is centred on here: few, since a panel is waited for.
 CENTRE_PAIRS = 32
 
@@ -56,19 +70,24 @@ def explore_pair(
     vector: str = "mean",
     language: str = "en",
     show: str = "token",
+    store: VectorStore | None = None,
+    plain: bool | None = None,
 ) -> Panel:
     """Return a panel on two sentences; vectors are kept, so that k and m run no forward pass.
 
-    It first says why they are similar (`dysem_lab.explain`, centred on 32 pairs of the demo set,
-    which run through the model once); the sets and the numbers of the paper are one click away.
+    It first says how similar they are, beside the demo pairs, and why (`dysem_lab.explain`, centred
+    on 32 pairs of the demo set, which run through the model once); the sets and the numbers of the
+    paper are one click away.
 
-    Renderings come from what is typed in, else from the translator. Controls: ``first``,
+    Renderings come from what is typed in, else from the translator, the demo set, or Apertium where
+    it is installed; a language that has none is left out, and that is said. Controls: ``first``,
     ``second``, ``first_renderings``, ``second_renderings`` (lines such as ``fr: Oui.``; emptied
-    when the sentence changes), ``languages`` (codes in order), ``m`` (the first so many of them),
-    ``k`` (dimensions per text), ``component``, ``template``, ``setting``, ``vector``, ``show``.
+    when the sentence changes), ``languages`` (codes in order), ``language`` (the sentences' own),
+    ``m`` (the first so many of them), ``k`` (dimensions per text), ``component``, ``template``,
+    ``setting``, ``vector``, ``show``.
 
     Args:
-        lens: The model, which the copied line of Python calls ``lens``.
+        lens: The model, which the Python of the panel calls ``lens``.
         a: x.
         b: y.
         languages: 𝓛 at first; None is the texts' own language and those of the renderings.
@@ -81,6 +100,9 @@ def explore_pair(
         vector: "mean" or "source".
         language: The texts' own.
         show: "token", "head", "block" or "dimension" explain; "paper" shows sets and values.
+        store: Where the demo pairs are kept that the similarity is placed among; None is the
+            user's.
+        plain: As for `Panel`.
 
     Raises:
         DysemLabError: ipywidgets is missing.
@@ -88,53 +110,52 @@ def explore_pair(
     """
     a, b = checked([a, b])
     given = checked_renderings(renderings)
-    for code, pair in given.items():
-        if len(pair) != 2:
-            raise InputError(f"renderings[{code!r}] must be x and y in it, got {pair!r}")
+    for code, texts in given.items():
+        if len(texts) != 2:
+            raise InputError(f"renderings[{code!r}] must be x and y in it, got {texts!r}")
     codes = names_of(languages or dict.fromkeys([language, *given]), "language")
     require_model(lens)
     check_settings(codes, component, template, setting, vector)
     one_of(show, [*SHOWN.values()], "show")
-    typed = [
-        "\n".join(f"{code}: {pair[i]}" for code, pair in given.items() if code != language)
-        for i in (0, 1)
-    ]
     templates = dict.fromkeys([*TEMPLATES, template])
+    boxes = [
+        sentence_boxes(
+            side,
+            f"Sentence {name}",
+            text,
+            f"{side}_renderings",
+            typed_lines(given, i, language),
+            f"Translations of {name}",
+        )
+        for i, (side, name, text) in enumerate(zip(SIDES, "xy", (a, b), strict=True))
+    ]
     controls = {
+        **boxes[0],
+        **boxes[1],
         "show": menu("Show", [*SHOWN.items()], show),
-        "first": text_box("Sentence x", a),
-        "second": text_box("Sentence y", b),
-        "first_renderings": text_box("Translations of x", typed[0], rows=3, example=EXAMPLE),
-        "second_renderings": text_box("Translations of y", typed[1], rows=3, example=EXAMPLE),
-        "languages": text_box("Languages", ", ".join(codes)),
+        **language_boxes(codes, language),
         "m": slider("m languages", len(codes), 1, len(codes)),
         "k": slider("k dimensions", resolve_k(k, lens.d_model), 1, lens.d_model),
-        "component": menu(
-            "Component", [(SYMBOLS.get(name, name), name) for name in VECTOR_COMPONENTS], component
-        ),
-        "template": menu(
-            "Template", [(TEMPLATE_NAMES.get(name, name), name) for name in templates], template
-        ),
-        "setting": menu("Setting", SETTINGS, setting),
-        "vector": menu("Vector", VECTORS, vector),
+        "component": menu("Vector", named(VECTOR_NAMES, VECTOR_COMPONENTS), component),
+        "template": menu("Template", named(TEMPLATE_NAMES, templates), template),
+        "setting": menu("Prompts", named(SETTING_NAMES, SETTINGS), setting),
+        "vector": menu("Compared is", named(COMPARED_NAMES, VECTORS), vector),
     }
-    for side in ("first", "second"):
-        empty_when_it_changes(controls[side], controls[f"{side}_renderings"])
-    controls["languages"].observe(lambda change: _use_all(change["new"], controls["m"]), "value")
-    source = Renderer(translator, language)
-    captures = Captures(lens)
+    controls["languages"].observe(lambda change: use_all(change["new"], controls["m"]), "value")
+    source, captures, standing = Renderer(translator), Captures(lens), Standing(store)
 
-    def arguments(state: State) -> tuple[dict[str, str], dict[str, str], list[str]]:
-        codes = parse_languages(state["languages"])[: state["m"]]
-        first, second = (
-            source.render(state[side], parse_renderings(state[f"{side}_renderings"]), codes)
-            for side in ("first", "second")
+    def texts_of(state: State) -> Rendered:
+        asked = parse_languages(state["languages"])
+        return source.render(
+            [typed_sentence(state[side], f"{side} sentence") for side in SIDES],
+            [parse_renderings(state[f"{side}_renderings"]) for side in SIDES],
+            asked[: state["m"]],
+            state["language"],
+            asked,
         )
-        return first, second, codes
 
     def settings(state: State) -> dict[str, Any]:
-        names = ("k", "component", "template", "setting", "vector")
-        return {name: state[name] for name in names} | {"language": language}
+        return {name: state[name] for name in ("k", "component", "template", "setting", "vector")}
 
     def asked(state: State) -> tuple[str, str | None]:
         """Return by what x and y are split: by block, where the component has no such parts."""
@@ -144,52 +165,70 @@ def explore_pair(
         return by, by if by == "token" else None
 
     def update(state: State, progress: Progress) -> View:
-        first, second, codes = arguments(state)
-        named = settings(state)
+        texts, own = texts_of(state), state["language"]
+        (x, y), codes, chosen = texts.texts, texts.languages, settings(state)
         if state["show"] == "paper":
-            view = pair_view(
-                lens, first, second, codes, **named, captures=captures, progress=progress
+            read: dict[str, Any] = {"captures": captures, "progress": progress}
+            view = pair_view(lens, x, y, codes, **chosen, language=own, **read)
+            figure, why = pair_figure(view), ""
+        else:
+            by, other = asked(state)
+            centre = _centre((own, *codes))
+            view, found = why_similar(
+                lens, x, y, codes, by, other, centre, **chosen, language=own, progress=progress
             )
-            return View(pair_figure(view), pair_text(view))
-        centre = _centre((language, *codes))
-        view, found = why_similar(
-            lens, first, second, codes, *asked(state), centre, **named, progress=progress
+            figure = pair_figure(view) if found is None else found.figure
+            why = "" if found is None else f"{found.above}<p>{html.escape(str(found))}</p>"
+        encoder = DySem(lens, codes, **chosen)
+        place, offer = standing.of(encoder, view.similarity, own)
+        cut = cut_note(lens, texts.texts, state["template"], state["setting"])
+        note = " ".join(filter(None, (texts.note, cut)))
+        return View(
+            figure,
+            headline(_what(view), view.similarity, place) + why + pair_text(view),
+            note,
+            offer,
         )
-        if found is None:
-            return View(pair_figure(view), pair_text(view))
-        return View(found.figure, f"{found.above}<p>{html.escape(str(found))}</p>{pair_text(view)}")
 
     def python(state: State) -> str:
-        first, second, codes = arguments(state)
-        named = settings(state)
+        texts, own, chosen = texts_of(state), state["language"], settings(state)
+        codes = repr(texts.languages)
+        lines = [IMPORT, "", *map(assigned, "xy", texts.texts)]
         if state["show"] == "paper":
-            values = ", ".join(f"{name}={value!r}" for name, value in named.items())
-            return (
-                "from dysem_lab.questions.pair import pair_figure; "
-                "from dysem_lab.questions.pair_view import pair_view; "
-                f"view = pair_view(lens, {first!r}, {second!r}, {codes!r}, {values}); "
-                "pair_figure(view)"
+            return "\n".join(
+                [*lines, call("dl.pair", pair, "lens", "x", "y", codes, **chosen, language=own)]
             )
-        own = named.pop("language")
-        values = ", ".join(f"{name}={value!r}" for name, value in named.items())
-        return (
-            "import dysem_lab as dl; centre = "
-            f"dl.load_data('demo', languages={[own, *codes]!r}).sample({CENTRE_PAIRS}); "
-            f"dl.explain(dl.DySem(lens, {codes!r}, {values}), {first!r}, {second!r}, "
-            f"{', '.join(map(repr, asked(state)))}, centre, language={own!r})"
+        centre = [own, *(code for code in texts.languages if code != own)]
+        split = [*map(repr, filter(None, asked(state))), "centre=centre"]
+        return "\n".join(
+            [
+                *lines,
+                f"dysem = {call('dl.DySem', DySem, 'lens', codes, **chosen)}",
+                f"centre = dl.load_data('demo', languages={centre}).sample({CENTRE_PAIRS})",
+                call("dl.explain", explain, "dysem", "x", "y", *split, language=own),
+            ]
         )
 
-    return Panel(controls, update, python, "pair").refresh()
+    def title(state: State) -> str:
+        return f"{state['first']} / {state['second']}"
+
+    return Panel(
+        controls,
+        update,
+        python,
+        title,
+        folded=[name for name in controls if name not in IN_VIEW],
+        examples=example_pairs(codes),
+        plain=plain,
+    ).refresh()
+
+
+def _what(view: PairView) -> str:
+    """Return what the number of a pair is, and on how many dimensions."""
+    return f"DySem similarity, on {view.n_dims} of {view.encoded.vectors.shape[-1]} dimensions"
 
 
 @cache
 def _centre(codes: tuple[str, ...]) -> STSData:
     """Return the pairs that explanations are centred on."""
     return load_data("demo", languages=codes).sample(CENTRE_PAIRS)
-
-
-def _use_all(codes: str, m: Any) -> None:
-    """Let m reach as far as there are languages, and use them all."""
-    n_languages = max(1, len(codes.replace(",", " ").split()))
-    m.max = n_languages
-    m.value = n_languages

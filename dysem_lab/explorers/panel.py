@@ -1,4 +1,4 @@
-"""What all explorers are made of: labelled controls, a figure, a line of numbers, a line of Python.
+"""What all explorers are made of: labelled controls, a figure, numbers, and the same in Python.
 
 An explorer is a plain function ``update(state, progress)`` that returns what is shown, and a
 `Panel` that calls it when a control changes. ipywidgets and anywidget come with the extra ``lab``
@@ -8,20 +8,23 @@ and are imported when a panel is made.
 import contextvars
 import html
 import threading
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from copy import deepcopy
-from functools import cache
-from importlib import import_module
 from typing import Any, NamedTuple
 
 import plotly.graph_objects as go
 
-from dysem_lab import paths
 from dysem_lab.display import Progress
 from dysem_lab.errors import DysemLabError, InputError, choices
-from dysem_lab.startup import import_nbformat
-
-import_nbformat()  # before plotly does, to make a widget
+from dysem_lab.explorers.controls import button, library
+from dysem_lab.explorers.screen import (
+    STYLE,
+    PlainScreen,
+    Saved,
+    WidgetScreen,
+    file_name,
+    shows_widgets,
+)
 
 State = dict[str, Any]  # control → value
 
@@ -30,108 +33,69 @@ class Cancelled(Exception):  # noqa: N818 - it is no error
     """Somebody pressed Cancel; raised by a `Progress` between two batches."""
 
 
+class Offer(NamedTuple):
+    """Work that a view would gain by, done when its button is pressed.
+
+    Attributes:
+        label: What the button says.
+        work: What it does, off the main thread; the view is computed again after it.
+    """
+
+    label: str
+    work: Callable[[Progress], None]
+
+
 class View(NamedTuple):
     """What a panel shows.
 
     Attributes:
         figure: Any plotly figure.
         text: HTML with the numbers; what comes from users is escaped in it.
+        note: What to know of it, as plain sentences: what was left out, what was cut.
+        offer: Work that would add to it.
     """
 
     figure: go.Figure
     text: str
-
-
-STYLE, TAKE_AWAY = (
-    paths.package_file(f"explorers/panel.{kind}").read_text(encoding="utf-8")
-    for kind in ("css", "js")
-)
-
-
-def library(name: str) -> Any:
-    """Return a library of the extra ``lab``.
-
-    Raises:
-        DysemLabError: It is not installed; names the extra.
-    """
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise DysemLabError(
-            f"an explorer needs {name} ({error}); pip install 'dysem-lab[lab]'. The figure and the "
-            "numbers are also there without widgets, as functions of the explorer's module"
-        ) from error
-
-
-def text_box(label: str, value: str = "", rows: int = 1, example: str = "") -> Any:
-    """Return a box to type in; a change counts when Enter is pressed or the box is left.
-
-    Args:
-        label: What it is for.
-        value: What it holds at first.
-        rows: Lines that it shows.
-        example: Shown in grey while it is empty.
-    """
-    widgets = library("ipywidgets")
-    kind = widgets.Text if rows == 1 else widgets.Textarea
-    more = {"placeholder": example} | ({} if rows == 1 else {"rows": rows})
-    return _labelled(kind, label, "100%", value=value, continuous_update=False, **more)
-
-
-def slider(label: str, value: float, low: float, high: float, step: float = 1) -> Any:
-    """Return a slider over whole numbers, or over numbers where one of the four is a float."""
-    widgets = library("ipywidgets")
-    numbers = {"value": value, "min": low, "max": high, "step": step}
-    whole = all(isinstance(number, int) for number in numbers.values())
-    kind = widgets.IntSlider if whole else widgets.FloatSlider
-    return _labelled(kind, label, NARROW, continuous_update=True, **numbers)
-
-
-def menu(label: str, options: Sequence[Any], value: Any) -> Any:
-    """Return a drop-down menu; options are values, or pairs of a name and a value."""
-    return _labelled(library("ipywidgets").Dropdown, label, NARROW, options=options, value=value)
-
-
-NARROW = "min(26rem, 100%)"
-
-
-def _labelled(kind: Any, label: str, width: str, **settings: Any) -> Any:
-    return kind(
-        description=label,
-        style={"description_width": "9rem"},
-        layout={"width": width, "max_width": "100%"},
-        **settings,
-    )
+    note: str = ""
+    offer: Offer | None = None
 
 
 class Panel:
-    """Controls, a figure and a line of numbers that follow them.
+    """Controls, a figure and numbers that follow them.
 
     A change of a control is computed on a thread of its own, so that the next change and the Cancel
     button are heard meanwhile; of the changes that come during a computation only the last is
     computed. That is safe because every forward pass holds the model's lock, in inference mode.
 
     Args:
-        controls: Name in the state → a labelled widget with a ``value`` (`text_box`, `slider`,
-            `menu`, or any of ipywidgets with a description).
+        controls: Name in the state → a labelled widget with a ``value`` (of
+            `dysem_lab.explorers.controls`, or any of ipywidgets with a description).
         update: ``update(state, progress)`` → `View`. Long work calls
             ``progress(done, total, what)`` between batches, which shows a bar and stops the work
             where Cancel was pressed. It runs off the main thread and changes no control.
-        python: State → one line of Python that reproduces the view.
-        name: Of the downloaded file, without suffix.
+        python: State → lines of Python that reproduce the view.
+        name: What the view is: the title of the downloaded page, or a function of the state.
+        folded: Names of controls that are under "Settings", closed at first.
+        examples: Label of a button → the values that it gives to controls.
+        plain: Show the figure with ipywidgets alone; None does so where the host shows no other
+            widgets (Colab, Kaggle, no anywidget).
 
     Attributes:
         controls: As given; setting a ``value`` is the same as moving the control.
         box: The ipywidgets box with everything in it, to put into other boxes.
         figure: The figure that is shown, None before the first.
-        plot: The FigureWidget that shows it, for callbacks on clicks.
+        plot: The FigureWidget that shows it, for callbacks on clicks; None where it is plain.
         text: The HTML beside it.
-        python: The line of Python for what is shown.
+        note: What is said of it.
+        offer: What would add to it; None is nothing.
+        python: The Python for what is shown.
+        title: Of the page that is downloaded.
         message: What went wrong last, as a sentence; "" where nothing did.
         error: The exception behind it, for ``raise panel.error``.
 
     Raises:
-        DysemLabError: ipywidgets or anywidget is missing.
+        DysemLabError: ipywidgets is missing, or anywidget where plain is False.
         InputError: A control without a label.
     """
 
@@ -140,45 +104,54 @@ class Panel:
         controls: Mapping[str, Any],
         update: Callable[[State, Progress], View],
         python: Callable[[State], str],
-        name: str = "figure",
+        name: str | Callable[[State], str] = "figure",
+        *,
+        folded: Sequence[str] = (),
+        examples: Mapping[str, State] | None = None,
+        plain: bool | None = None,
     ) -> None:
         """Lay the widgets out; nothing is computed before `refresh` or `start`."""
         widgets = library("ipywidgets")
-        library("anywidget")
         for key, control in controls.items():
             if not control.description:
                 raise InputError(f"control {key!r} has no description; give it a label to read")
         self.controls = dict(controls)
-        self.name = name
         self.figure: go.Figure | None = None
-        self.text = self.python = self.message = ""
+        self.text = self.note = self.python = self.message = self.title = ""
+        self.offer: Offer | None = None
         self.error: Exception | None = None
         self._update, self._line = update, python
+        self._name = name if callable(name) else lambda state: name
         self._changed, self._computing = threading.Condition(), threading.Lock()
         self._pending = False
+        self._asked: Callable[[Progress], None] | None = None
         self._thread: threading.Thread | None = None
         self._cancel = threading.Event()
-        self._style = widgets.HTML(f"<style>{STYLE}</style>", layout={"display": "none"})
         self._text, self._message = widgets.HTML(), widgets.HTML()
-        self.plot = go.FigureWidget()
-        self.plot._config = {"responsive": True}
-        self._plot_box = widgets.VBox([], layout={"width": "100%", "overflow": "hidden"})
+        plain = not shows_widgets() if plain is None else plain
+        self._screen = (PlainScreen if plain else WidgetScreen)(self._saved)
+        self.plot, self._plot_box, self._take = (
+            self._screen.plot,
+            self._screen.box,
+            self._screen.take,
+        )
         self._bar = widgets.IntProgress(
             description="Working", layout={"width": "min(30rem, 60%)"}, max=1
         )
         self._stop = widgets.Button(description="Cancel", tooltip="Stop between two batches")
         self._stop.on_click(lambda _: self.cancel())
         self._working = widgets.HBox([self._bar, self._stop], layout={"display": "none"})
-        self._take = _take_away_class()()
-        self._take.on_msg(self._answer)
-        row = {"display": "flex", "flex_flow": "row wrap", "width": "100%"}
+        self._offered = button("", "Done once; what it reads is kept")
+        self._offered.layout.display, self._offered.layout.align_self = "none", "flex-start"
+        self._offered.on_click(lambda _: self.accept())
         self.box = widgets.VBox(
             [
-                self._style,
-                widgets.Box([*self.controls.values()], layout=row),
+                widgets.HTML(f"<style>{STYLE}</style>", layout={"display": "none"}),
+                *self._head(widgets, folded, examples or {}),
                 self._working,
                 self._message,
                 self._text,
+                self._offered,
                 self._plot_box,
                 self._take,
             ],
@@ -187,6 +160,24 @@ class Panel:
         self.box.add_class("dysem-panel")
         for control in self.controls.values():
             control.observe(lambda _: self.start(), names="value")
+
+    def _head(self, widgets: Any, folded: Sequence[str], examples: Mapping[str, State]) -> list:
+        """Return what stands above the result: controls, examples, and the settings, closed."""
+        row = {"display": "flex", "flex_flow": "row wrap", "width": "100%"}
+        shown = [control for name, control in self.controls.items() if name not in folded]
+        head = [widgets.Box(shown, layout=row)]
+        chips = []
+        for label, values in examples.items():
+            chip = button(label, f"Example: {label.lower()}")
+            chip.on_click(lambda _, values=values: self.set(**values))
+            chip.add_class("dysem-chip")
+            chips.append(chip)
+        if chips:
+            head.append(widgets.Box([widgets.Label("For example"), *chips], layout=row))
+        if folded:
+            inside = widgets.Box([self.controls[name] for name in folded], layout=row)
+            head.append(widgets.Accordion([inside], titles=("Settings",), selected_index=None))
+        return head
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
         return self.box._repr_mimebundle_(**options)
@@ -234,6 +225,15 @@ class Panel:
         with self._changed:
             self._pending = False
             self._cancel.set()
+            if self._thread is not None:
+                self._stop.description, self._stop.disabled = "Stopping after this batch …", True
+
+    def accept(self) -> "Panel":
+        """Do what the view offers, on another thread, and compute it again."""
+        if self.offer is not None:
+            self._asked = self.offer.work
+            self.start()
+        return self
 
     def set(self, **values: Any) -> "Panel":
         """Move several controls and compute once.
@@ -265,10 +265,16 @@ class Panel:
         with self._computing:
             with self._changed:
                 state = self.state
+                asked, self._asked = self._asked, None
+            self._begin()
             try:
-                view = self._update(state, self._progress)
-                self._show(view)
-                self.python = self._take.python = self._line(state)
+                with warnings.catch_warnings():
+                    # What is said of it stands in the view's note.
+                    warnings.filterwarnings("ignore", r"\d+ of \d+ texts were shortened to fit")
+                    if asked is not None:
+                        asked(self._progress)
+                    view = self._update(state, self._progress)
+                self._show(view, self._line(state), self._name(state))
                 self._say("", None)
             except Cancelled:
                 self._say("Stopped. What is shown is from before; move a control to go on.", None)
@@ -283,6 +289,13 @@ class Panel:
             finally:
                 self._working.layout.display = "none"
 
+    def _begin(self) -> None:
+        """Grey what is shown, and take the last error off, until there is something new."""
+        self._say("", None)
+        for shown in (self._text, self._plot_box):
+            shown.add_class("dysem-stale")
+        self._stop.description, self._stop.disabled = "Cancel", False
+
     def _progress(self, done: int, total: int, what: str) -> None:
         if self._cancel.is_set():
             raise Cancelled
@@ -295,62 +308,33 @@ class Panel:
         shown = f'<div class="dysem-error" role="alert">{html.escape(sentence)}</div>'
         self._message.value = shown if sentence else ""
 
-    def _show(self, view: View) -> None:
-        self.figure, self.text = view.figure, view.text
-        self._text.value = f'<div class="dysem-numbers" aria-live="polite">{view.text}</div>'
-        _replace(self.plot, view.figure)
-        if not self._plot_box.children:  # no empty axes before the first figure
-            self._plot_box.children = [self.plot]
+    def _show(self, view: View, python: str, title: str) -> None:
+        self.figure, self.text, self.note, self.offer = view
+        self.python, self.title = python, title
+        self._text.value = f'<div class="dysem-numbers" aria-live="polite">{self._said()}</div>'
+        self._offered.description = view.offer.label if view.offer else ""
+        self._offered.layout.display = "inline-block" if view.offer else "none"
+        self._screen.show(view.figure, python)
+        for shown in (self._text, self._plot_box):
+            shown.remove_class("dysem-stale")
 
-    def _answer(self, widget: Any, content: Any, buffers: Any) -> None:
-        if self.figure is not None and content.get("wants") == "figure":
-            page = self.figure.to_html(include_plotlyjs=True, config={"responsive": True})
-            widget.send({"name": f"{self.name}.html"}, buffers=[page.encode()])
+    def _said(self) -> str:
+        """Return the note and the numbers as HTML."""
+        note = f'<p class="dysem-note">{html.escape(self.note)}</p>' if self.note else ""
+        return note + self.text
 
+    def _saved(self) -> Saved | None:
+        """Return the page with all that is shown, under the name of what it is about."""
+        return None if self.figure is None else Saved(file_name(self.title), self._page)
 
-@cache
-def _take_away_class() -> Any:
-    """Return the widget with the line of Python and the buttons to copy it and save the figure."""
-    traitlets = import_module("traitlets")
-    members = {"_esm": TAKE_AWAY, "python": traitlets.Unicode("").tag(sync=True)}
-    return type("TakeAway", (library("anywidget").AnyWidget,), members)
-
-
-def _replace(widget: go.FigureWidget, figure: go.Figure) -> None:
-    """Make a figure on the screen like another one, as wide as the screen has room for.
-
-    Traces of the same kinds are changed in place, and only what differs, so that nothing flickers
-    and a move of a slider costs milliseconds.
-    """
-    data = [trace.to_plotly_json() for trace in figure.data]
-    layout = {**figure.layout.to_plotly_json(), "autosize": True}
-    layout.pop("width", None)
-    if (legend := layout.get("legend", {})).get("orientation") == "h":
-        # Measured from the plot, it stays where it was when the cell changes its width.
-        layout["legend"] = {**legend, "yref": "container", "y": 0, "yanchor": "bottom"}
-    with widget.batch_update():
-        if [trace.type for trace in widget.data] == [trace["type"] for trace in data]:
-            for old, new in zip(widget.data, data, strict=True):
-                _assign(old, new)
-        else:
-            widget.data = []
-            widget.add_traces(data)
-        _assign(widget.layout, layout)
-    # What a page takes that is opened later, as Voilà's is; plotly sets them where the widget is
-    # all that a cell shows.
-    widget._widget_data = deepcopy(widget._data)
-    widget._widget_layout = deepcopy(widget._layout_obj._props)
-
-
-def _assign(shown: Any, new: dict[str, Any]) -> None:
-    old = shown.to_plotly_json()
-    gone = dict.fromkeys(set(old) - set(new) - {"uid"})
-    changed = {key: value for key, value in new.items() if not _equal(old.get(key), value)}
-    shown.update({**gone, **changed}, overwrite=True)
-
-
-def _equal(old: Any, new: Any) -> bool:
-    try:
-        return bool(old == new)
-    except ValueError:  # arrays, or something that holds them
-        return False
+    def _page(self, plotly: bool | str) -> str:
+        assert self.figure is not None  # `_saved` comes first
+        drawn = self.figure.to_html(
+            full_html=False, include_plotlyjs=plotly, config={"displaylogo": False}
+        )
+        title, python = html.escape(self.title), html.escape(self.python)
+        return (
+            f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+            f'<style>{STYLE}</style></head><body class="dysem-page"><h1>{title}</h1>'
+            f"{self._said()}{drawn}<h2>The same in Python</h2><pre>{python}</pre></body></html>"
+        )

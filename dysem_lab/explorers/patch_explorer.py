@@ -2,28 +2,37 @@
 
 import html
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from dysem_lab.consensus import resolve_k
 from dysem_lab.display import Progress
-from dysem_lab.encoders.base import require_model
+from dysem_lab.encoders.base import PromptEncoder, require_model
 from dysem_lab.encoders.settings import check_settings
-from dysem_lab.explorers.panel import Panel, State, View, menu, slider, text_box
+from dysem_lab.explorers.controls import menu, slider, text_box
+from dysem_lab.explorers.panel import Panel, State, View
+from dysem_lab.explorers.python import IMPORT, assigned, call
 from dysem_lab.explorers.renderings import (
-    EXAMPLE,
+    Rendered,
     Renderer,
-    empty_when_it_changes,
+    cut_note,
+    language_boxes,
     parse_languages,
     parse_renderings,
+    readings,
+    sentence_boxes,
+    typed_sentence,
 )
+from dysem_lab.explorers.standing import Standing
 from dysem_lab.inputs import by_language, checked, names_of, one_of
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.places import Place
 from dysem_lab.models.readout import label
+from dysem_lab.models.store import VectorStore
 from dysem_lab.prompts import SETTINGS, TEMPLATE_NAMES, TEMPLATES
 from dysem_lab.questions.causal_sets import OWN
-from dysem_lab.questions.patching import Exchange
-from dysem_lab.questions.patching_picture import SETS, Effect, caption, figure
+from dysem_lab.questions.patching import Exchange, patch_effect
+from dysem_lab.questions.patching_picture import RECEIVER, SETS, Effect, caption, figure
+from dysem_lab.questions.scale import Scale
+from dysem_lab.questions.style import SETTING_NAMES, named
 from dysem_lab.translation.translate import Translator
 
 NAMES = {OWN: "S(x): positive in every language", "largest |v|": "as many of the largest |v|"}
@@ -44,16 +53,20 @@ def explore_patch(
     template: str = "prompteol",
     setting: str = "language-specific",
     language: str = "en",
+    store: VectorStore | None = None,
+    plain: bool | None = None,
 ) -> Panel:
     """Return an explorer that puts a part of a donor's stream into a receiver's pass.
 
     Both texts run once; a move of block or k then costs passes of the last token alone, one that
-    was seen before none. Controls: ``receiver``, ``donor``, ``renderings`` (the donor in other
-    languages, lines such as ``fr: Oui.``; emptied when it changes), ``languages``, ``layer`` (from
-    1), ``dimensions`` (which set), ``k``, ``template``, ``setting``.
+    was seen before none. Renderings come from where
+    `dysem_lab.explorers.pair_explorer.explore_pair` has them. Controls: ``receiver``, ``donor``,
+    ``renderings`` (the donor in other languages, lines such as ``fr: Oui.``; emptied when it
+    changes), ``languages``, ``language`` (the texts' own), ``layer`` (from 1), ``dimensions``
+    (which set), ``k``, ``template``, ``setting``.
 
     Args:
-        lens: The model, which the copied line of Python calls ``lens``.
+        lens: The model, which the Python of the panel calls ``lens``.
         receiver: The text whose pass is changed.
         donor: The text whose vector is put in.
         languages: 𝓛 of the donor's consensus; None is its own language and those of `renderings`.
@@ -65,6 +78,8 @@ def explore_patch(
         template: Prompt template.
         setting: "english" or "language-specific".
         language: The texts' own.
+        store: Where the demo pairs are kept that a cosine is placed among; None is the user's.
+        plain: As for `Panel`.
 
     Raises:
         InputError: Settings that do not exist.
@@ -81,33 +96,35 @@ def explore_patch(
     templates = dict.fromkeys([*TEMPLATES, template])
     typed = "\n".join(f"{code}: {text}" for code, text in given.items() if code != language)
     controls = {
-        "donor": text_box("Donor", donor),
-        "renderings": text_box("Its translations", typed, rows=3, example=EXAMPLE),
+        **sentence_boxes("donor", "Donor", donor, "renderings", typed),
         "receiver": text_box("Receiver", receiver),
-        "languages": text_box("Languages", ", ".join(codes)),
         "layer": slider("Block", layer + 1, 1, n_layers),
-        "dimensions": menu("Set", [(NAMES[name], name) for name in SETS], dimensions),
+        **language_boxes(codes, language),
+        "dimensions": menu("Set", named(NAMES, SETS), dimensions),
         "k": slider("k dimensions", resolve_k(k, lens.d_model), 1, lens.d_model),
-        "template": menu(
-            "Template", [(TEMPLATE_NAMES.get(name, name), name) for name in templates], template
-        ),
-        "setting": menu("Setting", SETTINGS, setting),
+        "template": menu("Template", named(TEMPLATE_NAMES, templates), template),
+        "setting": menu("Prompts", named(SETTING_NAMES, SETTINGS), setting),
     }
-    empty_when_it_changes(controls["donor"], controls["renderings"])
-    source = Renderer(translator, language)
+    source, standing = Renderer(translator), Standing(store)
     known: dict[tuple[object, ...], Exchange] = {}
     effects: dict[tuple[int, int], Effect] = {}
 
-    def texts(state: State) -> tuple[dict[str, str], list[str]]:
-        codes = parse_languages(state["languages"])
-        return source.render(state["donor"], parse_renderings(state["renderings"]), codes), codes
+    def texts_of(state: State) -> Rendered:
+        return source.render(
+            [typed_sentence(state["donor"], "donor")],
+            [parse_renderings(state["renderings"])],
+            parse_languages(state["languages"]),
+            state["language"],
+        )
 
     def update(state: State, progress: Progress) -> View:
-        donor, codes = texts(state)
-        prompted = (state["template"], state["setting"], language)
-        key = (state["receiver"], *donor.items(), *codes, *prompted, lens.fingerprint)
+        read, own = texts_of(state), state["language"]
+        (donor,), codes = read.texts, read.languages
+        receiver = typed_sentence(state["receiver"], "receiver")
+        prompted = (state["template"], state["setting"], own)
+        key = (receiver, *donor.items(), *codes, *prompted, lens.fingerprint)
         if key not in known:
-            exchange = Exchange(lens, state["receiver"], donor, codes, *prompted, progress)
+            exchange = Exchange(lens, receiver, donor, codes, *prompted, progress)
             known.clear()
             effects.clear()
             known[key] = exchange
@@ -116,23 +133,43 @@ def explore_patch(
             progress(0, 1, "Patching")
             effects[at] = known[key].effect(*at)
         effect, shown = effects[at], state["dimensions"]
-        return View(figure(effect, shown), effect_text(effect, shown))
-
-    def python(state: State) -> str:
-        donor, codes = texts(state)
-        named: dict[str, Any] = {name: state[name] for name in ("k", "template", "setting")}
-        values = ", ".join(f"{name}={value!r}" for name, value in named.items())
-        return (
-            f"import dysem_lab as dl; dl.patch_effect(lens, {state['receiver']!r}, {donor!r}, "
-            f"{state['layer'] - 1}, {codes!r}, {state['dimensions']!r}, {values}, "
-            f"language={language!r}).figure"
+        scale, offer = None, None
+        if own == "en":  # h^L of the prompt, which is the same in both settings
+            scale, offer = standing.scale(PromptEncoder(lens, state["template"], "last"))
+        cut = cut_note(lens, [donor, {own: receiver}], state["template"], state["setting"])
+        return View(
+            figure(effect, shown),
+            effect_text(effect, shown, scale) + readings([donor], ["Donor"]),
+            " ".join(filter(None, (read.note, cut))),
+            offer,
         )
 
-    return Panel(controls, update, python, "patch").refresh()
+    def python(state: State) -> str:
+        read, own = texts_of(state), state["language"]
+        given = ("lens", repr(state["receiver"]), "donor", repr(state["layer"] - 1))
+        asked = {name: state[name] for name in ("dimensions", "k", "template", "setting")}
+        codes = repr(read.languages)
+        line = call("dl.patch_effect", patch_effect, *given, codes, **asked, language=own)
+        return "\n".join([IMPORT, "", assigned("donor", read.texts[0]), line])
+
+    return Panel(
+        controls,
+        update,
+        python,
+        lambda state: f"Patch: {state['donor']} into {state['receiver']}",
+        folded=[name for name in controls if name not in ("donor", "receiver", "layer")],
+        plain=plain,
+    ).refresh()
 
 
-def effect_text(effect: Effect, dimensions: str) -> str:
-    """Return the numbers of an effect as HTML."""
+def effect_text(effect: Effect, dimensions: str, scale: Scale | None = None) -> str:
+    """Return the numbers of an effect as HTML.
+
+    Args:
+        effect: Of a patch.
+        dimensions: As for `patch_effect`.
+        scale: Where a cosine of two texts' own h^L stands among those of the demo pairs.
+    """
     words = effect.tokens[effect.tokens["rank"] <= N_WORDS]
     said = words["token"].map(label) + words["probability"].map(" {:.2f}".format)
     first = said.groupby(words["set"]).agg(", ".join)
@@ -142,7 +179,18 @@ def effect_text(effect: Effect, dimensions: str) -> str:
         for row in effect.table.dropna(subset="n_dims").itertuples()
     )
     return (
-        f"<p>{caption(effect, dimensions)}</p><table><thead><tr><th>Patched</th><th>of d</th>"
-        "<th>way</th><th>cosine to donor</th><th>to receiver</th><th>next words</th></tr></thead>"
-        f"<tbody>{rows}</tbody></table>"
+        f"<p>{caption(effect, dimensions)}</p>{_beside(effect, scale)}<table><thead><tr>"
+        "<th>Patched</th><th>of d</th><th>way</th><th>cosine to donor</th><th>to receiver</th>"
+        f"<th>next words</th></tr></thead><tbody>{rows}</tbody></table>"
+    )
+
+
+def _beside(effect: Effect, scale: Scale | None) -> str:
+    """Return where the cosine of the two texts as they are stands, if there is a scale."""
+    if scale is None:
+        return ""
+    own = float(effect.table.set_index("set").loc[RECEIVER, "to_donor"])
+    return (
+        f"<p>As they are, the cosine of the two texts' h<sup>L</sup> is {own:.3f}: "
+        f"{html.escape(scale.place(own))}.</p>"
     )

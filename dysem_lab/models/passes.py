@@ -65,7 +65,7 @@ def fit(
     encoded = encode(known)
     over = [index for index, ids in enumerate(encoded) if len(ids) > limit]
     for index in over:
-        encoded[index] = _shorten(known[index], limit, encode)
+        encoded[index] = encode([_shorten(known[index], limit, encode)])[0]
     if over:
         warnings.warn(
             f"{len(over)} of {len(prompts)} texts were shortened to fit {limit} tokens "
@@ -75,10 +75,27 @@ def fit(
     return encoded
 
 
+def characters_read(lens: LensModel, prompt: Prompt, max_tokens: int = MAX_TOKENS) -> int:
+    """Return how many characters of a prompt's text are read: all, or what `fit` leaves of it.
+
+    Raises:
+        InputError: The template alone is over the limit.
+    """
+    limit = min(max_tokens, lens.n_context)
+
+    def encode(batch: Sequence[Prompt]) -> list[list[int]]:
+        return lens.tokenizer(list(batch))["input_ids"]
+
+    if len(encode([prompt])[0]) <= limit:
+        return prompt.stop - prompt.start
+    shorter = _shorten(prompt, limit, encode)
+    return shorter.stop - shorter.start
+
+
 def _shorten(
     prompt: Prompt, limit: int, encode: Callable[[Sequence[Prompt]], list[list[int]]]
-) -> list[int]:
-    """Return the ids of the prompt with the longest beginning of its text that fits."""
+) -> Prompt:
+    """Return the prompt with the longest beginning of its text that fits."""
     fits, too_long = 0, prompt.stop - prompt.start
     while too_long - fits > 1:
         middle = (fits + too_long) // 2
@@ -88,7 +105,7 @@ def _shorten(
             too_long = middle
     if fits == 0:
         raise InputError(f"a template longer than {limit} tokens leaves no room for text: {prompt}")
-    return encode([prompt.shortened(fits)])[0]
+    return prompt.shortened(fits)
 
 
 def pad(

@@ -19,7 +19,7 @@ from dysem_lab.prompts import wrap
 from dysem_lab.questions.finding import Facts, Finding
 from dysem_lab.questions.style import PALETTE, layout, side_by_side, with_gaps
 
-SCALE = [[0, "#F1F3F7"], [1, PALETTE[1]]]
+SCALE = [[0, "rgba(128,128,128,0.1)"], [1, PALETTE[1]]]  # no weight is quiet on any ground
 ROW, LABELS, MARGINS = 17, 80, 230  # px of a token; labels that an axis has room for; px around
 
 
@@ -191,17 +191,21 @@ def figure(
     looks = f"what {labels[chosen]} (token {chosen + 1}) looks at"
     figure = side_by_side(["each row: what a token looks at", looks], [0.64, 0.36], 0.04)
     places = np.arange(1, n + 1)
+    # Of a long text a cell is a pixel or two: no room for gaps, nor in a message for its names.
+    long = n > LABELS
+    names = None if long else np.stack(np.meshgrid(labels, labels), axis=-1)
+    pair = "token %{y} → token %{x}" if long else "%{customdata[1]} → %{customdata[0]}"
     figure.add_heatmap(
         z=with_gaps(np.where(np.tri(n, dtype=bool), z, np.nan)),  # no token sees a later one
         x=places,
         y=places,
         colorscale=SCALE,
         zmin=0,
-        xgap=1,
-        ygap=1,
+        xgap=0 if long else 1,
+        ygap=0 if long else 1,
         colorbar={"title": symbol, "thickness": 10},
-        customdata=np.stack(np.meshgrid(labels, labels), axis=-1),
-        hovertemplate="%{customdata[1]} → %{customdata[0]}: %{z:.3f}<extra></extra>",
+        customdata=names,
+        hovertemplate=f"{pair}: %{{z:.3f}}<extra></extra>",
         hoverongaps=False,
         row=1,
         col=1,

@@ -27,7 +27,7 @@ from dysem_lab.questions.predictions import (
     total_variation,
 )
 from dysem_lab.questions.steered import SteeredTexts
-from dysem_lab.questions.style import PALETTE, layout
+from dysem_lab.questions.style import PALETTE, POSITION_NAMES, layout
 
 PLAIN = "plain"
 PROBES = (
@@ -154,7 +154,7 @@ def _described(contrast: Contrast) -> str:
     used = contrast.settings
     parts = [f"layer {contrast.layer + 1}", contrast.norm]
     parts += [f"α = {used['alpha']:g}"] if used["alpha"] is not None else []
-    parts += [f"at {contrast.position}"]
+    parts += [f"at {POSITION_NAMES.get(contrast.position, contrast.position)}"]
     parts += [f"heads {'/'.join(str(h + 1) for h in used['heads'])}"] if used["heads"] else []
     parts += [f"auxiliary {contrast.auxiliary!r}"] if used["auxiliary"] is not None else []
     return ", ".join(parts)

@@ -24,7 +24,8 @@ from dysem_lab.questions.style import PALETTE, SCORE, band, layout, side_by_side
 COMPONENTS = ("attn", "ffn", "resid")
 PANELS = {"attn": "attention", "ffn": "FFN", "resid": "residual stream"}
 KINDS = {"layer-wise": PALETTE[1], "cumulative": PALETTE[0]}
-MEASURES = {"DySem": "solid", "all dimensions": "dot"}
+UNRELATED = "unrelated pair"
+MEASURES = {"DySem": "solid", "all dimensions": "dot", UNRELATED: "dash"}
 SYMBOLS = {
     ("attn", "layer-wise"): "a<sup>l</sup>",
     ("attn", "cumulative"): "A<sup>l</sup>",
@@ -189,6 +190,8 @@ def layer_figure(
             band(figure, layers, part["low"], part["high"], colour, **place)
         name = {"layer-wise": "one layer", "cumulative": "sum up to it"}[kind]
         name = f"{name}, {measure}"
+        if measure == UNRELATED:  # quiet: two greys
+            colour = "#777777" if kind == "cumulative" else "#BBBBBB"
         figure.add_scatter(
             x=layers,
             y=part["value"],

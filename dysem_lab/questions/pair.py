@@ -22,7 +22,7 @@ from dysem_lab.questions.style import DIVERGING, PALETTE, layout
 N_BARS = 16
 # Where a dimension is a member, as code 0 to 3 of the map, with its colour.
 MEMBERSHIP = ("in neither set", "in S(x) only", "in S(y) only", "in both sets")
-MEMBER_COLOURS = ("rgba(128,128,128,0.12)", PALETTE[1], PALETTE[3], PALETTE[2])
+MEMBER_COLOURS = ("rgba(128,128,128,0.25)", PALETTE[1], PALETTE[3], PALETTE[2])
 UNDEFINED = (
     "no dimension is positive in every language for either sentence, so the similarity is "
     "undefined; use fewer languages or another component"
@@ -103,7 +103,12 @@ def pair_figure(view: PairView) -> go.Figure:
         "yaxis2": {"domain": [0.65, 0.77], "autorange": "reversed"},
         "yaxis3": {"domain": [0, 0.46], "title": "contribution"},
         "xaxis": {**whole, "anchor": "y", "matches": "x2", "showticklabels": False},
-        "xaxis2": {**whole, "anchor": "y2", "title": f"dimension of {width}"},
+        "xaxis2": {
+            **whole,
+            "anchor": "y2",
+            "title": f"dimension of {width} (colours of v end at ±{_rounded(_bound(view))}; "
+            "1 % are beyond)",
+        },
         "xaxis3": {
             "anchor": "y3",
             "type": "category",
@@ -114,7 +119,7 @@ def pair_figure(view: PairView) -> go.Figure:
             f"{len(table) - len(shown)} add {_number(table['contribution'].iloc[N_BARS:].sum())}",
         },
     }
-    figure = go.Figure([*_map(view), *_bars(shown)], {**axes, "bargap": 0.25})
+    figure = go.Figure([*_map(view), *_bars(shown), *_legend()], {**axes, "bargap": 0.25})
     title = (
         f"DySem {_number(view.similarity)} on {view.n_dims} dimensions, "
         f"plain cosine {_number(view.plain)}"
@@ -144,7 +149,7 @@ def _map(view: PairView) -> list[dict[str, Any]]:
         "customdata": np.tile(np.array(MEMBERSHIP, dtype=object)[codes.numpy()], (3, 1)),
         "hovertemplate": "dimension %{x}: %{customdata}<extra>%{y}</extra>",
     }
-    bound = view.encoded.vectors.abs().flatten().quantile(0.99).item() or 1.0
+    bound = _bound(view)
     values = {
         "type": "heatmap",
         "z": view.encoded.vectors.numpy(),
@@ -179,9 +184,36 @@ def _bars(table: pd.DataFrame) -> list[dict[str, Any]]:
             "customdata": part[["v_x", "v_y"]].to_numpy(),
             "hovertemplate": "dimension %{x}: %{y:.4f}<br>v(x) = %{customdata[0]:.3g}, "
             "v(y) = %{customdata[1]:.3g}",
-            "showlegend": True,
+            "showlegend": False,
         }
         for (name, part), colour in zip(parts.items(), MEMBER_COLOURS[1:], strict=True)
+    ]
+
+
+def _bound(view: PairView) -> float:
+    """Return the value at which the colours of v end."""
+    return view.encoded.vectors.abs().flatten().quantile(0.99).item() or 1.0
+
+
+def _rounded(value: float) -> str:
+    """Return two digits of a number, or all before the point."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
+
+
+def _legend() -> list[dict[str, Any]]:
+    """Return a name for each colour of the map, whether or not a bar has it."""
+    return [
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "x": [None],
+            "y": [None],
+            "xaxis": "x3",
+            "yaxis": "y3",
+            "name": name,
+            "marker": {"color": colour, "symbol": "square", "size": 11},
+        }
+        for name, colour in zip(MEMBERSHIP, MEMBER_COLOURS, strict=True)
     ]
 
 

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 
 from dysem_lab.data.languages import LANGUAGES
 from dysem_lab.data.sts import STSData, load_data
+from dysem_lab.display import Progress, silent
 from dysem_lab.encoders.base import LensEncoder
 from dysem_lab.encoders.vectors import SemanticVectors
 from dysem_lab.errors import InputError
@@ -40,6 +41,18 @@ class Scale:
     unrelated: Float[np.ndarray, " n"]
     seed: int
 
+    @property
+    def of(self) -> str:
+        """What it is a scale of: its unrelated pairs, counted."""
+        return f"{int((~np.isnan(self.unrelated)).sum())} unrelated pairs of {self.name}"
+
+    def above(self, similarity: float) -> str:
+        """Say what share of the unrelated pairs a similarity is higher than."""
+        some = self.unrelated[~np.isnan(self.unrelated)]
+        if np.isnan(similarity) or not len(some):
+            return "none"
+        return f"{100 * np.mean(some < similarity):.0f} %"
+
     def place(self, similarity: float) -> str:
         """Say where a similarity stands."""
         if np.isnan(similarity):
@@ -61,6 +74,7 @@ def scale(
     *,
     store: VectorStore | None = None,
     seed: int = 0,
+    language: str = "en",
     progress: bool = True,
 ) -> Scale:
     """Return the scale of an encoder on scored pairs.
@@ -70,19 +84,34 @@ def scale(
         pairs: "demo", or pairs in the languages that the encoder reads.
         store: As for `dysem_lab.capture`: what is there needs no forward pass.
         seed: Of the unrelated pairs.
+        language: The texts' own, as for the encoder.
         progress: Show progress bars.
 
     Raises:
         InputError: Pairs that lack a language of the encoder, or fewer than two of them.
     """
-    data = _pairs(encoder, pairs)
+    data = _pairs(encoder, pairs, language)
     columns = {code: data.texts(code) for code in data.languages}
-    encoded = encoder.encode_renderings(columns, store=store, progress=progress)
+    encoded = encoder.encode_renderings(columns, language, store=store, progress=progress)
+    return scale_of(encoder, data, encoded, "the demo set" if pairs == "demo" else data.name, seed)
+
+
+def scale_of(
+    encoder: LensEncoder, data: STSData, encoded: SemanticVectors, name: str, seed: int = 0
+) -> Scale:
+    """Return the scale of an encoder from what it makes of the texts of pairs.
+
+    Args:
+        encoder: A model's.
+        data: The n pairs.
+        encoded: The n first texts, then the n second ones.
+        name: What to call the pairs.
+        seed: Of the unrelated pairs.
+    """
     n = len(data)
     first = encoded[:n]
     of_pairs = _similarity(encoder, first, encoded[n:])
     unrelated = _similarity(encoder, first, encoded[torch.from_numpy(n + others(n, seed))])
-    name = "the demo set" if isinstance(pairs, str) else data.name
     return Scale(name, of_pairs, of_pairs[data.gold >= RELATED], unrelated, seed)
 
 
@@ -97,9 +126,38 @@ def others(n: int, seed: int = 0) -> Int[np.ndarray, " n"]:
     return other
 
 
-def unread(encoder: LensEncoder, store: VectorStore, pairs: STSData | str = "demo") -> int:
+def unread(
+    encoder: LensEncoder, store: VectorStore, pairs: STSData | str = "demo", language: str = "en"
+) -> int:
     """Return how many forward passes the scale needs that the store does not have."""
-    return sum(len(prompts) for prompts, _ in _missing(encoder, store, pairs))
+    return sum(len(prompts) for prompts, _ in _missing(encoder, store, pairs, language))
+
+
+def read_pairs(
+    encoder: LensEncoder,
+    store: VectorStore,
+    pairs: STSData | str = "demo",
+    language: str = "en",
+    progress: Progress = silent,
+) -> None:
+    """Capture what the scale needs that the store does not have.
+
+    Args:
+        encoder: As for `scale`, like `pairs` and `language`.
+        store: Where it is kept; what was read before `progress` stops the work stays.
+        pairs: The pairs.
+        language: Their own.
+        progress: Called before each batch.
+    """
+    missing = _missing(encoder, store, pairs, language)
+    done, total = 0, sum(len(prompts) for prompts, _ in missing)
+    component, blocks = encoder.place
+    for prompts, edit in missing:
+        for start in range(0, len(prompts), TIMED):
+            progress(done, total, "Demo pairs")
+            some = prompts[start : start + TIMED]
+            capture(encoder.lens, some, component, blocks, edit=edit, store=store, progress=False)
+            done += len(some)
 
 
 def seconds_needed(
@@ -107,21 +165,23 @@ def seconds_needed(
     store: VectorStore,
     pairs: STSData | str = "demo",
     clock: Callable[[], float] = time.perf_counter,
+    language: str = "en",
+    timed: int = TIMED,
 ) -> float:
     """Return how long the scale would take, told by its first passes, which are kept."""
-    missing = _missing(encoder, store, pairs)
+    missing = _missing(encoder, store, pairs, language)
     if not missing:
         return 0.0
     n, (prompts, edit) = sum(len(of) for of, _ in missing), missing[0]
-    some, (component, blocks) = prompts[:TIMED], encoder.place
+    some, (component, blocks) = prompts[:timed], encoder.place
     begun = clock()
     capture(encoder.lens, some, component, blocks, edit=edit, store=store, progress=False)
     return (clock() - begun) / len(some) * (n - len(some))
 
 
-def _pairs(encoder: LensEncoder, pairs: STSData | str) -> STSData:
-    """Return the pairs in the languages that the encoder reads, and in English."""
-    codes = list(dict.fromkeys(["en", *encoder.languages]))
+def _pairs(encoder: LensEncoder, pairs: STSData | str, language: str = "en") -> STSData:
+    """Return the pairs in the languages that the encoder reads, and in their own."""
+    codes = list(dict.fromkeys([language, *encoder.languages]))
     if isinstance(pairs, str):
         pairs = load_data(pairs, languages=[code for code in LANGUAGES if code in codes])
     if lacking := [code for code in codes if code not in pairs.languages]:
@@ -135,12 +195,12 @@ def _pairs(encoder: LensEncoder, pairs: STSData | str) -> STSData:
 
 
 def _missing(
-    encoder: LensEncoder, store: VectorStore, pairs: STSData | str
+    encoder: LensEncoder, store: VectorStore, pairs: STSData | str, language: str
 ) -> list[tuple[list[str], Edit | None]]:
     """Return the different prompts of each view that the store lacks."""
-    data = _pairs(encoder, pairs)
+    data = _pairs(encoder, pairs, language)
     found = []
-    for view in encoder.views({code: data.texts(code) for code in data.languages}):
+    for view in encoder.views({code: data.texts(code) for code in data.languages}, language):
         prompts = list(dict.fromkeys(view.prompts))
         keys = [prompt_key(prompt, MAX_TOKENS) for prompt in prompts]
         facts = view.edit.facts if view.edit else encoder.lens.facts

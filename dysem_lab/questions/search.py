@@ -333,7 +333,8 @@ def figure(found: Nearest) -> go.Figure:
         "xaxis": {"domain": [0, 0.3], "title": "similarity", "nticks": 4, "tickangle": 0},
         "xaxis2": {
             "domain": [0.34, 1],
-            "title": f"what each of {d} dimensions adds",
+            "title": f"what each of {d} dimensions adds<br><sup>colours end at ±{bound:.1g}; "
+            "5 % of the values are beyond</sup>",
             "range": [-0.5, d - 0.5],
             "showgrid": False,
         },
@@ -341,7 +342,7 @@ def figure(found: Nearest) -> go.Figure:
     title = f"Nearest to: {_shortened(found.query, 2 * N_LETTERS)}"
     figure = go.Figure([dots, shares], axes)
     return layout(figure, title, found.measured_on, 30 * len(table) + 220).update_layout(
-        margin_l=20
+        margin_l=20, margin_b=80
     )
 
 

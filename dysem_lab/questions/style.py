@@ -6,7 +6,7 @@ Over 400 lines, as every figure draws its points, intervals, lines and texts by 
 import html
 import math
 import re
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from typing import Any
 
 import numpy as np
@@ -58,7 +58,39 @@ SYMBOLS = {
     "attn_raw": "A^L (before the post-norm)",
     "ffn": "F^L",
     "resid": "h^L",
+    "ffn_raw": "F^L (before the post-norm)",
     "final": "N(h^L)",
+}
+# What panels and figures call the names of the code, in words.
+VECTOR_NAMES = {
+    "attn": "what attention wrote (A^L)",
+    "attn_raw": "what attention wrote, before its post-norm",
+    "ffn": "what the FFNs wrote (F^L)",
+    "ffn_raw": "what the FFNs wrote, before their post-norm",
+    "resid": "the residual stream (h^L)",
+    "final": "the residual stream after the final norm",
+}
+SETTING_NAMES = {
+    "language-specific": "each language in a prompt of its own",
+    "english": "all languages in the English prompt",
+}
+COMPARED_NAMES = {
+    "mean": "the mean over the languages",
+    "source": "the sentence's own language alone",
+}
+POSITION_NAMES = {
+    "heads": "the heads, before W_O",
+    "ffn": "the FFN's output",
+    "hidden": "the stream after the block",
+    "released_ffn": "the FFN's input, as the released code has it",
+    "released_hidden": "the block's input, as the released code has it",
+}
+NORM_NAMES = {
+    "scaling": "scaled by α",
+    "recovering": "as long as it was",
+    "scaled_recovering": "α times as long as it was",
+    "head_recovering": "each head as long as it was",
+    "self_scaling": "scaled by α, nothing subtracted",
 }
 FONTS = "Noto Sans, Noto Sans CJK SC, Noto Naskh Arabic, Noto Sans Devanagari, Arial, sans-serif"
 SCORE = "Spearman × 100"
@@ -106,6 +138,11 @@ def with_gaps(values: Float[np.ndarray, "n m"]) -> list[list[float | None]]:
 def superscript(text: str) -> str:
     """Return a symbol such as A^L as plotly sets it."""
     return text.replace("^L", "<sup>L</sup>")
+
+
+def named(names: Mapping[str, str], values: Iterable[Any]) -> list[tuple[str, Any]]:
+    """Return values with what people call them, for a menu; one without a name is its own."""
+    return [(names.get(value, str(value)), value) for value in values]
 
 
 def rgba(colour: str, alpha: float) -> str:

@@ -35,7 +35,11 @@ class ParallelTable:
         columns: Language code → texts, aligned by position; a mapping or a table. A text that
             occurs twice takes the first rendering that it has; an empty entry is a missing
             translation. Paraphrases are renderings too, by codes such as "en-1" and "en-2".
-        name: What to call the table in messages and in the cache.
+        name: What to call the table in messages and, with a digest of its texts, in the cache.
+
+    Attributes:
+        name: Identity for the cache.
+        label: What messages call it.
 
     Raises:
         DataError: Columns of different lengths, fewer than two languages, or an entry that is no
@@ -64,6 +68,7 @@ class ParallelTable:
             code: texts_of(name, texts, code) for code, texts in zip(codes, given, strict=True)
         }
         content = json.dumps(sorted(self.columns.items()), ensure_ascii=False)
+        self.label = name
         self.name = f"{name} {hashlib.sha256(content.encode()).hexdigest()[:16]}"
         self._renderings: dict[tuple[str, str], dict[str, str]] = {}
 
@@ -73,7 +78,9 @@ class ParallelTable:
         if not isinstance(data, STSData):
             raise InputError(f"data must be pairs of load_data, got {data!r:.200}")
         columns = {code: data.texts(code) for code in data.languages}
-        return cls(columns, f"{data.name} {data.digest}")
+        table = cls(columns, f"{data.name} {data.digest}")
+        table.label = "the demo set" if data.name == "demo" else data.name
+        return table
 
     @classmethod
     def read(cls, path: str | Path) -> "ParallelTable":
@@ -107,13 +114,13 @@ class ParallelTable:
         for code in (source, target):
             if code not in self.columns:
                 raise MissingTranslationError(
-                    f"{self.name} has no language {code!r}; it has {', '.join(self.columns)}"
+                    f"{self.label} has no language {code!r}; it has {', '.join(self.columns)}"
                 )
         if (source, target) not in self._renderings:
             pairs = list(zip(self.columns[source], self.columns[target], strict=True))
             self._renderings[source, target] = {t: r for t, r in reversed(pairs) if r}
         known = self._renderings[source, target]
-        return required_renderings([known.get(t, "") for t in texts], texts, target, self.name)
+        return required_renderings([known.get(t, "") for t in texts], texts, target, self.label)
 
 
 def _files_of(folder: Path) -> dict[str, Path]:

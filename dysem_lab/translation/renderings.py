@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from dysem_lab.errors import InputError, MissingTranslationError
 from dysem_lab.inputs import checked
-from dysem_lab.translation.translate import Translator, required_renderings
+from dysem_lab.translation.translate import Translator, label_of, required_renderings
 
 
 def rendered(
@@ -36,4 +36,4 @@ def rendered(
     if translator is None:
         raise MissingTranslationError(missing)
     made = translator.translate(texts, source, target)
-    return required_renderings(made, texts, target, getattr(translator, "name", "the translator"))
+    return required_renderings(made, texts, target, label_of(translator))

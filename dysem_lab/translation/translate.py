@@ -25,6 +25,11 @@ class Translator(Protocol):
         ...
 
 
+def label_of(translator: Translator) -> str:
+    """Return what messages call a translator: its ``label``, where it has one, or its name."""
+    return getattr(translator, "label", getattr(translator, "name", "the translator"))
+
+
 def asked(texts: Sequence[str], source: str, target: str) -> list[str]:
     """Return the texts that a translator is asked for as a list.
 

@@ -13,7 +13,7 @@ from dysem_lab.database import Database
 from dysem_lab.display import say
 from dysem_lab.errors import InputError
 from dysem_lab.inputs import at_least, path_of, require_characters
-from dysem_lab.translation.translate import Translator, asked, required_renderings
+from dysem_lab.translation.translate import Translator, asked, label_of, required_renderings
 
 TABLE = (
     "CREATE TABLE IF NOT EXISTS translations (translator TEXT, source TEXT, target TEXT, text "
@@ -65,6 +65,11 @@ class CachedTranslator:
         """Identity of the translator; see `Translator`."""
         return self.translator.name
 
+    @property
+    def label(self) -> str:
+        """What messages call the translator."""
+        return label_of(self.translator)
+
     def translate(self, texts: Sequence[str], source: str, target: str) -> list[str]:
         """Return one rendering per text, made only where the cache has none; see `Translator`.
 
@@ -86,7 +91,7 @@ class CachedTranslator:
             for start in range(0, len(missing), self.batch_size):
                 batch = missing[start : start + self.batch_size]
                 made = required_renderings(
-                    self.translator.translate(batch, source, target), batch, target, self.name
+                    self.translator.translate(batch, source, target), batch, target, self.label
                 )
                 with self._database.connection() as connection:
                     connection.executemany(

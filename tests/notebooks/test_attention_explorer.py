@@ -14,10 +14,12 @@ from dysem_lab.models.loading import load_model
 from dysem_lab.models.readout import label, token_texts
 from dysem_lab.models.record import counted
 from dysem_lab.questions.attention import attention, caption, figure, read_patterns, table
+from tests.notebooks.conftest import run_lines
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
 
 TEXT = "A dog sleeps in the warm sun."  # longer than the sliding windows of 16 tokens
+LONG = "Hello " * 19 + "there"
 PROMPT = f'This sentence : "{TEXT}" means in one word:"'
 ARCHITECTURES = ("Llama", "Qwen3", "Phi3", "Gemma2")
 
@@ -196,10 +198,8 @@ def test_moving_sliders_runs_no_pass_and_a_new_text_runs_one(tiny_lens):
 def test_the_line_of_python_reproduces_the_view(tiny_lens):
     panel = explore_attention(tiny_lens, 'He said "no".', layer=1)
     panel.set(head=4, back=2).wait()
-    imported, call = panel.python.split("; ")
-    names = {"lens": tiny_lens}
-    exec(imported, names)
-    assert eval(call, names).to_json() == panel.figure.to_json()
+    found = run_lines(panel.python, {"lens": tiny_lens})
+    assert found.figure.to_json() == panel.figure.to_json()
 
 
 def test_a_click_chooses_the_token(tiny_lens):
@@ -215,18 +215,21 @@ def test_a_click_chooses_the_token(tiny_lens):
 def test_an_empty_text_is_an_error_in_a_sentence(tiny_lens):
     panel = explore_attention(tiny_lens, "Hi.")
     panel.set(text="  ").wait()
-    assert "text 0 is empty" in panel.message
+    assert panel.message == "the text is empty; type a sentence"
     assert panel.figure is not None
 
 
 def test_a_long_text_keeps_one_block_and_has_few_labels(tiny_lens, monkeypatch):
     monkeypatch.setattr("dysem_lab.explorers.attention_explorer.KEPT", 1000)
-    panel = explore_attention(tiny_lens, "Hello " * 20, "none")
+    panel = explore_attention(tiny_lens, LONG, "none")
     with passes(tiny_lens) as widths:
         panel.set(head=2).wait()
         assert widths == []
         panel.set(layer=2).wait()
-    assert widths == [len("Hello " * 20)]
+    assert widths == [len(LONG)]
     assert panel.message == ""
-    drawn = figure(read_patterns(tiny_lens, "Hello " * 20, "none"), 0, 0)
+    drawn = figure(read_patterns(tiny_lens, LONG, "none"), 0, 0)
     assert len(drawn.layout.xaxis.tickvals) == 60
+    heatmap = drawn.data[0]
+    assert heatmap.xgap == heatmap.ygap == 0  # a cell is smaller than a gap would be
+    assert heatmap.customdata is None  # 512 tokens have 262,144 pairs

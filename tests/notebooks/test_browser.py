@@ -237,6 +237,8 @@ def check_look(page, name):
 
 def move_a_slider(page):
     """Move the last slider of the panel to its other end; numbers and figure follow."""
+    for settings in page.locator(".dysem-panel").get_by_text("Settings", exact=True).all():
+        settings.click()
     before = page.evaluate(NUMBERS), page.evaluate(DATA)
     handle = page.locator(".dysem-panel .widget-slider .noUi-handle").last
     handle.scroll_into_view_if_needed()

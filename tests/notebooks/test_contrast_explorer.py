@@ -24,6 +24,7 @@ from dysem_lab.questions.contrast_effect import (
     remark,
 )
 from dysem_lab.questions.steered import SteeredTexts
+from tests.notebooks.conftest import run_lines
 from tests.notebooks.test_attention_explorer import passes
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
@@ -162,7 +163,10 @@ def test_the_view_names_the_most_probable_tokens_and_compares_with_the_probes(ti
     assert view.probes["change"].tolist() == pytest.approx(
         [b - a for a, b in zip(view.probes["plain"], view.probes["steered"], strict=True)]
     )
-    assert "layer 2, scaling, α = 2, at heads, auxiliary 'irrelevant'" in view.measured_on
+    assert (
+        "layer 2, scaling, α = 2, at the heads, before W_O, auxiliary 'irrelevant'"
+        in view.measured_on
+    )
     drawn = figure(view)
     assert list(drawn.data[1].x) == view.tokens["probability"].tolist()[5:]
     assert list(drawn.data[4].x) == view.probes["steered"].tolist()
@@ -255,11 +259,8 @@ def test_the_line_of_python_reproduces_the_view(tiny_lens):
     panel = explore_contrast(tiny_lens, 'He\'s "in".', ["Ho."], contrast=Contrast(0), top=4)
     panel.set(norm="recovering", position="hidden", output_layer=3, auxiliary="entity").wait()
     assert panel.message == ""
-    imported, call = panel.python.split("; ")
-    names = {"lens": tiny_lens}
-    exec(imported, names)
-    again = eval(call, names)
-    assert again.to_json() == panel.figure.to_json()
+    found = run_lines(panel.python, {"lens": tiny_lens})
+    assert found.figure.to_json() == panel.figure.to_json()
 
 
 def test_the_embedded_model_predicts_as_the_package_does_elsewhere(embedded):

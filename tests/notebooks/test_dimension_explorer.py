@@ -20,6 +20,7 @@ from dysem_lab.questions.corpus import Corpus, read_corpus
 from dysem_lab.questions.dimension import dimension, dimension_figure, dimension_text, survival
 from dysem_lab.questions.dimension_facts import by_size, dimension_facts
 from dysem_lab.questions.study import Study
+from tests.notebooks.conftest import run_lines
 from tests.notebooks.test_attention_explorer import passes
 from tests.reference import read
 
@@ -254,9 +255,8 @@ def test_the_lines_of_python_reproduce_the_views(study, tiny_lens):
     names = {"study": study, "dysem": dysem, "texts": TEXTS, "renderings": RENDERINGS}
     for panel in (explore_dimensions(study), explore_dimensions(dysem, TEXTS, RENDERINGS)):
         panel.set(dimension=2, k=6).wait()
-        imported, call = panel.python.split("; ")
-        exec(imported, names)
-        assert eval(call, names).to_json() == panel.figure.to_json()
+        found = run_lines(panel.python, names)
+        assert found.figure.to_json() == panel.figure.to_json()
 
 
 def test_the_embedded_model_promotes_readable_tokens(embedded):

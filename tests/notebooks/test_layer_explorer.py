@@ -33,6 +33,7 @@ from dysem_lab.questions.pair_layers import (
 from dysem_lab.questions.scores import pair_cosine
 from dysem_lab.questions.study import Study
 from dysem_lab.translation.parallel_table import ParallelTable
+from tests.notebooks.conftest import run_lines
 from tests.notebooks.test_attention_explorer import passes
 from tests.reference import dysem_pair, read
 
@@ -201,7 +202,7 @@ def test_the_papers_last_point_is_drawn_where_it_is_published(study, monkeypatch
 def test_findings_of_a_pair_and_of_a_study_are_their_tables_and_figures(tiny_lens, study):
     pair = capture_pair(tiny_lens, *PAIR, ("en", "fr"), RENDERINGS)
     finding = pair_layer_curves(pair, m=1, k=8)
-    assert finding.table.equals(pair_layers(pair, "english", "mean", 1, 8))
+    assert finding.table.equals(pair_layers(pair, "language-specific", "mean", 1, 8))
     assert finding.figure.to_json() == layer_figure(finding.table, finding.facts).to_json()
     assert finding.facts.record()["texts"] == {"en": list(PAIR)}
     (task,) = study.data
@@ -240,6 +241,14 @@ def test_errors_of_settings_name_the_bad_value(tiny_lens, study):
         pair_layer_curves(pair, m=2)
 
 
+def unrelated_pair(lens):
+    """Return the pair that the panel draws beside its own, from the demo set."""
+    data = load_data("demo", languages=("en", "fr"))
+    row = [of.split("/")[0] for of in data.subset].index("unrelated")
+    columns = {code: [side[row] for side in sides] for code, sides in data.sentences.items()}
+    return capture_pair(lens, *columns["en"], ("en", "fr"), columns)
+
+
 def test_sliders_of_a_pair_run_no_pass_and_a_new_text_runs_one(tiny_lens):
     columns = {"en": [*PAIR, "It rains."], "fr": [*RENDERINGS["fr"], "Il pleut."]}
     table = ParallelTable(columns)
@@ -249,7 +258,8 @@ def test_sliders_of_a_pair_run_no_pass_and_a_new_text_runs_one(tiny_lens):
         panel.set(setting="language-specific", vector="source", m=1, k=5).wait()
     assert widths == []
     pair = capture_pair(tiny_lens, *PAIR, ("en", "fr"), RENDERINGS)
-    expected = pair_layer_curves(pair, "language-specific", "source", 1, 5).figure
+    unrelated = unrelated_pair(tiny_lens)
+    expected = pair_layer_curves(pair, "language-specific", "source", 1, 5, beside=unrelated).figure
     for one, other in zip(panel.figure.data, expected.data, strict=True):
         assert list(one.y) == pytest.approx(list(other.y), nan_ok=True)
     with passes(tiny_lens) as widths:
@@ -257,7 +267,8 @@ def test_sliders_of_a_pair_run_no_pass_and_a_new_text_runs_one(tiny_lens):
     assert len(widths) in (1, 2)
     assert panel.message == ""
     panel.set(first="Unknown.").wait()
-    assert "no rendering in 'fr' of 'Unknown.'" in panel.message
+    assert panel.message == ""
+    assert "Read in English alone: there is no translation of “Unknown.” into French" in panel.note
 
 
 def test_the_lines_of_python_reproduce_the_views(tiny_lens, study):
@@ -267,10 +278,8 @@ def test_the_lines_of_python_reproduce_the_views(tiny_lens, study):
     data.set(vector="source", m=2, k=7).wait()
     for panel in (pair, data):
         assert panel.message == ""
-        imported, call = panel.python.split("; ")
-        names = {"lens": tiny_lens, "study": study}
-        exec(imported, names)
-        assert eval(call, names).to_json() == panel.figure.to_json()
+        found = run_lines(panel.python, {"lens": tiny_lens, "study": study})
+        assert found.figure.to_json() == panel.figure.to_json()
 
 
 def test_data_are_captured_once_and_sliders_run_no_pass(tiny_lens, study, tmp_path):

@@ -16,6 +16,7 @@ from dysem_lab.models.loading import load_model
 from dysem_lab.models.record import counted
 from dysem_lab.questions import pair as question
 from dysem_lab.questions import pair_view as reading
+from tests.notebooks.conftest import run_lines
 
 X = {"en": "A man plays.", "fr": "Un homme joue.", "ja": "男性が演奏する。"}
 Y = {"en": "A woman sings.", "fr": "Une femme chante.", "ja": "女性が歌う。"}
@@ -115,10 +116,9 @@ def test_the_panel_shows_the_numbers_of_dysem(tiny_folder, architecture):
     )
     assert panel.message == ""
     assert shown(panel)[0] == pytest.approx(expected, abs=2e-4)
-    names = {"lens": lens}
-    exec(panel.python, names)
-    assert names["view"].similarity == pytest.approx(expected, abs=1e-5)
-    assert names["view"].n_dims == shown(panel)[1]
+    found = run_lines(panel.python, {"lens": lens})
+    assert found.table["contribution"].sum() == pytest.approx(expected, abs=1e-5)
+    assert len(found.table) == shown(panel)[1]
 
 
 def test_sliders_run_no_forward_pass(tiny_lens):
@@ -211,14 +211,11 @@ def test_nothing_is_translated_twice(tiny_lens):
 @pytest.mark.parametrize(
     ("move", "said"),
     [
-        ({"languages": "en, fr, de"}, r"first sentence is not given in German \(de\).*'de: …'"),
         ({"languages": "en, xx"}, "unknown language 'xx'; choose one of: en, zh"),
         ({"languages": " "}, "no languages; write one or more codes"),
-        ({"languages": "en, en"}, "languages must be one or more different codes"),
-        ({"second": " "}, r"second sentence is not given in English \(en\)"),
+        ({"second": " "}, "the second sentence is empty; type a sentence"),
         ({"first_renderings": "Un homme"}, "'Un homme' is no rendering; write a code"),
         ({"first_renderings": "fr: a\nfr: b"}, "two renderings in 'fr'; keep one"),
-        ({"first": "A dog."}, r"first sentence is not given in French \(fr\)"),
     ],
 )
 def test_mistakes_are_sentences_in_the_panel(tiny_lens, move, said):
@@ -229,13 +226,41 @@ def test_mistakes_are_sentences_in_the_panel(tiny_lens, move, said):
     assert panel.text == before
 
 
-def test_a_table_without_the_sentence_says_what_else_can_be_done(tiny_lens):
-    table = dl.ParallelTable({"en": ["A."], "fr": ["B."]}, name="mine")
-    panel = explore_pair(tiny_lens, "A.", "C.", ("en", "fr"), table)
-    assert re.search(r"mine .* has no rendering in 'fr' of 'C\.'.*as a line 'fr: …'", panel.message)
-    assert isinstance(panel.error, MissingTranslationError)
-    panel.set(second_renderings="fr: C.").wait()
+@pytest.mark.parametrize(
+    ("move", "languages", "said"),
+    [
+        ({"languages": "en, fr, de"}, ("en", "fr"), "into German.*as a line such as “de: …”"),
+        ({"first": "A dog."}, ("en",), "Read in English alone: .* “A dog.” into French and Jap"),
+        ({"languages": "fr, ja", "first": "A dog."}, ("en",), "Read in English alone"),
+        ({"languages": "en, en, fr"}, ("en", "fr"), "^The line in Japanese is not used"),
+        ({"languages": "en", "first_renderings": ""}, ("en",), "line in French and Japanese"),
+    ],
+)
+def test_any_sentence_is_read_in_the_languages_that_it_is_to_be_had_in(
+    tiny_lens, move, languages, said
+):
+    panel = explore_pair(tiny_lens, X["en"], Y["en"], renderings=RENDERINGS)
+    panel.set(**move).wait()
     assert panel.message == ""
+    assert re.search(said, panel.note)
+    assert panel.note in panel._text.value
+    x = {**X, "en": panel.state["first"]}
+    expected = direct(tiny_lens, x=x, languages=languages, k=8)[0]
+    assert shown(panel)[0] == pytest.approx(expected, abs=2e-4)
+
+
+def test_a_table_without_the_sentence_is_named_and_a_typed_line_takes_its_place(tiny_lens):
+    table = dl.ParallelTable({"en": ["A.", "B."], "fr": ["B.", "C."]}, name="mine")
+    panel = explore_pair(tiny_lens, "A.", "C.", ("en", "fr"), table)
+    assert panel.message == ""
+    assert "there is no translation of “C.” into French" in panel.note
+    panel.set(second_renderings="fr: C.").wait()
+    assert (panel.message, panel.note) == ("", "")
+    panel.set(first="B.", second="A.", language="fr").wait()  # from French, by the same table
+    assert "into English" in panel.note  # of "A.", which is none of its French texts
+    panel.set(second="C.").wait()
+    assert panel.note == ""
+    assert "<td>English</td>" in panel.text
 
 
 def test_m_reaches_as_far_as_there_are_languages(tiny_lens):
@@ -260,7 +285,7 @@ def test_settings_that_do_not_exist_are_refused_at_once(tiny_lens):
 def test_the_figure_shows_the_sets_the_values_and_the_largest_contributions(tiny_lens):
     view = reading.pair_view(tiny_lens, X, Y)
     figure = question.pair_figure(view)
-    members, values, *bars = figure.data
+    members, values, *bars, _, _, _, _ = figure.data
     (Sx, Sy), (vx, vy) = view.encoded.sets.numpy(), view.encoded.vectors.numpy()
     assert (members.z[0] > 0).tolist() == Sx.tolist()
     assert (members.z[1] > 0).tolist() == Sy.tolist()
@@ -277,6 +302,11 @@ def test_the_figure_shows_the_sets_the_values_and_the_largest_contributions(tiny
     both = [int(j) for j in largest if Sx[j] and Sy[j]]
     assert sorted(map(int, bars[2].x)) == sorted(both)
     assert bars[2].name == "in both sets"
+    # Every colour of the map has a name, whether or not one of the bars has it.
+    named = {trace.name: trace.marker.color for trace in figure.data if trace.x == (None,)}
+    assert tuple(named) == question.MEMBERSHIP
+    assert [colour for _, colour in members.colorscale][::2] == list(named.values())
+    assert "1 % are beyond" in figure.layout.xaxis2.title.text
 
 
 def test_a_finding_is_the_view_and_comes_from_the_store(tiny_lens, tmp_path):
@@ -325,7 +355,7 @@ def test_why_comes_first_and_is_the_explanation(tiny_lens):
         panel.controls["show"].value = show
         panel.wait()
         assert not panel.message
-        found = run_line(panel.python, names)
+        found = run_lines(panel.python, names)
         assert found.by == show
         assert f"{found.similarity:.3f}" in panel.text
         assert panel.figure.layout.title.text == found.figure.layout.title.text
@@ -334,15 +364,8 @@ def test_why_comes_first_and_is_the_explanation(tiny_lens):
     panel.controls["component"].value = "ffn"
     panel.controls["show"].value = "token"  # F^L is no sum over tokens
     panel.wait()
-    assert run_line(panel.python, names).by == "block"
+    assert run_lines(panel.python, names).by == "block"
     assert not panel.message
-
-
-def run_line(line, names):
-    """Return the value of the last of several statements in a line."""
-    *before, last = line.split("; ")
-    exec("; ".join(before), names)
-    return eval(last, names)
 
 
 @pytest.mark.parametrize(("by", "by_other"), [("token", "token"), ("head", None)])

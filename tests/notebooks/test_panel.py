@@ -1,16 +1,20 @@
 """Panels without a browser: what is computed when, what is shown, what is said when it fails."""
 
+import base64
+import html
 import re
 import sys
 import threading
+from pathlib import Path
 
 import plotly.graph_objects as go
 import pytest
 
 from dysem_lab.display import silent
 from dysem_lab.errors import DysemLabError, InputError
-from dysem_lab.explorers import panel as panels
-from dysem_lab.explorers.panel import Cancelled, Panel, View, menu, slider, text_box
+from dysem_lab.explorers import controls, screen
+from dysem_lab.explorers.controls import menu, slider, text_box
+from dysem_lab.explorers.panel import Cancelled, Offer, Panel, View
 
 
 def bars(state, progress=silent):
@@ -19,8 +23,8 @@ def bars(state, progress=silent):
 
 
 def made(update=bars, **more):
-    controls = {"k": slider("Dimensions", 3, 1, 9), **more}
-    return Panel(controls, update, lambda state: f"answer = {state['k']} * 2", "my figure")
+    boxes = {"k": slider("Dimensions", 3, 1, 9), **more}
+    return Panel(boxes, update, lambda state: f"answer = {state['k']} * 2", "my figure")
 
 
 def test_nothing_is_computed_before_it_is_asked_for():
@@ -158,6 +162,92 @@ def test_long_work_shows_a_bar_and_stops_between_batches():
     assert (panel.text, panel.message) == ("k is 4", "")
 
 
+def test_what_is_shown_is_grey_and_the_old_error_gone_while_the_next_is_computed():
+    seen = {}
+
+    def update(state, progress):
+        seen[state["k"]] = (
+            "dysem-stale" in panel._text._dom_classes,
+            "dysem-stale" in panel._plot_box._dom_classes,
+            panel._message.value,
+        )
+        if state["k"] == 4:
+            raise InputError("k = 4 is not here; take another")
+        return bars(state)
+
+    panel = made(update)
+    panel.refresh()
+    assert "dysem-stale" not in panel._text._dom_classes
+    panel.set(k=4).wait()
+    assert "dysem-stale" in panel._text._dom_classes  # it is not of this k
+    panel.set(k=5).wait()
+    assert seen[4] == seen[5] == (True, True, "")
+    assert "dysem-stale" not in panel._text._dom_classes
+
+
+def test_cancel_says_at_once_that_it_was_heard():
+    reached, go_on = threading.Event(), threading.Event()
+
+    def long(state, progress):
+        progress(0, 2, "Encoding")
+        reached.set()
+        assert go_on.wait(20)
+        progress(1, 2, "Encoding")
+        return bars(state)
+
+    panel = made(long).start()
+    assert reached.wait(20)
+    panel._stop.click()
+    assert (panel._stop.description, panel._stop.disabled) == ("Stopping after this batch …", True)
+    go_on.set()
+    panel.wait()
+    panel._begin()
+    assert (panel._stop.description, panel._stop.disabled) == ("Cancel", False)
+
+
+def test_what_a_view_offers_is_done_by_its_button_and_can_be_stopped():
+    done = []
+
+    def work(progress):
+        progress(0, 1, "Reading")
+        done.append("read")
+
+    def update(state, progress):
+        return View(go.Figure(), "", "", None if done else Offer("Read it (3 passes)", work))
+
+    panel = made(update).refresh()
+    button = panel._offered
+    assert (button.description, button.layout.display) == ("Read it (3 passes)", "inline-block")
+    button.click()
+    panel.wait()
+    assert (done, button.layout.display, panel.message) == (["read"], "none", "")
+
+
+def test_examples_set_several_controls_and_settings_are_folded():
+    panel = Panel(
+        {"word": text_box("Word", "a"), "k": slider("Dimensions", 3, 1, 9)},
+        bars,
+        str,
+        folded=["k"],
+        examples={"Longer": {"word": "bb", "k": 5}},
+    )
+    boxes = {type(child).__name__: child for child in panel.box.children}
+    accordion = boxes["Accordion"]
+    assert accordion.selected_index is None
+    assert accordion.children[0].children == (panel.controls["k"],)
+    row = next(
+        child
+        for child in panel.box.children
+        if any(
+            getattr(part, "description", "") == "Longer" for part in getattr(child, "children", ())
+        )
+    )
+    row.children[1].click()
+    panel.wait()
+    assert panel.state == {"word": "bb", "k": 5}
+    assert panel.text == "k is 5"
+
+
 def test_a_cancelled_work_is_no_error_for_those_who_call_the_functions():
     with pytest.raises(Cancelled):
         raise Cancelled
@@ -219,31 +309,142 @@ def test_a_legend_under_the_plot_is_placed_from_the_edge_of_the_cell(legend, sho
     assert panel.figure.layout.legend.to_plotly_json() == legend
 
 
-def test_the_download_is_one_page_with_the_figure_and_plotly_in_it():
-    panel, sent = made(), []
-    panel._take.send = lambda content, buffers=None: sent.append((content, buffers))
-    panel._take._handle_custom_msg({"wants": "figure"}, [])
-    assert sent == []  # there is no figure yet
+def told(state, progress=silent):
+    """Return a view with a note."""
+    return bars(state)._replace(note="Read in <English> alone.")
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_the_download_is_one_page_with_all_that_is_shown_and_named_after_it(plain):
+    sent = []
+    panel = Panel(
+        {"k": slider("Dimensions", 3, 1, 9)},
+        told,
+        lambda state: f"k = {state['k']}",
+        lambda state: f"Äpfel / “{state['k']} pears”?",
+        plain=plain,
+    )
+    take = panel._take
+    if plain:
+        save, link = take.children[1].children
+
+        def ask():
+            save.click()
+            found = re.search(
+                r'download="([^"]+)" href="data:text/html;base64,([^"]+)"', link.value
+            )
+            return found and (found[1], base64.b64decode(found[2]).decode())
+    else:
+        take.send = lambda content, buffers=None: sent.append(
+            (content["name"], buffers[0].decode())
+        )
+
+        def ask():
+            take._handle_custom_msg({"wants": "figure"}, [])
+            return sent[-1] if sent else None
+
+    assert ask() is None  # there is no figure yet
     panel.refresh()
-    panel._take._handle_custom_msg({"wants": "figure"}, [])
-    ((content, (page,)),) = sent
-    assert content == {"name": "my figure.html"}
-    text = page.decode()
-    assert "k 3" in text
-    assert len(text) > 1e6
-    assert not re.search(r'<script[^>]* src="http', text)
+    name, page = ask()
+    assert name == "äpfel-3-pears.html"
+    assert "<h1>Äpfel / “3 pears”?</h1>" in page
+    for part in ("k 3", "k is 3", "Read in &lt;English&gt; alone.", "<pre>k = 3</pre>"):
+        assert part in page
+    fetched = re.search(r'<script[^>]* src="http', page)
+    assert bool(fetched) == plain  # a link that holds plotly too is refused by browsers
+    assert (len(page) > 1e6) == (not plain)
+
+
+def test_a_plain_panel_needs_ipywidgets_alone(monkeypatch):
+    """What Colab, Kaggle and hosts without the extension show: no FigureWidget, no anywidget."""
+    monkeypatch.setitem(sys.modules, "anywidget", None)
+    monkeypatch.setattr(go, "FigureWidget", None)
+    assert not screen.shows_widgets()
+    panel = made(told, word=text_box("Word", "<b>")).refresh()
+    assert panel.plot is None
+    frame = html.unescape(re.search(r'srcdoc="([^"]+)"', panel._plot_box.value)[1])
+    assert '"text":"k 3"' in frame
+    assert not re.search(r'<script[^>]* src="http', frame)  # nothing is fetched
+    assert "k is 3" in panel._text.value
+    assert "<pre>answer = 3 * 2</pre>" in panel._take.children[0].value
+    panel.set(k=7).wait()
+    assert '"text":"k 7"' in html.unescape(panel._plot_box.value)
+    modules = {widget._model_module for widget in widgets_in(panel.box)}
+    assert modules <= {"@jupyter-widgets/controls", "@jupyter-widgets/base"}
+
+
+def widgets_in(box):
+    """Yield a widget and all inside it."""
+    yield box
+    for child in getattr(box, "children", ()):
+        yield from widgets_in(child)
+
+
+def test_hosts_that_show_no_widgets_get_the_plain_panel(monkeypatch):
+    assert made().plot is not None
+    monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Interactive")
+    panel = made().refresh()
+    assert panel.plot is None
+    assert "https://cdn.plot.ly/" in panel._plot_box.value  # they have a network
+    monkeypatch.delenv("KAGGLE_KERNEL_RUN_TYPE")
+    monkeypatch.setitem(sys.modules, "google.colab", object())
+    assert made().plot is None
+
+
+THEMES = Path(sys.prefix) / "share" / "jupyter" / "lab" / "themes" / "@jupyterlab"
+
+
+def luminance(red, green, blue):
+    """Return the relative luminance of a colour (WCAG 2.1)."""
+    linear = [
+        c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in (red, green, blue)
+    ]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def colour(theme, name, ground=(1, 1, 1)):
+    """Return a theme's colour as three numbers from 0 to 1, over a ground."""
+    value = re.search(rf"{name}:([^;}}]+)", theme)[1]
+    value = re.sub(r"var\(--[\w-]+,(.*)\)", r"\1", value).strip()
+    value = {"white": "#fff", "black": "#000"}.get(value, value)
+    if value.startswith("#"):
+        digits = value[1:] if len(value) == 7 else "".join(2 * c for c in value[1:])
+        return tuple(int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4))
+    *parts, alpha = map(float, re.findall(r"[\d.]+", value))
+    return tuple(alpha * c / 255 + (1 - alpha) * g for c, g in zip(parts, ground, strict=True))
+
+
+@pytest.mark.parametrize("name", ["light", "dark"])
+def test_letters_stand_out_from_their_ground_in_both_themes(name):
+    file = THEMES / f"theme-{name}-extension" / "index.css"
+    if not file.is_file():
+        pytest.skip("JupyterLab's themes are not installed")
+    theme = file.read_text(encoding="utf-8")
+    rules = re.findall(r"[^{}]+\{([^{}]*)\}", screen.STYLE)
+    looked_at = 0
+    for rule in rules:
+        letters = re.search(r"(?<![-\w])(?:color|fill): var\((--jp-[\w-]+)", rule)
+        if not letters:
+            continue
+        own = re.search(r"background: var\((--jp-[\w-]+)", rule)
+        ground = colour(theme, own[1] if own else "--jp-layout-color0")
+        values = [luminance(*colour(theme, letters[1], ground)), luminance(*ground)]
+        contrast = (max(values) + 0.05) / (min(values) + 0.05)
+        assert contrast >= 4.5, (name, letters[1], round(contrast, 2))
+        looked_at += 1
+    assert looked_at >= 5
 
 
 def test_every_control_has_a_label_and_fits_its_row():
-    controls = [
+    boxes = [
         text_box("Sentence", "a"),
         text_box("Lines", "a", rows=3),
         slider("k", 1, 1, 9),
         slider("alpha", 1.0, 0, 4, 0.5),
         menu("Vector", ("source", "mean"), "mean"),
     ]
-    assert all(c.description and c.layout.max_width == "100%" for c in controls)
-    assert controls[3].value == 1.0
+    assert all(c.description and c.layout.max_width == "100%" for c in boxes)
+    assert boxes[3].value == 1.0
     with pytest.raises(InputError, match="control 'k' has no description"):
         Panel({"k": slider("", 1, 1, 2)}, bars, str)
     panel = made()
@@ -252,9 +453,9 @@ def test_every_control_has_a_label_and_fits_its_row():
 
 
 def test_colours_follow_the_theme():
-    for css in (panels.STYLE, panels.TAKE_AWAY):
-        assert not re.search(r"#[0-9a-fA-F]{3,6}\b|\b(white|black)\b", css)
-    assert "--jp-ui-font-color1" in panels.STYLE
+    for css in (screen.STYLE, screen.TAKE_AWAY):
+        assert not re.search(r"#[0-9a-fA-F]{3,6}\b|\b(white|black)\b(?!-)", css)
+    assert "--jp-ui-font-color1" in screen.STYLE
 
 
 def test_a_panel_is_shown_as_its_widget():
@@ -269,4 +470,4 @@ def test_a_panel_is_shown_as_its_widget():
 def test_a_missing_library_names_the_extra(monkeypatch, name):
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(DysemLabError, match=rf"needs {name}.*pip install 'dysem-lab\[lab\]'"):
-        panels.library(name)
+        controls.library(name)

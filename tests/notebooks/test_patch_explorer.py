@@ -14,6 +14,7 @@ from dysem_lab.models.loading import load_model
 from dysem_lab.questions.causal_sets import COMPLEMENT, LARGEST, OWN, ROTATED, SIZE, WHOLE, rotation
 from dysem_lab.questions.patching import Exchange
 from dysem_lab.questions.patching_picture import DONOR, RECEIVER, SHOWN, caption, figure
+from tests.notebooks.conftest import run_lines
 from tests.notebooks.test_attention_explorer import passes
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
@@ -174,10 +175,8 @@ def test_the_line_of_python_reproduces_the_view(tiny_lens):
     for move in ({}, {"layer": 2, "k": 4}, {"dimensions": LARGEST, "setting": "english"}):
         panel.set(**move).wait()
         assert panel.message == ""
-        imported, call = panel.python.split("; ")
-        names = {"lens": tiny_lens}
-        exec(imported, names)
-        assert eval(call, names).to_json() == panel.figure.to_json()
+        found = run_lines(panel.python, {"lens": tiny_lens})
+        assert found.figure.to_json() == panel.figure.to_json()
     assert "La lumière" in panel.python
 
 
@@ -185,11 +184,9 @@ def test_the_line_of_python_reproduces_the_view(tiny_lens):
     ("move", "said"),
     [
         ({"receiver": GIVEN["en"]}, "donor and receiver are the same text"),
-        ({"languages": "en, fr, de"}, r"donor is not given in German \(de\).*'de: …'"),
-        ({"donor": "It rains."}, r"donor is not given in French \(fr\)"),
         ({"languages": "en, xx"}, "unknown language 'xx'"),
         ({"renderings": "La lumière."}, "is no rendering; write a code"),
-        ({"receiver": " "}, "0 is empty or not a string"),
+        ({"receiver": " "}, "the receiver is empty; type a sentence"),
     ],
 )
 def test_mistakes_are_sentences_in_the_panel(tiny_lens, move, said):
@@ -198,6 +195,16 @@ def test_mistakes_are_sentences_in_the_panel(tiny_lens, move, said):
     panel.set(**move).wait()
     assert re.search(said, panel.message)
     assert panel.text == before
+
+
+@pytest.mark.parametrize("move", [{"languages": "en, fr, de"}, {"donor": "It rains."}])
+def test_any_donor_is_read_in_the_languages_that_it_is_to_be_had_in(tiny_lens, move):
+    panel = explore_patch(tiny_lens, RECEIVED, GIVEN["en"], renderings={"fr": GIVEN["fr"]})
+    panel.set(**move).wait()
+    assert panel.message == ""
+    assert "there is no translation of" in panel.note
+    found = run_lines(panel.python, {"lens": tiny_lens})
+    assert found.figure.to_json() == panel.figure.to_json()
 
 
 def test_settings_that_do_not_exist_are_refused(tiny_lens):

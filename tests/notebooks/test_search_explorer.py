@@ -18,6 +18,7 @@ from dysem_lab.models.record import counted
 from dysem_lab.questions import search as question
 from dysem_lab.questions import why_near as reasons
 from dysem_lab.questions.why_near import why_near
+from tests.notebooks.conftest import run_lines
 
 EN = ["A man plays.", "A woman sings.", "The sea is cold.", "He reads a book.", "Dogs bark."]
 FR = ["Un homme joue.", "Une femme chante.", "La mer est froide.", "Il lit.", "Les chiens aboient."]
@@ -140,8 +141,7 @@ def test_the_panel_shows_what_dysem_says(tiny_folder, architecture):
     similarity = dysem.similarity(encoded[:1], encoded)[0]
     order = similarity.argsort(descending=True)[:3].tolist()
     names = {"encoder": dysem, "corpus": {"en": EN, "fr": FR}}
-    exec(panel.python, names)
-    table = names["table"]
+    table = run_lines(panel.python, names).table
     assert table["position"].tolist() == order
     assert table["similarity"].tolist() == pytest.approx(similarity[order].tolist(), abs=1e-5)
     sizes = [int((encoded.sets[0] | encoded.sets[i]).sum()) for i in order]
@@ -155,21 +155,36 @@ def test_the_panel_shows_what_dysem_says(tiny_folder, architecture):
     assert panel.text.count('<td dir="auto">') == 5
 
 
-def test_a_new_query_needs_its_renderings_or_a_translator(tiny_lens):
-    dysem = dl.DySem(tiny_lens, ("en", "fr"), k=8)
-    panel = explore_search(dysem, {"en": EN, "fr": FR}, "A cat.").wait()
-    assert "no rendering" in panel.message
-    assert panel.figure is None
-    panel.set(renderings="fr: Un chat.").wait()
+def nearest_of(panel):
+    """Return the similarity of the first of the list."""
+    return float(re.search(r"<td>1</td><td>([\d.]+)", panel.text)[1])
+
+
+def test_a_new_query_is_searched_in_the_languages_that_it_is_to_be_had_in(tiny_lens):
+    corpus = {"en": EN, "fr": FR}
+    panel = explore_search(dl.DySem(tiny_lens, ("en", "fr"), k=8), corpus, "A cat.").wait()
+
+    def best(languages, renderings):
+        dysem = dl.DySem(tiny_lens, languages, k=8)
+        encoded = dysem.encode([*EN, "A cat."], renderings=renderings, progress=False)
+        return dysem.similarity(encoded[-1:], encoded[:-1])[0].max().item()
+
     assert panel.message == ""
-    encoded = dysem.encode([*EN, "A cat."], renderings={"fr": [*FR, "Un chat."]}, progress=False)
-    best = dysem.similarity(encoded[-1:], encoded[:-1])[0].max().item()
-    assert float(re.search(r"<td>1</td><td>([\d.]+)", panel.text)[1]) == pytest.approx(
-        best, abs=2e-4
-    )
+    assert "Read in English alone: there is no translation of “A cat.” into French" in panel.note
+    assert nearest_of(panel) == pytest.approx(best(("en",), None), abs=2e-4)
+    names = {"encoder": dl.DySem(tiny_lens, ("en", "fr"), k=8), "corpus": corpus, "dl": dl}
+    table = run_lines(panel.python, names).table
+    assert table["similarity"][0] == pytest.approx(nearest_of(panel), abs=1e-4)
+    panel.set(renderings="fr: Un chat.").wait()
+    assert (panel.message, panel.note) == ("", "")
+    expected = best(("en", "fr"), {"fr": [*FR, "Un chat."]})
+    assert nearest_of(panel) == pytest.approx(expected, abs=2e-4)
     panel.set(query="A dog.").wait()  # the typed line was of another query
     assert panel.controls["renderings"].value == ""
-    assert "no rendering" in panel.message
+    assert "into French" in panel.note
+    panel.set(query="Un chat.", language="fr", renderings="en: A cat.").wait()
+    assert panel.note == ""
+    assert nearest_of(panel) == pytest.approx(expected, abs=2e-4)
     panel.set(query=" ").wait()
     assert panel.message == "the query is empty; type a sentence"
 
@@ -218,6 +233,7 @@ def test_the_figure_has_a_row_per_text():
     labels = figure.layout.yaxis.ticktext
     assert labels[1] == "a" * (question.N_LETTERS - 1) + "…"
     assert labels[2] == "&lt;b&gt;"
+    assert f"colours end at ±{shares.zmax:.1g}" in figure.layout.xaxis2.title.text
     assert "<b>" not in nearest_text(view).replace("<tbody>", "")
 
 
@@ -242,13 +258,6 @@ def test_n_must_be_a_number_of_rows():
             question.nearest(corpus, "a", n)
 
 
-def run_line(line, names):
-    """Return the value of the last of several statements in a line."""
-    *before, last = line.split("; ")
-    exec("; ".join(before), names)
-    return eval(last, names)
-
-
 def test_a_hit_is_explained_centred_on_the_corpus(tiny_lens):
     corpus = {"en": EN, "fr": FR}
     dysem = dl.DySem(tiny_lens, ("en", "fr"), k=8)
@@ -268,13 +277,13 @@ def test_a_hit_is_explained_centred_on_the_corpus(tiny_lens):
         assert f"Hit {hit}: {html.escape(str(expected))}" in panel.text
         assert ("dl-map" in panel.text) == (why == "token")
         assert expected.encoder_similarity == pytest.approx(table["similarity"][hit - 1], abs=1e-5)
-        found = run_line(panel.python, {"encoder": dysem, "corpus": corpus})
+        found = run_lines(panel.python, {"encoder": dysem, "corpus": corpus})
         assert found.figure.to_json() == panel.figure.to_json()
     panel.set(n=1, why="head").wait()  # the last of the list, where it is shorter
     assert "<td>▸ 1</td>" in panel.text
     panel.set(why="").wait()
     assert "▸" not in panel.text
-    assert len(run_line(panel.python, {"encoder": dysem, "corpus": corpus})) == 1
+    assert len(run_lines(panel.python, {"encoder": dysem, "corpus": corpus}).table) == 1
 
 
 def test_a_translator_renders_the_corpus_that_a_reason_is_centred_on(tiny_lens):
