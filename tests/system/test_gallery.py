@@ -439,3 +439,27 @@ def test_a_long_name_of_a_model_gives_files(tmp_path, fake_browser):
     facts = ModelFacts("語" * 200, "s", "f", "float32", "cpu", 1, 1, "")
     name = saving.file_name("selection_frequency", facts, "x" * 300, 24)
     assert len(list(small_figure(tmp_path, name).values())) == 4
+
+
+FOUND = re.compile(r"## What we found\n(.*)", re.DOTALL)
+
+
+def test_what_notebooks_say_was_found_is_in_the_captions_of_their_figures():
+    n_found = 0
+    for path in sorted((REPOSITORY / "notebooks").glob("[0-9][0-9]_*.ipynb")):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        for cell in cells:
+            if not (found := FOUND.match("".join(cell["source"]))):
+                continue
+            n_found += 1
+            records = [
+                REPOSITORY / "figures" / f"{name}.json"
+                for name in re.findall(r"`(\w[\w.-]+_[\w.-]+)`", found[1])
+            ]
+            assert records, path.stem
+            said = " ".join(
+                json.loads(file.read_text(encoding="utf-8"))["caption"] for file in records
+            )
+            for number in re.findall(r"-?\d+\.\d+|\d+%", found[1]):
+                assert re.search(rf"(?<![\d.]){re.escape(number)}(?!\d)", said), (path.stem, number)
+    assert n_found
