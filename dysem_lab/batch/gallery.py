@@ -20,6 +20,7 @@ INDEX = "index.html"
 # A notebook's figures have its name, or one of these.
 ALSO = {
     "languages": ("language_overlap",),
+    "layers": ("layer_choice",),
     "stability": ("selection_frequency",),
     "what_changes": ("cp_predictions", "cp_stream"),
     "why_similar": ("explain", "explain_difference"),
