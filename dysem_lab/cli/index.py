@@ -206,7 +206,7 @@ def search(
     for query, hits, reason in zip(queries, found, reasons, strict=True):
         print_table(
             f"Nearest to: {query}",
-            ("rank", "similarity", "|U|", "id", "text", "dimensions that add most (together)"),
+            ("rank", "similarity", "|U|", "id", "text", "adds most, once what all share is gone"),
             (
                 (
                     row.rank,

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+import torch
 
 from dysem_lab.encoders.base import Encoder
 from dysem_lab.encoders.vectors import SemanticVectors
@@ -13,6 +14,8 @@ from dysem_lab.questions.why_near import N_CENTRE, why_near
 from dysem_lab.retrieval.index import SemanticIndex
 from dysem_lab.retrieval.records import Id
 
+FEWEST = 3  # texts whose mean is subtracted: of two, all but the sign of their difference is gone
+
 
 def hits_of(index: SemanticIndex, queries: SemanticVectors, n: int = 10) -> list[pd.DataFrame]:
     """Return a table of the n nearest texts for each query, the nearest first.
@@ -20,17 +23,24 @@ def hits_of(index: SemanticIndex, queries: SemanticVectors, n: int = 10) -> list
     Returns:
         One row per hit: ``rank`` from 1, ``id``, ``text`` (None where it was not kept),
         ``similarity``, ``n_dims`` (|U|), ``top_dimensions`` (up to 5 that add most to the
-        similarity) and ``top_share`` (what these add together).
+        similarity once what texts of the index share is taken away: their mean, of up to
+        `N_CENTRE` drawn at random) and ``top_share`` (what these add together). Without that every
+        hit would name the same few dimensions, which are large in every text.
 
     Raises:
         InputError: As for `SemanticIndex.search`, as are the other errors.
     """
     hits, tables = index.search(queries, n), []
+    names = index.ids
+    drawn = np.random.default_rng(0).permutation(len(names))[:N_CENTRE].tolist()
+    shared = index.vectors([names[i] for i in sorted(drawn)]).vectors
+    mean = shared.mean(0) if len(shared) >= FEWEST else torch.zeros(index.width)
     for i, (ids, scores) in enumerate(zip(hits.ids, hits.scores.tolist(), strict=True)):
         found = [name for name in ids if name is not None]
         texts, query = index.vectors(found), queries[[i]]
         U = joint_set(query.sets, texts.sets)
-        shares = contributions(query.vectors.expand_as(texts.vectors).float(), texts.vectors, U)
+        x = (query.vectors.float() - mean).expand_as(texts.vectors)
+        shares = contributions(x, texts.vectors - mean, U)
         order = shares.sort(dim=1, descending=True, stable=True).indices[:, :N_TOP].tolist()
         top = [[j for j in js if row[j] > 0] for row, js in zip(shares, order, strict=True)]
         tables.append(

@@ -70,7 +70,7 @@ def test_the_largest_shares_are_left_out():
     assert without_largest(U, shares, 0).tolist() == [True, True, False]
     assert without_largest(U, shares, 1).tolist() == [True, False, False]
     assert without_largest(U, shares, 2).tolist() == [True, False, False]
-    with pytest.raises(InputError, match="nothing is left of the joint set, which has 2; drop fewer"):
+    with pytest.raises(InputError, match="left of the joint set, which has 2; drop fewer"):
         without_largest(U, shares, 3)
 
 

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -62,6 +63,22 @@ def test_from_texts_to_hits(built, tmp_path):
     facts = asked("info", folder, "--check")
     assert (facts["texts"], facts["encoder"], facts["damaged texts"]) == (4, "DySem", 0)
     assert "megabytes" in run("info", folder).output
+
+
+def test_the_dimensions_of_a_hit_are_those_beyond_what_all_texts_share(built):
+    folder, build = built
+    run(*build)
+    ((_, hit, *_),) = [of["hits"] for of in asked("search", folder, "It rains.", "-n", 3)]
+    index = dl.SemanticIndex.open(folder)
+    every = index.vectors(index.ids)
+    mean = every.vectors.double().numpy().mean(0)
+    x, y = (index.vectors([name]) for name in ("corpus.txt:3", hit["id"]))
+    U = (x.sets | y.sets)[0].numpy()
+    a, b = ((of.vectors[0].double().numpy() - mean) * U for of in (x, y))
+    added = a * b / (np.linalg.norm(a) * np.linalg.norm(b))
+    top = [j for j in np.argsort(-added, kind="stable")[:5].tolist() if added[j] > 0]
+    assert hit["top_dimensions"] == top
+    assert hit["top_share"] == pytest.approx(added[top].sum(), abs=1e-5)
 
 
 def test_a_hit_says_why_it_was_found(built):
