@@ -198,6 +198,7 @@ def nearest_text(found: Nearest, hit: int | None = None) -> str:
     said = f"<p>{undefined(found)}.</p>" if found.n_undefined else ""
     return (
         "<table><thead><tr><th>Rank</th><th>Similarity</th><th>|U|</th><th>Sentence</th>"
-        f"<th>Dimensions that add most (together)</th></tr></thead><tbody>{rows}</tbody></table>"
+        "<th>Adds most, once what all share is gone (together)</th></tr></thead>"
+        f"<tbody>{rows}</tbody></table>"
         f"{said}"
     )

@@ -2,19 +2,16 @@
 
 import numpy as np
 import pandas as pd
-import torch
 
 from dysem_lab.encoders.base import Encoder
 from dysem_lab.encoders.vectors import SemanticVectors
 from dysem_lab.errors import InputError
-from dysem_lab.joint import contributions, joint_set
+from dysem_lab.joint import joint_set
 from dysem_lab.questions.explain import Explanation
-from dysem_lab.questions.search import N_TOP, Corpus
+from dysem_lab.questions.search import Corpus, beyond_shared
 from dysem_lab.questions.why_near import N_CENTRE, why_near
 from dysem_lab.retrieval.index import SemanticIndex
 from dysem_lab.retrieval.records import Id
-
-FEWEST = 3  # texts whose mean is subtracted: of two, all but the sign of their difference is gone
 
 
 def hits_of(index: SemanticIndex, queries: SemanticVectors, n: int = 10) -> list[pd.DataFrame]:
@@ -22,10 +19,8 @@ def hits_of(index: SemanticIndex, queries: SemanticVectors, n: int = 10) -> list
 
     Returns:
         One row per hit: ``rank`` from 1, ``id``, ``text`` (None where it was not kept),
-        ``similarity``, ``n_dims`` (|U|), ``top_dimensions`` (up to 5 that add most to the
-        similarity once what texts of the index share is taken away: their mean, of up to
-        `N_CENTRE` drawn at random) and ``top_share`` (what these add together). Without that every
-        hit would name the same few dimensions, which are large in every text.
+        ``similarity``, ``n_dims`` (|U|), ``top_dimensions`` and ``top_share``, of `beyond_shared`
+        with the mean of up to `N_CENTRE` texts of the index, drawn at random.
 
     Raises:
         InputError: As for `SemanticIndex.search`, as are the other errors.
@@ -34,15 +29,11 @@ def hits_of(index: SemanticIndex, queries: SemanticVectors, n: int = 10) -> list
     names = index.ids
     drawn = np.random.default_rng(0).permutation(len(names))[:N_CENTRE].tolist()
     shared = index.vectors([names[i] for i in sorted(drawn)]).vectors
-    mean = shared.mean(0) if len(shared) >= FEWEST else torch.zeros(index.width)
     for i, (ids, scores) in enumerate(zip(hits.ids, hits.scores.tolist(), strict=True)):
         found = [name for name in ids if name is not None]
         texts, query = index.vectors(found), queries[[i]]
         U = joint_set(query.sets, texts.sets)
-        x = (query.vectors.float() - mean).expand_as(texts.vectors)
-        shares = contributions(x, texts.vectors - mean, U)
-        order = shares.sort(dim=1, descending=True, stable=True).indices[:, :N_TOP].tolist()
-        top = [[j for j in js if row[j] > 0] for row, js in zip(shares, order, strict=True)]
+        top, together = beyond_shared(query, texts, shared)
         tables.append(
             pd.DataFrame(
                 {
@@ -52,9 +43,7 @@ def hits_of(index: SemanticIndex, queries: SemanticVectors, n: int = 10) -> list
                     "similarity": scores[: len(found)],
                     "n_dims": U.sum(1).tolist(),
                     "top_dimensions": top,
-                    "top_share": [
-                        row[js].sum().item() for row, js in zip(shares, top, strict=True)
-                    ],
+                    "top_share": together,
                 }
             )
         )

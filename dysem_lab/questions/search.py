@@ -9,6 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import torch
 from jaxtyping import Float
+from torch import Tensor
 
 from dysem_lab.display import Progress, silent
 from dysem_lab.encoders.base import Encoder
@@ -21,6 +22,7 @@ from dysem_lab.questions.finding import Facts, Finding
 from dysem_lab.questions.style import DIVERGING, PALETTE, layout, with_gaps
 from dysem_lab.translation.renderings import rendered
 
+FEWEST = 3  # texts whose mean is subtracted
 CHUNK = 32  # texts between two reports of progress
 N_LETTERS = 44  # of a sentence in a figure; the table beside it has it whole
 N_TOP = 5  # dimensions that are named
@@ -211,8 +213,8 @@ class Nearest:
     Attributes:
         query: What was asked.
         table: One row per text: ``rank`` from 1, ``position`` in the corpus, ``text``,
-            ``similarity``, ``n_dims`` (|U|), ``top_dimensions`` (up to 5 that add most to the
-            similarity) and ``top_share`` (what these add together).
+            ``similarity``, ``n_dims`` (|U|), ``top_dimensions`` and ``top_share``, of
+            `beyond_shared`.
         shares: What each dimension adds to the similarity of each row; NaN outside the joint set.
         n_texts: Of the corpus.
         n_undefined: Texts that have no similarity to the query (empty joint set, or a vector that
@@ -226,6 +228,33 @@ class Nearest:
     n_texts: int
     n_undefined: int
     measured_on: str
+
+
+def beyond_shared(
+    query: SemanticVectors, texts: SemanticVectors, corpus: Float[Tensor, "n d"]
+) -> tuple[list[list[int]], list[float]]:
+    """Return which dimensions add most to similarities once what all texts share is taken away.
+
+    As they are, the same few dimensions add most to every similarity: they are large in all texts.
+
+    Args:
+        query: The vector and set of one text.
+        texts: Those of m texts.
+        corpus: The vectors of n texts, whose mean is subtracted where they are three or more: of
+            two, all but the sign of their difference would be gone.
+
+    Returns:
+        Of each text up to 5 dimensions of the joint set that add most, those above 0; and what they
+        add together to the cosine of the centred vectors on it.
+    """
+    mean = corpus.double().mean(0) if len(corpus) >= FEWEST else 0.0
+    x, y = query.vectors.double() - mean, texts.vectors.double() - mean
+    shares = contributions(x.expand_as(y), y, joint_set(query.sets, texts.sets))
+    top = [
+        [j for j in row.sort(descending=True, stable=True).indices[:N_TOP].tolist() if row[j] > 0]
+        for row in shares
+    ]
+    return top, [row[js].sum().item() for row, js in zip(shares, top, strict=True)]
 
 
 def nearest(
@@ -262,10 +291,7 @@ def nearest(
     chosen, positions = some[best], defined[best].tolist()
     U = joint_set(asked.sets, chosen.sets)
     shares = contributions(asked.vectors.expand_as(chosen.vectors), chosen.vectors, U)
-    top = [
-        [j for j in row.sort(descending=True, stable=True).indices[:N_TOP].tolist() if row[j] > 0]
-        for row in shares
-    ]
+    top, together = beyond_shared(asked, chosen, encoded.vectors)
     table = pd.DataFrame(
         {
             "rank": range(1, len(positions) + 1),
@@ -274,7 +300,7 @@ def nearest(
             "similarity": similarity[best].numpy(),
             "n_dims": U.sum(1).numpy(),
             "top_dimensions": top,
-            "top_share": [row[js].sum().item() for row, js in zip(shares, top, strict=True)],
+            "top_share": together,
         }
     )
     masked = shares.masked_fill(~U, torch.nan).numpy()
