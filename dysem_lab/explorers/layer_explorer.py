@@ -12,16 +12,16 @@ from dysem_lab.explorers.examples import demo_data, example_pairs, pair_of
 from dysem_lab.explorers.panel import Panel, State, View
 from dysem_lab.explorers.python import IMPORT, assigned, call
 from dysem_lab.explorers.renderings import (
+    SIDES,
     Rendered,
     Renderer,
     checked_renderings,
     cut_note,
     language_boxes,
+    pair_boxes,
     parse_languages,
     parse_renderings,
     readings,
-    sentence_boxes,
-    typed_lines,
     typed_sentence,
     use_all,
 )
@@ -36,8 +36,6 @@ from dysem_lab.questions.pair_layers import LayeredPair, capture_pair, pair_laye
 from dysem_lab.questions.study import Study
 from dysem_lab.questions.style import COMPARED_NAMES, SETTING_NAMES, named
 from dysem_lab.translation.translate import Translator
-
-SIDES = ("first", "second")
 
 
 def explore_layers(
@@ -83,20 +81,8 @@ def explore_layers(
     codes = names_of(languages, "language")
     own = codes[0] if language is None else language
     settings = SETTINGS if template in TEMPLATES else SETTINGS[:1]
-    boxes = [
-        sentence_boxes(
-            side,
-            f"Sentence {name}",
-            text,
-            f"{side}_renderings",
-            typed_lines(given, i, own),
-            f"Translations of {name}",
-        )
-        for i, (side, name, text) in enumerate(zip(SIDES, "xy", (a, b), strict=True))
-    ]
     controls = {
-        **boxes[0],
-        **boxes[1],
+        **pair_boxes(a, b, given, own),
         **language_boxes(codes, own),
         **_choices(settings, settings[-1], len(codes), resolve_k(k, lens.d_model), lens.d_model),
     }

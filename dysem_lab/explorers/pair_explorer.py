@@ -17,15 +17,15 @@ from dysem_lab.explorers.examples import example_pairs
 from dysem_lab.explorers.panel import Panel, State, View
 from dysem_lab.explorers.python import IMPORT, assigned, call
 from dysem_lab.explorers.renderings import (
+    SIDES,
     Rendered,
     Renderer,
     checked_renderings,
     cut_note,
     language_boxes,
+    pair_boxes,
     parse_languages,
     parse_renderings,
-    sentence_boxes,
-    typed_lines,
     typed_sentence,
     use_all,
 )
@@ -49,7 +49,6 @@ SHOWN = {
     "why: which dimensions": "dimension",
     "as in the paper": "paper",
 }
-SIDES = ("first", "second")
 IN_VIEW = ("first", "second", "show")  # the others are under "Settings"
 # Pairs of the demo set that an explanation is centred on here: few, since a panel is waited for.
 CENTRE_PAIRS = 32
@@ -118,20 +117,8 @@ def explore_pair(
     check_settings(codes, component, template, setting, vector)
     one_of(show, [*SHOWN.values()], "show")
     templates = dict.fromkeys([*TEMPLATES, template])
-    boxes = [
-        sentence_boxes(
-            side,
-            f"Sentence {name}",
-            text,
-            f"{side}_renderings",
-            typed_lines(given, i, language),
-            f"Translations of {name}",
-        )
-        for i, (side, name, text) in enumerate(zip(SIDES, "xy", (a, b), strict=True))
-    ]
     controls = {
-        **boxes[0],
-        **boxes[1],
+        **pair_boxes(a, b, given, language),
         "show": menu("Show", [*SHOWN.items()], show),
         **language_boxes(codes, language),
         "m": slider("m languages", len(codes), 1, len(codes)),

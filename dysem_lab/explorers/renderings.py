@@ -25,6 +25,7 @@ from dysem_lab.translation.translate import Translator
 from dysem_lab.translation.translation_cache import CachedTranslator
 
 EXAMPLE = "typed in by you, one a line, such as  fr: Il pleut."
+SIDES = ("first", "second")  # names of the controls of two sentences
 QUOTED = 40  # characters of a sentence in a note
 
 
@@ -52,6 +53,22 @@ def sentence_boxes(
         boxes[translations].value = ""
 
     boxes[name].observe(empty, "value")
+    return boxes
+
+
+def pair_boxes(a: str, b: str, given: Mapping[str, Sequence[str]], language: str) -> dict[str, Any]:
+    """Return the boxes of two sentences and of their translations, by the names of the controls.
+
+    Args:
+        a: The first sentence.
+        b: The second.
+        given: Language → both in it.
+        language: Their own.
+    """
+    boxes: dict[str, Any] = {}
+    for i, (side, name, text) in enumerate(zip(SIDES, "xy", (a, b), strict=True)):
+        typed, more = typed_lines(given, i, language), f"Translations of {name}"
+        boxes |= sentence_boxes(side, f"Sentence {name}", text, f"{side}_renderings", typed, more)
     return boxes
 
 
