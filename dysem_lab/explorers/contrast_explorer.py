@@ -25,9 +25,9 @@ from dysem_lab.questions.contrast_effect import (
     read_effect,
     summary,
 )
+from dysem_lab.questions.names import NORM_NAMES, POSITION_NAMES, named
 from dysem_lab.questions.scale import Scale
 from dysem_lab.questions.steered import SteeredTexts
-from dysem_lab.questions.style import NORM_NAMES, POSITION_NAMES, named
 
 
 def explore_contrast(

@@ -16,8 +16,8 @@ from dysem_lab.questions.corpus import read_corpus
 from dysem_lab.questions.dimension import dimension as dimension_of
 from dysem_lab.questions.dimension import dimension_figure, dimension_text
 from dysem_lab.questions.dimension_facts import dimension_facts, most_telling
+from dysem_lab.questions.names import SETTING_NAMES, VECTOR_NAMES, named
 from dysem_lab.questions.study import Study
-from dysem_lab.questions.style import SETTING_NAMES, VECTOR_NAMES, named
 
 
 def explore_dimensions(

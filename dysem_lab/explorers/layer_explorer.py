@@ -32,9 +32,9 @@ from dysem_lab.models.store import VectorStore
 from dysem_lab.prompts import SETTINGS, TEMPLATES
 from dysem_lab.questions.finding import Finding
 from dysem_lab.questions.layer_curves import layer_curves, need_of
+from dysem_lab.questions.names import COMPARED_NAMES, SETTING_NAMES, named
 from dysem_lab.questions.pair_layers import LayeredPair, capture_pair, pair_layer_curves
 from dysem_lab.questions.study import Study
-from dysem_lab.questions.style import COMPARED_NAMES, SETTING_NAMES, named
 from dysem_lab.translation.translate import Translator
 
 

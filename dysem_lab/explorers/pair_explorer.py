@@ -37,9 +37,9 @@ from dysem_lab.models.places import VECTOR_COMPONENTS
 from dysem_lab.models.store import VectorStore
 from dysem_lab.prompts import SETTINGS, TEMPLATE_NAMES, TEMPLATES
 from dysem_lab.questions.explain import explain
+from dysem_lab.questions.names import COMPARED_NAMES, SETTING_NAMES, VECTOR_NAMES, named
 from dysem_lab.questions.pair import pair, pair_figure, pair_text
 from dysem_lab.questions.pair_view import Captures, PairView, pair_view, why_similar
-from dysem_lab.questions.style import COMPARED_NAMES, SETTING_NAMES, VECTOR_NAMES, named
 from dysem_lab.translation.translate import Translator
 
 SHOWN = {

@@ -29,10 +29,10 @@ from dysem_lab.models.readout import label
 from dysem_lab.models.store import VectorStore
 from dysem_lab.prompts import SETTINGS, TEMPLATE_NAMES, TEMPLATES
 from dysem_lab.questions.causal_sets import OWN
+from dysem_lab.questions.names import SETTING_NAMES, named
 from dysem_lab.questions.patching import Exchange, patch_effect
 from dysem_lab.questions.patching_picture import RECEIVER, SETS, Effect, caption, figure
 from dysem_lab.questions.scale import Scale
-from dysem_lab.questions.style import SETTING_NAMES, named
 from dysem_lab.translation.translate import Translator
 
 NAMES = {OWN: "S(x): positive in every language", "largest |v|": "as many of the largest |v|"}

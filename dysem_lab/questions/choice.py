@@ -316,8 +316,8 @@ def caption(table: pd.DataFrame) -> str:
                 f"dev {ways[1]} {dev['spearman']:.1f}, difference {gain(test, 'optimism')}"
             )
     return (
-        f"{SCORE} on test. {'; '.join(parts)}. Choosing on test scores higher, with an interval "
-        f"that excludes 0, in {optimistic} of {len(groups)}."
+        "Choosing on the test labels scores higher, with an interval that excludes 0, in "
+        f"{optimistic} of {len(groups)} settings. {SCORE} on test. {'; '.join(parts)}."
     )
 
 

@@ -9,10 +9,11 @@ from torch import Tensor
 from dysem_lab.evaluate import score
 from dysem_lab.questions.finding import Facts, Finding, facts_of
 from dysem_lab.questions.grid import sweep
+from dysem_lab.questions.names import SYMBOLS
 from dysem_lab.questions.needs import prepare
 from dysem_lab.questions.scores import mean_size, pair_cosine
 from dysem_lab.questions.study import Study
-from dysem_lab.questions.style import SCORE, SYMBOLS, bars, layout, over, rows_of
+from dysem_lab.questions.style import SCORE, bars, layout, over, rows_of
 
 COMPONENTS = ("resid", "attn", "attn_raw", "ffn")
 

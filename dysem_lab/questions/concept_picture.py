@@ -10,9 +10,9 @@ from plotly.subplots import make_subplots
 
 from dysem_lab.models.readout import label
 from dysem_lab.questions.finding import Facts
+from dysem_lab.questions.names import SYMBOLS
 from dysem_lab.questions.style import (
     PALETTE,
-    SYMBOLS,
     annotate,
     interval,
     layout,

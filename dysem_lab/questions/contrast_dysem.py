@@ -15,13 +15,13 @@ from dysem_lab.inputs import names_of
 from dysem_lab.models.steering import Contrast
 from dysem_lab.questions.contrast import NO_GAIN, PLAIN, both_norms, contrast_row
 from dysem_lab.questions.finding import Facts, Finding, facts_of
+from dysem_lab.questions.names import SYMBOLS
 from dysem_lab.questions.needs import prepare
 from dysem_lab.questions.scores import gain_columns, pair_cosine, pair_similarity
 from dysem_lab.questions.study import Study
 from dysem_lab.questions.style import (
     METHOD_COLOURS,
     SCORE,
-    SYMBOLS,
     bars,
     gained,
     layout,

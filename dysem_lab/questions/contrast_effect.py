@@ -18,6 +18,7 @@ from dysem_lab.models.readout import label, token_texts
 from dysem_lab.models.steering import Contrast, warn_if_alpha_is_undone
 from dysem_lab.prompts import TEMPLATE_NAMES
 from dysem_lab.questions.finding import Facts, Finding
+from dysem_lab.questions.names import POSITION_NAMES
 from dysem_lab.questions.predictions import (
     FUNCTION_WORDS,
     ROW,
@@ -27,7 +28,7 @@ from dysem_lab.questions.predictions import (
     total_variation,
 )
 from dysem_lab.questions.steered import SteeredTexts
-from dysem_lab.questions.style import PALETTE, POSITION_NAMES, layout
+from dysem_lab.questions.style import PALETTE, layout
 
 PLAIN = "plain"
 PROBES = (

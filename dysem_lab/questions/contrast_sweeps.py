@@ -21,6 +21,7 @@ from dysem_lab.questions.contrast import (
     prompt_name,
 )
 from dysem_lab.questions.finding import Facts, Finding, facts_of
+from dysem_lab.questions.names import POSITION_NAMES
 from dysem_lab.questions.needs import prepare
 from dysem_lab.questions.study import Study
 from dysem_lab.questions.style import (
@@ -220,11 +221,15 @@ def variants_figure(table: pd.DataFrame, by: str, title: str, facts: Facts | str
                 col=column,
             )
         figure.add_vline(x=0, line_dash="dot", line_color="#555555", row=1, col=column)
-    figure.update_yaxes(autorange="reversed", type="category")
-    figure.update_xaxes(title="gain over plain")
+    names = {
+        name: POSITION_NAMES.get(name, name).replace(", ", ",<br>") for name in steered[by].unique()
+    }
+    figure.update_yaxes(autorange="reversed", tickvals=[*names], ticktext=[*names.values()])
+    beyond = bool((steered["gain"] < edge).any())
+    figure.update_xaxes(title="gain over plain" + ("; ◀ beyond the edge" if beyond else ""))
     n_rows = steered[by].nunique()
     return layout(figure, title, facts, 280 + 42 * n_rows).update_layout(
-        scattermode="group", margin_l=140
+        scattermode="group", margin_l=190
     )
 
 
@@ -241,7 +246,12 @@ def variants_caption(table: pd.DataFrame, by: str) -> str:
             f"({worst[by]}, {worst['method']}) to {best['gain']:+.2f} ({best[by]}, "
             f"{best['method']}), {up} of {len(steered)} certainly above and {down} below"
         )
-    return f"Gain over the plain prompt at the same output layer. {'; '.join(parts)}."
+    steered = table[table["method"] != PLAIN]
+    up, down = certain(steered)
+    return (
+        f"Of {len(steered)} comparisons {up} gain and {down} lose for certain. Gain over the plain "
+        f"prompt at the same output layer. {'; '.join(parts)}."
+    )
 
 
 def template_panels(table: pd.DataFrame, templates: Sequence[str]) -> go.Figure:

@@ -339,6 +339,10 @@ def caption(table: pd.DataFrame, published: pd.DataFrame) -> str:
     rows = table.assign(name=_names(table)).set_index("name")
     paper = _published_ratios(published)
     parts = []
+    with_cp = rows[rows["method"] != PLAIN]
+    without = rows.loc[with_cp.index.str.removesuffix("+CP")]
+    more = with_cp[["time_ratio", "blocks_ratio"]] / without[["time_ratio", "blocks_ratio"]].values
+    time, blocks = (f"{more[name].min() - 1:.0%} to {more[name].max() - 1:.0%}" for name in more)
     for name, row in rows.drop(index=BASE).iterrows():
         known = f", in the paper {paper[name]:.2f}" if name in paper else ""
         parts.append(
@@ -346,7 +350,9 @@ def caption(table: pd.DataFrame, published: pd.DataFrame) -> str:
             f"blocks {row['blocks_ratio']:.2f}{known}"
         )
     return (
-        f"Time as a multiple of plain {BASE}'s at the same output layer, median and range of "
+        f"Contrastive Prompting takes {time} more time than the prompt that it starts from, and "
+        f"runs {blocks} more blocks. Time as a multiple of plain {BASE}'s at the same output "
+        "layer, median and range of "
         f"{table['rounds'].iloc[0]} rounds: {'; '.join(parts)}. On {_machine(table)}, where plain "
         f"{BASE} took {rows.loc[BASE, 'seconds']:.1f} s for 1,000 texts; another machine takes "
         "another time."

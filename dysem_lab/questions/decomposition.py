@@ -11,12 +11,12 @@ from dysem_lab.evaluate import paired_difference, score
 from dysem_lab.inputs import names_of
 from dysem_lab.prompts import TEMPLATE_NAMES
 from dysem_lab.questions.finding import Facts, Finding, facts_of
+from dysem_lab.questions.names import SYMBOLS
 from dysem_lab.questions.needs import prepare
 from dysem_lab.questions.scores import gain_columns, pair_cosine, pair_similarity
 from dysem_lab.questions.study import Study
 from dysem_lab.questions.style import (
     OTHER_COLOUR,
-    SYMBOLS,
     best,
     error_bar,
     interval,
@@ -163,7 +163,14 @@ def caption(table: pd.DataFrame) -> str:
     score = one_task(table).set_index("method")["spearman"]
     final = next(name for name in score.index if name.endswith(", N(h^L)"))
     top = best(table)
+    ours = score[score.index.str.startswith("DySem")]
+    plain = score.drop(ours.index)
+    worst, most = (
+        f"{abs(gap):.1f} {'above' if gap > 0 else 'below'}"
+        for gap in (ours.min() - plain.max(), ours.max() - plain.max())
+    )
     return (
+        f"DySem's best setting is {most} the best plain vector, its worst {worst} it. "
         f"Spearman × 100: mean pooling {score['mean pooling']:.1f}, {final.partition(',')[0]} "
         f"{score[final]:.1f}, plain h^L {score['h^L']:.1f}, A^L {score['A^L']:.1f}, "
         f"F^L {score['F^L']:.1f}; best is {top['method']} with {interval(top)} on "

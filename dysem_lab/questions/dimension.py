@@ -19,8 +19,9 @@ from dysem_lab.models.readout import DEMOTED, PROMOTED, label
 from dysem_lab.questions.corpus import Corpus, read_corpus
 from dysem_lab.questions.dimension_facts import DimensionFacts, by_size, dimension_facts
 from dysem_lab.questions.finding import Finding
+from dysem_lab.questions.names import SYMBOLS
 from dysem_lab.questions.study import Study
-from dysem_lab.questions.style import PALETTE, SYMBOLS, band, layout, superscript
+from dysem_lab.questions.style import PALETTE, band, layout, superscript
 
 LOGIT_LENS = {
     "stream": "what one more RMS of the stream in dimension j adds to a token's logit, compared "

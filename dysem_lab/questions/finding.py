@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 
 from dysem_lab.models.facts import ModelFacts
+from dysem_lab.questions.names import said
 from dysem_lab.questions.saving import file_name, record, save_figure
 from dysem_lab.questions.study import Study
 
@@ -37,23 +37,14 @@ class Facts:
     recorded: Mapping[str, object] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        said = [_said(name, of) for name, of in self.settings.items() if of is not None]
-        return ", ".join([self.model.label, *filter(None, [self.data]), *said])
+        words = [said(name, of) for name, of in self.settings.items() if of is not None]
+        return ", ".join([self.model.label, *filter(None, [self.data]), *words])
 
     def record(self) -> dict[str, object]:
         """Return what is needed to make it again: code, model, data, settings, versions."""
         return record(
             self.model, self.sources, {**self.recorded, "parameters": dict(self.settings)}
         )
-
-
-def _said(name: str, value: Any) -> str:
-    """Return a setting in words."""
-    if name in ("layer", "layers"):
-        blocks = value if isinstance(value, list | tuple) else [value]
-        return f"block{name[5:]} {'/'.join(str(int(block) + 1) for block in blocks)}"
-    shown = "/".join(map(str, value)) if isinstance(value, list | tuple) else value
-    return f"{name.replace('_', ' ')} {shown}"
 
 
 def facts_of(study: Study, tasks: Sequence[str] | None = None, /, **settings: object) -> Facts:

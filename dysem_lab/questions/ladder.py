@@ -256,8 +256,12 @@ def caption(table: pd.DataFrame) -> str:
     undefined = table[table["n_undefined"] > 0].drop_duplicates("rung")
     lost = [f"{row.n_undefined:,} pairs without {row.rung}" for row in undefined.itertuples()]
     cut = end["mean"]["cut"]
+    largest, step = max(chain, key=lambda one: one[1]["step"])
+    others_add = sum(row["step"] for name, row in chain if name != largest)
     parts = [
-        f"{SCORE}: source vector on all {first['n_dims']:.0f} dimensions {first['spearman']:.1f}; "
+        f"{largest.capitalize()} earns the most, {step['step']:+.1f}; the other steps together "
+        f"{others_add:+.1f}. {SCORE}: source vector on all {first['n_dims']:.0f} dimensions "
+        f"{first['spearman']:.1f}; "
         f"DySem with the mean vector {end['mean']['spearman']:.1f} "
         f"({gain(end['mean'], 'total')}) and with the source vector "
         f"{end['source']['spearman']:.1f} ({gain(end['source'], 'total')}) on "

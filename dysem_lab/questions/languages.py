@@ -152,8 +152,10 @@ def overlap_caption(overlap: pd.DataFrame, chance: float) -> str:
     """Return one line with the mean, the closest and the farthest two languages."""
     upper = overlap.where(np.triu(np.ones(overlap.shape, dtype=bool), 1)).stack()
     (a, b), (c, d) = upper.idxmax(), upper.idxmin()
+    common, expected = (2 * value / (1 + value) for value in (upper.mean(), chance))
     return (
-        f"Mean Jaccard index of the sets that two languages select for the same text: "
-        f"{upper.mean():.2f} (two random sets of that size: {chance:.2f}); closest {a} and {b} "
-        f"{upper.max():.2f}, farthest {c} and {d} {upper.min():.2f}."
+        f"Two languages have about {common:.0%} of a text's dimensions in common, where chance "
+        f"would give {expected:.0%}. Mean Jaccard index of the sets that two languages select for "
+        f"the same text: {upper.mean():.2f} (two random sets of that size: {chance:.2f}); closest "
+        f"{a} and {b} {upper.max():.2f}, farthest {c} and {d} {upper.min():.2f}."
     )

@@ -120,7 +120,7 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
     figure = template_panels(table, templates)
     steered = table[table["method"] != PLAIN]
     # A few cells may lose far more than the others differ by; the colour ends before them.
-    reach = float(steered["gain"].abs().quantile(0.75)) or 1.0
+    end = 1.5 * float(steered["gain"].abs().quantile(0.75)) or 1.0
     for column, template in enumerate(templates, start=1):
         part = steered[steered["template"] == template]
         alphas = ["NR" if np.isnan(alpha) else f"α={alpha:g}" for alpha in part["alpha"]]
@@ -136,9 +136,9 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
             text=[[f"{value:.1f}" for value in row] for row in shown.to_numpy()],
             texttemplate="%{text}",
             colorscale=GAINS,
-            zmin=-1.5 * reach,
-            zmax=1.5 * reach,
-            colorbar={"title": "gain over<br>plain", "thickness": 14},
+            zmin=-end,
+            zmax=end,
+            colorbar={"title": f"gain over<br>plain; ends<br>at ±{end:.1f}", "thickness": 14},
             showscale=column == len(templates),
             xgap=2,
             ygap=2,
@@ -151,13 +151,19 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
 
 def caption(table: pd.DataFrame) -> str:
     """Return one line with the best cell of each template and its gain."""
-    parts = []
+    parts, sure, tried = [], 0, 0
     for template, part in table.groupby("template", sort=False):
         plain = part[part["method"] == PLAIN]["spearman"].iloc[0]
         best = part.loc[part[part["method"] != PLAIN]["spearman"].idxmax()]
+        sure += best["gain_low"] > 0
+        tried = max(tried, len(part) - 1)
         alpha = "" if np.isnan(best["alpha"]) else f", α = {best['alpha']:g}"
         parts.append(
             f"{prompt_name(template)} {plain:.2f} plain, at best {best['spearman']:.2f} "
             f"({best['method']}, block {best['layer'] + 1}{alpha}; gain {gained(best)})"
         )
-    return f"Best of the grid, output layer {table['output_layer'].iloc[0]}: {'; '.join(parts)}."
+    return (
+        f"At its best of up to {tried} settings the contrast gains for certain under {sure} of "
+        f"{len(parts)} prompts, before what choosing among so many is worth. Output layer "
+        f"{table['output_layer'].iloc[0]}: {'; '.join(parts)}."
+    )

@@ -15,7 +15,7 @@ from dysem_lab.evaluate import score
 from dysem_lab.questions.finding import Facts, Finding, facts_of
 from dysem_lab.questions.grid import check_ms, chunks, sweep
 from dysem_lab.questions.needs import prepare
-from dysem_lab.questions.scores import language_order, mean_size, most_languages
+from dysem_lab.questions.scores import language_order, mean_size, most_languages, with_languages
 from dysem_lab.questions.study import Study
 from dysem_lab.questions.style import (
     PALETTE,
@@ -64,6 +64,7 @@ def layers(
     prepare(study.needs(component, each=component))
     facts = facts_of(study, component=component, m=m, k=k, seed=seed)
     scores = table(study, m, component=component, k=k, vectors=vectors, seed=seed)
+    facts = with_languages(facts, scores)
     return Finding("layers", scores, figure(scores, facts), caption(scores), facts)
 
 
@@ -162,5 +163,7 @@ def caption(table: pd.DataFrame) -> str:
             f"{total.max():.1f} (to layer {total.idxmax() + 1} of {len(total)}), best single layer "
             f"{one.max():.1f} (layer {one.idxmax() + 1})"
         )
-    verdict = f"the sum over all layers beats every single layer in {wins} of {len(parts)} settings"
-    return f"Spearman × 100{over(table)}. {'; '.join(parts)}; {verdict} (in the paper it does)."
+    return (
+        f"The sum over all layers beats every single layer in {wins} of {len(parts)} settings (in "
+        f"the paper it does). Spearman × 100{over(table)}. {'; '.join(parts)}."
+    )

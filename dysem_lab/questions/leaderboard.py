@@ -4,6 +4,7 @@ Over 400 lines: systems are scored and timed, and the table is written in four f
 """
 
 import json
+import math
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -410,7 +411,8 @@ def _overall(table: pd.DataFrame) -> pd.DataFrame:
 def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
     """Return one row per system: its score with the interval, and its seconds per 1,000 texts.
 
-    A ring marks the systems without training that no faster one of them beats.
+    A ring marks the systems without training that no faster one of them beats. Times are points,
+    as on a logarithmic axis the length of a bar has no meaning.
     """
     rows = _overall(table)
     rows["efficient"] = frontier(rows[rows["kind"] != LEARNED]).reindex(
@@ -444,12 +446,12 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
             row=1,
             col=1,
         )
-        drawn.add_bar(
+        drawn.add_scatter(
             x=part["seconds"],
-            orientation="h",
-            marker_color=colour,
-            text=[f"{seconds:.0f}" for seconds in part["seconds"]],
-            textposition="outside",
+            mode="markers+text",
+            marker={"color": colour, "size": 10},
+            text=[f"\u2002{seconds:.0f}" for seconds in part["seconds"]],
+            textposition="middle right",
             cliponaxis=False,
             showlegend=False,
             hovertemplate="%{y}: %{x:.1f} s per 1,000 texts<extra></extra>",
@@ -459,13 +461,20 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
         )
     task = rows["task"].iloc[0] if len(rows) else ""
     drawn.update_xaxes(title=f"{SCORE}, {task}", row=1, col=1)
-    longest = rows["seconds"].max() if len(rows) else 1.0
-    scale = {"type": "log", "dtick": 1, "range": [0, np.log10(max(longest, 10) * 2.2)]}
+    if rows["efficient"].any():  # a legend has no other place to say it
+        ring = {"color": "white", "size": 10, "line": {"color": "black", "width": 2.5}}
+        said = "ring: without training, and no faster one scores more"
+        drawn.add_scatter(
+            x=[None], y=[labels[0]], mode="markers", marker=ring, name=said, row=1, col=1
+        )
+    timed = rows["seconds"].dropna()
+    ends = (timed.min() / 1.5, timed.max() * 3) if len(timed) else (1.0, 10.0)
+    scale = {"type": "log", "dtick": 1, "range": [math.log10(end) for end in ends]}
     drawn.update_xaxes(title="seconds per 1,000 texts (log scale)", row=1, col=2, **scale)
     title = "What each method scores, and what it costs"
-    drawn = layout(drawn, title, facts, 26 * len(rows) + 230)
+    drawn = layout(drawn, title, facts, 26 * len(rows) + 256)
     legend = {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom", "yref": "paper"}
-    return drawn.update_layout(legend=legend, margin_t=drawn.layout.margin.t + 40)
+    return drawn.update_layout(legend=legend, margin_t=drawn.layout.margin.t + 66)
 
 
 def caption(table: pd.DataFrame) -> str:

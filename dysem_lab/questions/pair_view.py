@@ -27,9 +27,9 @@ from dysem_lab.models.store import VectorStore
 from dysem_lab.prompts import TEMPLATE_NAMES, wrap
 from dysem_lab.questions.explain import Explanation, Texts, explanation
 from dysem_lab.questions.finding import Facts
+from dysem_lab.questions.names import SYMBOLS
 from dysem_lab.questions.scores import pair_cosine, pair_similarity
 from dysem_lab.questions.splits import split_texts
-from dysem_lab.questions.style import SYMBOLS
 
 CHUNK = 16  # prompts between two reports of progress
 

@@ -6,6 +6,7 @@ Every table has one row per task and setting, with the columns of `dysem_lab.eva
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import pandas as pd
 from jaxtyping import Float
@@ -17,7 +18,9 @@ from dysem_lab.errors import InputError, choices
 from dysem_lab.evaluate import score
 from dysem_lab.inputs import names_of
 from dysem_lab.joint import cosine, pairwise_similarity
+from dysem_lab.questions.finding import Facts
 from dysem_lab.questions.grid import check_ms, sweep
+from dysem_lab.questions.names import said as in_words
 from dysem_lab.questions.study import Study
 
 Scored = tuple[Float[Tensor, " n"], float]  # similarities of the pairs, and #Dim.
@@ -181,6 +184,24 @@ def language_order(
         if code not in study.languages:
             raise choices("language", code, study.languages)
     return [code for code in order if code in study.task_languages(task)]
+
+
+def with_languages(facts: Facts, table: pd.DataFrame) -> Facts:
+    """Return the facts with the languages of the largest consensus in a table of `grid`.
+
+    They differ between prompt settings, and between tasks, of which only the table can speak.
+    """
+    sizes = table["languages"].str.count("/")
+    largest = table[sizes == sizes.groupby(table["setting"]).transform("max")]
+    orders = {setting: set(part["languages"]) for setting, part in largest.groupby("setting")}
+    if any(len(order) > 1 for order in orders.values()):
+        said = "each task's own, in the table"
+    elif len(all_orders := set.union(*orders.values())) == 1:
+        said = all_orders.pop()
+    else:
+        each = ((order.pop(), in_words("setting", setting)) for setting, order in orders.items())
+        said = " and ".join(f"{order} ({prompts})" for order, prompts in each)
+    return replace(facts, settings={**facts.settings, "languages best first": said})
 
 
 def most_languages(

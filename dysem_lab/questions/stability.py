@@ -245,7 +245,12 @@ def caption(table: pd.DataFrame) -> str:
         "another text"
         for _, row in same.iterrows()
     )
+    means = table[table["varied"] != "gold"].groupby("varied")["jaccard"].mean()
+    lead = ""
+    if len(means) > 1:
+        lead = f"The sets change most with {means.idxmin()}, least with {means.idxmax()}. "
     return (
-        f"Mean Jaccard index of the selected sets when one thing changes: {'. '.join(parts)}. "
+        f"{lead}Mean Jaccard index of the selected sets when one thing changes: "
+        f"{'. '.join(parts)}. "
         f"Two texts of a pair by gold similarity: {', '.join(rated)}{paraphrases}."
     )

@@ -6,7 +6,7 @@ Over 400 lines, as every figure draws its points, intervals, lines and texts by 
 import html
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence, Sized
+from collections.abc import Mapping, Sequence, Sized
 from typing import Any
 
 import numpy as np
@@ -52,49 +52,11 @@ METHOD_COLOURS = {  # of Contrastive Prompting, beside the plain prompt
 # Losses orange, gains blue: told apart under the common colour-vision deficiencies.
 GAINS = [[0, "#D55E00"], [0.5, "#FFFFFF"], [1, "#0072B2"]]
 BASELINES = ("#999999", OTHER_COLOUR)  # what is plotted beside a method
+OTHERS = "#999999"  # lines of other panels, behind a panel's own
 CHANCE = "#999999"  # what random sets would give
-SYMBOLS = {
-    "attn": "A^L",
-    "attn_raw": "A^L (before the post-norm)",
-    "ffn": "F^L",
-    "resid": "h^L",
-    "ffn_raw": "F^L (before the post-norm)",
-    "final": "N(h^L)",
-}
-# What panels and figures call the names of the code, in words.
-VECTOR_NAMES = {
-    "attn": "what attention wrote (A^L)",
-    "attn_raw": "what attention wrote, before its post-norm",
-    "ffn": "what the FFNs wrote (F^L)",
-    "ffn_raw": "what the FFNs wrote, before their post-norm",
-    "resid": "the residual stream (h^L)",
-    "final": "the residual stream after the final norm",
-}
-SETTING_NAMES = {
-    "language-specific": "each language in a prompt of its own",
-    "english": "all languages in the English prompt",
-}
-COMPARED_NAMES = {
-    "mean": "the mean over the languages",
-    "source": "the sentence's own language alone",
-}
-POSITION_NAMES = {
-    "heads": "the heads, before W_O",
-    "ffn": "the FFN's output",
-    "hidden": "the stream after the block",
-    "released_ffn": "the FFN's input, as the released code has it",
-    "released_hidden": "the block's input, as the released code has it",
-}
-NORM_NAMES = {
-    "scaling": "scaled by α",
-    "recovering": "as long as it was",
-    "scaled_recovering": "α times as long as it was",
-    "head_recovering": "each head as long as it was",
-    "self_scaling": "scaled by α, nothing subtracted",
-}
 FONTS = "Noto Sans, Noto Sans CJK SC, Noto Naskh Arabic, Noto Sans Devanagari, Arial, sans-serif"
 SCORE = "Spearman × 100"
-LINE = 115  # characters under a title
+LINE = 145  # characters under a title
 
 
 def layout(figure: go.Figure, title: str, facts: Facts | str, height: int) -> go.Figure:
@@ -105,14 +67,15 @@ def layout(figure: go.Figure, title: str, facts: Facts | str, height: int) -> go
         template="plotly_white",
         font={"family": FONTS, "size": 14},
         title={
-            "text": f"{title}<br><sup>{'<br>'.join(lines)}</sup>",
+            "text": title,
+            "subtitle": {"text": "<br>".join(lines), "font_size": 12},
             "x": 0.01,
             "xanchor": "left",
             "y": 1 - 32 / height,
         },
         height=height,
         width=1000,
-        margin={"l": 70, "r": 40, "t": 80 + 20 * len(lines), "b": 60},
+        margin={"l": 70, "r": 40, "t": 88 + 17 * len(lines), "b": 60},
         legend={"orientation": "h", "y": -80 / height, "x": 0, "yanchor": "top"},
     )
 
@@ -138,11 +101,6 @@ def with_gaps(values: Float[np.ndarray, "n m"]) -> list[list[float | None]]:
 def superscript(text: str) -> str:
     """Return a symbol such as A^L as plotly sets it."""
     return text.replace("^L", "<sup>L</sup>")
-
-
-def named(names: Mapping[str, str], values: Iterable[Any]) -> list[tuple[str, Any]]:
-    """Return values with what people call them, for a menu; one without a name is its own."""
-    return [(names.get(value, str(value)), value) for value in values]
 
 
 def rgba(colour: str, alpha: float) -> str:
@@ -208,9 +166,16 @@ def panel_grid(
 
 
 def curves(
-    table: pd.DataFrame, x: str, line: str, panel: str, colours: dict[str, str] | None = None
+    table: pd.DataFrame,
+    x: str,
+    line: str,
+    panel: str,
+    colours: dict[str, str] | None = None,
+    beside: bool = False,
 ) -> go.Figure:
-    """Return one panel per value of a column with one line per value of another, with intervals.
+    """Return one panel per value of a column with one line per value of another.
+
+    Intervals are shaded where a panel has at most two lines: of more, nobody tells them apart.
 
     Args:
         table: Tidy scores.
@@ -218,15 +183,31 @@ def curves(
         line: Column that tells the lines apart.
         panel: Column that tells the panels apart.
         colours: Line → colour; None takes them from the common palette.
+        beside: Whether each panel has the lines of all others behind its own, in grey.
     """
     figure, places = panel_grid(list(dict.fromkeys(table[panel])))
+    for where, (row, column) in places.items() if beside else ():
+        for _, part in table[table[panel] != where].groupby(line, sort=False):
+            part = part.sort_values(x)
+            figure.add_scatter(
+                x=part[x],
+                y=part["spearman"],
+                mode="lines",
+                line={"color": rgba(OTHERS, 0.5), "width": 1},
+                hoverinfo="skip",
+                showlegend=False,
+                row=row,
+                col=column,
+            )
+    shaded = table.groupby(panel)[line].nunique().max() <= 2
     for i, (name, group) in enumerate(table.groupby(line, sort=False)):
         colour = (colours or COLOURS).get(name, PALETTE[i % len(PALETTE)])
         for position, (where, part) in enumerate(group.groupby(panel, sort=False)):
             row, column = places[where]
             part = part.sort_values(x)
             of_line = {"legendgroup": name, "row": row, "col": column}
-            band(figure, part[x], part["low"], part["high"], colour, 0.09, **of_line)
+            if shaded:
+                band(figure, part[x], part["low"], part["high"], colour, 0.09, **of_line)
             figure.add_scatter(
                 x=part[x],
                 y=part["spearman"],

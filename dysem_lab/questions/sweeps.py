@@ -13,14 +13,14 @@ from dysem_lab.data.languages import paraphrase_codes
 from dysem_lab.encoders.settings import VECTORS
 from dysem_lab.prompts import TEMPLATE_NAMES
 from dysem_lab.questions.finding import Facts, Finding, facts_of
+from dysem_lab.questions.names import SYMBOLS
 from dysem_lab.questions.needs import prepare
-from dysem_lab.questions.scores import grid, plain_scores
+from dysem_lab.questions.scores import grid, plain_scores, with_languages
 from dysem_lab.questions.study import Study
 from dysem_lab.questions.style import (
     BASELINES,
     COLOURS,
     SCORE,
-    SYMBOLS,
     average,
     bars,
     best,
@@ -33,6 +33,7 @@ from dysem_lab.questions.style import (
 from dysem_lab.translation.paraphrases import N_WRITTEN, Paraphrases, paraphrased, source_of
 from dysem_lab.translation.translate import Translator
 
+CLOSE = 1.0  # Spearman × 100: so near to the best is as good
 PARAPHRASES = "paraphrases"  # in the place of a prompt setting
 
 
@@ -68,6 +69,7 @@ def m_sweep(
     for name, part in zip(studies, tables, strict=True):
         part["setting"] = name or part["setting"]
     scores = pd.concat(tables, ignore_index=True)
+    facts = with_languages(facts, tables[0])
     return Finding("m_sweep", scores, m_sweep_figure(scores, facts), m_sweep_caption(scores), facts)
 
 
@@ -80,13 +82,21 @@ def _rephrased(study: Study, by: Translator) -> Study:
 
 def m_sweep_figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
     """Return the score against the number of languages, one line per prompt setting and vector."""
-    figure = curves(named_settings(table), "m", "method", "task")
-    several = PARAPHRASES in set(table["setting"])
-    what = "languages, or the text and m − 1 paraphrases," if several else "languages"
-    figure.update_xaxes(title=f"m, {what} in the consensus", dtick=1)
+    what = "languages or paraphrases" if PARAPHRASES in set(table["setting"]) else "languages"
+    title = f"How many languages? m {what} in the consensus"
+    figure = _curves(named_settings(table), "m", "method", title, facts)
+    return figure.update_xaxes(title="m", nticks=12)
+
+
+def _curves(table: pd.DataFrame, x: str, line: str, title: str, facts: Facts | str) -> go.Figure:
+    """Return one panel per task; of one task, a panel per line with the others in grey."""
+    several = table["task"].nunique() > 1
+    panel = "task" if several else line
+    figure = curves(table, x, line, panel, beside=not several)
     figure.update_yaxes(title=SCORE, col=1)
-    height = 300 * rows_of(table["task"].unique()) + 260
-    return layout(figure, "How many languages?", facts, height)
+    if not several:
+        figure.update_yaxes(matches="y").update_layout(showlegend=False)
+    return layout(figure, title, facts, 320 * rows_of(table[panel].unique()) + 240)
 
 
 def m_sweep_caption(table: pd.DataFrame) -> str:
@@ -96,16 +106,23 @@ def m_sweep_caption(table: pd.DataFrame) -> str:
     """
     most = table[table["setting"] != PARAPHRASES].groupby("task")["m"].max()
     table = table[table["task"].isin(most.index[most == most.max()])]
-    parts = []
+    parts, best_ms, below = [], [], 0
     for (setting, vector), part in table.groupby(["setting", "vector"], sort=False):
         mean = part.groupby("m")[["spearman", "n_dims"]].mean()
         m = mean["spearman"].idxmax()
+        best_ms.append(m)
+        below += mean["spearman"].iloc[-1] < mean["spearman"].iloc[0]
         parts.append(
             f"{setting}, {vector}: {mean['spearman'].iloc[0]:.1f} with m = {mean.index[0]}, best "
             f"{mean.loc[m, 'spearman']:.1f} with m = {m} on {mean.loc[m, 'n_dims']:.0f} "
             f"dimensions, {mean['spearman'].iloc[-1]:.1f} with m = {mean.index[-1]}"
         )
-    return f"Spearman × 100 against m{over(table)}, languages added best first. {'; '.join(parts)}."
+    at_best = "/".join(map(str, sorted(set(best_ms))))
+    return (
+        f"The best number is m = {at_best}; with the most, {below} of {len(parts)} settings score "
+        f"below a single language. Spearman × 100 against m{over(table)}, languages added best "
+        f"first. {'; '.join(parts)}."
+    )
 
 
 def prompt_vector(
@@ -125,6 +142,7 @@ def prompt_vector(
     prepare(study.needs(component))
     facts = facts_of(study, component=component, m=m, k=k, seed=seed)
     scores = grid(study, [k], [m], components=[component], seed=seed)
+    facts = with_languages(facts, scores)
     drawn, said = prompt_vector_figure(scores, facts), prompt_vector_caption(scores)
     return Finding("prompt_vector", scores, drawn, said, facts)
 
@@ -142,7 +160,7 @@ def prompt_vector_caption(table: pd.DataFrame) -> str:
     scores = ", ".join(
         f"{row.method} {row.spearman:.1f} (#Dim. {row.n_dims:.0f})" for row in mean.itertuples()
     )
-    return f"Spearman × 100{over(table)}, best first: {scores}."
+    return f"{mean['method'].iloc[0]} scores most. Spearman × 100{over(table)}: {scores}."
 
 
 def k_sweep(
@@ -169,6 +187,7 @@ def k_sweep(
     prepare(study.needs(component))
     facts = facts_of(study, component=component, m=m, ks=list(ks), seed=seed)
     scores = grid(study, ks, [m], components=[component], vectors=vectors, seed=seed)
+    facts = with_languages(facts, scores)
     drawn = k_sweep_figure(scores, facts, study.model.d_model)
     return Finding("k_sweep", scores, drawn, k_sweep_caption(scores), facts)
 
@@ -178,34 +197,38 @@ def k_sweep_figure(table: pd.DataFrame, facts: Facts | str, d_model: int) -> go.
     fraction = [k if isinstance(k, float) and k <= 1 else min(1.0, k / d_model) for k in table["k"]]
     named = named_settings(table).assign(fraction=fraction)
     named["line"] = named["method"] + ", m = " + named["m"].astype(str)
-    single = named["m"].nunique() == 1
-    figure = curves(named, "fraction", "method" if single else "line", "task")
+    title = "How many dimensions? k as a share of d, and as a number"
+    line = "method" if named["m"].nunique() == 1 else "line"
+    figure = _curves(named, "fraction", line, title, facts)
     ticks = sorted(set(fraction))
-    figure.update_xaxes(
-        title="k as a fraction of d (and as a number)",
+    return figure.update_xaxes(
+        title="k",
         type="log",
         tickvals=ticks,
         ticktext=[f"{tick:g}<br>{round(tick * d_model)}" for tick in ticks],
         tickangle=0,
         tickfont_size=11,
     )
-    figure.update_yaxes(title=SCORE, col=1)
-    height = 320 * rows_of(table["task"].unique()) + 260
-    return layout(figure, "How many dimensions?", facts, height)
 
 
 def k_sweep_caption(table: pd.DataFrame) -> str:
     """Return one line with the best and the smallest k of each prompt setting and vector."""
-    parts = []
+    parts, lost = [], pd.Series(dtype=float)
     for (setting, vector, m), part in table.groupby(["setting", "vector", "m"], sort=False):
         mean = part.groupby("k", sort=False)[["spearman", "n_dims"]].mean()
         best, least = mean["spearman"].idxmax(), mean["n_dims"].idxmin()
+        lost = lost.combine(mean["spearman"].max() - mean["spearman"], max, fill_value=0.0)
         parts.append(
             f"{setting}, {vector}, m = {m}{over(part)}: {mean.loc[least, 'spearman']:.1f} on "
             f"{mean.loc[least, 'n_dims']:.0f} dimensions (k = {least:g}), best "
             f"{mean.loc[best, 'spearman']:.1f} on {mean.loc[best, 'n_dims']:.0f} (k = {best:g})"
         )
-    return f"Spearman × 100 against k. {'; '.join(parts)}."
+    sizes = table.groupby("k")["n_dims"].mean()[lost.index[lost < CLOSE]]
+    enough = f"k = {sizes.idxmin():g}" if len(sizes) else "no one k"
+    return (
+        f"With {enough} every setting is within {CLOSE:g} of its best, and with no smaller one. "
+        f"Spearman × 100 against k. {'; '.join(parts)}."
+    )
 
 
 def templates(
@@ -232,6 +255,7 @@ def templates(
     prepare(study.needs(["final", component]))
     facts = facts_of(study, component=component, m=m, k=k, seed=seed)
     of_grid = grid(study, [k], [m], components=[component], vectors=vectors, seed=seed)
+    facts = with_languages(facts, of_grid)
     plain = plain_scores(study, ["final", component], seed=seed)
     both = plain.assign(setting="english", vector="plain cosine", m=1, languages="en")
     scores = pd.concat([both, of_grid])
@@ -262,13 +286,17 @@ def _methods_of_templates(table: pd.DataFrame) -> pd.DataFrame:
 def templates_caption(table: pd.DataFrame, plain: pd.DataFrame) -> str:
     """Return one line with each template's best DySem score beside its plain ones."""
     plain = plain[plain["task"].isin(table["task"])]
-    parts = []
+    parts, above = [], 0
     for template, part in table.groupby("template", sort=False):
         at_best = best(average(_methods_of_templates(part), ["method"]))
         own = plain[plain["template"] == template].groupby("component")["spearman"].mean()
+        above += at_best["spearman"] > own.max()
         alone = ", ".join(f"{SYMBOLS[name]} {value:.1f}" for name, value in own.items())
         parts.append(
             f"{TEMPLATE_NAMES.get(template, template)}: {alone}, DySem at best "
             f"{at_best['spearman']:.1f} ({at_best['method'].removeprefix('DySem, ')})"
         )
-    return f"Spearman × 100{over(table)}. {'; '.join(parts)}."
+    return (
+        f"Under {above} of {len(parts)} prompts DySem at its best is above the plain cosine. "
+        f"Spearman × 100{over(table)}. {'; '.join(parts)}."
+    )

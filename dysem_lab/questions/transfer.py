@@ -179,7 +179,7 @@ def caption(table: pd.DataFrame) -> str:
         f"{int((rows['difference_high'] < 0).sum())} of {len(rows)}"
         for method, rows in compared.groupby("method", sort=False)
     ]
-    return f"{text} Against {against}, for certain (95 %): {'; '.join(verdicts)}."
+    return f"Against {against}, for certain (95 %): {'; '.join(verdicts)}. {text}"
 
 
 def facts_of_transfer(

@@ -276,5 +276,11 @@ def caption(table: pd.DataFrame) -> str:
             f"{overlaps['jaccard'].min():.2f} to {overlaps['jaccard'].max():.2f} (random "
             f"{rows['chance'].max():.2f}), characters in common {rows['agreement'].iloc[0]:.0%}"
         )
+    compared = table[table["source"] != first]
+    surely = sum(excludes_zero(row, "difference") for _, row in compared.iterrows())
+    lead = (
+        f"Another translation changes the score for certain in {surely} of {len(compared)} "
+        "comparisons"
+    )
     own = ", ".join(f"{method} {scores[method, first]:.1f}" for method in table["method"].unique())
-    return f"{SCORE} with {first}: {own}. {'. '.join(parts)}."
+    return f"{lead}. {SCORE} with {first}: {own}. {'. '.join(parts)}."

@@ -129,7 +129,7 @@ def test_the_finding_has_what_each_token_sees_and_says_what_was_asked(tiny_lens)
             [float(expected[row.position, row.seen_position]) for row in rows.itertuples()]
         )
         assert rows.equals(table(patterns, 1, 2, value_weighted=weighted))
-        assert str(finding.facts) in finding.figure.layout.title.text.replace("<br>", " ")
+        assert str(finding.facts) in finding.figure.layout.title.subtitle.text.replace("<br>", " ")
         assert "head 3: \u2068b\u2069 (token 2 of 3) looks at" in finding.caption
         assert "\u2068<\u2069" in finding.caption  # no HTML outside of a panel
     recorded = finding.facts.record()

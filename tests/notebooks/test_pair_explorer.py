@@ -319,9 +319,8 @@ def test_a_finding_is_the_view_and_comes_from_the_store(tiny_lens, tmp_path):
         assert finding.table["contribution"].sum() == pytest.approx(view.similarity, abs=1e-4)
         assert f"DySem similarity {view.similarity:.3f}" in finding.caption
         assert "<b>" not in finding.caption
-        assert str(finding.facts) in finding.figure.layout.title.text.replace("<br>", " ").replace(
-            "<sup>L</sup>", "^L"
-        )
+        measured_on = finding.figure.layout.title.subtitle.text.replace("<br>", " ")
+        assert str(finding.facts) in measured_on.replace("<sup>L</sup>", "^L")
     recorded = finding.facts.record()
     assert recorded["asked"]["languages"] == ["en", "ja"]
     assert recorded["second"] == {"en": Y["en"], "ja": Y["ja"]}

@@ -18,10 +18,10 @@ from dysem_lab.models.loading import load_model
 from dysem_lab.models.store import VectorStore
 from dysem_lab.prompts import SETTINGS, wrap
 from dysem_lab.questions import components, decomposition, languages, layers, random_sets, scores
+from dysem_lab.questions.names import SYMBOLS
 from dysem_lab.questions.random_sets import draw_sets
 from dysem_lab.questions.scores import pair_cosine
 from dysem_lab.questions.study import Study
-from dysem_lab.questions.style import SYMBOLS
 from tests.reference import dysem_pair
 
 pytestmark = pytest.mark.usefixtures("_one_thread")

@@ -277,6 +277,7 @@ def test_figures_show_the_numbers_and_captions_say_them():
     caption = contrast_sweeps.variants_caption(variants, "auxiliary")
     assert "from -1.50 (entity, CP-NS) to +2.00 (background, CP-NS)" in caption
     assert "1 of 2 certainly above and 1 below" in caption
+    assert caption.startswith("Of 2 comparisons 1 gain and 1 lose for certain. ")
     shown = contrast_sweeps.variants_figure(variants, "auxiliary", "title", "measured")
     assert sorted(shown.data[0].x) == [-1.5, 2.0]
 

@@ -753,7 +753,7 @@ def test_ladder_figure_has_every_rung_and_its_caption_says_which_steps_matter(la
     )
     assert f"{undefined} pairs undefined" in labels
     assert shown(figure, table, ["spearman", "step"])
-    assert "facts of the study" in figure.layout.title.text
+    assert "facts of the study" in figure.layout.title.subtitle.text
     assert figure.layout.width == 1000
 
     by_hand = table.copy()
@@ -764,6 +764,8 @@ def test_ladder_figure_has_every_rung_and_its_caption_says_which_steps_matter(la
     by_hand.loc[row(("consensus", "mean")), columns] = [-2.0, -3.0, -1.0]
     by_hand.loc[row(("top k", "mean")), columns] = [-0.5, -1.0, 0.0]
     caption = ladder.caption(by_hand)
+    lead = "Mean over languages earns the most, +8.2; the other steps together -2.4. "
+    assert caption.startswith(lead)
     assert "\n" not in caption
     matter, rest = caption.split("Steps of the mean vector whose interval excludes 0: ")[1].split(
         "; steps whose interval does not: "
@@ -788,7 +790,7 @@ def test_choice_figure_and_caption_show_both_choices(choice_case):
     assert "english, mean: chosen on test ru 100.0, chosen on dev ja " in caption
     assert f", difference {oracle['optimism']:+.1f} {interval}" in caption
     n_optimistic = (table["optimism_low"] > 0).sum()
-    assert caption.endswith(f"excludes 0, in {n_optimistic} of 2.")
+    assert f"excludes 0, in {n_optimistic} of 2 settings. Spearman" in caption
     same = choice.honest_choice(test, test, ks=[2]).table
     assert "english, mean: both choose ru, 100.0" in choice.caption(same)
     titles = [a.text for a in choice.figure(same, "facts").layout.annotations]
@@ -839,6 +841,9 @@ def test_translators_figure_and_caption_name_every_source(translator_case):
     assert "the same against one: zh alone +0.0 [0.0, 0.0]" in caption
     row = table[(table["method"] == "zh alone") & (table["source"] == "other")].iloc[0]
     assert f"other against one: zh alone {row['difference']:+.1f} [" in caption
+    others = table[table["source"] != "one"]
+    surely = ((others["difference_low"] > 0) | (others["difference_high"] < 0)).sum()
+    assert f"for certain in {surely} of {len(others)} comparisons. Spearman" in caption
 
 
 # Findings: what they say that they were measured on
@@ -858,7 +863,7 @@ def test_the_honest_choice_records_what_it_was_chosen_on(choice_case):
     dev, test, _ = choice_case
     finding = choice.honest_choice(dev, test, ks=[2], seed=3)
     assert str(finding.facts).split(", ", 1)[1] == (
-        "test, 12 pairs, dev dev with 12 pairs, template prompteol, component attn, ks 2, seed 3"
+        "test, 12 pairs, dev dev with 12 pairs, PromptEOL, A^L, k = 2, seed 3"
     )
     record = finding.facts.record()
     assert [one["name"] for one in record["chosen_on"]] == ["dev"]
@@ -871,7 +876,7 @@ def test_stability_records_what_was_varied(stable_case):
     *_, study = stable_case
     others = {"dtype": {"float32": study, "again": study}, "template": {}}
     finding = stability.stability(study, "ja", k=4, others=others)
-    assert ", 8 pairs, dtype on 8 pairs, languages ja, template prompteol" in str(finding.facts)
+    assert ", 8 pairs, dtype on 8 pairs, languages ja, PromptEOL" in str(finding.facts)
     varied = finding.facts.record()["varied"]
     assert list(varied) == ["dtype"]
     assert {name: one["dtype"] for name, one in varied["dtype"].items()} == {

@@ -378,7 +378,7 @@ def test_figures_and_captions_say_the_numbers(tiny_lens, tmp_path):
         assert ("through which meaning came" in found.caption) == (by == "token")
         said = re.search(r"together ([+-][.\d]+); all others make ([+-][.\d]+)\.", found.caption)
         assert sum(map(float, said.groups())) == pytest.approx(found.similarity, abs=0.0011)
-        assert "centred on 4 texts" in found.figure.layout.title.text
+        assert "centred on 4 texts" in found.figure.layout.title.subtitle.text
         assert found.facts.record()["parameters"]["by"] == by
 
 

@@ -520,7 +520,7 @@ def test_the_figure_has_every_list_in_order_with_colours_that_mean_something():
     assert "CP-NS: 25% moved, function words 40%" in lines
     assert "<b>Sentence &lt;1&gt; &amp; more.</b>" in lines
     assert figure.layout.width == 1000
-    assert "a model" in figure.layout.title.text
+    assert "a model" in figure.layout.title.subtitle.text
 
 
 def stream_table():

@@ -547,7 +547,7 @@ def test_marks_are_of_the_seen_scores(scores, expected):
 
 def test_the_figure_marks_columns_and_shows_intervals(table):
     figure = main_results_figure(table, "measured on this")
-    assert "measured on this" in figure.layout.title.text
+    assert "measured on this" in figure.layout.title.subtitle.text
     for task in ("STSB", "STS12", AVERAGE):
         scores = table.loc[table["task"] == task, "spearman"].round(2)
         cells = column(figure, task)

@@ -904,7 +904,7 @@ def compared():
 def test_the_figure_shows_every_number_with_its_interval(compared):
     _, table = compared
     figure = tf.figure(table, "measured here")
-    assert "measured here" in figure.layout.title.text
+    assert "measured here" in figure.layout.title.subtitle.text
     for panel, value, low, high in (
         ("x", "accuracy", "low", "high"),
         ("x2", "difference", "difference_low", "difference_high"),
@@ -959,11 +959,11 @@ def test_the_caption_says_what_is_certain():
         ]
     )
     assert tf.caption(table) == (
-        "Mean accuracy × 100 over 2 tasks: plain 75.0 [73.0, 77.0], CP 76.5 [74.5, 78.5]; always "
-        "answering the most frequent class gives 60.0. Against plain, for certain (95 %): CP is "
-        "above in 1 and below in 0 of 2."
+        "Against plain, for certain (95 %): CP is above in 1 and below in 0 of 2. Mean accuracy × "
+        "100 over 2 tasks: plain 75.0 [73.0, 77.0], CP 76.5 [74.5, 78.5]; always answering the "
+        "most frequent class gives 60.0."
     )
-    assert tf.caption(table[:2]).startswith("Accuracy × 100, MR: plain 80.0 [78.0, 82.0]")
+    assert ". Accuracy × 100, MR: plain 80.0 [78.0, 82.0]" in tf.caption(table[:2])
 
 
 def test_the_facts_line_says_what_was_left_out(compared):
@@ -971,7 +971,7 @@ def test_the_facts_line_says_what_was_left_out(compared):
     facts = tf.facts_of_transfer(FACTS, sets, 30, 0, alpha=4.0, layer=6)
     assert str(facts) == (
         "made/up-1b (Q8_0), 2 tasks with 80 items (stratified sample of at most 30 per split, "
-        "of 100, seed 0), alpha 4.0, block 7"
+        "of 100, seed 0), α = 4.0, block 7"
     )
     alone = [one for one in sets if one.task == "made up"]
     assert str(tf.facts_of_transfer(FACTS, alone, 30)) == (

@@ -108,6 +108,7 @@ ORDER = [
     "retrieval.mteb_backend",
     "questions.needs",
     "questions.study",
+    "questions.names",
     "questions.saving",
     "questions.finding",
     "questions.style",

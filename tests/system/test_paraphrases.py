@@ -230,5 +230,5 @@ def test_m_languages_and_m_paraphrases_are_two_curves_of_one_figure(tiny_lens, t
     assert parts["paraphrases"]["m"].max() == 5
     assert {trace.name for trace in finding.figure.data} >= {"english, mean", "paraphrases, mean"}
     assert "paraphrases, mean: " in finding.caption
-    assert "languages, or the text and m − 1 paraphrases" in finding.figure.layout.xaxis.title.text
+    assert "m languages or paraphrases" in finding.figure.layout.title.text
     assert finding.facts.settings["paraphrases"].startswith("demo set ")

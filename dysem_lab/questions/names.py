@@ -1,0 +1,96 @@
+"""What people call the names of the code: in figures and menus, and in the line under a title."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from dysem_lab.prompts import TEMPLATE_NAMES
+
+SYMBOLS = {
+    "attn": "A^L",
+    "attn_raw": "A^L (before the post-norm)",
+    "ffn": "F^L",
+    "resid": "h^L",
+    "ffn_raw": "F^L (before the post-norm)",
+    "final": "N(h^L)",
+}
+VECTOR_NAMES = {
+    "attn": "what attention wrote (A^L)",
+    "attn_raw": "what attention wrote, before its post-norm",
+    "ffn": "what the FFNs wrote (F^L)",
+    "ffn_raw": "what the FFNs wrote, before their post-norm",
+    "resid": "the residual stream (h^L)",
+    "final": "the residual stream after the final norm",
+}
+SETTING_NAMES = {
+    "language-specific": "each language in a prompt of its own",
+    "english": "all languages in the English prompt",
+}
+COMPARED_NAMES = {
+    "mean": "the mean over the languages",
+    "source": "the sentence's own language alone",
+}
+POSITION_NAMES = {
+    "heads": "the heads, before W_O",
+    "ffn": "the FFN's output",
+    "hidden": "the stream after the block",
+    "released_ffn": "the FFN's input, as the released code has it",
+    "released_hidden": "the block's input, as the released code has it",
+}
+NORM_NAMES = {
+    "scaling": "scaled by α",
+    "recovering": "as long as it was",
+    "scaled_recovering": "α times as long as it was",
+    "head_recovering": "each head as long as it was",
+    "self_scaling": "scaled by α, nothing subtracted",
+}
+OUTPUTS = {"penultimate": "the penultimate block", "final": "the final norm"}
+# Setting of a question → how it is said with its value, and what its values are called.
+SAID: dict[str, tuple[str, Mapping[str, str]]] = {
+    "component": ("{}", SYMBOLS),
+    "components": ("{}", SYMBOLS),
+    "template": ("{}", TEMPLATE_NAMES),
+    "templates": ("{}", TEMPLATE_NAMES),
+    "setting": ("{} prompts", {"english": "English"}),
+    "prompts": ("{} prompts", {"english": "English"}),
+    "vector": ("{} vectors", {}),
+    "languages best first": ("languages best first on these pairs: {}", {}),
+    "m": ("m = {}", {}),
+    "k": ("k = {}", {}),
+    "ks": ("k = {}", {}),
+    "alpha": ("α = {}", {}),
+    "alphas": ("α = {}", {}),
+    "layer": ("block {}", {}),
+    "layers": ("blocks {}", {}),
+    "output_layer": ("read after {}", OUTPUTS),
+    "output_layers": ("read after {}", OUTPUTS),
+    "position": ("contrast of {}", POSITION_NAMES),
+    "positions": ("contrast of {}", POSITION_NAMES),
+    "auxiliary": ("auxiliary prompt: {}", {}),
+    "n_draws": ("{} random draws", {}),
+    "n_random": ("{} random draws", {}),
+    "n_sets": ("{} random sets a text", {}),
+    "n_rotations": ("{} rotations", {}),
+    "n_heads": ("{} heads taken out", {}),
+    "n_pairs": ("{} pairs shown", {}),
+    "n_points": ("words removed in {} steps", {}),
+    "n_timed": ("timed on {} texts", {}),
+    "inner_folds": ("C by {} folds", {}),
+    "steps": ("{} steps of the integral", {}),
+    "top": ("top {}", {}),
+}
+
+
+def said(name: str, value: Any) -> str:
+    """Return a setting of a question in words. Blocks are 1-based there, as in the papers."""
+    pattern, names = SAID.get(name, (f"{name.replace('_', ' ')} {{}}", {}))
+    values = value if isinstance(value, list | tuple) else [value]
+    if name in ("layer", "layers"):
+        values = [int(block) + 1 for block in values]
+    if name in ("k", "ks"):
+        values = [f"{k:g} d" if isinstance(k, float) else k for k in values]
+    return pattern.format("/".join(names.get(str(one), str(one)) for one in values))
+
+
+def named(names: Mapping[str, str], values: Iterable[Any]) -> list[tuple[str, Any]]:
+    """Return values with what people call them, for a menu; one without a name is its own."""
+    return [(names.get(value, str(value)), value) for value in values]
