@@ -63,7 +63,7 @@ def evaluate(
         typer.Option(
             "--k",
             help="Dimensions per text: an integer, or a fraction of d.",
-            show_default="1024; with --methods 0.25, which is the paper's 1024 of 4096",
+            show_default="0.25, which is the paper's 1024 of 4096; with --compare 1024",
         ),
     ] = "",
     template: Template = "prompteol",
@@ -131,7 +131,7 @@ def evaluate(
             f"--template {template} is several prompts, whose mean is one system: --methods "
             f"{template}"
         )
-    kept = number(k or ("0.25" if methods else "1024"))
+    kept = number(k or ("1024" if compare else "0.25"))
     one_of(split, SPLITS, "split")
     named = [*(task or []), *(codes_of(tasks) if tasks != "all" else ())]
     for each in named:

@@ -92,7 +92,7 @@ def honest_choice(
     test: Study,
     *,
     component: str = "attn",
-    ks: Sequence[int | float] = (1024,),
+    ks: Sequence[int | float] = (0.25,),
     ms: Sequence[int] | None = None,
     seed: int = 0,
 ) -> Finding:

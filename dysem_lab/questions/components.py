@@ -22,7 +22,7 @@ def components(
     study: Study,
     components: Sequence[str] = COMPONENTS,
     *,
-    k: int | float = 1024,
+    k: int | float = 0.25,
     seed: int = 0,
 ) -> Finding:
     """Score h^L, A^L and F^L in English alone: plain cosine, and DySem with m = 1.

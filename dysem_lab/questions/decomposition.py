@@ -38,7 +38,7 @@ def decomposition(
     study: Study,
     languages: Sequence[str],
     *,
-    k: int | float = 1024,
+    k: int | float = 0.25,
     components: Sequence[str] = ("attn", "resid"),
     seed: int = 0,
 ) -> Finding:
@@ -68,7 +68,7 @@ def decomposition(
 def table(
     study: Study,
     languages: Sequence[str],
-    k: int | float = 1024,
+    k: int | float = 0.25,
     components: Sequence[str] = ("attn", "resid"),
     seed: int = 0,
 ) -> pd.DataFrame:

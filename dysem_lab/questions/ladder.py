@@ -57,7 +57,7 @@ def ladder(
     languages: Sequence[str],
     *,
     component: str = "attn",
-    k: int | float = 1024,
+    k: int | float = 0.25,
     seed: int = 0,
     n_random: int = 5,
 ) -> Finding:

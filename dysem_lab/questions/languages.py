@@ -36,7 +36,7 @@ def language_overlap(
     *,
     setting: str = "language-specific",
     component: str = "attn",
-    k: int | float = 1024,
+    k: int | float = 0.25,
 ) -> Finding:
     """Say how much the sets overlap that each two languages select for the same text.
 

@@ -36,7 +36,7 @@ def layers(
     m: int,
     *,
     component: str = "attn",
-    k: int | float = 1024,
+    k: int | float = 0.25,
     vectors: Sequence[str] = VECTORS,
     seed: int = 0,
 ) -> Finding:
@@ -73,7 +73,7 @@ def table(
     m: int,
     *,
     component: str = "attn",
-    k: int | float = 1024,
+    k: int | float = 0.25,
     vectors: Sequence[str] = VECTORS,
     languages: Mapping[str, Sequence[str]] | Sequence[str] | None = None,
     tasks: Sequence[str] | None = None,

@@ -23,7 +23,7 @@ def selection_frequency(
     languages: Sequence[str],
     *,
     component: str = "attn",
-    k: int | float = 1024,
+    k: int | float = 0.25,
     seed: int = 0,
 ) -> Finding:
     """Count how often each dimension is in S(x), over the different texts of a task.

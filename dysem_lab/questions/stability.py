@@ -42,7 +42,7 @@ def stability(
     languages: Sequence[str],
     *,
     component: str = "attn",
-    k: int | float = 1024,
+    k: int | float = 0.25,
     seed: int = 0,
     others: Mapping[str, Mapping[str, Study]] | None = None,
 ) -> Finding:

@@ -40,7 +40,7 @@ PARAPHRASES = "paraphrases"  # in the place of a prompt setting
 def m_sweep(
     study: Study,
     *,
-    k: int | float = 1024,
+    k: int | float = 0.25,
     component: str = "attn",
     paraphrases: Paraphrases | None = None,
     seed: int = 0,
@@ -126,7 +126,7 @@ def m_sweep_caption(table: pd.DataFrame) -> str:
 
 
 def prompt_vector(
-    study: Study, m: int, *, k: int | float = 1024, component: str = "attn", seed: int = 0
+    study: Study, m: int, *, k: int | float = 0.25, component: str = "attn", seed: int = 0
 ) -> Finding:
     """English or language-specific prompts? source or mean? DySem in each combination.
 
@@ -235,7 +235,7 @@ def templates(
     study: Study,
     m: int,
     *,
-    k: int | float = 1024,
+    k: int | float = 0.25,
     component: str = "attn",
     vectors: Sequence[str] = VECTORS,
     seed: int = 0,

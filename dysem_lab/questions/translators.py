@@ -45,7 +45,7 @@ def translators(
     languages: Sequence[str],
     *,
     component: str = "attn",
-    k: int | float = 1024,
+    k: int | float = 0.25,
     seed: int = 0,
 ) -> Finding:
     """Score one language and the consensus with the translations of each source.

@@ -570,8 +570,8 @@ def test_the_caption_of_layers_by_hand():
     assert layers.caption(with_scores(table, scores)) == (
         "The sum over all layers beats every single layer in 1 of 2 settings (in the paper it "
         "does). Spearman × 100. english, mean: all layers summed 40.0, best sum 45.2 (to "
-        "layer 2 of 3), best single layer 42.0 (layer 2); language-specific, mean: all layers summed 65.0, best "
-        "sum 65.0 (to layer 3 of 3), best single layer 62.0 (layer 3)."
+        "layer 2 of 3), best single layer 42.0 (layer 2); language-specific, mean: all layers "
+        "summed 65.0, best sum 65.0 (to layer 3 of 3), best single layer 62.0 (layer 3)."
     )
     two = pd.concat([with_scores(table, scores), with_scores(table, scores).assign(task="b")])
     assert "Spearman × 100, mean over 2 tasks. english" in layers.caption(two)
