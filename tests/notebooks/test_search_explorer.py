@@ -201,7 +201,7 @@ def test_any_encoder_searches(tiny_lens):
         for row in table.itertuples():
             assert row.similarity == pytest.approx(expected[row.text][0], abs=1e-5)
             assert row.n_dims == encoder.width
-        assert encoder.name in panel.figure.layout.title.text
+        assert encoder.name in panel.figure.layout.title.subtitle.text
 
 
 def test_the_finding_says_what_is_nearest_and_what_was_asked(tiny_lens):
