@@ -8,6 +8,7 @@ import typer
 
 from dysem_lab.cli.terminal import (
     Data,
+    Dtype,
     Json,
     Model,
     Pairs,
@@ -78,6 +79,7 @@ def audit(
     folder: Annotated[
         Path | None, typer.Option("--out", help="Also write PNG, HTML, CSV and JSON there.")
     ] = None,
+    dtype: Dtype = "auto",
     as_json: Json = False,
 ) -> None:
     """Put every control beside DySem, and say which part of its gain remains."""
@@ -104,7 +106,7 @@ def audit(
         err.print(f"half of the pairs are scored ({sample}); the fit is on the other texts")
     drawn = {"split": split, "pairs": pairs, "sample": sample, "seed": seed}
     prompts: dict[str, Any] = {"templates": codes_of(templates), "settings": setting, **drawn}
-    study = Study(model, data, task or None, codes, **prompts)
+    study = Study(model, data, task or None, codes, dtype=dtype, **prompts)
     fresh = study.untrained(seed) if random_weights else None
     for pairs_of in study.data.values():
         err.print(pairs_of, highlight=False, markup=False)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dysem_lab.cli.terminal import (
+    Dtype,
     Json,
     K,
     Languages,
@@ -65,6 +66,7 @@ def similarity(
             show_default="where they were read before",
         ),
     ] = None,
+    dtype: Dtype = "auto",
     as_json: Json = False,
 ) -> None:
     """Compare two texts with DySem, and with the plain cosine beside it.
@@ -106,7 +108,7 @@ def similarity(
     from dysem_lab.questions.pair_view import Captures, pair_view
     from dysem_lab.questions.scale import scale, seconds_needed, unread
 
-    lens = load_model(model)
+    lens = load_model(model, dtype=dtype)
     dysem = DySem(lens, codes, made_by, kept, component, template, setting, vector)
     store = VectorStore()
     view = pair_view(

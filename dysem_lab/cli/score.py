@@ -9,6 +9,7 @@ import typer
 from dysem_lab.cli.compare import check_translator, translator_named
 from dysem_lab.cli.terminal import (
     Data,
+    Dtype,
     Json,
     Split,
     Template,
@@ -100,6 +101,7 @@ def evaluate(
     seed: Annotated[
         int, typer.Option(min=0, help="Of the sample and the bootstrap intervals.")
     ] = 0,
+    dtype: Dtype = "auto",
     as_json: Json = False,
 ) -> None:
     """Score mean pooling, PromptEOL, h^L, A^L, F^L and DySem on sentence pairs.
@@ -154,6 +156,7 @@ def evaluate(
     task = [*named, *(N_PAIRS if tasks == "all" else ())] or None
     name = model or preset or DEFAULT_MODEL
     drawn: dict[str, Any] = {"split": split, "pairs": pairs, "sample": sample, "seed": seed}
+    drawn["dtype"] = dtype
     if methods:
         board = (codes_of(methods), codes, translator, kept, aggregation)
         _leaderboard(name, data, task, drawn, board, "json" if as_json else output)

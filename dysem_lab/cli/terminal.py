@@ -27,6 +27,12 @@ err = _console(stderr=True)
 Model = Annotated[
     str, typer.Option("--model", help="Embedded name, preset, hub id, folder, .gguf.")
 ]
+Dtype = Annotated[
+    str,
+    typer.Option(
+        "--dtype", help="Compute in float32, bfloat16 or float16; auto is bfloat16 on a GPU alone."
+    ),
+]
 Data = Annotated[str, typer.Option("--data", help="demo, stsb, hub or a folder of STS files.")]
 Languages = Annotated[str, typer.Option("--languages", help="Codes of the consensus, by comma.")]
 K = Annotated[str, typer.Option("--k", help="Dimensions per text: an integer, or a fraction of d.")]

@@ -167,8 +167,10 @@ def test_evaluate_prints_scores_with_intervals(tiny_folder):
     result = json.loads(run("evaluate", *arguments, "--json").stdout)
     assert result["data"] == "demo"
     assert "assigned by its writers" in result["source"]
-    assert result["weights"].startswith("float32 weights")
+    assert result["weights"] == "float32 weights"
     assert result["k"] == 0.5
+    half = json.loads(run("evaluate", *arguments, "--dtype", "bfloat16", "--json").stdout)
+    assert half["weights"] == "float32 weights, computed in bfloat16"
     for row in result["scores"]:
         assert row["low"] <= row["spearman"] <= row["high"]
         assert row["n_pairs"] + row["n_undefined"] == 20
@@ -404,6 +406,7 @@ def test_a_dry_run_says_what_would_run(tmp_path):
         (["--template", "metaeol"], "--template metaeol is several prompts"),
         (["--k", "0"], r"k must be an integer >= 1 or a fraction"),
         (["--methods", "mean", "--aggregation", "most"], "unknown aggregation 'most'"),
+        (["--dtype", "half"], "unknown dtype 'half'; choose one of: .*bfloat16"),
     ],
 )
 def test_evaluate_refuses_what_it_would_ignore_or_fail_on_later(
