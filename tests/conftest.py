@@ -19,6 +19,8 @@ from dysem_lab import paths
 settings.register_profile("steady", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("steady")
 
+# Some tests take a part of their data, unless all is asked for.
+WHOLE = bool(os.environ.get("DYSEM_LAB_WHOLE"))
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 

@@ -1,6 +1,5 @@
 """Lessons 0 and 8: solved and unsolved copies, and typical wrong answers with their messages."""
 
-import os
 import re
 
 import nbformat
@@ -12,12 +11,12 @@ import torch
 import dysem_lab as dl
 from checks import lesson0, lesson8
 from checks.frame import NotSolvedError
+from tests.conftest import WHOLE
 from tests.lesson_notebooks import code_cells, exercise_number, notebook_of, run_lesson, solutions
 
 LESSONS = {0: lesson0, 8: lesson8}
 # What the notebooks say of the embedded model holds on its first pairs too; their exact numbers are
 # those of the whole demo set, which takes ten times as long: DYSEM_LAB_WHOLE=1.
-WHOLE = bool(os.environ.get("DYSEM_LAB_WHOLE"))
 SOME = {0: 40, 8: 24}  # pairs
 X, Y = "A cat sat on a mat.", "On a mat there was a cat."
 
