@@ -4,7 +4,6 @@ import itertools
 import math
 from dataclasses import replace
 
-import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -24,10 +23,8 @@ from dysem_lab.prompts import wrap
 from dysem_lab.questions import choice, ladder, overlap, selection_frequency, stability, translators
 from dysem_lab.questions.grid import Cell
 from dysem_lab.questions.study import Study
-from tests.conftest import REPOSITORY
 
 MODEL = "planted/model"
-NOTEBOOKS = ("11_ladder", "12_honest_choice", "13_stability", "14_translators")
 
 
 def made_up(gold, languages, name="made up", texts=None) -> STSData:
@@ -895,30 +892,3 @@ def test_translators_count_the_pairs_once_and_record_every_source(tmp_path):
     assert (finding.facts.label, finding.facts.size) == ("made up", 3)
     assert ", made up, 3 pairs, language zh, languages en/zh" in str(finding.facts)
     assert [one["task"] for one in finding.facts.record()["data"]] == ["one", "two"]
-
-
-# Notebooks
-
-
-@pytest.mark.parametrize("name", NOTEBOOKS)
-def test_notebook_runs_with_a_tiny_model(name, tiny_folder, tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    # PNG costs seconds
-    monkeypatch.setattr("dysem_lab.questions.saving.find_browser", lambda: None)
-    notebook = nbformat.read(REPOSITORY / "notebooks" / f"{name}.ipynb", as_version=4)
-    small = {
-        "model": str(tiny_folder("Llama")),
-        "languages": ["en", "zh"],
-        "pairs": 4,
-        "n_changed": 2,
-        "templates": ["prompteol", "pretended_cot"],
-        "out": str(tmp_path / "figures"),
-    }
-    namespace: dict[str, object] = {}
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            exec(cell.source, namespace)
-            if "parameters" in cell.metadata.get("tags", []):
-                namespace |= {key: value for key, value in small.items() if key in namespace}
-    made = sorted(path.suffix for path in (tmp_path / "figures").glob("*_*"))
-    assert made == sorted([".csv", ".html", ".json"] * (2 if name == "13_stability" else 1))

@@ -7,7 +7,6 @@ import re
 import shutil
 import sys
 
-import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -30,7 +29,6 @@ from dysem_lab.questions.main_results import (
 from dysem_lab.questions.main_results import caption as main_results_caption
 from dysem_lab.questions.main_results import figure as main_results_figure
 from dysem_lab.questions.published import AVERAGE, N_PAIRS, preset_of
-from tests.conftest import REPOSITORY
 
 SEVEN = ["STS12", "STS13", "STS14", "STS15", "STS16", "STSB", "SICKR"]
 TEN = [
@@ -770,28 +768,3 @@ def test_evaluate_takes_a_random_sample(own_cache, tiny_folder, tiny_lens):
     cosines = [naive_cosine(x[i], x[8 + i], slice(None)) for i in range(8)]
     (pooled,) = [row for row in scores if row["method"] == "mean pooling"]
     assert pooled["spearman"] == pytest.approx(100 * spearmanr(cosines, sample.gold)[0], abs=1e-6)
-
-
-# The notebook
-
-
-def test_the_notebook_runs_on_a_small_model(own_cache, tiny_folder, tmp_path, monkeypatch):
-    from dysem_lab.questions import saving
-
-    monkeypatch.setattr(saving, "find_browser", lambda: None)  # a PNG is made in test_batch
-    notebook = nbformat.read(REPOSITORY / "notebooks" / "10_main_results.ipynb", as_version=4)
-    names = {}
-    *code, last = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    for cell in code:
-        exec(cell.source, names)
-        if "parameters" in cell.metadata.get("tags", []):
-            names |= {"model": tiny_folder("Llama"), "pairs": 8, "out": tmp_path / "figures"}
-    with pytest.warns(UserWarning, match="no PNG was written"):
-        exec(last.source, names)
-    (numbers,) = (tmp_path / "figures").glob("main_results_*.csv")
-    saved = pd.read_csv(numbers)
-    assert saved["method"].tolist() == [*published.BASELINES.values(), *["DySem"] * 4]
-    assert saved["reproduced"].to_numpy() == pytest.approx(
-        names["finding"].table["reproduced"].to_numpy(), rel=1e-5
-    )
-    assert saved["published"].isna().all()

@@ -5,7 +5,6 @@ import math
 import warnings
 from collections import Counter
 
-import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -30,7 +29,6 @@ from dysem_lab.questions.transfer_scores import (
     transfer_scores,
     wilson_interval,
 )
-from tests.conftest import REPOSITORY
 
 FACTS = ModelFacts("made/up-1b", "s", "f", "float32", "cpu", 3, 4, "Q8_0")
 CV_REGS = [0.25, 0.5, 1, 2, 4, 8]
@@ -1002,29 +1000,3 @@ def test_the_record_names_model_data_and_versions(compared):
     assert record["sampling"] == {"pairs": None, "sample": 30, "seed": 0}
     assert record["parameters"] == {"layer": 6}
     assert record["versions"]["scikit-learn"]
-
-
-@pytest.mark.usefixtures("_one_thread")
-def test_the_notebook_runs_with_a_tiny_model(tiny_folder, tmp_path, monkeypatch):
-    # PNG costs seconds
-    monkeypatch.setattr("dysem_lab.questions.saving.find_browser", lambda: None)
-    notebook = nbformat.read(REPOSITORY / "notebooks" / "21_transfer.ipynb", as_version=4)
-    small = {
-        "model": str(tiny_folder("Llama")),
-        "layer": 0,
-        "inner_folds": 2,
-        "sample": 36,
-        "out": str(tmp_path / "figures"),
-    }
-    namespace: dict[str, object] = {}
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            exec(cell.source, namespace)
-            if "parameters" in cell.metadata.get("tags", []):
-                assert set(small) <= set(namespace)
-                namespace |= small
-    made = sorted(path.suffix for path in (tmp_path / "figures").glob("*_*"))
-    assert made == [".csv", ".html", ".json"]
-    table = namespace["finding"].table
-    assert len(table) == 12
-    assert (table["n_unconverged"] == 0).all()
