@@ -14,10 +14,12 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
 from dysem_lab import paths
 from dysem_lab.batch import run as batch
 from dysem_lab.batch.jobs import again, needs, plan
+from dysem_lab.cli import cli
 from dysem_lab.data.sts import load_data
 from dysem_lab.errors import DataError, DysemLabError, InputError
 from dysem_lab.models.loading import load_model
@@ -32,12 +34,21 @@ TWO = ["01", "02"]
 FIGURE = "decomposition_{model}_demo-24"
 
 
-def command(folder, out, *more):
+def arguments(folder, out, *more):
     return [
-        *(sys.executable, "-m", "dysem_lab.cli", "figures", "--model", str(folder)),
-        *("--out", str(out), "--pairs", "24", "-p", 'languages=["en","ja"]'),
+        *("figures", "--model", str(folder), "--out", str(out)),
+        *("--pairs", "24", "-p", 'languages=["en","ja"]'),
         *(more if "--only" in more else ("--only", "01", "--only", "02", *more)),
     ]
+
+
+def command(*given):
+    return [sys.executable, "-m", "dysem_lab.cli", *arguments(*given)]
+
+
+def run(*given):
+    """Run the same in this process, which has imported it all."""
+    return CliRunner().invoke(cli, arguments(*given), catch_exceptions=False)
 
 
 def running(folder):
@@ -49,11 +60,22 @@ def running(folder):
     return [line for line in lines if str(folder) in line]
 
 
+def of_another(job):
+    """Return the work folder of a job whose name begins like that of this one."""
+    return job.stamp.parent / f".{job.name}-it.work"
+
+
+def connections(out):
+    """Return the files by which kernels are reached, each in the work folder of its notebook."""
+    return set((out / "executed").glob(".*.work/*.json"))
+
+
 @pytest.fixture(scope="module")
 def made(tiny_folder, tmp_path_factory):
     """Run two notebooks once on a tiny model."""
     folder, out = tiny_folder("Llama"), tmp_path_factory.mktemp("figures")
     jobs = plan([str(folder)], "demo", out, only=TWO, parameters=PARAMETERS)
+    of_another(jobs[0]).mkdir(parents=True)
     outcomes = batch.run_batch(jobs, n_parallel=2)
     logs = "\n".join(job.log.read_text() for job in jobs)
     assert set(outcomes.values()) == {"made"}, logs
@@ -61,7 +83,7 @@ def made(tiny_folder, tmp_path_factory):
 
 
 def test_each_figure_has_its_files_and_its_numbers(made):
-    folder, out, _ = made
+    folder, out, jobs = made
     name = FIGURE.format(model=folder.name)
     table = pd.read_csv(out / f"{name}.csv")
     lens = load_model(folder)
@@ -83,7 +105,9 @@ def test_each_figure_has_its_files_and_its_numbers(made):
     gallery = (out / "README.md").read_text()
     assert record["caption"] in gallery
     assert len(list(out.glob("*.json"))) == 2
-    assert sorted(path.name for path in (out / "executed").iterdir() if path.name[0] == ".") == []
+    assert [path for path in (out / "executed").iterdir() if path.name[0] == "."] == [
+        of_another(jobs[0])
+    ]
 
 
 def test_a_figure_is_made_again_from_its_record(made, tmp_path):
@@ -142,13 +166,12 @@ def test_what_is_up_to_date_is_skipped_and_what_changed_is_not(made, tmp_path):
 def test_a_failing_notebook_is_reported_and_the_others_go_on(made, tmp_path):
     folder, _, _ = made
     out = tmp_path / "out"
-    arguments = command(folder, out, "-p", "vector=klingon", "-p", "seed=3", "--jobs", "2")
-    run = subprocess.run(arguments, capture_output=True, text=True)
-    assert run.returncode == 1
-    assert "unknown vector 'klingon'" in run.stderr.replace("\n", " ")
-    assert "02_random_vs_semantic" in run.stderr
+    done = run(folder, out, "-p", "vector=klingon", "-p", "seed=3", "--jobs", "2")
+    assert done.exit_code == 1
+    assert "unknown vector 'klingon'" in done.stderr.replace("\n", " ")
+    assert "02_random_vs_semantic" in done.stderr
     executed = next((out / "executed").glob("02_*.ipynb"))
-    assert str(executed) in run.stderr.replace("\n", "")
+    assert str(executed) in done.stderr.replace("\n", "")
     errors = [
         output
         for cell in nbformat.read(executed, as_version=4).cells
@@ -178,27 +201,34 @@ def test_parameters_that_a_study_refuses_fail_before_anything_runs(
     assert message in batch.failure(job)
 
 
-def test_a_killed_batch_run_again_gives_the_same_numbers(made, tmp_path, monkeypatch):
+def test_a_batch_that_was_killed_and_interrupted_gives_the_same_numbers(
+    made, tmp_path, monkeypatch
+):
     folder, undisturbed, _ = made
     out = tmp_path / "out"
     temporary = Path(tempfile.mkdtemp())  # its path is short, which Chromium needs of it
     monkeypatch.setenv("TMPDIR", str(temporary))
-    arguments = command(folder, out, "--only", "01")
-    for seconds in (4, 9):
-        process = subprocess.Popen(
-            arguments, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        time.sleep(seconds)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    of_one = command(folder, out, "--only", "01")
+    for sign in (signal.SIGKILL, signal.SIGINT):
+        left = connections(out)
+        process = subprocess.Popen(of_one, start_new_session=True, stderr=subprocess.PIPE)
+        # Until there is a kernel, which then imports for seconds.
+        while process.poll() is None and not connections(out) - left:
+            time.sleep(0.2)
+        time.sleep(1)
+        assert process.poll() is None, process.stderr.read()
+        os.killpg(process.pid, sign)
+        _, errors = process.communicate(timeout=60)
         deadline = time.monotonic() + 30
         while running(out) and time.monotonic() < deadline:
             time.sleep(0.2)
         assert not running(out), "a notebook outlives its batch"
         assert not list(temporary.glob("*.json")), "the file of a kernel's connection stays"
-        for csv in out.glob("*.csv"):
-            assert csv.read_text() == (undisturbed / csv.name).read_text()
-    subprocess.run(arguments, check=True, capture_output=True)
+        assert not list(out.glob("*.csv"))
+    assert process.returncode == 130
+    assert b"interrupted" in errors
+    assert b"Traceback" not in errors
+    subprocess.run(of_one, check=True, capture_output=True)
     name = FIGURE.format(model=folder.name)
     assert (out / f"{name}.csv").read_text() == (undisturbed / f"{name}.csv").read_text()
     assert not [path for path in (out / "executed").iterdir() if path.name[0] == "."]
@@ -206,29 +236,9 @@ def test_a_killed_batch_run_again_gives_the_same_numbers(made, tmp_path, monkeyp
     shutil.rmtree(temporary)
 
 
-def test_an_interrupt_ends_the_notebooks_and_keeps_what_is_finished(made, tmp_path):
-    folder, _, _ = made
-    # Several, so that a slow test does not find them all finished.
-    several = [part for number in ("01", "02", "03", "04") for part in ("--only", number)]
-    process = subprocess.Popen(
-        command(folder, tmp_path / "out", *several), start_new_session=True, stderr=-1
-    )
-    while not any("dysem_lab.batch.run" in line for line in running(tmp_path)):
-        time.sleep(0.2)
-    time.sleep(2)
-    os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert b"interrupted" in errors
-    assert b"Traceback" not in errors
-    deadline = time.monotonic() + 30
-    while running(tmp_path) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert not running(tmp_path), "a notebook goes on after the interrupt"
-
-
-def test_a_batch_takes_its_surroundings_as_they_are(tiny_folder, tmp_path):
+def test_a_batch_of_two_models_takes_its_surroundings_as_they_are(tiny_folder, tmp_path):
     """Modules and JSON files of others, and names with braces, which papermill would fill in."""
+    other = tiny_folder("Qwen3")
     here, out = tmp_path / "here", tmp_path / "o{u}t {0} {"
     model = here / "{model} {} it"
     shutil.copytree(tiny_folder(), model)
@@ -238,15 +248,21 @@ def test_a_batch_takes_its_surroundings_as_they_are(tiny_folder, tmp_path):
     foreign = {"cut.json": b'{"name": "cut"', "list.json": b"[1]", "binary.json": b"\xff\x00"}
     for name, content in foreign.items():
         (out / name).write_bytes(content)
-    executable, *arguments = command(model, out, "--only", "02")
-    run = subprocess.run([executable, "-P", *arguments], cwd=here, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    said = " ".join(run.stderr.split())
+    executable, *rest = command(model, out, "--model", str(other), "--only", "02", "--jobs", "2")
+    done = subprocess.run([executable, "-P", *rest], cwd=here, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    said = " ".join(done.stderr.split())
     for name, content in foreign.items():
         assert f"{name} is no record of a figure" in said
         assert (out / name).read_bytes() == content
-    (record,) = out.glob("random_vs_semantic_*_demo-24.json")
-    assert f"### {record.stem}" in (out / "README.md").read_text("utf-8")
+    records = list(out.glob("random_vs_semantic_*_demo-24.json"))
+    assert len(records) == 2
+    index = (out / "index.html").read_text("utf-8")
+    gallery = (out / "README.md").read_text("utf-8")
+    for record in records:
+        assert f"{record.stem}.html" in index
+        assert f"### {record.stem}" in gallery
+        assert f"{record.stem}.csv" in gallery
     assert (out / "executed" / "02_random_vs_semantic_{model} {} it_demo_24.ipynb").is_file()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["here", out.name]
 
@@ -438,9 +454,8 @@ def test_a_copy_that_is_cut_leaves_the_log_to_say_what_failed(tmp_path):
 
 def dry_run(folder, out, *more):
     """Return job name → what a dry run says of it."""
-    arguments = command(folder, out, "--dry-run", "--json", *more)
-    run = subprocess.run(arguments, capture_output=True, text=True, check=True)
-    return {row["notebook"].split("_")[0]: row for row in json.loads(run.stdout)}
+    done = run(folder, out, "--dry-run", "--json", *more)
+    return {row["notebook"].split("_")[0]: row for row in json.loads(done.stdout)}
 
 
 def test_a_dry_run_says_what_would_run_why_and_what_it_costs(made, tmp_path):
@@ -469,20 +484,6 @@ def test_notebooks_read_what_the_batch_captured_without_loading_a_model(made):
         log = job.log.read_text()
         assert "Study(" in log
         assert "Loading weights" not in log
-
-
-def test_two_models_share_one_call_and_one_index(made, tiny_folder, tmp_path):
-    folder, _, _ = made
-    other = tiny_folder("Qwen3")
-    arguments = command(folder, tmp_path, "--model", str(other), "--only", "02", "--jobs", "2")
-    run = subprocess.run(arguments, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    index = (tmp_path / "index.html").read_text()
-    gallery = (tmp_path / "README.md").read_text()
-    for model in (folder, other):
-        name = f"random_vs_semantic_{model.name}_demo-24"
-        assert f"{name}.html" in index
-        assert f"{name}.csv" in gallery
 
 
 @pytest.mark.parametrize(
@@ -571,15 +572,3 @@ def test_a_dry_run_says_what_would_fail_and_what_runs_the_model_itself(tiny_fold
     (board,) = plan([folder], "demo", tmp_path, only=["24"])
     assert board.runs_the_model
     assert not job.runs_the_model
-
-
-def test_a_name_that_begins_like_another_s_keeps_its_work_folder(tiny_folder, tmp_path):
-    jobs = plan(
-        [str(tiny_folder("Llama"))], "demo", tmp_path, only=["02"], parameters={"pairs": 24}
-    )
-    other = tmp_path / "executed" / f".{jobs[0].name}-it.work"
-    other.mkdir(parents=True)
-    assert batch.run_batch(jobs) == {jobs[0].name: "made"}
-    assert other.is_dir()
-    assert not (other.parent / f".{jobs[0].name}.work").exists()
-    assert batch.run_batch(jobs) == {jobs[0].name: "up to date"}
