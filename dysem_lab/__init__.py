@@ -25,8 +25,9 @@ library. They are, in the order of the data flow:
   `positions`, `cp_with_dysem`, `predictions`, `stream_change`, `cost`, `transfer`, `leaderboard`,
   `audit`, `set_ablation`, `set_interchange`, `heads`, `residuals`, `faithfulness`,
   `head_patching`
-- questions of a few texts: `explain`, `explain_difference`, `pair`, `pair_layer_curves`,
-  `layer_curves`, `dimension`, `attention`, `contrast_effect`, `patch_effect`, `search`
+- questions of a few texts: `explain`, `explain_difference`, `head_ablation`, `pair`,
+  `pair_layer_curves`, `layer_curves`, `dimension`, `attention`, `contrast_effect`,
+  `patch_effect`, `search`
 - explorers of these in a notebook: `explore_pair`, `explore_layers`, `explore_data_layers`,
   `explore_dimensions`, `explore_attention`, `explore_contrast`, `explore_search`, `explore_patch`
 - errors: `DysemLabError`

@@ -79,6 +79,7 @@ from .questions.explain import explain as explain
 from .questions.explain import explain_difference as explain_difference
 from .questions.faithfulness import faithfulness as faithfulness
 from .questions.finding import Finding as Finding
+from .questions.head_ablation import head_ablation as head_ablation
 from .questions.head_patching import head_patching as head_patching
 from .questions.heads import heads as heads
 from .questions.ladder import ladder as ladder

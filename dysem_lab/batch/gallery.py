@@ -23,7 +23,7 @@ ALSO = {
     "layers": ("layer_choice",),
     "stability": ("selection_frequency",),
     "what_changes": ("cp_predictions", "cp_stream"),
-    "why_similar": ("explain", "explain_difference"),
+    "why_similar": ("explain", "explain_difference", "head_ablation"),
     "causal": ("set_ablation", "set_interchange"),
     "readout": ("concept",),
     "faithfulness": ("head_patching",),

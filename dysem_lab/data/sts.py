@@ -120,6 +120,21 @@ class STSData:
         first, second = self.sentences[one_of(language, self.sentences, "language")]
         return [*first, *second]
 
+    def pair(self, index: int) -> tuple[dict[str, str], dict[str, str]]:
+        """Return one pair, as `dysem_lab.explain` takes it: language → each sentence in it.
+
+        Args:
+            index: Position of the pair, from 0; not its row in the file.
+
+        Raises:
+            InputError: As for `positions`.
+        """
+        (i,) = self.positions([index])
+        first, second = (
+            {code: of[side][i] for code, of in self.sentences.items()} for side in (0, 1)
+        )
+        return first, second
+
     @property
     def digest(self) -> str:
         """Sixteen hex digits of all sentences and ratings."""

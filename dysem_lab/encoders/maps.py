@@ -17,6 +17,8 @@ TOP = 3  # directions that are removed, fixed beforehand
 LARGEST = 1e100  # whose square, summed up, float64 has
 FITTED = ("centre", "z", "mean_direction", "all_but_the_top", "pca", "whitening")
 PROJECTIONS = ("pca", "whitening")  # onto k new coordinates
+WITH_K = (*PROJECTIONS, "all_but_the_top")
+SCALED = ("z", "whitening")  # divided by a spread that is fitted
 
 Map = Callable[[Tensor], Tensor]  # vectors [..., d] → vectors [..., d], or [..., k]
 
@@ -33,17 +35,32 @@ def fitted(kind: str, vectors: Float[Tensor, "n d"], k: int | None = None) -> Ma
     - "all_but_the_top": x − μ − Σ_{i≤k} u_i u_iᵀ (x − μ) (Mu & Viswanath, arXiv 1702.01417)
     - "pca": (x − μ) U_k, and "whitening": (x − μ) U_k Λ_k^{-1/2} (Su et al., arXiv 2103.15316)
 
+    The texts that each needs at least are `fewest_texts`.
+
     Args:
         kind: A name of `FITTED`.
         vectors: The fitting texts.
         k: Number of principal directions: those removed (None is 3) or kept.
 
     Raises:
-        InputError: Fewer than two texts, as few as k, texts that span fewer than k directions, a
-            dimension without spread for "z", a mean of zero for "mean_direction", NaN.
+        InputError: Too few texts, texts that span fewer than k directions, a dimension without
+            spread for "z", a mean of zero for "mean_direction", NaN.
     """
     one_of(kind, FITTED, "transform that is fitted on vectors")
+    if k is None and kind in PROJECTIONS:
+        raise InputError(f"{kind!r} needs k, the number of directions that are kept")
     x = _several(vectors)
+    n, d = x.shape
+    k = TOP if k is None else at_least(k, 1, "k, the number of principal directions,")
+    if kind in WITH_K and k > d:
+        raise InputError(f"k={k} principal directions are more than the {d} dimensions")
+    if n < (fewest := fewest_texts(kind, k)):
+        of_k = f" with k={k}" if kind in WITH_K else ""
+        fewer = " or use a smaller k" if of_k and k > 1 else " or use 'centre'"
+        raise InputError(
+            f"{kind!r}{of_k} needs at least {fewest:,} fitting texts that differ, got {n:,}; fit "
+            "on more" + (fewer if n > 1 else "")
+        )
     mean = x.mean(0)
     if kind == "centre":
         return _double(lambda v: v - mean)
@@ -60,13 +77,30 @@ def fitted(kind: str, vectors: Float[Tensor, "n d"], k: int | None = None) -> Ma
             raise InputError("the mean of the fitting texts is 0, which has no direction")
         unit = mean / mean.norm()
         return _double(lambda v: v - (v @ unit)[..., None] * unit)
-    if k is None and kind in PROJECTIONS:
-        raise InputError(f"{kind!r} needs k, the number of directions that are kept")
-    directions, variances = principal(x, TOP if k is None else k)
+    directions, variances = principal(x, k)
     if kind == "all_but_the_top":
         return _double(lambda v: (v - mean) - ((v - mean) @ directions) @ directions.T)
     basis = directions if kind == "pca" else directions / variances.sqrt()
     return _double(lambda v: (v - mean) @ basis)
+
+
+def fewest_texts(kind: str, k: int = TOP) -> int:
+    """Return how many different texts a transform is fitted on at least.
+
+    A mean needs 2 (that of one is the text itself), k principal directions k + 1, the points that
+    span them. What divides by a fitted spread needs 2 more: the inverse of a variance has an
+    expected value from 4 texts on (k + 3, of the k variances of a whitening), and before that
+    the vectors are made of the dimensions in which the few texts happen to be alike.
+
+    Args:
+        kind: A name of `FITTED`.
+        k: Principal directions.
+
+    Source: the mean of the inverse Wishart distribution, n − 1 degrees of freedom (Mardia, Kent and
+        Bibby, Multivariate Analysis, 1979, Section 3.8).
+    """
+    n_directions = k if kind in WITH_K else 1
+    return n_directions + (3 if kind in SCALED else 1)
 
 
 def principal(
@@ -75,17 +109,10 @@ def principal(
     """Return the first k principal directions of n vectors, and the variances along them.
 
     Raises:
-        InputError: k is above d, n is not above k, or the vectors span fewer than k directions.
+        InputError: The vectors span fewer than k directions.
     """
     x = _several(vectors)
     n, d = x.shape
-    k = at_least(k, 1, "k, the number of principal directions,")
-    if k > d:
-        raise InputError(f"k={k} principal directions are more than the {d} dimensions")
-    if n <= k:
-        raise InputError(
-            f"k={k} principal directions need at least {k + 1:,} fitting texts, but there are {n:,}"
-        )
     _, scale, directions = torch.linalg.svd(x - x.mean(0), full_matrices=False)
     rank = int((scale > scale[0] * max(n, d) * torch.finfo(scale.dtype).eps).sum())
     if rank < k:
@@ -109,12 +136,10 @@ def rotated(vectors: Float[Tensor, "*n d"], rotation: Float[Tensor, "d d"]) -> T
 
 
 def _several(vectors: object) -> Float[Tensor, "n d"]:
-    """Return the vectors of two texts or more in float64, once sums of their squares are finite."""
+    """Return the vectors of texts in float64, once sums of their squares are finite."""
     x = vectors_of(vectors, "the fitting vectors").double()
-    if x.ndim != 2 or len(x) < 2:
-        raise InputError(
-            f"a transform is fitted on the vectors of two texts or more, got {tuple(x.shape)}"
-        )
+    if x.ndim != 2 or not len(x):
+        raise InputError(f"a transform is fitted on vectors [n, d], got {tuple(x.shape)}")
     if x.abs().max() > LARGEST:
         raise InputError(
             f"the fitting vectors have a value of {x.abs().max():.1e}, beyond {LARGEST:.0e}, whose "

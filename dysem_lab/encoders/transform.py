@@ -14,6 +14,7 @@ from dysem_lab.encoders.maps import (
     FITTED,
     PROJECTIONS,
     TOP,
+    WITH_K,
     Map,
     fitted,
     random_rotation,
@@ -44,7 +45,9 @@ class Transform:
     Args:
         kind: A name of `KINDS`.
         fit: Texts that are never those compared: a source of `dysem_lab.load_data`, loaded pairs,
-            language → texts, or texts in one language. A rotation has none.
+            language → texts, or texts in one language. A rotation has none; the others need 2
+            different texts at least, "z" 4, k principal directions k + 1, a whitening k + 3
+            (`dysem_lab.encoders.maps.fewest_texts` says why).
         k: Principal directions that are removed ("all_but_the_top", 3) or kept ("pca",
             "whitening", which need it).
         seed: Of the rotation.
@@ -61,9 +64,8 @@ class Transform:
     ) -> None:
         """Check the settings; nothing is fitted yet."""
         self.kind, self.fit = one_of(kind, KINDS, "transform"), fit
-        takes_k = (*PROJECTIONS, "all_but_the_top")
-        if k is not None and kind not in takes_k:
-            raise InputError(f"k={k!r} goes with {', '.join(takes_k)}, not with {kind!r}")
+        if k is not None and kind not in WITH_K:
+            raise InputError(f"k={k!r} goes with {', '.join(WITH_K)}, not with {kind!r}")
         if k is None and kind in PROJECTIONS:
             raise InputError(f"{kind!r} needs k, the number of directions that are kept")
         self.k = TOP if k is None else at_least(k, 1, "k")
@@ -210,7 +212,7 @@ class Transformed(Encoder):
         fit = {"fit": self.fit.name, "fit_digest": self.fit.digest} if self.fit else {}
         transform = self.transform
         own = {}
-        if transform.kind in (*PROJECTIONS, "all_but_the_top"):
+        if transform.kind in WITH_K:
             own["k"] = transform.k
         if transform.kind == "rotation":
             own["seed"] = transform.seed

@@ -77,9 +77,12 @@ class Part(NamedTuple):
         head: Of what a head wrote.
         position: Of a token, in its prompt.
         token: Its text.
-        of_text: Whether the token is one of the text, and not of the template.
+        of_text: Whether the token has a character of the text, to which the full stop belongs that
+            `dysem_lab.wrap` gives a text without one.
         neuron: Of what a neuron of an FFN wrote.
         direction: Which direction, by number or name.
+        of_template: Whether the token has a character of the template. It may have both: most
+            tokenizers make one token of a text's full stop and the quotation mark after it.
     """
 
     kind: str
@@ -90,6 +93,7 @@ class Part(NamedTuple):
     of_text: bool = False
     neuron: int | None = None
     direction: int | str | None = None
+    of_template: bool = False
 
 
 class Parts(NamedTuple):
@@ -513,6 +517,12 @@ def _tokens(lens: LensModel, prompt: str, kind: str) -> list[Part]:
     """
     ids, spans, one = character_spans(lens, prompt)
     return [
-        Part(kind, position=i, token=text, of_text=a < one.stop and b > one.start)
+        Part(
+            kind,
+            position=i,
+            token=text,
+            of_text=a < one.stop and b > one.start,
+            of_template=a == b or a < one.start or b > one.stop,
+        )
         for i, (text, (a, b)) in enumerate(zip(token_texts(lens, ids), spans, strict=True))
     ]

@@ -146,11 +146,13 @@ def explain(
     Returns:
         A `Finding` whose table has a row for each part (of x, or of x and of y): ``kind``,
         ``block``, ``head`` and ``neuron`` (0-based), ``token``, ``position``, ``language``,
-        ``dimension``, ``direction``, empty where a part has none (with ``by_other`` those of y,
-        named ``other_…``); ``contribution``, which add up to ``.similarity``; with a corpus of
-        three texts or more and without ``by_other`` what the part adds to random pairs of it,
-        ``random`` (mean) and ``spread`` (standard deviation), and ``surprise``, how many of these
-        standard deviations it is away.
+        ``dimension``, ``direction``, ``of_text`` and ``of_template`` (whether a token has a
+        character of each: of both, where a tokenizer makes one of a text's full stop and the
+        quotation mark after it; it is centred as a token of the text), empty where a part has none
+        (with ``by_other`` those of y, named ``other_…``); ``contribution``, which add up to
+        ``.similarity``; with a corpus of three texts or more and without ``by_other`` what the part
+        adds to random pairs of it, ``random`` (mean) and ``spread`` (standard deviation), and
+        ``surprise``, how many of these standard deviations it is away.
 
     Raises:
         InputError: A text that is empty, a split that the vector does not have (with those that it
@@ -165,44 +167,33 @@ def explain(
     Source: the bilinear sum, BiLRP (arXiv 2405.06604); heads and tokens, Gandelsman et al.
         (arXiv 2310.05916); centring, Timkey and van Schijndel (arXiv 2109.04404).
     """
-    one_of(by, BY, "by")
-    if by_other is not None:
-        one_of(by_other, BY, "by_other")
-        if "dimension" in (by, by_other):
-            raise InputError(
-                "a dimension of x meets the same dimension of y only; by='dimension' alone says "
-                "what each adds"
-            )
-    columns = _columns([x, y], renderings, language)
-    given = _directions_of(directions, by, by_other)
-    settings = (centre, drop_largest, language, progress, given)
-    return explanation(Texts(encoder, columns, by, *settings), by_other)
+    of_texts = (encoder, [x, y], by, by_other, centre, renderings, drop_largest)
+    return _explained(*of_texts, directions, language, progress)
 
 
 def explanation(texts: "Texts", by_other: str | None = None) -> Explanation:
-    """Return what `explain` says of two texts that are read already.
+    """Return what `explain` says of two texts that are read already, `explain_difference` of three.
 
     Args:
-        texts: x and y, split as x is to be.
+        texts: x and y, or x, y and z, split as x is to be.
         by_other: As for `explain`.
     """
-    by, U, rows = texts.by, texts.joint_set(0, 1), texts.rows(0)
+    by, rows, others = texts.by, texts.rows(0), texts.others
+    on = torch.stack([texts.joint_set(0, j) for j in others]).any(0)
     if by_other is None:
-        table = texts.beside_random_pairs(rows.assign(contribution=texts.added(0, 1, U)))
+        to = {name: texts.added(0, j) for j, name in others.items()}
+        added = to["y"] - to["z"] if "z" in to else to["y"]
+        columns = {f"to_{name}": of for name, of in to.items() if "z" in to}
+        table = texts.beside_random(rows.assign(**columns, contribution=added))
     else:
-        others = texts if by_other == by else texts.split_by(by_other)
-        of_y = others.rows(1)
-        if (n := len(rows) * len(of_y)) > MOST_ROWS:
-            raise InputError(
-                f"{len(rows):,} parts of x times {len(of_y):,} of y are {n:,} rows, more than "
-                f"{MOST_ROWS:,}; split one text alone, or into fewer parts"
-            )
-        added = two_sided(texts.parts(0), others.parts(1), texts.vector(0), texts.vector(1), U)
-        table = _crossed(rows, of_y, added.numpy())
-    table = _on(U, table)
-    similarity, own = float(table["contribution"].sum()), texts.own_similarity(0, 1)
+        table = _crossed(texts, texts if by_other == by else texts.split_by(by_other))
+    table = _on(on, table)
+    similarity, own = float(table["contribution"].sum()), texts.own_similarity
     facts = texts.facts(by=by, by_other=by_other, drop_largest=texts.n_largest or None)
-    title = f"Why is the similarity of these two {similarity:.2f}?"
+    kind, title = f"explain_{by}", f"Why is the similarity of these two {similarity:.2f}?"
+    if "z" in others.values():
+        kind = f"explain_difference_{by}"
+        title = f"Why is the first {similarity:+.2f} nearer to the second than to the third?"
     said = caption(table, similarity, own, texts.centred, texts.n_largest)
     drawn = figure(table, title, facts)
     words, above = None, ""
@@ -210,7 +201,7 @@ def explanation(texts: "Texts", by_other: str | None = None) -> Explanation:
         words, why = texts.words(table)
         said, above = f"{said}{why}", token_map(table, words)
     sums = (similarity, own, by, by_other, words)
-    return Explanation(f"explain_{by}", table, drawn, said, facts, *sums, above=above)
+    return Explanation(kind, table, drawn, said, facts, *sums, above=above)
 
 
 def explain_difference(
@@ -223,6 +214,7 @@ def explain_difference(
     renderings: Mapping[str, Sequence[str]] | None = None,
     drop_largest: int = 0,
     *,
+    by_other: str | None = None,
     directions: Rows | Directions | None = None,
     language: str = "en",
     progress: bool | Progress = True,
@@ -238,6 +230,8 @@ def explain_difference(
         centre: As for `explain`.
         renderings: Language → (x, y, z) in it.
         drop_largest: As for `explain`.
+        by_other: What y and z are split by; None is not at all. By "token", with x by "token", all
+            three sentences are coloured: which of their words pull x to y, and which to z.
         directions: As for `explain`.
         language: As for `explain`.
         progress: As for `explain`.
@@ -245,35 +239,47 @@ def explain_difference(
     Returns:
         As for `explain`, with a row for each part of x: ``to_y`` and ``to_z``, what it adds to the
         similarity with each, and ``contribution``, their difference; ``.similarity`` is the
-        difference of the two similarities.
+        difference of the two similarities. ``random``, ``spread`` and ``surprise`` are of random
+        triples of the corpus; their mean is 0, as y and z may change places. With ``by_other`` a
+        row for each part of x with each of y and of z: ``other_text`` says of which, and what x and
+        z have in common is subtracted.
 
     Raises:
-        InputError: As for `explain`, as are the other errors.
+        InputError: As for `explain`, as are the other errors; or y and z that the encoder reads
+            alike.
     """
+    of_texts = (encoder, [x, y, z], by, by_other, centre, renderings, drop_largest)
+    return _explained(*of_texts, directions, language, progress)
+
+
+def _explained(
+    encoder: Encoder,
+    given: Sequence[str | Mapping[str, str]],
+    by: str,
+    by_other: str | None,
+    centre: object,
+    renderings: Mapping[str, Sequence[str]] | None,
+    drop_largest: int,
+    directions: Rows | Directions | None,
+    language: str,
+    progress: bool | Progress,
+) -> Explanation:
+    """Read the texts and explain them; see `explain` and `explain_difference`."""
     one_of(by, BY, "by")
-    columns = _columns([x, y, z], renderings, language)
-    settings = (centre, drop_largest, language, progress, _directions_of(directions, by))
-    texts = Texts(encoder, columns, by, *settings)
-    on, added = torch.zeros(texts.width, dtype=torch.bool), []
-    for other in (1, 2):
-        U = texts.joint_set(0, other)
-        added.append(texts.added(0, other, U))
-        on |= U
-    to_y, to_z = added
-    table = texts.rows(0).assign(to_y=to_y, to_z=to_z, contribution=to_y - to_z)
-    table = _on(on, table)
-    similarity = float(table["contribution"].sum())
-    own = texts.own_similarity(0, 1) - texts.own_similarity(0, 2)
-    facts = texts.facts(by=by, drop_largest=drop_largest or None)
-    title = f"Why is the first {similarity:+.2f} nearer to the second than to the third?"
-    said = caption(table, similarity, own, texts.centred, texts.n_largest)
-    drawn = figure(table, title, facts)
-    return Explanation(
-        f"explain_difference_{by}", table, drawn, said, facts, similarity, own, by, None
-    )
+    if by_other is not None:
+        one_of(by_other, BY, "by_other")
+        if "dimension" in (by, by_other):
+            raise InputError(
+                "a dimension of x meets the same dimension of y only; by='dimension' alone says "
+                "what each adds"
+            )
+    columns = columns_of(given, renderings, language)
+    along_what = _directions_of(directions, by, by_other)
+    settings = (centre, drop_largest, language, progress, along_what)
+    return explanation(Texts(encoder, columns, by, *settings), by_other)
 
 
-def _columns(
+def columns_of(
     texts: Sequence[str | Mapping[str, str]],
     renderings: Mapping[str, Sequence[str]] | None,
     language: str,
@@ -324,6 +330,7 @@ class Texts:
     Args: as for `explain`; `columns` are the texts, language → them in it.
 
     Attributes:
+        others: Those that the first is compared with, by their number: "y", and "z" of three.
         views: Names of the passes over the texts; none of an encoder without parts.
         read: What was read in each of them.
         encoded: v and S of the texts, from that.
@@ -344,6 +351,7 @@ class Texts:
         """Run the texts, and the corpus where one is needed."""
         self.encoder = require_encoder(encoder)
         self.columns, self.by, self.language = columns, by, language
+        self.others = dict(zip(range(1, len(columns[language])), "yz", strict=False))
         self.centre, self.progress = centre, progress
         self.n_largest = at_least(drop_largest, 0, "drop_largest")
         self.split: Split | None = None
@@ -368,6 +376,11 @@ class Texts:
         self.views = [view.name for view in views]
         self.fixed = fixed_of(encoder, by, views, self.directions)
         self.width = self.encoded.vectors.shape[1]
+        if len(self.others) == 2 and torch.equal(*self.encoded.vectors[1:]):
+            raise InputError(
+                "y and z are one text to the encoder, so x is as near to one as to the other; give "
+                "two that differ in more than a final full stop"
+            )
         self.centred, self.among = centre is not None, 0
         self.reference: Reference | None = None
         if self.centred or self.n_largest:
@@ -404,13 +417,16 @@ class Texts:
         U = joint_set(self.encoded.sets[i], self.encoded.sets[j])
         return without_largest(U, self.reference.shares, self.n_largest) if self.reference else U
 
-    def own_similarity(self, i: int, j: int) -> float:
-        """Return the encoder's own similarity of two of the texts."""
-        return self.encoder.similarity_pairwise(self.encoded[i], self.encoded[j]).item()
+    @property
+    def own_similarity(self) -> float:
+        """The encoder's own similarity of x and y; less that of x and z."""
+        read, compare = self.encoded, self.encoder.similarity_pairwise
+        own = {name: compare(read[0], read[j]).item() for j, name in self.others.items()}
+        return own["y"] - own.get("z", 0.0)
 
-    def added(self, i: int, j: int, U: Bool[Tensor, " d"]) -> Float[np.ndarray, " parts"]:
+    def added(self, i: int, j: int) -> Float[np.ndarray, " parts"]:
         """Return what each part of a text adds to its similarity with another."""
-        x, y = self.vector(i), self.vector(j)
+        x, y, U = self.vector(i), self.vector(j), self.joint_set(i, j)
         weights, rest = self._centred(i)
         added = [one_sided(rest, x, y, U)]
         if self.fixed is not None:
@@ -449,13 +465,14 @@ class Texts:
                 {
                     **label._asdict(),
                     "of_text": label.of_text if label.position is not None else None,
+                    "of_template": label.of_template if label.position is not None else None,
                     "language": None if view is None else self.views[view],
                 }
                 for label, view in zip(
                     [*fixed, *text.labels], [*[None] * len(fixed), *text.views], strict=True
                 )
             ]
-        table = pd.DataFrame(rows).reindex(columns=[*WHERE, "of_text"])
+        table = pd.DataFrame(rows).reindex(columns=[*WHERE, "of_text", "of_template"])
         numbers = [*NUMBERS, *["direction"] * all(map(_is_number, table["direction"]))]
         return table.astype(dict.fromkeys(numbers, "Int64")).assign(key=list(keys))
 
@@ -488,16 +505,24 @@ class Texts:
         (name,) = self.views  # a language of DySem, or a template
         code = name if name in self.columns else self.language
         encoded = self.encoder.encode_renderings({code: texts}, code, progress=False)
-        x, U = encoded.vectors.double(), self.joint_set(0, 1)
+        x = encoded.vectors.double()
         if self.reference and self.centred:
             x = x - self.reference.mean.double()
-        return joint_cosine(x, self.vector(1).expand(x.shape), U.expand(x.shape)).numpy()
+        to = {
+            name: joint_cosine(
+                x, self.vector(j).expand(x.shape), self.joint_set(0, j).expand(x.shape)
+            )
+            for j, name in self.others.items()
+        }
+        return (to["y"] - to["z"] if "z" in to else to["y"]).numpy()
 
-    def beside_random_pairs(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Return a table with what each part adds to random pairs of the corpus, if centred."""
+    def beside_random(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Return a table with what each part adds to random pairs, or triples, if centred."""
         if self.reference is None or not self.centred:
             return table
-        added = [self.reference.added.get(key, (math.nan, math.nan)) for key in table["key"]]
+        of_corpus = self.reference
+        known = of_corpus.told_apart if "z" in self.others.values() else of_corpus.added
+        added = [known.get(key, (math.nan, math.nan)) for key in table["key"]]
         random, spread = np.array(added).T
         surprise = np.divide(
             table["contribution"] - random,
@@ -555,10 +580,30 @@ def _on(U: Bool[Tensor, " d"], table: pd.DataFrame) -> pd.DataFrame:
     return table.reset_index(drop=True)
 
 
-def _crossed(
-    rows: pd.DataFrame, others: pd.DataFrame, added: Float[np.ndarray, "parts others"]
-) -> pd.DataFrame:
-    """Return a row for each part of x with each of y."""
-    named = others.add_prefix("other_")
-    table = rows.merge(named, "cross").assign(contribution=added.ravel())
-    return table.drop(columns="other_key")
+def _crossed(texts: Texts, split: Texts) -> pd.DataFrame:
+    """Return a row for each part of x with each of y, and of z, whose sign is the other one.
+
+    Args:
+        texts: Split as x is.
+        split: The same, split as the others are.
+
+    Raises:
+        InputError: More rows than `MOST_ROWS`.
+    """
+    rows, x = texts.rows(0), texts.vector(0)
+    others = pd.concat([split.rows(j).assign(text=name) for j, name in texts.others.items()])
+    if (n := len(rows) * len(others)) > MOST_ROWS:
+        of = " and ".join(texts.others.values())
+        raise InputError(
+            f"{len(rows):,} parts of x times {len(others):,} of {of} are {n:,} rows, more than "
+            f"{MOST_ROWS:,}; split one text alone, or into fewer parts"
+        )
+    added = [
+        two_sided(texts.parts(0), split.parts(j), x, texts.vector(j), texts.joint_set(0, j))
+        * (-1 if name == "z" else 1)
+        for j, name in texts.others.items()
+    ]
+    if len(added) == 1:
+        others = others.drop(columns="text")
+    table = rows.merge(others.add_prefix("other_"), "cross")
+    return table.assign(contribution=torch.cat(added, 1).numpy().ravel()).drop(columns="other_key")

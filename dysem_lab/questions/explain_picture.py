@@ -1,5 +1,7 @@
 """The pictures of an explanation: maps of heads and of two texts, rows of tokens, bars; caption."""
 
+from collections.abc import Callable
+
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -16,6 +18,11 @@ WHERE = (
 MANY = ("neuron", "dimension", "direction")  # of which the largest are shown, by size
 SAID, N_BARS = 3, 24  # parts that a caption names, and that are drawn as bars
 MAP_WIDTH = 430  # px that a map has at least in a panel
+
+
+def of_three(table: pd.DataFrame) -> bool:
+    """Return whether a table is of the difference of two similarities."""
+    return "to_y" in table or "other_text" in table
 
 
 def names_of_parts(table: pd.DataFrame, prefix: str = "") -> list[str]:
@@ -54,6 +61,16 @@ def _name_of(
     if neuron is not None:
         return f"{of_block} neuron {neuron + 1}"
     return of_block if kind == "block" else f"{of_block} {kind}"
+
+
+def _names_of_others(
+    rows: pd.DataFrame, named: Callable[[pd.DataFrame, str], list[str]]
+) -> list[str]:
+    """Return what the parts of y are called; with whose they are, where there is z too."""
+    names = named(rows, "other_")
+    if not of_three(rows):
+        return names
+    return [f"{text}: {name}" for text, name in zip(rows["other_text"], names, strict=True)]
 
 
 def figure(table: pd.DataFrame, title: str, facts: Facts | str) -> go.Figure:
@@ -112,12 +129,17 @@ def _head_map(table: pd.DataFrame) -> tuple[go.Figure, int]:
     return figure, max(420, 170 + 18 * len(ys))
 
 
+def _random(table: pd.DataFrame) -> str:
+    """Return what the parts are compared with."""
+    return "random triples" if of_three(table) else "random pairs"
+
+
 def _hover(table: pd.DataFrame) -> list[str]:
-    """Return what is said of each part beside its contribution: what random pairs get."""
+    """Return what is said of each part beside its contribution: what random texts get."""
     if "random" not in table:
         return [""] * len(table)
     return [
-        f"<br>random pairs {random:.4f} ± {spread:.4f}"
+        f"<br>{_random(table)} {random:.4f} ± {spread:.4f}"
         for random, spread in zip(table["random"], table["spread"], strict=True)
     ]
 
@@ -150,12 +172,12 @@ def _token_rows(table: pd.DataFrame) -> tuple[go.Figure, int]:
 
 
 def _map(table: pd.DataFrame) -> tuple[go.Figure, int]:
-    """Return parts of x × parts of y, all tokens of a template as one."""
+    """Return parts of x × parts of y, and of z, all tokens of a template as one."""
     table = _without_templates(table)
     others = [name for name in table if name.startswith("other_")]
     n_others = len(table.drop_duplicates(others))
     xs = names_of_parts(table.iloc[::n_others])
-    ys = names_of_parts(table.iloc[:n_others], "other_")
+    ys = _names_of_others(table.iloc[:n_others], names_of_parts)
     values = table["contribution"].to_numpy().reshape(-1, n_others)
     x_places, y_places = list(range(len(xs))), list(range(len(ys)))
     figure = go.Figure(
@@ -170,8 +192,9 @@ def _map(table: pd.DataFrame) -> tuple[go.Figure, int]:
     )
     quiet = {"showgrid": False, "zeroline": False}
     letters = {"size": max(5, min(12, MAP_WIDTH / len(ys) - 2.5))}
+    title = "y, and z, whose sign is turned round" if of_three(table) else "y"
     figure.update_xaxes(
-        tickvals=y_places, ticktext=ys, tickangle=-90, tickfont=letters, title="y", **quiet
+        tickvals=y_places, ticktext=ys, tickangle=-90, tickfont=letters, title=title, **quiet
     )
     figure.update_yaxes(
         tickvals=x_places,
@@ -210,7 +233,7 @@ def _bars(table: pd.DataFrame) -> tuple[go.Figure, int]:
         customdata=_hover(shown),
         hovertemplate="%{y}: %{x:.4f}%{customdata}<extra></extra>",
         showlegend=False,
-        name="this pair",
+        name="these three" if of_three(table) else "this pair",
     )
     if "random" in shown:
         figure.add_scatter(
@@ -219,7 +242,7 @@ def _bars(table: pd.DataFrame) -> tuple[go.Figure, int]:
             mode="markers",
             marker={"color": "#555555", "symbol": "line-ns-open", "size": 12},
             error_x={"type": "data", "array": shown["spread"], "thickness": 1.2, "width": 3},
-            name="random pairs, ± a standard deviation",
+            name=f"{_random(table)}, ± a standard deviation",
             hoverinfo="skip",
         )
     left = (
@@ -238,17 +261,20 @@ def caption(
     if n_largest:
         changes.append(f"without the {n_largest} dimensions with the largest shares of all cosines")
     centred_on = ", ".join(changes) or "as the encoder has it"
-    is_difference = "to_y" in table
-    what = "The difference of the similarities" if is_difference else "The similarity"
+    what = "The difference of the similarities" if of_three(table) else "The similarity"
     order = table["contribution"].abs().sort_values(ascending=False, kind="stable").index[:SAID]
     largest = table.loc[order]
     names = _told_apart(table, largest)
     if "other_kind" in table:
-        others = _told_apart(table, largest, "other_")
+        others = _names_of_others(largest, lambda rows, _: _told_apart(table, rows, "other_"))
         names = [f"{x} × {y}" for x, y in zip(names, others, strict=True)]
     parts = [
         f"{name} {row['contribution']:+.3f}"
-        + (f" (random pairs {row['random']:+.3f} ± {row['spread']:.3f})" if "random" in row else "")
+        + (
+            f" ({_random(table)} {row['random']:+.3f} ± {row['spread']:.3f})"
+            if "random" in row
+            else ""
+        )
         for name, (_, row) in zip(names, largest.iterrows(), strict=True)
     ]
     through = (

@@ -126,14 +126,19 @@ def without_heads(
 
 
 def edited_vectors(
-    lens: LensModel, prompts: Sequence[str], edits: Mapping[Key, Edit], *, progress: bool = True
+    lens: LensModel,
+    prompts: Sequence[str],
+    edits: Mapping[Key, Edit],
+    place: Place = A_SUM,
+    *,
+    progress: bool = True,
 ) -> dict[Key, Float[Tensor, "n d"]]:
-    """Return A^L of prompts under each of many edits of the last token."""
+    """Return a vector of prompts, A^L by default, under each of many edits of the last token."""
     found = {key: torch.zeros(len(prompts), lens.d_model) for key in edits}
     with tqdm(total=len(prompts), desc="without heads", disable=not progress) as bar:
         for prefix in prefixes(lens, prompts):
-            for key, read in record_edits(lens, prefix, edits, [A_SUM]).items():
-                found[key][prefix.rows] = read.vectors[A_SUM]
+            for key, read in record_edits(lens, prefix, edits, [place]).items():
+                found[key][prefix.rows] = read.vectors[place]
             bar.update(len(prefix.rows))
     return found
 

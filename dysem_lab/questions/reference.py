@@ -80,7 +80,9 @@ class Reference:
         shares: Each dimension's share of the mean cosine of two of its texts.
         added: Key → mean and standard deviation of what it adds to the centred similarity of
             random pairs; none of two texts, which are one pair.
-        n_pairs: How many those are.
+        told_apart: Key → the same of what it adds to the difference of two such similarities:
+            random triples of x, y and z, each with y and z exchanged too, so that the mean is 0.
+        n_pairs: How many pairs those are.
         seed: Of the random pairs.
     """
 
@@ -91,6 +93,7 @@ class Reference:
     mean: Float[Tensor, " d"]
     shares: Float[Tensor, " d"]
     added: dict[Key, tuple[float, float]]
+    told_apart: dict[Key, tuple[float, float]]
     n_pairs: int
     seed: int
 
@@ -165,8 +168,8 @@ def _measured(
         None if by == "dimension" else split if directions is None else along(vectors, directions)
     )
     fixed = fixed_of(encoder, by, views, directions)
-    # Key → the number, the sum and the sum of squares of what the part adds.
-    sums: dict[tuple[Key, ...], Float[Tensor, "moments parts"]] = {}
+    # Key → the number, the sum and the sum of squares of what the part adds to pairs, to triples.
+    sums: dict[tuple[Key, ...], Float[Tensor, "2 moments parts"]] = {}
     of_fixed: Tensor | float = 0.0
     for i in range(n if parted is None else len(parted.texts)):
         of_pairs, others = [], np.delete(np.arange(n), i)
@@ -190,19 +193,26 @@ def _measured(
         sums[keys] = sums.get(keys, 0) + _moments(added)
     if fixed is not None and isinstance(of_fixed, Tensor):
         sums[tuple((None, *key) for key in keys_of(fixed.labels))] = of_fixed
-    added_by: dict[Key, Float[Tensor, " moments"]] = {}
+    added_by: dict[Key, Float[Tensor, "2 moments"]] = {}
     for keys, moments in sums.items():
-        for key, of_key in zip(keys, moments.T, strict=True):
+        for key, of_key in zip(keys, moments.unbind(-1), strict=True):
             added_by[key] = added_by.get(key, 0) + of_key
     if n == 2:  # one pair, read both ways: the spread would be the rounding
         added_by = {}
-    spread = {key: _mean_and_spread(*moments.tolist()) for key, moments in added_by.items()}
+    by_pair, by_triple = (
+        {key: _mean_and_spread(*moments[i].tolist()) for key, moments in added_by.items()}
+        for i in range(2)
+    )
     about = (corpus.name, corpus.digest, corpus.n_texts)
-    return Reference(*about, parted, mean, shares, spread, n_pairs, seed)
+    return Reference(*about, parted, mean, shares, by_pair, by_triple, n_pairs, seed)
 
 
-def _moments(added: Float[Tensor, "parts pairs"]) -> Float[Tensor, "moments parts"]:
-    return torch.stack([torch.ones_like(added), added, added.square()]).sum(-1)
+def _moments(added: Float[Tensor, "parts pairs"]) -> Float[Tensor, "2 moments parts"]:
+    """Return the moments of what parts of a text add to pairs, and to the differences of two."""
+    n = added.shape[1]
+    i, j = (1 - torch.eye(n)).nonzero().T
+    both = added, added[:, i] - added[:, j]
+    return torch.stack([torch.stack([of**0, of, of**2]).sum(-1) for of in both])
 
 
 def dimension_keys(width: int) -> tuple[Key, ...]:
@@ -211,7 +221,9 @@ def dimension_keys(width: int) -> tuple[Key, ...]:
 
 
 def _mean_and_spread(n: float, total: float, squares: float) -> tuple[float, float]:
-    """Return mean and standard deviation from the three sums."""
+    """Return mean and standard deviation from the three sums; NaN of none."""
+    if not n:
+        return math.nan, math.nan
     mean = total / n
     variance = squares / n - mean * mean
     return mean, 0.0 if variance < 0 else math.sqrt(variance)  # of a NaN both are one

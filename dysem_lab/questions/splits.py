@@ -26,7 +26,7 @@ from dysem_lab.models.parts import SPLITS, Fixed, Part, Parts, neurons, of_each,
 from dysem_lab.models.store import prompt_key
 from dysem_lab.questions.saving import atomic_write
 
-FORMAT = "4"  # of what is kept on disk
+FORMAT = "5"  # of what is kept on disk
 MOST_BYTES = 2**29  # of all corpora on disk
 FEWEST = 2  # texts that are kept at least
 KEPT = 32  # texts in one view, split in one way, that are remembered

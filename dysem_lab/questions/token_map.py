@@ -1,17 +1,19 @@
-"""Two texts with their tokens coloured by what they add to the similarity: HTML without scripts.
+"""Texts with their tokens coloured by what they add to the similarity: HTML without scripts.
 
-Pointing at a token of one text colours the tokens of the other by what the two add together: rules
+Pointing at a token of one text colours the tokens of the others by what the two add together: rules
 of style alone, so it works in a notebook, in an exported page and without a network.
 """
 
 import hashlib
 import html
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
 from dysem_lab.models.readout import visible
+from dysem_lab.questions.explain_picture import of_three
 from dysem_lab.questions.style import PALETTE, rgba
 
 LISTED = 8  # words that are named
@@ -24,6 +26,7 @@ STYLE = """
 .dl-map .dl-name {color: #777; font-size: 12px; margin-inline-end: 0.6em; white-space: nowrap}
 .dl-map .dl-t {border-radius: 3px; padding: 2px 0; white-space: pre-wrap; cursor: default}
 .dl-map .dl-t.dl-frame {color: #888; font-size: 13px}
+.dl-map .dl-t.dl-both {border-bottom: 2px dotted #888}
 .dl-map .dl-t:hover {outline: 2px solid #777}
 .dl-map .dl-note {color: #777; font-size: 12px; line-height: 1.5}
 </style>
@@ -31,43 +34,41 @@ STYLE = """
 
 
 def token_map(table: pd.DataFrame, words: pd.DataFrame | None = None) -> str:
-    """Return both texts of an explanation by token with their tokens coloured, as HTML.
+    """Return the texts of an explanation by token with their tokens coloured, as HTML.
 
     Args:
-        table: Of `dysem_lab.explain` by "token", with ``by_other`` "token" or None (x alone).
+        table: Of `dysem_lab.explain` or `dysem_lab.explain_difference` by "token", with
+            ``by_other`` "token" or None (x alone).
         words: Its words, in the order in which the first of them are named.
 
     Returns:
-        A fragment of a page. Orange adds to the similarity, blue takes away from it; the tokens of
-        the template are small and grey.
+        A fragment of a page. Orange adds to the similarity, blue takes away from it; of a
+        difference, orange pulls x to y, blue to z. The tokens of the template are small and grey,
+        those that it shares with the text have a dotted line below.
     """
-    crossed = "other_kind" in table
-    of_y = [name for name in table if name.startswith("other_")]
-    n_y = len(table.drop_duplicates(of_y)) if crossed else 1
-    added = table["contribution"].to_numpy().reshape(-1, n_y)
-    sides = {"x": (table.drop(columns=of_y).iloc[::n_y], added.sum(1))}
-    if crossed:
-        y = table[of_y].iloc[:n_y].rename(columns=lambda name: name.removeprefix("other_"))
-        sides["y"] = (y, added.sum(0))
-    bound = max(float(np.abs(totals).max()) for _, totals in sides.values()) or 1.0
+    of_others = [name for name in table if name.startswith("other_")]
+    n_others = len(table.drop_duplicates(of_others)) if of_others else 1
+    added = table["contribution"].to_numpy().reshape(-1, n_others)
+    sides = {"x": (table.drop(columns=of_others).iloc[::n_others], added.sum(1))}
+    others, totals = table[of_others].iloc[:n_others].reset_index(drop=True), added.sum(0)
+    others = others.rename(columns=lambda name: name.removeprefix("other_"))
+    whose = others.get("text", pd.Series("y", others.index)) if of_others else pd.Series([])
+    sides |= {str(side): (of, totals[of.index]) for side, of in others.groupby(whose, sort=False)}
+    bound = max(float(np.abs(of).max()) for _, of in sides.values()) or 1.0
     lines = [_lines(side, parts, totals, bound) for side, (parts, totals) in sides.items()]
-    body = (
-        "".join("".join(pair) for pair in zip(*lines, strict=True))
-        if crossed
-        else "".join(lines[0])
-    )
-    body += _listed(words)
+    body = "".join("".join(of_language) for of_language in zip(*lines, strict=True))
+    body += _listed(words, of_three(table))
     name = "dl-" + hashlib.sha256((body + str(added.sum())).encode()).hexdigest()[:8]
-    rules = _links(name, added) if crossed else ""
-    pointing = (
-        " Point at a token to see with which tokens of the other text it does so."
-        if crossed
-        else ""
-    )
-    note = (
-        "Orange adds to the similarity, blue takes away from it; small and grey is the template."
-        f"{pointing} Hold the pointer still for the numbers."
-    )
+    rules = _links(name, added, whose.tolist()) if of_others else ""
+    differs = of_three(table)
+    note = "Orange pulls x to y, blue to z" if differs else "Orange adds to the similarity, blue "
+    note += "" if differs else "takes away from it"
+    note += "; small and grey is the template"
+    note += ", a dotted line is below what it shares with the text." if "dl-both" in body else "."
+    if of_others:
+        of_which = "texts" if differs else "text"
+        note += f" Point at a token to see with which tokens of the other {of_which} it does so."
+    note += " Hold the pointer still for the numbers."
     return (
         f'{STYLE}<style>{rules}</style><div class="dl-map {name}">{body}'
         f'<div class="dl-note">{note}</div></div>'
@@ -83,11 +84,13 @@ def _lines(
     for language, mine in places.groupby("language", sort=False, dropna=False):
         tokens = mine[mine["token"].notna()]
         spans = []
-        for i, token, of_text in zip(tokens.index, tokens["token"], tokens["of_text"], strict=True):
-            frame = "" if of_text else " dl-frame"
+        for i, row in tokens.iterrows():
+            frame = "" if row["of_text"] else " dl-frame"
+            frame += " dl-both" if row["of_text"] and row["of_template"] else ""
+            token = visible(row["token"])
             spans.append(
                 f'<span data-of={side} class="dl-t dl-{side}{i}{frame}" style="background:'
-                f'{_colour(totals[i], bound)}" title="{totals[i]:+.4f}">{visible(token)}</span>'
+                f'{_colour(totals[i], bound)}" title="{totals[i]:+.4f}">{token}</span>'
             )
         others = mine[mine["token"].isna()]
         rest = [
@@ -102,12 +105,13 @@ def _lines(
     return lines
 
 
-def _listed(words: pd.DataFrame | None) -> str:
+def _listed(words: pd.DataFrame | None, differs: bool) -> str:
     """Return the first words in their order, with the number that they are ordered by."""
     if words is None:
         return ""
     order = "left_out" if "left_out" in words else "contribution"
-    head = "the similarity loses without" if order == "left_out" else "largest parts of words"
+    what = "the difference" if differs else "the similarity"
+    head = f"{what} loses without" if order == "left_out" else "largest parts of words"
     said = [
         f"{html.escape(word)} {value:+.3f}"
         for word, value in zip(words["word"][:LISTED], words[order], strict=False)
@@ -118,20 +122,23 @@ def _listed(words: pd.DataFrame | None) -> str:
     )
 
 
-def _links(name: str, added: Float[np.ndarray, "x y"]) -> str:
-    """Return the rules that colour the other text's tokens while one is pointed at."""
+def _links(name: str, added: Float[np.ndarray, "x others"], whose: Sequence[str]) -> str:
+    """Return the rules that colour the other texts' tokens while one is pointed at."""
     bound = float(np.abs(added).max()) or 1.0
     rules = [
-        f".{name}:has(.dl-{side}{i}:hover) .dl-{other}{j}.dl-t"
-        f"{{background:{_colour(values[i, j], bound)}!important}}"
-        for side, other, values in (("x", "y", added), ("y", "x", added.T))
-        for i, j in zip(*np.nonzero(np.abs(values) >= LEAST * bound), strict=True)
+        f".{name}:has([data-of={side}]:hover) [data-of]:not([data-of={side}])"
+        "{background:transparent!important}"
+        for side in ("x", *dict.fromkeys(whose))
     ]
-    quiet = [
-        f".{name}:has([data-of={side}]:hover) [data-of={other}]{{background:transparent!important}}"
-        for side, other in (("x", "y"), ("y", "x"))
-    ]
-    return "".join([*quiet, *rules])
+    first = {side: whose.index(side) for side in whose}
+    for i, j in zip(*np.nonzero(np.abs(added) >= LEAST * bound), strict=True):
+        x, other = f".dl-x{i}", f".dl-{whose[j]}{j - first[whose[j]]}"
+        rules += [
+            f".{name}:has({pointed}:hover) {shown}.dl-t"
+            f"{{background:{_colour(added[i, j], bound)}!important}}"
+            for pointed, shown in ((x, other), (other, x))
+        ]
+    return "".join(rules)
 
 
 def _colour(value: float, bound: float) -> str:

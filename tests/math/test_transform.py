@@ -15,6 +15,7 @@ from dysem_lab.data.fit_texts import fit_texts
 from dysem_lab.encoders.maps import (
     FITTED,
     PROJECTIONS,
+    fewest_texts,
     fitted,
     principal,
     random_rotation,
@@ -35,7 +36,7 @@ def normal(seed, *shape):
 
 
 def test_hand_computed_cases():
-    fit = torch.tensor([[1.0, 0.0], [3.0, 4.0]])  # mean (2, 2), deviations (1, 2)
+    fit = torch.tensor([[1.0, 0.0], [3.0, 4.0]]).repeat(2, 1)  # mean (2, 2), deviations (1, 2)
     x = torch.tensor([[3.0, 2.0], [2.0, 0.0]])
     assert fitted("centre", fit)(x).tolist() == [[1.0, 0.0], [0.0, -2.0]]
     assert fitted("z", fit)(x).tolist() == [[1.0, 0.0], [0.0, -1.0]]
@@ -47,9 +48,9 @@ def test_hand_computed_cases():
     torch.testing.assert_close(found, torch.tensor([[0.8, -0.4]]))
     found = fitted("pca", fit, 1)(x[:1])
     torch.testing.assert_close(found.abs(), torch.tensor([[5**-0.5]]))
-    # The variance along it is that of ±√5, which is 10.
+    # The variance along it is that of twice ±√5, which is 20/3.
     found = fitted("whitening", fit, 1)(x[:1])
-    torch.testing.assert_close(found.abs(), torch.tensor([[50**-0.5]]))
+    torch.testing.assert_close(found.abs(), torch.tensor([[(100 / 3) ** -0.5]]))
 
 
 def test_the_projections_are_those_of_scikit_learn():
@@ -100,14 +101,22 @@ def test_all_compute_in_float64_and_keep_the_precision(seed, kind):
 @pytest.mark.parametrize(
     ("kind", "vectors", "k", "said"),
     [
-        ("pca", torch.randn(5, 8), 5, r"k=5 principal directions need at least 6 fitting texts"),
+        ("pca", torch.randn(5, 8), 5, r"k=5 needs at least 6 .* got 5; .* use a smaller k"),
+        ("whitening", torch.randn(7, 8), 5, r"k=5 needs at least 8 fitting texts that differ"),
+        ("z", torch.randn(3, 8), None, r"'z' needs at least 4 .*, got 3; .* or use 'centre'"),
         ("whitening", torch.randn(5, 8), 9, "k=9 principal directions are more than the 8"),
-        ("all_but_the_top", torch.randn(3, 8), None, r"at least 4 fitting texts, but there are 3"),
+        ("all_but_the_top", torch.randn(3, 8), None, r"k=3 needs at least 4 .* got 3"),
         ("whitening", torch.randn(2, 8).repeat(5, 1), 3, "span 1 directions, fewer than k=3"),
         ("pca", torch.randn(5, 8), None, "needs k"),
-        ("centre", torch.randn(1, 8), None, "two texts or more"),
+        ("centre", torch.randn(1, 8), None, "'centre' needs at least 2 .* got 1; fit on more"),
+        ("centre", torch.randn(8), None, r"vectors \[n, d\], got \(8,\)"),
         ("centre", torch.tensor([[1.0, float("nan")], [1.0, 2.0]]), None, "NaN"),
-        ("z", torch.tensor([[1.0, 5.0], [2.0, 5.0]]), None, "dimension 1 has one value in all 2"),
+        (
+            "z",
+            torch.tensor([[1.0, 5.0], [2.0, 5.0]]).repeat(2, 1),
+            None,
+            "1 has one value in all 4",
+        ),
         ("mean_direction", torch.tensor([[1.0, 5.0], [-1.0, -5.0]]), None, "no direction"),
         ("centring", torch.randn(4, 8), None, "unknown transform"),
     ],
@@ -115,6 +124,21 @@ def test_all_compute_in_float64_and_keep_the_precision(seed, kind):
 def test_what_cannot_be_fitted_is_refused(kind, vectors, k, said):
     with pytest.raises(InputError, match=said):
         fitted(kind, vectors, k)
+
+
+@pytest.mark.parametrize(("kind", "k"), [("z", 1), ("whitening", 1), ("whitening", 4)])
+def test_with_fewer_texts_a_scaled_vector_has_no_expected_length(kind, k):
+    """Squared lengths of other vectors, by draws: their mean is finite from the least number on.
+
+    Of normal values it is k (n + 1) (n − 1) / (n (n − k − 2)), of z-scores n / (n − 1) times that.
+    """
+    n = fewest_texts(kind, k) + 6  # far enough from it for a mean of draws
+    found = torch.stack(
+        [fitted(kind, normal(seed, n, k), k)(normal(10**6 + seed, 50, k)) for seed in range(600)]
+    )
+    expected = k * (n + 1) * (n - 1) / (n * (n - k - 2)) * (n / (n - 1) if kind == "z" else 1)
+    assert found.square().sum(-1).mean().item() == pytest.approx(expected, rel=0.06)
+    assert fewest_texts(kind, k) - k - 2 == 1  # the first n for which the divisor is above 0
 
 
 def test_principal_directions_are_those_of_the_covariance():
@@ -145,7 +169,7 @@ def test_fitting_texts_are_different_ones_and_named():
 @pytest.mark.parametrize("kind", FITTED)
 def test_a_dense_encoder_is_changed_in_one_line(tiny_lens, kind):
     encoder = dl.PromptEncoder(tiny_lens)
-    k = 3 if kind in PROJECTIONS else None
+    k = 2 if kind in PROJECTIONS else None
     changed = Transform(kind, fit=FIT, k=k)(encoder, progress=False)
     before = encoder.encode([*FIT, *TEXTS], progress=False).vectors
     expected = fitted(kind, before[: len(FIT)], k)(before[len(FIT) :])
@@ -244,7 +268,11 @@ def test_wrong_settings_are_refused(tiny_lens, tmp_path):
         (lambda: Transform("z", k=3), "k=3 goes with pca, whitening, all_but_the_top"),
         (lambda: Transform("rotation", seed=-1), "seed"),
         (lambda: Transform("centre")("prompteol"), "takes an encoder"),
-        (lambda: Transform("pca", FIT, k=5)(encoder, progress=False), "need at least 6 fitting"),
+        (
+            lambda: Transform("pca", FIT, k=5)(encoder, progress=False),
+            "k=5 needs at least 6 fitting",
+        ),
+        (lambda: Transform("z", FIT[:2])(encoder, progress=False), "at least 4 fitting texts"),
         (lambda: Transform("centre", FIT[:1])(encoder), "two different texts"),
     ):
         with pytest.raises(InputError, match=said):

@@ -245,6 +245,9 @@ def test_tokens_know_which_of_them_are_the_text(tiny_lens):
     (prompt,) = wrap(TEXTS[1:2])
     ((labels, _, _),) = parts_of(tiny_lens, [prompt], "attn", "token")
     assert "".join(label.token for label in labels if label.of_text) == TEXTS[1]
+    around = [label for label in labels if not label.of_text]
+    assert all(label.of_template for label in around)
+    assert "".join(label.token for label in around).endswith('" means in one word:"')
 
 
 def test_what_does_not_decompose_is_refused_with_what_does(tiny_lens):

@@ -81,16 +81,20 @@ def test_random_pairs_are_those_of_the_corpus(tiny_lens):
     sets = encoder.encode(CORPUS["en"], progress=False).sets
     parts = (acts - acts.mean(0)).double()
     whole = parts.sum(1)
-    added = []
+    added, told_apart = [], []
     for i in range(4):
+        of_i = []
         for j in set(range(4)) - {i}:
             U = sets[i] | sets[j]
             norms = whole[i][U].norm() * whole[j][U].norm()
-            added.append(((parts[i] * U) @ whole[j] / norms).numpy())
-    for block in range(tiny_lens.n_layers):
-        mean, spread = found.added[None, "block", block, None]
-        values = np.array(added)[:, block]
-        assert (mean, spread) == pytest.approx((values.mean(), values.std()), abs=2e-3)
+            of_i.append(((parts[i] * U) @ whole[j] / norms).numpy())
+        added += of_i
+        told_apart += [y - z for y in of_i for z in of_i if y is not z]
+    for known, by_hand in ((found.added, added), (found.told_apart, told_apart)):
+        for block in range(tiny_lens.n_layers):
+            mean, spread = known[None, "block", block, None]
+            values = np.array(by_hand)[:, block]
+            assert (mean, spread) == pytest.approx((values.mean(), values.std()), abs=2e-3)
 
 
 def test_neurons_of_a_pair_and_of_random_pairs_are_those_by_hand(tiny_folder):
@@ -140,6 +144,15 @@ def test_neurons_of_a_pair_and_of_random_pairs_are_those_by_hand(tiny_folder):
     random = torch.stack([added(i, j) for i in range(4) for j in range(4) if i != j])
     assert np.allclose(found["random"], random.mean(0).numpy(), atol=1e-4)
     assert np.allclose(found["spread"], random.std(0, correction=0).numpy(), atol=1e-4)
+    found = explain_difference(
+        encoder, X, Y, CORPUS["en"][1], "neuron", CORPUS, progress=False
+    ).table
+    assert np.allclose(found["contribution"], (added(4, 5) - added(4, 1)).numpy(), atol=1e-5)
+    triples = [(i, j, k) for i in range(4) for j in range(4) for k in range(4)]
+    triples = [added(i, j) - added(i, k) for i, j, k in triples if len({i, j, k}) == 3]
+    spread = torch.stack(triples).std(0, correction=0).numpy()
+    assert np.allclose(found["spread"], spread, atol=1e-4)
+    assert np.allclose(found["random"], 0, atol=1e-9)
 
 
 def test_directions_are_principal_components_and_what_they_do_not_hold(tiny_lens):
@@ -284,6 +297,125 @@ def test_a_difference_is_that_of_two_explanations(tiny_lens):
     assert by_dimension.table["contribution"].sum() == pytest.approx(
         by_dimension.encoder_similarity, abs=1e-5
     )
+
+
+def test_a_difference_is_beside_random_triples(tiny_lens):
+    encoder = dl.DySem(tiny_lens, ("en", "fr"), k=0.5)
+    renderings = {"fr": [*RENDERINGS["fr"], "Il pleut."]}
+    for by in ("head", "token", "language", "dimension"):
+        found = explain_difference(encoder, X, Y, Z, by, CORPUS, renderings, progress=False)
+        table = found.table.dropna(subset="surprise")
+        assert len(table)
+        assert np.allclose(table["random"], 0, atol=1e-9)
+        assert np.allclose(table["surprise"], table["contribution"] / table["spread"], atol=1e-4)
+        surprising = found.top(3, "surprise").index.tolist()
+        assert surprising == found.table["surprise"].abs().nlargest(3).index.tolist()
+        assert (
+            "random triples +0.000 ±" in found.caption or "random triples -0.000" in found.caption
+        )
+        assert "random pairs" not in found.caption + found.figure.to_json()
+    two = {code: texts[:2] for code, texts in CORPUS.items()}
+    found = explain_difference(encoder, X, Y, Z, "head", two, renderings, progress=False)
+    assert "random" not in found.table
+
+
+def test_a_difference_of_tokens_is_that_of_two_matrices(tiny_lens, tmp_path):
+    encoder = dl.DySem(tiny_lens, ("en", "fr"), k=0.5)
+    renderings = {"fr": [*RENDERINGS["fr"], "Il pleut."]}
+    asked = {"centre": CORPUS, "progress": False}
+    found = explain_difference(
+        encoder, X, Y, Z, "token", by_other="token", renderings=renderings, **asked
+    )
+    to_y, to_z = (
+        explain(encoder, X, other, "token", "token", renderings={"fr": fr}, **asked)
+        for other, fr in ((Y, renderings["fr"][:2]), (Z, renderings["fr"][::2]))
+    )
+    matrix = found.matrix()
+    whose = matrix.columns.get_level_values("other_text")
+    for name, one, sign in (("y", to_y, 1), ("z", to_z, -1)):
+        expected = sign * one.matrix().to_numpy()
+        assert np.allclose(matrix.to_numpy()[:, whose == name], expected, atol=1e-7)
+    assert found.similarity == pytest.approx(to_y.similarity - to_z.similarity, abs=1e-6)
+    alone = explain_difference(encoder, X, Y, Z, "token", renderings=renderings, **asked)
+    assert np.allclose(matrix.sum(axis=1), alone.table["contribution"], atol=1e-6)
+    for one in ("x", "x, fr", "y", "y, fr", "z", "z, fr"):
+        assert f'<span class="dl-name">{one}' in found.above
+    assert "Orange pulls x to y, blue to z" in found.above
+    assert found.above in found.save(tmp_path)["html"].read_text(encoding="utf-8")
+    drawn = found.figure.data[0]
+    assert sum(map(sum, drawn.z)) == pytest.approx(found.similarity, abs=1e-5)
+    assert {text.split(":")[0] for text in found.figure.layout.xaxis.ticktext} == {"y", "z"}
+    assert re.search(r" × [yz]: ", found.caption)
+    by_head = explain_difference(
+        encoder, X, Y, Z, "head", by_other="block", **asked | {"renderings": renderings}
+    )
+    assert by_head.similarity == pytest.approx(found.similarity, abs=1e-5)
+    assert by_head.above == ""
+
+
+def test_coloured_sentences_of_three_texts_in_any_script(tiny_lens):
+    """Tokens in their order, escaped, each line in its own direction, no script, no address."""
+    encoder = dl.DySem(tiny_lens, ("en",), k=0.9)
+    x, y, z = "ريح <قوية>", "猫が寝る", "חתול & ישן"
+    found = explain_difference(encoder, x, y, z, "token", None, by_other="token", progress=False)
+    shown = re.sub(r"<style>.*?</style>", "", found.above, flags=re.S)
+    assert shown.count('dir="auto"') >= 3
+    assert "<script" not in found.above
+    assert "http" not in found.above
+    assert {"&lt;", "&amp;"} <= {*re.findall("&[a-z]+;", shown)}
+    assert "<قوية>" not in shown
+    n_tokens = {side: len(re.findall(rf"data-of={side} ", shown)) for side in "xyz"}
+    whose = found.matrix().columns.get_level_values("other_text")
+    assert n_tokens == {"x": len(found.matrix()), "y": sum(whose == "y"), "z": sum(whose == "z")}
+    values = found.matrix().to_numpy()
+    i, j = np.unravel_index(np.abs(values[:, whose == "z"]).argmax(), values[:, whose == "z"].shape)
+    assert f":has(.dl-x{i}:hover) .dl-z{j}.dl-t" in found.above
+    assert f":has(.dl-z{j}:hover) .dl-x{i}.dl-t" in found.above
+
+
+def test_texts_that_cannot_be_told_apart_are_refused(tiny_lens):
+    encoder = dl.DySem(tiny_lens, ("en",), k=0.5)
+    for z in (Y, Y.removesuffix(".")):
+        for one in (encoder, dl.MeanPooling(tiny_lens)):
+            if one is encoder or z == Y:
+                with pytest.raises(InputError, match="are one text to the encoder"):
+                    explain_difference(one, X, Y, z, "dimension", CORPUS, progress=False)
+    refused = [
+        (("", Y, Z), {}, "empty"),
+        ((X, Y, ""), {}, "empty"),
+        ((X, Y, [Z]), {}, "a text must be a string"),
+        ((X, Y, Z), {"centre": {"en": ["one", "one"]}}, "two different texts or more, got 1"),
+        ((X, Y, Z), {"centre": {"en": [X, Y, Z]}}, "no other text than those explained"),
+        ((X, Y, Z), {"renderings": {"fr": ["un", "deux"]}}, "must be the 3 texts in it"),
+        ((X, Y, Z), {"by_other": "dimension"}, "meets the same dimension"),
+        ((X, Y, Z), {"drop_largest": 10_000}, "drop fewer"),
+        ((X, Y, Z), {"by": "direction"}, "go together"),
+    ]
+    for texts, asked, said in refused:
+        with pytest.raises(InputError, match=said):
+            explain_difference(encoder, *texts, **{"centre": CORPUS, "progress": False, **asked})
+    same = explain_difference(encoder, X, X, Z, "head", CORPUS, progress=False)
+    assert same.table["to_y"].sum() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("name", ["gemma-3-270m", "smollm2-135m"])
+def test_a_full_stop_and_the_quotation_mark_after_it_are_one_token(embedded, name):
+    """Both tokenizers make one of them, which is of the text and of the template."""
+    lens = embedded(name)
+    encoder = dl.DySem(lens, ("en",), k=0.25)
+    merged = {"A man plays": '."', "A man plays.": '."', "Who plays?": '."', "He said 'no'": "'\""}
+    for text, token in merged.items():
+        found = explain(encoder, text, "It rains.", "token", "token", None, progress=False)
+        table = found.table.drop_duplicates("position")
+        both = table[table["of_text"].eq(True) & table["of_template"].eq(True)]
+        assert both["token"].tolist() == [token]
+        of_text = "".join(table.loc[table["of_text"].eq(True), "token"])
+        (prompt,) = dl.wrap([text])
+        assert of_text == prompt[prompt.start : prompt.stop - 1] + token
+        alone = table[table["of_text"].eq(True) & table["of_template"].eq(False)]
+        assert "".join(alone["token"]) == of_text.removesuffix(token)
+        assert found.above.count('dl-both"') == 2  # of x, and of y
+        assert "a dotted line is below what it shares with the text" in found.above
 
 
 def test_equal_and_short_texts(tiny_lens):
@@ -530,3 +662,11 @@ def test_words_are_left_out_in_the_language_that_is_read(tiny_lens, monkeypatch)
     left = float(x[U] @ y[U] / (x[U].norm() * y[U].norm()))
     row = found.words.set_index("word").loc["joue."]
     assert row["left_out"] == pytest.approx(found.similarity - left, abs=1e-6)
+    renderings = {"fr": [*RENDERINGS["fr"], "Il pleut."]}
+    found = explain_difference(encoder, X, Y, Z, "token", None, renderings, progress=False)
+    other = encoder.encode(["Il pleut."], language="fr", progress=False)
+    z, U = other.vectors[0].double(), whole.sets[0] | other.sets[0]
+    to_z = float(x[U] @ z[U] / (x[U].norm() * z[U].norm()))
+    row = found.words.set_index("word").loc["joue."]
+    assert row["left_out"] == pytest.approx(found.similarity - (left - to_z), abs=1e-6)
+    assert "the difference loses without" in found.above

@@ -1,0 +1,223 @@
+"""Does a similarity need these heads? Those that an explanation names, taken out of x's pass.
+
+An explanation says what heads wrote. Here later blocks read the pass without them, beside passes
+without random other heads that wrote as much: notebook 26.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import torch
+
+from dysem_lab.display import Progress
+from dysem_lab.encoders.base import LensEncoder
+from dysem_lab.errors import InputError
+from dysem_lab.inputs import array_of, at_least
+from dysem_lab.joint import joint_cosine
+from dysem_lab.models.lens import LensModel
+from dysem_lab.questions.explain import Texts, columns_of
+from dysem_lab.questions.finding import Facts, Finding
+from dysem_lab.questions.heads_passes import (
+    Head,
+    edited_vectors,
+    heads_of_equal_length,
+    mean_z,
+    together,
+    without_heads,
+)
+from dysem_lab.questions.heads_picture import CHOSEN, PLAIN, RANDOM
+from dysem_lab.questions.pair_parts import PartMeans
+from dysem_lab.questions.reference import corpus_of
+from dysem_lab.questions.style import PALETTE, layout
+
+NAMES = {CHOSEN: "these heads", RANDOM: RANDOM}
+
+
+@dataclass(frozen=True, repr=False)
+class HeadAblation(Finding):
+    """A finding about some heads and one pair.
+
+    Attributes:
+        similarity: Centred, of the plain pass: that of `dysem_lab.explain`.
+        predicted: What the exact sum says that is left without what the heads wrote.
+    """
+
+    similarity: float
+    predicted: float
+
+
+def head_ablation(
+    encoder: LensEncoder,
+    x: str | Mapping[str, str],
+    y: str | Mapping[str, str],
+    heads: pd.DataFrame | Sequence[Head],
+    centre: object = "demo",
+    renderings: Mapping[str, Sequence[str]] | None = None,
+    *,
+    n_draws: int = 20,
+    language: str = "en",
+    seed: int = 0,
+    progress: bool | Progress = True,
+) -> HeadAblation:
+    """Take heads out of the passes of x, and see what is left of its similarity with y.
+
+    At the last token their z is replaced by its mean over the corpus, in every language that is
+    read, and later blocks read that. U is that of the two texts as they are. The control: random
+    other heads whose centred parts of x are together about as long.
+
+    Args:
+        encoder: As for `dysem_lab.explain` by "head", without a contrast.
+        x: The first text, or language → it in that language.
+        y: The second text, likewise; its passes are not changed.
+        heads: Rows of such an explanation, as ``why.top(3, "surprise")``, of which those that are
+            no heads are passed over; or pairs of block and head, 0-based.
+        centre: As for `dysem_lab.explain`; the mean z is over these texts too.
+        renderings: As there.
+        n_draws: Draws of random heads.
+        language: Of x and y themselves.
+        seed: Of the draws.
+        progress: As for `dysem_lab.explain`.
+
+    Returns:
+        A row for the "plain pass", one for the "largest parts" (the heads that were given) and one
+        for each draw of "random heads, equal length": ``which``, ``heads`` ("block.head", 0-based),
+        ``n_heads``, ``length`` of their parts of x together, ``similarity`` (centred), ``change``.
+
+    Raises:
+        InputError: No heads, heads that the model does not have, more than half of them, no corpus,
+            a contrast, or as for `dysem_lab.explain`, as are the other errors.
+
+    Source: mean ablation, Wang et al. (arXiv 2211.00593), Section 2.
+    """
+    n_draws = at_least(n_draws, 1, "n_draws")
+    if centre is None:
+        raise InputError("a head is replaced by its mean over a corpus; give centre a corpus")
+    columns = columns_of([x, y], renderings, language)
+    texts = Texts(encoder, columns, "head", centre, 0, language, progress)
+    lens, views = encoder.lens, encoder.views(columns, language)
+    if any(view.edit for view in views):
+        raise InputError(
+            f"{encoder.name} changes heads itself; ask it of the encoder without a contrast"
+        )
+    chosen = _heads(heads, lens)
+    assert texts.split is not None  # as it is by head
+    assert texts.reference is not None
+    labels, parts = texts.split.texts[0].labels, texts.parts(0)
+    of_x = PartMeans(labels, parts, parts.norm(dim=-1), 1)
+    draws = heads_of_equal_length(of_x, chosen, n_draws, seed)
+    tried = [(PLAIN, []), (CHOSEN, chosen), *((RANDOM, draw) for draw in draws)]
+    corpus = corpus_of(centre, encoder.languages, language)
+    read = []
+    for view, of_corpus in zip(views, encoder.views(corpus.renderings, language), strict=True):
+        by = mean_z(lens, of_corpus.prompts)
+        edits = {i: without_heads(lens, of, by) for i, (_, of) in enumerate(tried)}
+        found = edited_vectors(
+            lens, view.prompts[:1], edits, encoder.place, progress=progress is True
+        )
+        read.append(torch.cat([*found.values()]))
+    vectors = encoder.combined(views, torch.stack(read)).vectors.double()
+    vectors = vectors - texts.reference.mean.double()
+    y_and_U = (of.expand(vectors.shape) for of in (texts.vector(1), texts.joint_set(0, 1)))
+    after = joint_cosine(vectors, *y_and_U).numpy()
+    table = pd.DataFrame(
+        {
+            "which": [which for which, _ in tried],
+            "heads": [", ".join(f"{block}.{head}" for block, head in of) for _, of in tried],
+            "n_heads": [len(of) for _, of in tried],
+            "length": [together(of_x, of) for _, of in tried],
+            "similarity": after,
+            "change": after - after[0],
+        }
+    )
+    added = dict(
+        zip(((label.block, label.head) for label in labels), texts.added(0, 1), strict=True)
+    )
+    predicted = float(after[0] - sum(added[head] for head in chosen))
+    asked = {"heads": table["heads"][1], "n_draws": n_draws, "seed": seed}
+    facts = texts.facts(**asked)
+    drawn, said = figure(table, predicted, facts), caption(table, predicted)
+    return HeadAblation("head_ablation", table, drawn, said, facts, float(after[0]), predicted)
+
+
+def _heads(given: object, lens: LensModel) -> list[Head]:
+    """Return different heads, once they are known to be some of the model's."""
+    if isinstance(given, pd.DataFrame):
+        if not {"block", "head"} <= {*given}:
+            raise InputError(
+                "the table has no columns block and head; take rows of dl.explain(…, by='head')"
+            )
+        given = given.loc[given["head"].notna(), ["block", "head"]].astype(int).to_numpy()
+    pairs = array_of(given, "heads")
+    sizes = np.array([lens.n_layers, lens.n_heads])
+    if pairs.size and (pairs.ndim != 2 or pairs.shape[1] != 2 or pairs.dtype.kind not in "iu"):
+        raise InputError(f"heads must be pairs of block and head, got {given!r:.200}")
+    if not pairs.size or (pairs < 0).any() or (pairs >= sizes).any():
+        raise InputError(
+            f"heads must be some of blocks 0 to {lens.n_layers - 1} and heads 0 to "
+            f"{lens.n_heads - 1}, got {given!r:.200}"
+        )
+    found = list(dict.fromkeys((block, head) for block, head in pairs.tolist()))
+    if len(found) > (most := lens.n_layers * lens.n_heads // 2):
+        raise InputError(f"{len(found)} heads leave no {most} others to compare with; give fewer")
+    return found
+
+
+def figure(table: pd.DataFrame, predicted: float, facts: Facts | str) -> go.Figure:
+    """Return the similarity without the heads beside that without each draw of random ones.
+
+    Args:
+        table: Of `head_ablation`.
+        predicted: What the exact sum says.
+        facts: What it was measured on.
+    """
+    drawn = go.Figure()
+    for (which, name), colour, symbol in zip(
+        NAMES.items(), (PALETTE[0], PALETTE[6]), ("diamond", "circle"), strict=True
+    ):
+        rows = table[table["which"] == which]
+        drawn.add_scatter(
+            x=rows["similarity"],
+            y=[name] * len(rows),
+            mode="markers",
+            marker={"color": colour, "symbol": symbol, "size": 11, "opacity": 0.75},
+            customdata=rows["heads"],
+            hovertemplate="%{x:.3f} without %{customdata}<extra></extra>",
+            showlegend=False,
+        )
+    drawn.add_scatter(
+        x=[predicted],
+        y=[NAMES[CHOSEN]],
+        mode="markers",
+        marker={"color": "#555555", "symbol": "line-ns-open", "size": 16},
+        name="what the sum alone says",
+    )
+    plain = table["similarity"][0]
+    drawn.add_vline(x=plain, line={"dash": "dot"}, annotation_text=PLAIN)
+    drawn.update_xaxes(title="centred similarity of x and y")
+    drawn.update_yaxes(type="category", autorange="reversed")
+    return layout(drawn, "Does the similarity need these heads?", facts, 300)
+
+
+def caption(table: pd.DataFrame, predicted: float) -> str:
+    """Return what was found in a sentence of meaning, then the numbers.
+
+    Args:
+        table: Of `head_ablation`.
+        predicted: What the exact sum says.
+    """
+    plain, chosen = table.iloc[0], table.iloc[1]
+    draws = table[table["which"] == RANDOM]
+    as_much = int((draws["change"].abs() >= abs(chosen["change"])).sum())
+    more = "more" if as_much * 20 <= len(draws) else "not clearly more"
+    low, high = draws["similarity"].quantile([0.025, 0.975])
+    return (
+        f"The similarity depends on {'these heads' if chosen['n_heads'] > 1 else 'this head'} "
+        f"{more} than on random ones that wrote as much: {plain['similarity']:.3f} in the plain "
+        f"pass, {chosen['similarity']:.3f} without {chosen['heads']} (block.head, 0-based), "
+        f"{draws['similarity'].mean():.3f} [{low:.3f}, {high:.3f}] without random heads of equal "
+        f"length, of which {as_much} of {len(draws)} draws change it as much. The exact sum "
+        f"without what they wrote is {predicted:.3f}; what later blocks make of it is the rest."
+    )
