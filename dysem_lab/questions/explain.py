@@ -182,9 +182,8 @@ def explanation(texts: "Texts", by_other: str | None = None) -> Explanation:
     on = torch.stack([texts.joint_set(0, j) for j in others]).any(0)
     if by_other is None:
         to = {name: texts.added(0, j) for j, name in others.items()}
-        added = to["y"] - to["z"] if "z" in to else to["y"]
         columns = {f"to_{name}": of for name, of in to.items() if "z" in to}
-        table = texts.beside_random(rows.assign(**columns, contribution=added))
+        table = texts.beside_random(rows.assign(**columns, contribution=_less(to)))
     else:
         table = _crossed(texts, texts if by_other == by else texts.split_by(by_other))
     table = _on(on, table)
@@ -422,7 +421,7 @@ class Texts:
         """The encoder's own similarity of x and y; less that of x and z."""
         read, compare = self.encoded, self.encoder.similarity_pairwise
         own = {name: compare(read[0], read[j]).item() for j, name in self.others.items()}
-        return own["y"] - own.get("z", 0.0)
+        return _less(own)
 
     def added(self, i: int, j: int) -> Float[np.ndarray, " parts"]:
         """Return what each part of a text adds to its similarity with another."""
@@ -514,7 +513,7 @@ class Texts:
             )
             for j, name in self.others.items()
         }
-        return (to["y"] - to["z"] if "z" in to else to["y"]).numpy()
+        return _less(to).numpy()
 
     def beside_random(self, table: pd.DataFrame) -> pd.DataFrame:
         """Return a table with what each part adds to random pairs, or triples, if centred."""
@@ -566,6 +565,11 @@ class Texts:
         return Facts(
             model, ", ".join(said), " / ".join(texts), 1, settings=asked, recorded=recorded
         )
+
+
+def _less(of: Mapping[str, Any]) -> Any:
+    """Return what is of y, less what is of z where there is one."""
+    return of["y"] - of["z"] if "z" in of else of["y"]
 
 
 def _is_number(value: object) -> bool:

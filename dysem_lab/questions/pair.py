@@ -35,32 +35,16 @@ def pair(
     second: Mapping[str, str],
     languages: Sequence[str] | None = None,
     *,
-    k: int | float = 0.25,
-    component: str = "attn",
-    template: str = "prompteol",
-    setting: str = "language-specific",
-    vector: str = "mean",
-    language: str = "en",
     store: VectorStore | None = None,
+    **settings: Any,
 ) -> Finding:
     """Compare two texts under DySem: its similarity, and what each dimension of U adds to it.
 
-    Args, errors and source are those of `pair_view`; `store` is as for `dysem_lab.capture`. The
-    table is that of `pair_table`.
+    Args (k and the other settings too), errors and source are those of `pair_view`; `store` is as
+    for `dysem_lab.capture`. The table is that of `pair_table`.
     """
-    view = pair_view(
-        lens,
-        first,
-        second,
-        languages,
-        k=k,
-        component=component,
-        template=template,
-        setting=setting,
-        vector=vector,
-        language=language,
-        captures=Captures(lens, store),
-    )
+    captures = Captures(lens, store)
+    view = pair_view(lens, first, second, languages, captures=captures, **settings)
     return Finding("pair", pair_table(view), pair_figure(view), pair_caption(view), view.facts)
 
 
