@@ -50,25 +50,26 @@ def token_map(table: pd.DataFrame, words: pd.DataFrame | None = None) -> str:
     n_others = len(table.drop_duplicates(of_others)) if of_others else 1
     added = table["contribution"].to_numpy().reshape(-1, n_others)
     sides = {"x": (table.drop(columns=of_others).iloc[::n_others], added.sum(1))}
-    others, totals = table[of_others].iloc[:n_others].reset_index(drop=True), added.sum(0)
-    others = others.rename(columns=lambda name: name.removeprefix("other_"))
-    whose = others.get("text", pd.Series("y", others.index)) if of_others else pd.Series([])
-    sides |= {str(side): (of, totals[of.index]) for side, of in others.groupby(whose, sort=False)}
+    others = table[of_others].iloc[:n_others].rename(columns=lambda name: name[len("other_") :])
+    whose = others["text"].tolist() if "text" in others else ["y"] * (n_others if of_others else 0)
+    for side in dict.fromkeys(whose):
+        mine = np.array(whose) == side
+        sides[side] = others[mine], added.sum(0)[mine]
     bound = max(float(np.abs(of).max()) for _, of in sides.values()) or 1.0
     lines = [_lines(side, parts, totals, bound) for side, (parts, totals) in sides.items()]
     body = "".join("".join(of_language) for of_language in zip(*lines, strict=True))
     body += _listed(words, of_three(table))
     name = "dl-" + hashlib.sha256((body + str(added.sum())).encode()).hexdigest()[:8]
-    rules = _links(name, added, whose.tolist()) if of_others else ""
-    differs = of_three(table)
-    note = "Orange pulls x to y, blue to z" if differs else "Orange adds to the similarity, blue "
-    note += "" if differs else "takes away from it"
-    note += "; small and grey is the template"
-    note += ", a dotted line is below what it shares with the text." if "dl-both" in body else "."
-    if of_others:
-        of_which = "texts" if differs else "text"
-        note += f" Point at a token to see with which tokens of the other {of_which} it does so."
-    note += " Hold the pointer still for the numbers."
+    rules = _links(name, added, whose) if whose else ""
+    colours, others_are = "adds to the similarity, blue takes away from it", "text"
+    if of_three(table):
+        colours, others_are = "pulls x to y, blue to z", "texts"
+    shared = ", a dotted line is below what it shares with the text" if "dl-both" in body else ""
+    pointing = f" Point at a token to see with which tokens of the other {others_are} it does so."
+    note = (
+        f"Orange {colours}; small and grey is the template{shared}.{pointing if whose else ''}"
+        " Hold the pointer still for the numbers."
+    )
     return (
         f'{STYLE}<style>{rules}</style><div class="dl-map {name}">{body}'
         f'<div class="dl-note">{note}</div></div>'
