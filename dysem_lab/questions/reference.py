@@ -203,6 +203,7 @@ def _measured(
         {key: _mean_and_spread(*moments[i].tolist()) for key, moments in added_by.items()}
         for i in range(2)
     )
+    by_triple = {key: (0.0, spread) for key, (_, spread) in by_triple.items()}  # but for rounding
     about = (corpus.name, corpus.digest, corpus.n_texts)
     return Reference(*about, parted, mean, shares, by_pair, by_triple, n_pairs, seed)
 
