@@ -5,7 +5,7 @@ without random other heads that wrote as much: notebook 26.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -136,8 +136,8 @@ def head_ablation(
         zip(((label.block, label.head) for label in labels), texts.added(0, 1), strict=True)
     )
     predicted = float(after[0] - sum(added[head] for head in chosen))
-    asked = {"heads": table["heads"][1], "n_draws": n_draws, "seed": seed}
-    facts = texts.facts(**asked)
+    facts = texts.facts(n_draws=n_draws, seed=seed)
+    facts = replace(facts, recorded={**facts.recorded, "heads": chosen})
     drawn, said = figure(table, predicted, facts), caption(table, predicted)
     return HeadAblation("head_ablation", table, drawn, said, facts, float(after[0]), predicted)
 
@@ -213,10 +213,12 @@ def caption(table: pd.DataFrame, predicted: float) -> str:
     as_much = int((draws["change"].abs() >= abs(chosen["change"])).sum())
     more = "more" if as_much * 20 <= len(draws) else "not clearly more"
     low, high = draws["similarity"].quantile([0.025, 0.975])
+    each = (map(int, one.split(".")) for one in chosen["heads"].split(", "))
+    named = ", ".join(f"block {block + 1} head {head + 1}" for block, head in each)
     return (
         f"The similarity depends on {'these heads' if chosen['n_heads'] > 1 else 'this head'} "
         f"{more} than on random ones that wrote as much: {plain['similarity']:.3f} in the plain "
-        f"pass, {chosen['similarity']:.3f} without {chosen['heads']} (block.head, 0-based), "
+        f"pass, {chosen['similarity']:.3f} without {named}, "
         f"{draws['similarity'].mean():.3f} [{low:.3f}, {high:.3f}] without random heads of equal "
         f"length, of which {as_much} of {len(draws)} draws change it as much. The exact sum "
         f"without what they wrote is {predicted:.3f}; what later blocks make of it is the rest."

@@ -71,7 +71,11 @@ def test_what_is_left_is_that_of_plain_hooks(tiny_folder, kind):
         if row.which == RANDOM:
             assert not {*heads} & {*chosen}
     assert found.predicted == pytest.approx(found.similarity - top["contribution"].sum(), abs=1e-5)
-    assert f"{table['similarity'][1]:.3f} without {table['heads'][1]}" in found.caption
+    block, head = chosen[0]
+    assert (
+        f"{table['similarity'][1]:.3f} without block {block + 1} head {head + 1}" in found.caption
+    )
+    assert found.facts.record()["heads"] == chosen
 
 
 def test_any_vector_that_is_written_by_heads(tiny_lens):
