@@ -28,7 +28,7 @@ from dysem_lab.questions.heads_passes import (
     together,
     without_heads,
 )
-from dysem_lab.questions.heads_picture import CHOSEN, PLAIN, RANDOM
+from dysem_lab.questions.heads_picture import CHOSEN, LEVEL, PLAIN, RANDOM
 from dysem_lab.questions.pair_parts import PartMeans
 from dysem_lab.questions.reference import corpus_of
 from dysem_lab.questions.style import PALETTE, layout
@@ -76,7 +76,7 @@ def head_ablation(
             no heads are passed over; or pairs of block and head, 0-based.
         centre: As for `dysem_lab.explain`; the mean z is over these texts too.
         renderings: As there.
-        n_draws: Draws of random heads.
+        n_draws: Draws of random heads; 20 are the fewest beside which anything can be sure.
         language: Of x and y themselves.
         seed: Of the draws.
         progress: As for `dysem_lab.explain`.
@@ -211,7 +211,7 @@ def caption(table: pd.DataFrame, predicted: float) -> str:
     plain, chosen = table.iloc[0], table.iloc[1]
     draws = table[table["which"] == RANDOM]
     as_much = int((draws["change"].abs() >= abs(chosen["change"])).sum())
-    more = "more" if as_much * 20 <= len(draws) else "not clearly more"
+    more = "more" if (as_much + 1) / (len(draws) + 1) <= LEVEL else "not clearly more"
     low, high = draws["similarity"].quantile([0.025, 0.975])
     each = (map(int, one.split(".")) for one in chosen["heads"].split(", "))
     named = ", ".join(f"block {block + 1} head {head + 1}" for block, head in each)
