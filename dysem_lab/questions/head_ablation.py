@@ -209,7 +209,7 @@ def caption(table: pd.DataFrame, predicted: float) -> str:
         predicted: What the exact sum says.
     """
     plain, chosen = table.iloc[0], table.iloc[1]
-    draws = table[table["which"] == RANDOM]
+    draws = table[table["which"] == RANDOM].drop_duplicates("heads")  # there may be few such sets
     as_much = int((draws["change"].abs() >= abs(chosen["change"])).sum())
     more = "more" if (as_much + 1) / (len(draws) + 1) <= LEVEL else "not clearly more"
     low, high = draws["similarity"].quantile([0.025, 0.975])
@@ -220,6 +220,6 @@ def caption(table: pd.DataFrame, predicted: float) -> str:
         f"{more} than on random ones that wrote as much: {plain['similarity']:.3f} in the plain "
         f"pass, {chosen['similarity']:.3f} without {named}, "
         f"{draws['similarity'].mean():.3f} [{low:.3f}, {high:.3f}] without random heads of equal "
-        f"length, of which {as_much} of {len(draws)} draws change it as much. The exact sum "
+        f"length, of which {as_much} of {len(draws)} different draws change it as much. The exact sum "
         f"without what they wrote is {predicted:.3f}; what later blocks make of it is the rest."
     )

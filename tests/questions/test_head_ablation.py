@@ -8,6 +8,7 @@ from transformers import AutoModelForCausalLM
 
 import dysem_lab as dl
 from dysem_lab.errors import InputError
+from dysem_lab.questions.head_ablation import caption
 from dysem_lab.questions.heads_picture import CHOSEN, PLAIN, RANDOM
 from tests.questions.test_heads import Plain
 
@@ -76,6 +77,18 @@ def test_what_is_left_is_that_of_plain_hooks(tiny_folder, kind):
         f"{table['similarity'][1]:.3f} without block {block + 1} head {head + 1}" in found.caption
     )
     assert found.facts.record()["heads"] == chosen
+
+
+def test_equal_draws_are_one_draw():
+    """Of the largest heads there may be one set of others that is as long."""
+    draws = [f"0.{i}" for i in range(20)]
+    rows = [(PLAIN, "", 0, 0.5), (CHOSEN, "1.0", 1, 0.3), *((RANDOM, of, 1, 0.48) for of in draws)]
+    table = pd.DataFrame(rows, columns=["which", "heads", "n_heads", "similarity"])
+    table["change"] = table["similarity"] - 0.5
+    assert "on this head more than on random ones" in caption(table, 0.4)
+    assert "0 of 20 different draws" in caption(table, 0.4)
+    table.loc[2:, "heads"] = "0.0"
+    assert "on this head not clearly more than on random ones" in caption(table, 0.4)
 
 
 def test_any_vector_that_is_written_by_heads(tiny_lens):
