@@ -220,6 +220,6 @@ def caption(table: pd.DataFrame, predicted: float) -> str:
         f"{more} than on random ones that wrote as much: {plain['similarity']:.3f} in the plain "
         f"pass, {chosen['similarity']:.3f} without {named}, "
         f"{draws['similarity'].mean():.3f} [{low:.3f}, {high:.3f}] without random heads of equal "
-        f"length, of which {as_much} of {len(draws)} different draws change it as much. The exact sum "
-        f"without what they wrote is {predicted:.3f}; what later blocks make of it is the rest."
+        f"length, of which {as_much} of {len(draws)} different draws change it as much. The exact "
+        f"sum without what they wrote is {predicted:.3f}; what later blocks make of it is the rest."
     )
