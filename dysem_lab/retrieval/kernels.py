@@ -24,6 +24,7 @@ from numba import njit
 FAST = {"reassoc", "contract", "nsz"}
 # A squared norm outside of these may have lost values below or above the range of float32.
 LEAST, MOST = np.float32(2.0**-60), np.float32(2.0**60)
+ALONE = 8  # where fewer than one query in so many can have a row, ‖x‖² is a sum for each of them
 
 
 class Rows(NamedTuple):
@@ -37,30 +38,44 @@ class Rows(NamedTuple):
 
 
 class Query(NamedTuple):
-    """A query in float64, and in float32; x is scaled to a largest value of 1 on S(x)."""
+    """A query in float64; x is scaled to a largest value of 1 on S(x)."""
 
     chosen: np.ndarray  # of the rows of `Rows.off`, those that are dimensions of S(x)
-    on: np.ndarray  # x there, float64
-    x: np.ndarray  # float64 [d]
-    outside2: np.ndarray  # x² off S(x), 0 on it, float64 [d]
+    on: np.ndarray  # x there
+    x: np.ndarray  # [d]
+    outside2: np.ndarray  # x² off S(x), 0 on it, [d]
     inside2: float  # ‖x‖²_{S(x)}
     whole2: float  # ‖x‖²
-    on32: np.ndarray
-    x32: np.ndarray
-    outside2_32: np.ndarray
 
 
-class Sums(NamedTuple):
-    """Sums over the joint sets of a query with n rows, in float32, [n] each."""
+class Rounded(NamedTuple):
+    """A query in float32."""
 
-    dot: np.ndarray
-    least_x2: np.ndarray  # bounds of ‖x‖²
-    most_x2: np.ndarray
-    y2: np.ndarray
+    on: np.ndarray
+    x: np.ndarray
+    outside2: np.ndarray
+
+
+class Queries(NamedTuple):
+    """q queries, one after the other in float64, and side by side in float32."""
+
+    starts: np.ndarray  # of q + 1: where a query begins in chosen and on
+    chosen: np.ndarray
+    on: np.ndarray
+    x: np.ndarray  # [q, d]
+    outside2: np.ndarray  # [q, d]
+    inside2: np.ndarray  # [q]
+    whole2: np.ndarray  # [q]
+    outside2_32: np.ndarray  # [q, d]
+    beside_x: np.ndarray  # float32 [d, q]
+    beside_outside2: np.ndarray  # float32 [d, q]
 
 
 class Best(NamedTuple):
-    """The best rows of a query so far: a heap whose first entry is the worst of them."""
+    """The best rows of a query so far: a heap whose first entry is the worst of them.
+
+    Of q queries the arrays have a first axis of q.
+    """
 
     scores: np.ndarray  # float64 [k]
     rows: np.ndarray  # int64 [k]
@@ -113,6 +128,12 @@ def _offer(best: Best, dot: float, x2: float, y2: float, row: int) -> None:
 
 
 @njit(nogil=True, cache=True)
+def _of_query(best: Best, q: int) -> Best:
+    """Return the best rows of one of some queries."""
+    return Best(best.scores[q], best.rows[q], best.counts[q])
+
+
+@njit(nogil=True, cache=True)
 def _exact(query: Query, rows: Rows, i: int, best: Best, row: int) -> None:
     """Offer row i of a block, computed in float64."""
     dot, y2, x2 = 0.0, 0.0, query.inside2
@@ -129,20 +150,22 @@ def _exact(query: Query, rows: Rows, i: int, best: Best, row: int) -> None:
 
 
 @njit(nogil=True, cache=True, fastmath=FAST)
-def _over_columns(query: Query, off: np.ndarray, dot: np.ndarray, y2: np.ndarray) -> None:
+def _over_columns(
+    chosen: np.ndarray, on: np.ndarray, off: np.ndarray, dot: np.ndarray, y2: np.ndarray
+) -> None:
     """Add the sums over S(x) to dot and ‖y‖², four columns at a time."""
     n, c = len(dot), 0
-    while c + 4 <= len(query.chosen):
-        first, second = off[query.chosen[c]], off[query.chosen[c + 1]]
-        third, fourth = off[query.chosen[c + 2]], off[query.chosen[c + 3]]
-        x0, x1, x2, x3 = query.on32[c], query.on32[c + 1], query.on32[c + 2], query.on32[c + 3]
+    while c + 4 <= len(chosen):
+        first, second = off[chosen[c]], off[chosen[c + 1]]
+        third, fourth = off[chosen[c + 2]], off[chosen[c + 3]]
+        x0, x1, x2, x3 = on[c], on[c + 1], on[c + 2], on[c + 3]
         for i in range(n):
             a, b, e, f = first[i], second[i], third[i], fourth[i]
             dot[i] += x0 * a + x1 * b + x2 * e + x3 * f
             y2[i] += a * a + b * b + e * e + f * f
         c += 4
-    while c < len(query.chosen):
-        column, x0 = off[query.chosen[c]], query.on32[c]
+    while c < len(chosen):
+        column, x0 = off[chosen[c]], on[c]
         for i in range(n):
             dot[i] += x0 * column[i]
             y2[i] += column[i] * column[i]
@@ -169,13 +192,72 @@ def _outside(outside2: np.ndarray, columns: np.ndarray) -> np.float32:
 
 
 @njit(nogil=True, cache=True)
+def _one_of(queries: Queries, q: int) -> Query:
+    """Return one of some queries."""
+    a, b = queries.starts[q], queries.starts[q + 1]
+    return Query(
+        queries.chosen[a:b],
+        queries.on[a:b],
+        queries.x[q],
+        queries.outside2[q],
+        queries.inside2[q],
+        queries.whole2[q],
+    )
+
+
+@njit(nogil=True, cache=True)
+def _bound(best: Best, query: Query, slack: float) -> np.float32:
+    """Return b so that a row with <x, y> < b ‖y‖ is none of the k best; −inf where that is open."""
+    x2, most_x2 = np.float32(query.inside2), np.float32(query.whole2)
+    if best.counts[0] < len(best.scores) or not (x2 > LEAST and most_x2 < MOST):
+        return np.float32(-np.inf)
+    least = best.scores[0] - slack
+    return np.float32(least * np.sqrt(x2 if least > 0 else most_x2))
+
+
+@njit(nogil=True, cache=True)
+def _is_hopeful(dot: np.float32, y2: np.float32, bound: np.float32) -> bool:
+    """Return whether <x, y> is `bound` ‖y‖ or more, or not known well enough to say so."""
+    sound = LEAST < y2 < MOST and dot > -MOST
+    return not (sound and dot < bound * np.sqrt(y2))
+
+
+@njit(nogil=True, cache=True)
+def _look(
+    query: Query,
+    rows: Rows,
+    i: int,
+    dot: np.float32,
+    x2: np.float32,
+    y2: np.float32,
+    slack: float,
+    best: Best,
+    row: int,
+) -> np.float32:
+    """Offer row i of a block unless its sums in float32 say that it is none; return `_bound`."""
+    bound = np.float32(-np.inf)
+    if best.counts[0] == len(best.scores) and LEAST < x2 < MOST:
+        bound = np.float32((best.scores[0] - slack) * np.sqrt(x2))
+    if _is_hopeful(dot, y2, bound):
+        _exact(query, rows, i, best, row)
+    return _bound(best, query, slack)
+
+
+@njit(nogil=True, cache=True)
 def scan(
-    query: Query, rows: Rows, allowed: np.ndarray, first: int, slack: float, best: Best
+    query: Query,
+    rounded: Rounded,
+    rows: Rows,
+    allowed: np.ndarray,
+    first: int,
+    slack: float,
+    best: Best,
 ) -> None:
     """Offer every allowed row of a block that can be one of the k best.
 
     Args:
         query: The query.
+        rounded: The same.
         rows: The n rows of the block.
         allowed: Which of them are searched, bool [n].
         first: Row of the index that is the block's first.
@@ -184,84 +266,100 @@ def scan(
     """
     n = len(allowed)
     dot, y2 = np.zeros(n, np.float32), rows.inside2.copy()
-    _over_columns(query, rows.off, dot, y2)
-    x2, most_x2 = np.float32(query.inside2), np.float32(query.whole2)
+    _over_columns(query.chosen, rounded.on, rows.off, dot, y2)
+    x2, bound = np.float32(query.inside2), _bound(best, query, slack)
     for i in range(n):
         if not allowed[i]:
             continue
-        if best.counts[0] == len(best.scores) and LEAST < y2[i] < MOST:
-            a, b, least = rows.starts[i], rows.starts[i + 1], best.scores[0] - slack
-            columns = rows.columns[a:b]
-            d = dot[i] + _gathered(rows.values[a:b], columns, query.x32)
-            if np.isfinite(d):
-                some_x2 = x2 if least > 0 else most_x2
-                if x2 > LEAST and some_x2 < MOST and d < least * np.sqrt(some_x2 * y2[i]):
-                    continue
-                whole = x2 + _outside(query.outside2_32, columns)
-                if LEAST < whole < MOST and d < least * np.sqrt(whole * y2[i]):
-                    continue
-        _exact(query, rows, i, best, first + i)
+        a, b = rows.starts[i], rows.starts[i + 1]
+        d = dot[i] + _gathered(rows.values[a:b], rows.columns[a:b], rounded.x)
+        if _is_hopeful(d, y2[i], bound):
+            whole = x2 + _outside(rounded.outside2, rows.columns[a:b])
+            bound = _look(query, rows, i, d, whole, y2[i], slack, best, first + i)
 
 
 @njit(nogil=True, cache=True, fastmath=FAST)
-def _hopeful(dot: np.float32, x2: np.float32, y2: np.float32, least: np.float32) -> bool:
-    """Return whether a cosine can be `least` or more, or has to be computed in float64."""
-    sound = LEAST < x2 < MOST and LEAST < y2 < MOST and dot > -MOST
-    return not (sound and dot < least * np.sqrt(x2 * y2))
+def _add_rows(values: np.ndarray, columns: np.ndarray, of: np.ndarray, sums: np.ndarray) -> None:
+    """Add Σ_e values_e · of[columns_e] to sums [q], four rows of `of` [d, q] at a time."""
+    n, e = len(values), 0
+    while e + 4 <= n:
+        first, second = of[columns[e]], of[columns[e + 1]]
+        third, fourth = of[columns[e + 2]], of[columns[e + 3]]
+        a, b, c, f = values[e], values[e + 1], values[e + 2], values[e + 3]
+        for q in range(len(sums)):
+            sums[q] += a * first[q] + b * second[q] + c * third[q] + f * fourth[q]
+        e += 4
+    while e < n:
+        row, a = of[columns[e]], values[e]
+        for q in range(len(sums)):
+            sums[q] += a * row[q]
+        e += 1
 
 
 @njit(nogil=True, cache=True, fastmath=FAST)
-def n_hopeful(
-    dot: np.ndarray, least_x2: np.ndarray, most_x2: np.ndarray, y2: np.ndarray, least: np.ndarray
-) -> np.ndarray:
-    """Return how many of n rows can have a cosine of `least` or more with each of q queries.
-
-    Args:
-        dot: <x, y> over the joint sets, float32 [q, n].
-        least_x2: A bound of ‖x‖² over the joint sets, float32 [q].
-        most_x2: Another, float32 [q].
-        y2: ‖y‖² over the joint sets, float32 [q, n].
-        least: float32 [q].
-    """
-    counts = np.zeros(len(dot), np.int64)
-    for q in range(len(dot)):
-        products, norms, bound, n = dot[q], y2[q], least[q], np.int32(0)
-        x2 = least_x2[q] if bound > 0 else most_x2[q]
-        if not (least_x2[q] > LEAST and most_x2[q] < MOST):
-            counts[q] = len(products)
-            continue
-        for i in range(len(products)):  # without a branch, for vector instructions
-            sound = (norms[i] > LEAST) & (norms[i] < MOST) & (products[i] > -MOST)
-            hopeless = sound & (products[i] < bound * np.sqrt(x2 * norms[i]))
-            n += np.int32(not hopeless)
-        counts[q] = n
-    return counts
+def _n_hopeful(dot: np.ndarray, y2: np.ndarray, bounds: np.ndarray) -> int:
+    """Return for how many of q queries `_is_hopeful` is so."""
+    n = np.int32(0)
+    for q in range(len(dot)):  # without a branch, for vector instructions
+        sound = (y2[q] > LEAST) & (y2[q] < MOST) & (dot[q] > -MOST)
+        n += np.int32(not (sound & (dot[q] < bounds[q] * np.sqrt(y2[q]))))
+    return n
 
 
 @njit(nogil=True, cache=True)
-def select(
-    query: Query,
+def sift(
+    queries: Queries,
     rows: Rows,
-    sums: Sums,
-    allowed: np.ndarray,
     start: int,
+    dot: np.ndarray,
+    y2: np.ndarray,
+    allowed: np.ndarray,
     first: int,
     slack: float,
     best: Best,
 ) -> None:
-    """As `scan`, of those rows of a block from `start` on whose sums are known."""
+    """As `scan` for q queries, of those n rows of a block from `start` on whose sums are known.
+
+    Args:
+        queries: The queries.
+        rows: The rows of the block.
+        start: Of the first of the n rows in it.
+        dot: Σ_{j∈S(x)} x_j (y off S(y))_j, float32 [n, q]; it is written to.
+        y2: Σ_{j∈S(x)} (y off S(y))_j², float32 [n, q]; it is written to.
+        allowed: Which of the rows are searched, bool [n].
+        first: Row of the index that is the block's first.
+        slack: Bound of the error of a cosine in float32.
+        best: What is found so far, of all.
+    """
+    n = len(queries.inside2)
+    bounds, x2 = np.empty(n, np.float32), np.empty(n, np.float32)
+    ones = np.ones(len(queries.beside_x), np.float32)
+    for q in range(n):
+        bounds[q] = _bound(_of_query(best, q), _one_of(queries, q), slack)
     for i in range(len(allowed)):
         if not allowed[i]:
             continue
-        if best.counts[0] == len(best.scores) and sums.least_x2[i] > LEAST:
-            least, dot, y2 = np.float32(best.scores[0] - slack), sums.dot[i], sums.y2[i]
-            if not _hopeful(dot, sums.least_x2[i] if least > 0 else sums.most_x2[i], y2, least):
+        at = start + i
+        a, b = rows.starts[at], rows.starts[at + 1]
+        values, columns, products, norms = rows.values[a:b], rows.columns[a:b], dot[i], y2[i]
+        _add_rows(values, columns, queries.beside_x, products)
+        norms += rows.inside2[at]
+        n_hopeful = _n_hopeful(products, norms, bounds)
+        if not n_hopeful:
+            continue
+        x2[:] = 0
+        together = n_hopeful * ALONE > n
+        if together:
+            _add_rows(ones[: b - a], columns, queries.beside_outside2, x2)
+        for q in range(n):
+            if not _is_hopeful(products[q], norms[q], bounds[q]):
                 continue
-            some = rows.columns[rows.starts[start + i] : rows.starts[start + i + 1]]
-            x2 = np.float32(query.inside2) + _outside(query.outside2_32, some)
-            if not _hopeful(dot, x2, y2, least):
-                continue
-        _exact(query, rows, start + i, best, first + start + i)
+            query = _one_of(queries, q)
+            outside = x2[q] if together else _outside(queries.outside2_32[q], columns)
+            whole = np.float32(query.inside2) + outside
+            bounds[q] = _look(
+                query, rows, at, products[q], whole, norms[q], slack, _of_query(best, q), first + at
+            )
 
 
 @njit(nogil=True, cache=True)
@@ -305,14 +403,3 @@ def select_full(
             exact_dot += x[j] * y
             exact_norm2 += y * y
         _offer(best, exact_dot, norm2_x, exact_norm2, first + i)
-
-
-@njit(nogil=True, cache=True)
-def spread(rows: Rows, start: int, inside: np.ndarray, sets: np.ndarray) -> None:
-    """Write y on S(y), and S(y) as 0 and 1, of rows from `start` on into matrices [n, d]."""
-    inside[:] = 0
-    sets[:] = 0
-    for i in range(len(inside)):
-        for e in range(rows.starts[start + i], rows.starts[start + i + 1]):
-            inside[i, rows.columns[e]] = rows.values[e]
-            sets[i, rows.columns[e]] = 1

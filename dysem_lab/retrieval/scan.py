@@ -5,9 +5,10 @@ sums over joint sets of a block are products of matrices, as in `dysem_lab.all_p
 Memory beside the result is bounded whatever the index has.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
+from itertools import pairwise
 from threading import Lock
 from typing import NamedTuple
 
@@ -19,13 +20,12 @@ from torch import Tensor
 
 from dysem_lab.encoders.vectors import SemanticVectors
 from dysem_lab.retrieval import kernels, layout
-from dysem_lab.retrieval.kernels import Best, Query, Rows, Sums
+from dysem_lab.retrieval.kernels import Best, Queries, Query, Rounded, Rows
 from dysem_lab.retrieval.layout import Shard
 
 MANY = 12  # queries from which on products of matrices are faster
-TILE_VALUES = 2**19  # of each of the matrices of a tile: 2 MB
+TILE_VALUES = 2**18  # of a tile: 1 MB
 QUERIES_AT_ONCE = 512
-HOPEFUL = 8  # one pair in so many may be looked at by itself before ‖x‖² is a product of matrices
 
 
 class Found(NamedTuple):
@@ -69,22 +69,26 @@ def _best_rows(
         if allowed[shard.first + rows.start : shard.first + rows.stop].any()
     )
     n_threads, next_block = torch.get_num_threads(), Lock()
+    many = _together(asked) if len(asked) >= MANY else None
+    x32 = np.stack([rounded.x for _, rounded in asked])
 
-    def work(best: Sequence[Best]) -> None:
-        search = _Many(asked) if len(asked) >= MANY else _Few(asked)
+    def work(best: Best) -> None:
+        search = _Few(asked) if many is None else _Many(many)
         while True:
             with next_block:
                 shard, rows = next(blocks, (None, slice(0)))
             if shard is None:
                 return
-            first = shard.first + rows.start
-            there = allowed[first : shard.first + rows.stop]
-            (search.full if shard.shape.full else search.block)(shard, rows, there, first, best)
+            there = allowed[shard.first + rows.start : shard.first + rows.stop]
+            if shard.shape.full:
+                _full(asked, x32, shard, rows, there, best)
+            else:
+                search.block(shard, rows, there, best)
 
     # Each thread takes the next block when it is ready, and has a heap of its own for each query.
     # Its products are computed in it alone: threads that wait for each other are slow where a
     # machine is busy.
-    best = [[_empty(k) for _ in asked] for _ in range(n_threads)]
+    best = [_empty(len(asked), k) for _ in range(n_threads)]
     with ThreadPoolExecutor(n_threads) as pool, _one_blas_thread(len(asked)):
         list(pool.map(work, best))
     return _merged(best, k)
@@ -95,27 +99,20 @@ def _one_blas_thread(n_queries: int) -> AbstractContextManager:
     return threadpool_limits(1, "blas") if n_queries >= MANY else nullcontext()
 
 
-def _empty(k: int) -> Best:
-    return Best(np.full(k, -np.inf), np.full(k, -1, np.int64), np.zeros(2, np.int64))
+def _empty(q: int, k: int) -> Best:
+    return Best(np.full((q, k), -np.inf), np.full((q, k), -1, np.int64), np.zeros((q, 2), np.int64))
 
 
-def _worst(best: Best) -> float:
-    """Return what a row has to reach to be among the best."""
-    return best.scores[0] if best.counts[0] == len(best.scores) else -np.inf
-
-
-def _merged(best: Sequence[Sequence[Best]], k: int) -> Found:
+def _merged(best: Sequence[Best], k: int) -> Found:
     """Return what all threads found of each query, in order."""
-    scores = np.stack(
-        [np.concatenate([of.scores for of in one]) for one in zip(*best, strict=True)]
-    )
-    rows = np.stack([np.concatenate([of.rows for of in one]) for one in zip(*best, strict=True)])
+    scores = np.concatenate([of.scores for of in best], axis=1)
+    rows = np.concatenate([of.rows for of in best], axis=1)
     order = np.lexsort((rows, -scores), axis=1)[:, :k]
-    counts = np.array([sum(of.counts[1] for of in one) for one in zip(*best, strict=True)])
+    counts = np.sum([of.counts[:, 1] for of in best], axis=0)
     return Found(np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1), counts)
 
 
-def _query(x: Float[Tensor, " d"], S: Bool[Tensor, " d"]) -> Query:
+def _query(x: Float[Tensor, " d"], S: Bool[Tensor, " d"]) -> tuple[Query, Rounded]:
     """Return a query as the kernels take it."""
     x, S = x.detach().cpu().double(), S.cpu()
     on = x[S].abs()
@@ -125,7 +122,24 @@ def _query(x: Float[Tensor, " d"], S: Bool[Tensor, " d"]) -> Query:
     inside2 = float((x[S] ** 2).sum())
     exact = x[S].numpy(), x.numpy(), outside2.numpy(), inside2, inside2 + float(outside2.sum())
     rounded = (values.float().numpy() for values in (x[S], x, outside2))
-    return Query(S.nonzero()[:, 0].numpy(), *exact, *rounded)
+    return Query(S.nonzero()[:, 0].numpy(), *exact), Rounded(*rounded)
+
+
+def _together(asked: Sequence[tuple[Query, Rounded]]) -> Queries:
+    """Return queries in arrays."""
+    exact, rounded = zip(*asked, strict=True)
+    chosen, on, x, outside2, inside2, whole2 = zip(*exact, strict=True)
+    x32, outside2_32 = (
+        np.stack([getattr(of, name) for of in rounded]) for name in ("x", "outside2")
+    )
+    return Queries(
+        np.cumsum([0, *map(len, chosen)]),
+        *map(np.concatenate, (chosen, on)),
+        *map(np.stack, (x, outside2)),
+        *map(np.array, (inside2, whole2)),
+        outside2_32,
+        *(np.ascontiguousarray(values.T) for values in (x32, outside2_32)),
+    )
 
 
 def _slack(n_terms: int) -> float:
@@ -137,6 +151,24 @@ def _slack(n_terms: int) -> float:
     return 2 * (n_terms + 16) * 2.0**-24
 
 
+def _full(
+    asked: Sequence[tuple[Query, Rounded]],
+    x32: Float[np.ndarray, "q d"],
+    shard: Shard,
+    rows: slice,
+    allowed: Bool[np.ndarray, " n"],
+    best: Best,
+) -> None:
+    """Search a block whose sets are full: joint sets are all dimensions, whatever S(x) is."""
+    vectors, norm2 = shard.vectors(rows), shard.array("inside2")[rows]
+    first, slack = shard.first + rows.start, _slack(shard.shape.width)
+    with np.errstate(over="ignore", invalid="ignore"):
+        dots = [vectors @ x32[0]] if len(x32) == 1 else x32 @ vectors.T
+    for i, ((query, _), dot) in enumerate(zip(asked, dots, strict=True)):
+        of = Best(*(array[i] for array in best))
+        kernels.select_full(query.x, vectors, dot, norm2, allowed, first, slack, of)
+
+
 class _Few:
     """Blocks searched with one query after the other.
 
@@ -144,107 +176,55 @@ class _Few:
         asked: The queries.
     """
 
-    def __init__(self, asked: Sequence[Query]) -> None:
+    def __init__(self, asked: Sequence[tuple[Query, Rounded]]) -> None:
         """Keep the queries."""
         self._asked = asked
 
-    def block(
-        self,
-        shard: Shard,
-        rows: slice,
-        allowed: Bool[np.ndarray, " n"],
-        first: int,
-        best: Sequence[Best],
-    ) -> None:
-        """Offer the allowed rows of a block, the first of which is row `first` of the index."""
+    def block(self, shard: Shard, rows: slice, allowed: Bool[np.ndarray, " n"], best: Best) -> None:
+        """Offer the allowed rows of a block."""
         slack, is_plain = _slack(shard.shape.width), shard.shape.dtype == "float32"
         sparse, inside2 = shard.inside(rows), shard.array("inside2")[rows]
-        for query, found in zip(self._asked, best, strict=True):
+        for i, (query, rounded) in enumerate(self._asked):
             # What is stored otherwise is made float32 as far as it is read.
             off = shard.off(rows, None if is_plain else query.chosen)
             at = query.chosen if is_plain else np.arange(len(off))
-            of = Rows(off, *sparse, inside2)
-            kernels.scan(query._replace(chosen=at), of, allowed, first, slack, found)
-
-    def full(
-        self,
-        shard: Shard,
-        rows: slice,
-        allowed: Bool[np.ndarray, " n"],
-        first: int,
-        best: Sequence[Best],
-    ) -> None:
-        """As `block`, where sets are full: joint sets are all dimensions, whatever S(x) is."""
-        vectors, norm2 = shard.vectors(rows), shard.array("inside2")[rows]
-        slack = _slack(shard.shape.width)
-        for query, dot, found in zip(self._asked, self._dots(vectors), best, strict=True):
-            kernels.select_full(query.x, vectors, dot, norm2, allowed, first, slack, found)
-
-    def _dots(self, vectors: Float[np.ndarray, "n d"]) -> Iterable[Float[np.ndarray, " n"]]:
-        """Yield the inner products of each query with all rows."""
-        with np.errstate(over="ignore", invalid="ignore"):
-            return [vectors @ query.x32 for query in self._asked]
+            of, found = Rows(off, *sparse, inside2), Best(*(array[i] for array in best))
+            there = query._replace(chosen=at), rounded
+            kernels.scan(*there, of, allowed, shard.first + rows.start, slack, found)
 
 
-class _Many(_Few):
+class _Many:
     """Blocks searched with all queries at once, by products of matrices of bounded size.
 
     Args:
-        asked: The queries.
+        queries: The queries.
     """
 
-    def __init__(self, asked: Sequence[Query]) -> None:
-        """Put the queries into matrices, and make those of a tile."""
-        super().__init__(asked)
-        self._x = np.stack([query.x32 for query in asked])
-        self._outside2 = np.stack([query.outside2_32 for query in asked])
-        self._sets = np.zeros_like(self._x)
-        for row, query in zip(self._sets, asked, strict=True):
-            row[query.chosen] = 1
-        self._on = np.where(self._sets > 0, self._x, np.float32(0))
-        with np.errstate(over="ignore"):
-            bounds = [(query.inside2, query.whole2) for query in asked]
-            self._bounds = np.array(bounds).T.astype(np.float32)
-        width = self._x.shape[1]
+    def __init__(self, queries: Queries) -> None:
+        """Put S(x) into matrices, and make those of a tile."""
+        self._queries = queries
+        q, width = queries.x.shape
+        self._sets = np.zeros((width, q), np.float32)
+        for i, (a, b) in enumerate(pairwise(queries.starts)):
+            self._sets[queries.chosen[a:b], i] = 1
+        self._on = np.where(self._sets > 0, queries.beside_x, np.float32(0))
         n_tiles = -(-layout.BLOCK * width // TILE_VALUES)
         self._height = -(-layout.BLOCK // n_tiles)  # of equal ones
         self._squares = np.empty((width, self._height), np.float32)
-        self._inside = np.empty((self._height, width), np.float32)
-        self._in_sets = np.empty((self._height, width), np.float32)
+        self._sums = np.empty((2, self._height, q), np.float32)
 
-    def block(
-        self,
-        shard: Shard,
-        rows: slice,
-        allowed: Bool[np.ndarray, " n"],
-        first: int,
-        best: Sequence[Best],
-    ) -> None:
+    def block(self, shard: Shard, rows: slice, allowed: Bool[np.ndarray, " n"], best: Best) -> None:
         """As `_Few.block`."""
         off, inside2 = shard.off(rows), shard.array("inside2")[rows]
         of, slack = Rows(off, *shard.inside(rows), inside2), _slack(shard.shape.width)
         for a in range(0, len(allowed), self._height):
-            tile = slice(a, min(a + self._height, len(allowed)))
-            inside, in_sets = (m[: tile.stop - a] for m in (self._inside, self._in_sets))
-            kernels.spread(of, a, inside, in_sets)
-            outside = off[:, tile]
+            outside = off[:, a : a + self._height]
+            n = outside.shape[1]
+            dot, y2 = self._sums[:, :n]
             # A value may be too large for float32: the kernel computes such rows in float64.
             with np.errstate(over="ignore", invalid="ignore"):
-                dot = self._on @ outside
-                dot += self._x @ inside.T
-                y2 = self._sets @ np.multiply(outside, outside, out=self._squares[:, : len(inside)])
-                y2 += inside2[tile]
-                least = np.array([_worst(found) - slack for found in best], np.float32)
-                least_x2, most_x2 = self._bounds
-                hopeful = kernels.n_hopeful(dot, least_x2, most_x2, y2, least)
-                x2 = [np.broadcast_to(bound[:, None], dot.shape) for bound in self._bounds]
-                if hopeful.sum() > dot.size / HOPEFUL:  # too many to look at one by one
-                    x2 = 2 * [self._outside2 @ in_sets.T + self._bounds[0][:, None]]
-            for i in hopeful.nonzero()[0].tolist():
-                of_query = Sums(dot[i], x2[0][i].copy(), x2[1][i].copy(), y2[i])
-                some = allowed[tile], a, first, slack, best[i]
-                kernels.select(self._asked[i], of, of_query, *some)
-
-    def _dots(self, vectors: Float[np.ndarray, "n d"]) -> Iterable[Float[np.ndarray, " n"]]:
-        with np.errstate(over="ignore", invalid="ignore"):
-            return self._x @ vectors.T
+                np.matmul(outside.T, self._on, out=dot)
+                squares = np.multiply(outside, outside, out=self._squares[:, :n])
+                np.matmul(squares.T, self._sets, out=y2)
+            some = allowed[a : a + n], shard.first + rows.start, slack, best
+            kernels.sift(self._queries, of, a, dot, y2, *some)
