@@ -210,7 +210,7 @@ class _Many:
         self._on = np.where(self._sets > 0, queries.beside_x, np.float32(0))
         n_tiles = -(-layout.BLOCK * width // TILE_VALUES)
         self._height = -(-layout.BLOCK // n_tiles)  # of equal ones
-        self._squares = np.empty((width, self._height), np.float32)
+        self._tile = np.empty((width, self._height), np.float32)
         self._sums = np.empty((2, self._height, q), np.float32)
 
     def block(self, shard: Shard, rows: slice, allowed: Bool[np.ndarray, " n"], best: Best) -> None:
@@ -218,13 +218,12 @@ class _Many:
         off, inside2 = shard.off(rows), shard.array("inside2")[rows]
         of, slack = Rows(off, *shard.inside(rows), inside2), _slack(shard.shape.width)
         for a in range(0, len(allowed), self._height):
-            outside = off[:, a : a + self._height]
-            n = outside.shape[1]
-            dot, y2 = self._sums[:, :n]
+            n = len(allowed[a : a + self._height])
+            tile, (dot, y2) = self._tile[:, :n], self._sums[:, :n]
+            tile[:] = off[:, a : a + n]  # of its long rows it would be read again for each product
             # A value may be too large for float32: the kernel computes such rows in float64.
             with np.errstate(over="ignore", invalid="ignore"):
-                np.matmul(outside.T, self._on, out=dot)
-                squares = np.multiply(outside, outside, out=self._squares[:, :n])
-                np.matmul(squares.T, self._sets, out=y2)
+                np.matmul(tile.T, self._on, out=dot)
+                np.matmul(np.square(tile, out=tile).T, self._sets, out=y2)
             some = allowed[a : a + n], shard.first + rows.start, slack, best
             kernels.sift(self._queries, of, a, dot, y2, *some)
