@@ -6,26 +6,32 @@ index is as it was before the call, or as it is after.
 """
 
 import json
+import uuid
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
-import pandas as pd
 import torch
 from filelock import FileLock
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dysem_lab.encoders.base import Encoder, require_encoder
 from dysem_lab.encoders.checkpoints import optional_package
 from dysem_lab.encoders.vectors import SemanticVectors, require_semantic
 from dysem_lab.errors import DataError, InputError, some_of
-from dysem_lab.inputs import array_of, at_least, checked, one_of, path_of
+from dysem_lab.inputs import at_least, checked, one_of, path_of
 from dysem_lab.retrieval import records
-from dysem_lab.retrieval.identity import described, differences, identity_of
-from dysem_lab.retrieval.layout import DTYPES, MOST_DIMENSIONS, Shard
+from dysem_lab.retrieval.effect import in_common
+from dysem_lab.retrieval.first_stage import FirstStage, built, candidates, n_sample, write
+from dysem_lab.retrieval.identity import described
+from dysem_lab.retrieval.layout import BLOCK, DTYPES, MOST_DIMENSIONS
+from dysem_lab.retrieval.reader import Reader
 from dysem_lab.retrieval.records import Id
+
+if TYPE_CHECKING:
+    from dysem_lab.retrieval.scan import Found
 
 
 class Hits(NamedTuple):
@@ -35,46 +41,23 @@ class Hits(NamedTuple):
         scores: Their similarities, float32 ``[q, k]``; NaN where there is no further hit.
         ids: Their ids, an array of objects ``[q, k]``; None where there is no further hit.
         n_undefined: Texts that have no similarity to a query (empty joint set, or a vector that is
-            zero on it): they are no hits. int64 ``[q]``.
+            zero on it), of those that were looked at: they are no hits. int64 ``[q]``.
+        first_stage: What chose the texts that were looked at, in words; None where it was all.
     """
 
     scores: Float[Tensor, "q k"]
     ids: np.ndarray
     n_undefined: np.ndarray
+    first_stage: str | None = None
 
 
-class SemanticIndex:
+class SemanticIndex(Reader):
     """The vectors and sets of a corpus on disk, searched exactly by the joint-set cosine.
 
     `create` makes one and `open` opens it. Processes may share it: one writes at a time, and a
     search sees the state that was there when it began.
 
-    Attributes:
-        path: Its folder.
-        width: Number of dimensions, d.
-        dtype: In which values are stored.
-        encoder: What made the vectors: the kind, settings and model of an encoder as JSON values,
-            empty where that was not said.
     """
-
-    def __init__(self, path: str | Path) -> None:
-        """Read what an index says of itself; `open` also checks what made its vectors."""
-        self.path = path_of(path, "the index")
-        if not (self.path / "index.sqlite").is_file():
-            raise InputError(
-                f"no index at {self.path}; SemanticIndex.create or `dysem-lab index build` makes "
-                "one"
-            )
-        self._database = records.database(self.path)
-        with self._database.connection() as connection:
-            facts = records.facts_of(connection, self.path)
-        self.width: int = facts["width"]
-        self.dtype: str = facts["dtype"]
-        self.encoder: dict[str, Any] = facts["encoder"]
-        self.made_by: str = facts["made_by"]
-        self._state = -1
-        self._shards: dict[str, Shard] = {}
-        self._alive = np.zeros(0, bool)
 
     @classmethod
     def create(
@@ -141,72 +124,6 @@ class SemanticIndex:
         if encoder is not None:
             index.require_made_by(encoder)
         return index
-
-    def require_made_by(self, encoder: Encoder) -> None:
-        """Raise `InputError` unless an encoder is what the index was made with."""
-        there, given = identity_of(self.encoder), identity_of(described(require_encoder(encoder)))
-        if not there:
-            if encoder.width != self.width:
-                raise self._other_width(encoder.width)
-            return
-        if other := differences(there, given):
-            raise InputError(
-                f"{self.path} was made with {other}: vectors of two encoders have no similarity; "
-                "use that one, or build another index"
-            )
-
-    def _other_width(self, width: int) -> InputError:
-        return InputError(
-            f"vectors of width {width} for {self.path}, which has width {self.width}; give its own"
-        )
-
-    def __len__(self) -> int:
-        self._refresh()
-        return int(self._alive.sum())
-
-    def __repr__(self) -> str:
-        return f"SemanticIndex({str(self.path)!r}, {len(self):,} texts, {self.dtype})"
-
-    @property
-    def ids(self) -> list[Id]:
-        """Of all texts, in the order in which they were added."""
-        with self._database.connection("BEGIN") as connection:
-            query = "SELECT id FROM texts WHERE is_dead=0 ORDER BY row"
-            return [name for (name,) in connection.execute(query)]
-
-    @property
-    def n_bytes(self) -> int:
-        """Size on disk, in bytes."""
-        return sum(path.stat().st_size for path in self.path.iterdir() if path.is_file())
-
-    def texts(self, ids: Iterable[Id]) -> list[str | None]:
-        """Return the texts that were given with the vectors, None where there was none.
-
-        Raises:
-            InputError: An id that is not there.
-        """
-        rows = self._rows(records.checked_ids(ids))
-        with self._database.connection("BEGIN") as connection:
-            known = records.texts_at(connection, rows)
-        return [known[row][1] for row in rows]
-
-    def vectors(self, ids: Iterable[Id]) -> SemanticVectors:
-        """Return v and S of some texts, as they are stored.
-
-        Raises:
-            InputError: An id that is not there.
-            DataError: A damaged shard.
-        """
-        rows = np.array(self._rows(records.checked_ids(ids)), np.int64)
-        self._refresh()
-        vectors = torch.zeros(len(rows), self.width)
-        sets = torch.zeros(len(rows), self.width, dtype=torch.bool)
-        for shard in self._shards.values():
-            n = shard.shape.rows
-            here = ((rows >= shard.first) & (rows < shard.first + n)).nonzero()[0]
-            if len(here):
-                vectors[here], sets[here] = shard.read(rows[here] - shard.first)
-        return SemanticVectors(vectors, sets)
 
     def add(
         self,
@@ -279,6 +196,8 @@ class SemanticIndex:
         queries: SemanticVectors,
         k: int = 10,
         mask: Bool[np.ndarray, " n"] | Sequence[bool] | None = None,
+        *,
+        first_stage: int | None = None,
     ) -> Hits:
         """Return the k texts nearest to each query, exactly: every text is looked at.
 
@@ -290,96 +209,170 @@ class SemanticIndex:
             queries: v and S of q queries.
             k: Number of hits; as many columns as there are texts where these are fewer.
             mask: Which texts are searched, in the order of `ids`; None is all.
+            first_stage: Look only at so many texts, which `build_first_stage` chooses, and at
+                those added since: near texts can be missed, scores are the same.
 
         Raises:
-            InputError: Another width, k below 1, or a mask of another length.
-            DataError: A damaged shard, which is named.
-            ModelError: numba is not installed.
+            InputError: Another width, k below 1, a mask of another length, a first stage that was
+                not built or hands on fewer than k texts.
+            DataError: A damaged file, which is named.
+            ModelError: numba, or for a first stage faiss, is not installed.
 
         Source: DySem Eqs. 14-17.
         """
         require_semantic(queries)
         optional_package("numba", "index", "SemanticIndex.search")
-        from dysem_lab.retrieval.scan import best_rows
-
         if queries.vectors.shape[1] != self.width:
             raise self._other_width(queries.vectors.shape[1])
         k = at_least(k, 1, "k")
         while True:
             self._refresh()
-            allowed, shards = self._masked(mask), list(self._shards.values())
-            found = best_rows(queries, shards, allowed, min(k, int(allowed.sum())))
+            allowed = self._masked(mask)
+            stage = None if first_stage is None else self._first_stage(first_stage, k)
+            found = self._found(queries, allowed, k, stage, first_stage or 0)
             rows = sorted(set(found.rows[found.rows >= 0].tolist()))
             with self._database.connection("BEGIN") as connection:
                 known = records.texts_at(connection, rows)
-            if len(known) == len(rows):  # else all texts of a shard were removed meanwhile
-                break
+                # Else all texts of a shard were removed meanwhile, or have other rows.
+                if len(known) == len(rows) and self._is_numbered(connection):
+                    break
         ids = np.empty(found.rows.shape, object)
         for at, row in np.ndenumerate(found.rows):
             ids[at] = known[row][0] if row >= 0 else None
         scores = np.where(found.rows >= 0, found.scores, np.nan).astype(np.float32)
-        return Hits(torch.from_numpy(scores), ids, found.n_undefined)
+        said = stage and f"{first_stage:,} candidates of {stage.description}"
+        return Hits(torch.from_numpy(scores), ids, found.n_undefined, said)
 
-    def damaged(self) -> pd.DataFrame:
-        """Read all shards, and return the texts of those that are not what was written.
+    def _found(
+        self,
+        queries: SemanticVectors,
+        allowed: Bool[np.ndarray, " rows"],
+        k: int,
+        stage: FirstStage | None,
+        n: int,
+    ) -> "Found":
+        """Return the k best of the allowed rows: all, or n that a first stage chooses."""
+        from dysem_lab.retrieval.scan import best_of, best_rows, merged
+
+        shards, k = list(self._shards.values()), min(k, int(allowed.sum()))
+        if stage is None:
+            return best_rows(queries, shards, allowed, k)
+        n_staged = stage.n_rows
+        chosen = candidates(stage, queries.vectors.detach().cpu().numpy(), allowed[:n_staged], n)
+        since = allowed & (np.arange(len(allowed)) >= n_staged)
+        some = best_of(queries, shards, chosen, k)
+        return merged(some, best_rows(queries, shards, since, k), k) if since.any() else some
+
+    def build_first_stage(self, n_candidates: int = 1000) -> dict[str, Any]:
+        """Build what `search(first_stage=…)` asks, from all texts, and measure what it misses.
+
+        It takes a byte for each value, on disk and in memory. Texts that are added later are all
+        looked at, until it is built again.
+
+        Args:
+            n_candidates: With which it is measured.
 
         Returns:
-            One row per text: ``shard``, its file; ``id``; ``text``, None where it was not kept. To
-            mend the index, `add` them again with ``replace=True``, or `delete` them.
+            ``first stage``, in words; ``candidates``; ``recall@10``: the share of the 10 nearest
+            texts by `search` that are so with a first stage too, of up to 100 texts of the index
+            as queries, each without itself (n_queries).
+
+        Raises:
+            InputError: An index without texts.
+            DataError: A damaged shard, or a disk that takes no more.
+            ModelError: faiss or numba is not installed.
         """
-        broken = []
-        with self._database.connection("BEGIN") as connection:
-            for of in records.shards_of(connection, self.width, self.dtype):
-                try:
-                    sound = Shard(self.path / of.file, of.first, of.shape, of.checksum).is_sound()
-                except DataError:
-                    sound = False
-                if not sound:
-                    broken += records.texts_of(connection, of)
-        return pd.DataFrame(broken, columns=["shard", "id", "text"])
-
-    def _masked(self, mask: object) -> Bool[np.ndarray, " rows"]:
-        """Return which of all rows are searched."""
-        if mask is None:
-            return self._alive
-        given, n = array_of(mask, "mask"), int(self._alive.sum())
-        if given.dtype != bool or given.shape != (n,):
-            raise InputError(
-                f"mask must be {n:,} booleans, one for each of index.ids, got {given.dtype} of "
-                f"shape {given.shape}"
+        optional_package("numba", "index", "SemanticIndex.build_first_stage")
+        n_candidates = at_least(n_candidates, 11, "n_candidates")
+        with self._writing():
+            self._refresh()
+            rows = np.flatnonzero(self._alive)
+            if not len(rows):
+                raise InputError(f"{self.path} has no texts; add some before its first stage")
+            rng = np.random.default_rng(0)
+            sample = np.sort(rng.permutation(rows)[: n_sample(len(rows))])
+            batches = (rows[a : a + 4 * BLOCK] for a in range(0, len(rows), 4 * BLOCK))
+            stage = built(
+                self._read(sample).vectors.numpy(),
+                len(self._alive),
+                len(rows),
+                ((some, self._read(some).vectors.numpy()) for some in batches),
             )
-        allowed = np.zeros_like(self._alive)
-        allowed[self._alive] = given
-        return allowed
-
-    def _rows(self, names: Sequence[Id]) -> list[int]:
-        with self._database.connection("BEGIN") as connection:
-            there = records.rows_of(connection, names)
-        if absent := [repr(name) for name in names if name not in there]:
-            raise InputError(f"{self.path} has no text {some_of(absent)}; see index.ids")
-        return [there[name] for name in names]
-
-    def _refresh(self) -> None:
-        """Map the shards of the present state."""
-        for last in (False, True):
-            with self._database.connection("BEGIN") as connection:
-                facts = records.facts_of(connection, self.path)
-                if facts["state"] == self._state:
-                    return
-                wanted = records.shards_of(connection, self.width, self.dtype)
-                alive = records.living(connection, facts["rows"], wanted)
+            asked = np.sort(rng.permutation(rows)[:100])
+            recall = self._recall(stage, asked, n_candidates)
+            name = records.STAGES.replace("*", uuid.uuid4().hex[:8])
+            self._sweep()
             try:
-                shards = {
-                    of.file: self._shards.get(of.file)
-                    or Shard(self.path / of.file, of.first, of.shape, of.checksum)
-                    for of in wanted
-                }
-            except DataError:
-                if last:  # else it may have been given back to the disk since it was listed
-                    raise
-                continue
-            self._state, self._shards, self._alive = facts["state"], shards, alive
-            return
+                checksum = write(self.path / name, stage)
+                records.sync(self.path)
+            except (OSError, RuntimeError) as error:  # the second is faiss's
+                raise DataError(f"{self.path} takes no more files ({error})") from error
+            said = {
+                "first stage": stage.description,
+                "candidates": n_candidates,
+                "recall@10": recall,
+                "n_queries": len(asked),
+            }
+            facts = {
+                "file": name,
+                "mean": stage.mean.tolist(),
+                "rows": stage.n_rows,
+                "checksum": checksum,
+                "said": said,
+            }
+            with self._database.connection("BEGIN IMMEDIATE") as connection:
+                records.set_fact(connection, "first_stage", json.dumps(facts))
+                self._changed(connection)
+            self._sweep()
+        return said
+
+    def _recall(self, stage: FirstStage, rows: Int[np.ndarray, " n"], n: int) -> float | None:
+        """Return the share of the 10 nearest texts that are found, None where there are fewer."""
+        queries, n_others = self._read(rows), int(self._alive.sum()) - 1
+        if not n_others:
+            return None
+        tops = []
+        for of in (stage, None):
+            found = self._found(queries, self._alive, min(11, n_others + 1), of, n)
+            tops.append(
+                [[j for j in row if j != i][:10] for i, row in zip(rows, found.rows, strict=True)]
+            )
+        return in_common(*map(np.array, tops))
+
+    def compact(self) -> int:
+        """Give the disk back what deleted texts take, and join small shards that follow each other.
+
+        Each step is done or not: a process that is killed leaves all texts in their order. A first
+        stage goes; build it again. In float32 vectors stay as they are; in float16 and int8 they
+        are rounded once more.
+
+        Returns:
+            How many deleted texts were removed.
+
+        Raises:
+            DataError: A damaged shard, which is named, or a disk that takes no more.
+        """
+        removed = 0
+        with self._writing():
+            self._sweep()
+            self._refresh()
+            alive = self._alive
+            with self._database.connection("BEGIN") as connection:
+                shards = records.shards_of(connection, self.width, self.dtype)
+            for old in records.to_join(shards, alive):
+                spans = [np.arange(of.first, of.first + of.shape.rows) for of in old]
+                rows = np.concatenate([span[alive[span]] for span in spans])
+                first = old[0].first
+                made = records.write_shards(self.path, self._read(rows), self.dtype, first)
+                with self._database.connection("BEGIN IMMEDIATE") as connection:
+                    compacted = records.facts_of(connection, self.path)["compacted"]
+                    records.renumber(connection, old, made, rows.tolist())
+                    records.set_fact(connection, "compacted", compacted + 1)
+                    records.set_fact(connection, "first_stage", None)
+                    self._changed(connection)
+                removed += sum(map(len, spans)) - len(rows)
+            self._sweep()
+        return removed
 
     def _writing(self) -> FileLock:
         return FileLock(self.path / "writing.lock")
@@ -388,10 +381,12 @@ class SemanticIndex:
         """Remove the files that nothing refers to: a killed writer's, and those of no texts."""
         with self._database.connection() as connection:
             shards = records.shards_of(connection, self.width, self.dtype)
-        records.sweep(self.path, shards)
+            stage = records.facts_of(connection, self.path)["first_stage"]
+        kept = {of.file for of in shards} | ({stage["file"]} if stage else set())
+        records.sweep(self.path, kept)
 
     def _changed(self, connection: Any, rows: int | None = None) -> None:
         """Count a change, and the rows that were ever added."""
         connection.execute("UPDATE facts SET value=value+1 WHERE name='state'")
         if rows is not None:
-            connection.execute("UPDATE facts SET value=? WHERE name='rows'", (rows,))
+            records.set_fact(connection, "rows", rows)

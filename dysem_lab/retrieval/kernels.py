@@ -248,8 +248,7 @@ def scan(
     query: Query,
     rounded: Rounded,
     rows: Rows,
-    allowed: np.ndarray,
-    first: int,
+    which: np.ndarray,
     slack: float,
     best: Best,
 ) -> None:
@@ -259,23 +258,22 @@ def scan(
         query: The query.
         rounded: The same.
         rows: The n rows of the block.
-        allowed: Which of them are searched, bool [n].
-        first: Row of the index that is the block's first.
+        which: Their rows in the index, int64 [n]; -1 for those that are not searched.
         slack: Bound of the error of a cosine in float32.
         best: What is found so far.
     """
-    n = len(allowed)
+    n = len(which)
     dot, y2 = np.zeros(n, np.float32), rows.inside2.copy()
     _over_columns(query.chosen, rounded.on, rows.off, dot, y2)
     x2, bound = np.float32(query.inside2), _bound(best, query, slack)
     for i in range(n):
-        if not allowed[i]:
+        if which[i] < 0:
             continue
         a, b = rows.starts[i], rows.starts[i + 1]
         d = dot[i] + _gathered(rows.values[a:b], rows.columns[a:b], rounded.x)
         if _is_hopeful(d, y2[i], bound):
             whole = x2 + _outside(rounded.outside2, rows.columns[a:b])
-            bound = _look(query, rows, i, d, whole, y2[i], slack, best, first + i)
+            bound = _look(query, rows, i, d, whole, y2[i], slack, best, which[i])
 
 
 @njit(nogil=True, cache=True, fastmath=FAST)
@@ -313,8 +311,7 @@ def sift(
     start: int,
     dot: np.ndarray,
     y2: np.ndarray,
-    allowed: np.ndarray,
-    first: int,
+    which: np.ndarray,
     slack: float,
     best: Best,
 ) -> None:
@@ -326,8 +323,7 @@ def sift(
         start: Of the first of the n rows in it.
         dot: Σ_{j∈S(x)} x_j (y off S(y))_j, float32 [n, q]; it is written to.
         y2: Σ_{j∈S(x)} (y off S(y))_j², float32 [n, q]; it is written to.
-        allowed: Which of the rows are searched, bool [n].
-        first: Row of the index that is the block's first.
+        which: Their rows in the index, int64 [n]; -1 for those that are not searched.
         slack: Bound of the error of a cosine in float32.
         best: What is found so far, of all.
     """
@@ -336,8 +332,8 @@ def sift(
     ones = np.ones(len(queries.beside_x), np.float32)
     for q in range(n):
         bounds[q] = _bound(_of_query(best, q), _one_of(queries, q), slack)
-    for i in range(len(allowed)):
-        if not allowed[i]:
+    for i in range(len(which)):
+        if which[i] < 0:
             continue
         at = start + i
         a, b = rows.starts[at], rows.starts[at + 1]
@@ -358,7 +354,7 @@ def sift(
             outside = x2[q] if together else _outside(queries.outside2_32[q], columns)
             whole = np.float32(query.inside2) + outside
             bounds[q] = _look(
-                query, rows, at, products[q], whole, norms[q], slack, _of_query(best, q), first + at
+                query, rows, at, products[q], whole, norms[q], slack, _of_query(best, q), which[i]
             )
 
 
@@ -368,8 +364,7 @@ def select_full(
     vectors: np.ndarray,
     dot: np.ndarray,
     norm2: np.ndarray,
-    allowed: np.ndarray,
-    first: int,
+    which: np.ndarray,
     slack: float,
     best: Best,
 ) -> None:
@@ -380,8 +375,7 @@ def select_full(
         vectors: The rows.
         dot: Their inner products with x in float32, [n].
         norm2: Their squared norms in float32, [n].
-        allowed: Which of them are searched, bool [n].
-        first: Row of the index that is the first.
+        which: Their rows in the index, int64 [n]; -1 for those that are not searched.
         slack: Bound of the error of a cosine in float32.
         best: What is found so far.
     """
@@ -389,8 +383,8 @@ def select_full(
     for j in range(len(x)):
         norm2_x += x[j] * x[j]
     x2 = np.float32(norm2_x)
-    for i in range(len(allowed)):
-        if not allowed[i]:
+    for i in range(len(which)):
+        if which[i] < 0:
             continue
         sound = LEAST < x2 < MOST and LEAST < norm2[i] < MOST
         if best.counts[0] == len(best.scores) and sound:
@@ -402,4 +396,4 @@ def select_full(
             y = np.float64(vectors[i, j])
             exact_dot += x[j] * y
             exact_norm2 += y * y
-        _offer(best, exact_dot, norm2_x, exact_norm2, first + i)
+        _offer(best, exact_dot, norm2_x, exact_norm2, which[i])

@@ -224,30 +224,58 @@ class Shard:
             codes = _float32(codes) * self.array("scales")[rows.start // BLOCK][columns]
         return codes, columns, starts - starts[0]
 
-    def vectors(self, rows: slice) -> Float[np.ndarray, "n d"]:
+    def by_block(self, rows: Int[np.ndarray, " n"]) -> list[Int[np.ndarray, " n"]]:
+        """Return ascending rows, from 0, as those of each block that has some."""
+        return np.split(rows, np.flatnonzero(np.diff(rows // BLOCK)) + 1) if len(rows) else []
+
+    def some_off(
+        self, rows: Int[np.ndarray, " n"], chosen: Int[np.ndarray, " c"]
+    ) -> Float[np.ndarray, "c n"]:
+        """Return y off S(y) of some rows of one block, on the chosen dimensions."""
+        d, block = self.shape.width, self.blocks[rows[0] // BLOCK]
+        codes = self.array("off")[block.start * d : block.stop * d].reshape(d, -1)
+        some = np.ascontiguousarray(codes[chosen[:, None], rows - block.start])
+        if self.shape.dtype == "float32":
+            return some
+        return _float32(some) * self.array("scales")[rows[0] // BLOCK][chosen, None]
+
+    def some_inside(
+        self, rows: Int[np.ndarray, " n"]
+    ) -> tuple[Float[np.ndarray, " i"], Int[np.ndarray, " i"], Int[np.ndarray, " n1"]]:
+        """As `inside`, of some rows of one block."""
+        starts = self.array("starts")
+        sizes = starts[rows + 1] - starts[rows]
+        ends = np.concatenate([[0], sizes.cumsum()]).astype(np.int64)
+        at = np.arange(ends[-1]) + np.repeat(starts[rows] - ends[:-1], sizes)
+        codes, columns = self.array("values")[at], self.array("columns")[at]
+        if self.shape.dtype != "float32":
+            codes = _float32(codes) * self.array("scales")[rows[0] // BLOCK][columns]
+        return codes, columns, ends
+
+    def vectors(self, rows: slice | Int[np.ndarray, " n"]) -> Float[np.ndarray, "n d"]:
         """Return rows of one block whose sets are full, as float32."""
         codes = self.array("vectors")[rows]
         if self.shape.dtype == "float32":
             return codes
-        return _float32(codes) * self.array("scales")[rows.start // BLOCK]
+        first = rows.start if isinstance(rows, slice) else rows[0]
+        return _float32(codes) * self.array("scales")[first // BLOCK]
 
     def read(self, rows: Int[np.ndarray, " n"]) -> tuple[Float[Tensor, "n d"], Bool[Tensor, "n d"]]:
         """Return the stored vectors and sets of some rows, from 0."""
-        d = self.shape.width
-        vectors, sets = np.zeros((len(rows), d), np.float32), np.zeros((len(rows), d), bool)
-        for block in self.blocks:
-            here = ((rows >= block.start) & (rows < block.stop)).nonzero()[0]
-            if not len(here):
-                continue
-            within = rows[here] - block.start
+        n, d = len(rows), self.shape.width
+        vectors, sets = np.zeros((n, d), np.float32), np.zeros((n, d), bool)
+        order = np.argsort(rows, kind="stable")
+        done = 0
+        for within in self.by_block(rows[order]):
+            here = order[done : done + len(within)]
+            done += len(within)
             if self.shape.full:
-                vectors[here], sets[here] = self.vectors(block)[within], True
+                vectors[here], sets[here] = self.vectors(within), True
                 continue
-            vectors[here] = self.off(block)[:, within].T
-            values, columns, starts = self.inside(block)
-            for at, row in zip(here, within, strict=True):
-                some = slice(starts[row], starts[row + 1])
-                vectors[at, columns[some]], sets[at, columns[some]] = values[some], True
+            vectors[here] = self.some_off(within, np.arange(d)).T
+            values, columns, starts = self.some_inside(within)
+            at = np.repeat(here, np.diff(starts)), columns
+            vectors[at], sets[at] = values, True
         return torch.from_numpy(vectors), torch.from_numpy(sets)
 
 

@@ -4,7 +4,7 @@ import json
 import os
 import sqlite3
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,11 +18,13 @@ from dysem_lab.retrieval.layout import DTYPES, Shape, packed, rows_per_shard, wr
 
 APPLICATION_ID = 0x64796901  # "dyi": a semantic index of the first format
 PATTERN = "shard-*.bin"
+STAGES = "first-stage-*.faiss"
 NAMES_PER_QUERY = 500
 Id = str | int
 
 SCHEMA = (
-    # width, dtype, encoder, made by; `state` counts the changes, `rows` the rows ever added.
+    # width, dtype, encoder, made by; `state` counts the changes, `rows` the rows ever added,
+    # `compacted` how often rows got other numbers; `first_stage` is JSON, where there is one.
     "CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS shards (first INTEGER PRIMARY KEY, file TEXT, rows INTEGER, "
     "is_full INTEGER, n_inside INTEGER, checksum BLOB)",
@@ -64,7 +66,8 @@ def facts_of(connection: sqlite3.Connection, path: Path) -> dict[str, Any]:
             f"{path} is no whole index: it does not say its {some_of(wrong) or 'dtype'}; move it "
             "away and build it anew"
         )
-    return {**found, "encoder": json.loads(found["encoder"])}
+    parsed = {name: json.loads(found.get(name, "null")) for name in ("encoder", "first_stage")}
+    return {"compacted": 0, **found, **parsed}
 
 
 def shards_of(connection: sqlite3.Connection, width: int, dtype: str) -> list[ShardRecord]:
@@ -90,7 +93,7 @@ def write_shards(
             shape, arrays = packed(vectors[a : a + height], dtype)
             name = PATTERN.replace("*", f"{first + a:012d}-{uuid.uuid4().hex[:8]}")
             made.append(ShardRecord(first + a, name, shape, write(folder / name, shape, arrays)))
-        _sync(folder)
+        sync(folder)
     except OSError as error:
         raise DataError(
             f"{folder} takes no more files ({error}); what was added before is whole"
@@ -98,7 +101,7 @@ def write_shards(
     return made
 
 
-def _sync(folder: Path) -> None:
+def sync(folder: Path) -> None:
     """Wait until the names of a folder's files are on the disk, where the system offers that."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)
@@ -108,12 +111,67 @@ def _sync(folder: Path) -> None:
             os.close(handle)
 
 
-def sweep(folder: Path, shards: Iterable[ShardRecord]) -> None:
-    """Remove the files of a folder that are none of the shards."""
-    kept = {of.file for of in shards}
-    for path in folder.glob(PATTERN):
-        if path.name not in kept:
-            path.unlink(missing_ok=True)
+def sweep(folder: Path, kept: Collection[str]) -> None:
+    """Remove the files of a folder that an index made, but for these names."""
+    for pattern in (PATTERN, STAGES):
+        for path in folder.glob(pattern):
+            if path.name not in kept:
+                path.unlink(missing_ok=True)
+
+
+def set_fact(connection: sqlite3.Connection, name: str, value: str | int | None) -> None:
+    """Enter what an index says of itself; None removes it."""
+    if value is None:
+        connection.execute("DELETE FROM facts WHERE name=?", (name,))
+    else:
+        connection.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
+
+
+def to_join(shards: Iterable[ShardRecord], alive: Any) -> list[list[ShardRecord]]:
+    """Return the shards that compaction makes one of, or makes anew without deleted texts.
+
+    Args:
+        shards: In the order of their rows.
+        alive: Which of all rows are there, bool ``[n_rows]``.
+    """
+    groups: list[list[ShardRecord]] = []
+    n = 0
+    for of in shards:
+        living = int(alive[of.first : of.first + of.shape.rows].sum())
+        joined = groups and groups[-1][0].shape.full == of.shape.full
+        if joined and n + living <= rows_per_shard(of.shape.width, of.shape.dtype):
+            groups[-1].append(of)
+            n += living
+        else:
+            groups.append([of])
+            n = living
+    return [
+        group
+        for group in groups
+        if len(group) > 1 or not alive[group[0].first :][: group[0].shape.rows].all()
+    ]
+
+
+def renumber(
+    connection: sqlite3.Connection,
+    old: Sequence[ShardRecord],
+    made: Sequence[ShardRecord],
+    rows: Iterable[int],
+) -> None:
+    """Put shards in the place of others that follow each other, without their deleted texts.
+
+    Args:
+        connection: In a transaction.
+        old: The shards that go.
+        made: Those that come, from the first row of the old ones on.
+        rows: The rows, ascending, that the new ones hold.
+    """
+    first, end = old[0].first, old[-1].first + old[-1].shape.rows
+    connection.execute("DELETE FROM texts WHERE is_dead=1 AND row >= ? AND row < ?", (first, end))
+    # A row's new number is no larger than its own, and free once those before it have theirs.
+    connection.executemany("UPDATE texts SET row=? WHERE row=?", enumerate(rows, first))
+    connection.executemany("DELETE FROM shards WHERE first=?", [(of.first,) for of in old])
+    add_shards(connection, made)
 
 
 def add_shards(connection: sqlite3.Connection, shards: Iterable[ShardRecord]) -> None:

@@ -70,7 +70,6 @@ def _best_rows(
     )
     n_threads, next_block = torch.get_num_threads(), Lock()
     many = _together(asked) if len(asked) >= MANY else None
-    x32 = np.stack([rounded.x for _, rounded in asked])
 
     def work(best: Best) -> None:
         search = _Few(asked) if many is None else _Many(many)
@@ -79,11 +78,12 @@ def _best_rows(
                 shard, rows = next(blocks, (None, slice(0)))
             if shard is None:
                 return
-            there = allowed[shard.first + rows.start : shard.first + rows.stop]
+            within = np.arange(shard.first + rows.start, shard.first + rows.stop)
+            which = np.where(allowed[within], within, -1)
             if shard.shape.full:
-                _full(asked, x32, shard, rows, there, best)
+                _full(asked, shard.vectors(rows), shard.array("inside2")[rows], which, best)
             else:
-                search.block(shard, rows, there, best)
+                search.block(shard, rows, which, best)
 
     # Each thread takes the next block when it is ready, and has a heap of its own for each query.
     # Its products are computed in it alone: threads that wait for each other are slow where a
@@ -92,6 +92,52 @@ def _best_rows(
     with ThreadPoolExecutor(n_threads) as pool, _one_blas_thread(len(asked)):
         list(pool.map(work, best))
     return _merged(best, k)
+
+
+def best_of(
+    queries: SemanticVectors, shards: Sequence[Shard], candidates: Int[np.ndarray, "q c"], k: int
+) -> Found:
+    """Return the k best of some rows for each query, with the numbers of `best_rows`.
+
+    Args:
+        queries: q queries.
+        shards: Of the index.
+        candidates: Of each query rows of the index, in any order; -1 is none.
+        k: Number of rows.
+    """
+    best = _empty(len(queries), k)
+    for i, rows in enumerate(candidates):
+        asked = [_query(queries.vectors[i], queries.sets[i])]
+        found, rows = Best(*(array[i : i + 1] for array in best)), np.sort(rows)
+        for shard in shards:
+            there = rows[(rows >= shard.first) & (rows < shard.first + shard.shape.rows)]
+            for within in shard.by_block(there - shard.first):
+                _offer_some(asked, shard, within, found)
+    return _merged([best], k)
+
+
+def _offer_some(
+    asked: Sequence[tuple[Query, Rounded]],
+    shard: Shard,
+    within: Int[np.ndarray, " n"],
+    best: Best,
+) -> None:
+    """Offer some rows of one block of a shard, from 0, to one query."""
+    which, inside2 = within + shard.first, shard.array("inside2")[within]
+    if shard.shape.full:
+        return _full(asked, shard.vectors(within), inside2, which, best)
+    (query, rounded), found = asked[0], Best(*(array[0] for array in best))
+    of = Rows(shard.some_off(within, query.chosen), *shard.some_inside(within), inside2)
+    query = query._replace(chosen=np.arange(len(of.off)))
+    return kernels.scan(query, rounded, of, which, _slack(shard.shape.width), found)
+
+
+def merged(first: Found, second: Found, k: int) -> Found:
+    """Return the k best rows of two searches of other rows."""
+    parts = (
+        Best(of.scores, of.rows, np.stack([of.n_undefined] * 2, axis=1)) for of in (first, second)
+    )
+    return _merged([*parts], k)
 
 
 def _one_blas_thread(n_queries: int) -> AbstractContextManager:
@@ -153,20 +199,18 @@ def _slack(n_terms: int) -> float:
 
 def _full(
     asked: Sequence[tuple[Query, Rounded]],
-    x32: Float[np.ndarray, "q d"],
-    shard: Shard,
-    rows: slice,
-    allowed: Bool[np.ndarray, " n"],
+    vectors: Float[np.ndarray, "n d"],
+    norm2: Float[np.ndarray, " n"],
+    which: Int[np.ndarray, " n"],
     best: Best,
 ) -> None:
-    """Search a block whose sets are full: joint sets are all dimensions, whatever S(x) is."""
-    vectors, norm2 = shard.vectors(rows), shard.array("inside2")[rows]
-    first, slack = shard.first + rows.start, _slack(shard.shape.width)
+    """Search rows whose sets are full: joint sets are all dimensions, whatever S(x) is."""
+    x = np.stack([rounded.x for _, rounded in asked])
     with np.errstate(over="ignore", invalid="ignore"):
-        dots = [vectors @ x32[0]] if len(x32) == 1 else x32 @ vectors.T
+        dots = [vectors @ x[0]] if len(x) == 1 else x @ vectors.T
     for i, ((query, _), dot) in enumerate(zip(asked, dots, strict=True)):
-        of = Best(*(array[i] for array in best))
-        kernels.select_full(query.x, vectors, dot, norm2, allowed, first, slack, of)
+        found = Best(*(array[i] for array in best))
+        kernels.select_full(query.x, vectors, dot, norm2, which, _slack(len(x[0])), found)
 
 
 class _Few:
@@ -180,8 +224,8 @@ class _Few:
         """Keep the queries."""
         self._asked = asked
 
-    def block(self, shard: Shard, rows: slice, allowed: Bool[np.ndarray, " n"], best: Best) -> None:
-        """Offer the allowed rows of a block."""
+    def block(self, shard: Shard, rows: slice, which: Int[np.ndarray, " n"], best: Best) -> None:
+        """Offer the rows of a block that are searched, by their rows in the index; -1 are none."""
         slack, is_plain = _slack(shard.shape.width), shard.shape.dtype == "float32"
         sparse, inside2 = shard.inside(rows), shard.array("inside2")[rows]
         for i, (query, rounded) in enumerate(self._asked):
@@ -190,7 +234,7 @@ class _Few:
             at = query.chosen if is_plain else np.arange(len(off))
             of, found = Rows(off, *sparse, inside2), Best(*(array[i] for array in best))
             there = query._replace(chosen=at), rounded
-            kernels.scan(*there, of, allowed, shard.first + rows.start, slack, found)
+            kernels.scan(*there, of, which, slack, found)
 
 
 class _Many:
@@ -213,17 +257,16 @@ class _Many:
         self._tile = np.empty((width, self._height), np.float32)
         self._sums = np.empty((2, self._height, q), np.float32)
 
-    def block(self, shard: Shard, rows: slice, allowed: Bool[np.ndarray, " n"], best: Best) -> None:
+    def block(self, shard: Shard, rows: slice, which: Int[np.ndarray, " n"], best: Best) -> None:
         """As `_Few.block`."""
         off, inside2 = shard.off(rows), shard.array("inside2")[rows]
         of, slack = Rows(off, *shard.inside(rows), inside2), _slack(shard.shape.width)
-        for a in range(0, len(allowed), self._height):
-            n = len(allowed[a : a + self._height])
+        for a in range(0, len(which), self._height):
+            n = len(which[a : a + self._height])
             tile, (dot, y2) = self._tile[:, :n], self._sums[:, :n]
             tile[:] = off[:, a : a + n]  # of its long rows it would be read again for each product
             # A value may be too large for float32: the kernel computes such rows in float64.
             with np.errstate(over="ignore", invalid="ignore"):
                 np.matmul(tile.T, self._on, out=dot)
                 np.matmul(np.square(tile, out=tile).T, self._sets, out=y2)
-            some = allowed[a : a + n], shard.first + rows.start, slack, best
-            kernels.sift(self._queries, of, a, dot, y2, *some)
+            kernels.sift(self._queries, of, a, dot, y2, which[a : a + n], slack, best)
