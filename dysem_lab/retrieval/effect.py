@@ -1,5 +1,8 @@
 """What a ranking keeps of the exact one: of fewer bytes for a value, or of a first stage."""
 
+from collections.abc import Iterable, Sequence
+from typing import Any
+
 import numpy as np
 
 from dysem_lab.encoders.vectors import SemanticVectors, require_semantic
@@ -9,22 +12,20 @@ from dysem_lab.joint import all_pairs_similarity
 from dysem_lab.retrieval.layout import DTYPES, as_stored
 
 
-def in_common(found: np.ndarray, exact: np.ndarray) -> float:
+def in_common(found: Sequence[Iterable[Any]], exact: Sequence[Iterable[Any]]) -> float:
     """Return the mean share of the hits of exact rankings that other ones have too.
 
     Args:
-        found: Ids or rows, ``[q, k]``, of any order.
-        exact: The exact ones, ``[q, k]``.
+        found: Of q queries the ids or rows, of any order.
+        exact: The exact ones; a query without any does not count.
 
     Raises:
         InputError: Rankings of other numbers of queries, or none.
     """
-    if len(found) != len(exact) or not exact.size:
+    pairs = [(set(of), set(right)) for of, right in zip(found, exact, strict=False)]
+    shares = [len(of & right) / len(right) for of, right in pairs if right]
+    if len(found) != len(exact) or not shares:
         raise InputError(f"rankings of {len(found)} and {len(exact)} queries have no share")
-    shares = [
-        len(set(row) & set(right)) / len(right)
-        for row, right in zip(found.tolist(), exact.tolist(), strict=True)
-    ]
     return float(np.mean(shares))
 
 
@@ -53,5 +54,5 @@ def ranking_kept(texts: SemanticVectors, dtype: str, k: int = 10, n: int = 100) 
             queries.vectors, others.vectors, queries.sets, others.sets, undefined=-2.0
         )
         similarity[range(n), rows] = -3.0
-        ranked.append(similarity.topk(k).indices.numpy())
+        ranked.append(similarity.topk(k).indices.tolist())
     return in_common(*ranked)

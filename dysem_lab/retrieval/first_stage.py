@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int
 from dysem_lab.encoders.checkpoints import optional_package
 from dysem_lab.errors import DataError
 
-PER_LIST = 40  # texts that are drawn to find the centre of a list; faiss warns of fewer than 39
+PER_LIST = 40  # texts that are drawn to find the centre of a list
 READ = 16  # one list in so many is read
 FEWEST_READ = 16
 AT_ONCE = 4096
@@ -98,6 +98,7 @@ def built(
         faiss.IndexFlatIP(d), d, n_lists(n), kind, faiss.METRIC_INNER_PRODUCT
     )
     faiss.omp_set_num_threads(torch.get_num_threads())
+    lists.cp.min_points_per_centroid = 1  # of a few texts it says nothing
     lists.train(_centred(sample, mean))
     for rows, vectors in batches:
         lists.add_with_ids(_centred(vectors, mean), rows)

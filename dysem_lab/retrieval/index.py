@@ -327,17 +327,17 @@ class SemanticIndex(Reader):
         return said
 
     def _recall(self, stage: FirstStage, rows: Int[np.ndarray, " n"], n: int) -> float | None:
-        """Return the share of the 10 nearest texts that are found, None where there are fewer."""
-        queries, n_others = self._read(rows), int(self._alive.sum()) - 1
-        if not n_others:
-            return None
-        tops = []
+        """Return the share of the 10 nearest texts that are found, None where there are none."""
+        queries, tops = self._read(rows), []
         for of in (stage, None):
-            found = self._found(queries, self._alive, min(11, n_others + 1), of, n)
+            found = self._found(queries, self._alive, 11, of, n).rows.tolist()
             tops.append(
-                [[j for j in row if j != i][:10] for i, row in zip(rows, found.rows, strict=True)]
+                [
+                    [j for j in row if j not in (i, -1)][:10]
+                    for i, row in zip(rows, found, strict=True)
+                ]
             )
-        return in_common(*map(np.array, tops))
+        return in_common(*tops) if any(tops[1]) else None
 
     def compact(self) -> int:
         """Give the disk back what deleted texts take, and join small shards that follow each other.

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import dysem_lab as dl
 from dysem_lab.errors import DataError, InputError, ModelError
-from dysem_lab.retrieval import layout, scan
+from dysem_lab.retrieval import layout, records, scan
 from dysem_lab.retrieval.index import SemanticIndex
 
 pytest.importorskip("numba", reason="no numba: pip install -e '.[index]'")
@@ -75,6 +75,15 @@ def shards(folder, texts, dtype="float32", height=16):
     return made
 
 
+def same_of_candidates(found, queries, made, allowed, k):
+    """Assert that all allowed rows as candidates, in another order, give what was found."""
+    candidates = np.where(allowed, np.arange(len(allowed)), -1)[None, ::-1].repeat(len(queries), 0)
+    some = scan.best_of(queries, made, candidates, k)
+    assert (some.rows == found.rows).all()
+    assert (some.scores == found.scores).all()
+    assert (some.n_undefined == found.n_undefined).all()
+
+
 @pytest.mark.parametrize("many", [False, True], ids=["few queries", "many"])
 @settings(max_examples=150)
 @given(texts=semantic(), queries=semantic(most=4), k=st.integers(1, 12), seed=st.integers(0, 99))
@@ -85,7 +94,9 @@ def test_hits_are_those_of_the_joint_cosine_in_float64(many, texts, queries, k, 
         patch.setattr(layout.os, "fsync", lambda handle: None)
         patch.setattr(scan, "MANY", 1 if many else 99)
         patch.setattr(scan, "TILE_VALUES", 5 * D)
-        found = scan.best_rows(queries, shards(Path(folder), texts), allowed, k)
+        made = shards(Path(folder), texts)
+        found = scan.best_rows(queries, made, allowed, k)
+        same_of_candidates(found, queries, made, allowed, k)
     expected = reference(queries, texts)
     agrees(found, expected, allowed)
     assert found.n_undefined.tolist() == np.isnan(expected[:, allowed]).sum(1).tolist()
@@ -101,7 +112,9 @@ def test_hits_of_fewer_bytes_are_exact_for_what_is_stored(many, dtype, texts, qu
         patch.setattr(layout.os, "fsync", lambda handle: None)
         patch.setattr(scan, "MANY", 1 if many else 99)
         made = shards(Path(folder), texts, dtype)
-        found = scan.best_rows(queries, made, np.ones(len(texts), bool), 5)
+        everything = np.ones(len(texts), bool)
+        found = scan.best_rows(queries, made, everything, 5)
+        same_of_candidates(found, queries, made, everything, 5)
         stored = [shard.read(np.arange(shard.shape.rows)) for shard in made]
     vectors, sets = map(torch.cat, zip(*stored, strict=True))
     assert torch.equal(sets, texts.sets)
@@ -297,3 +310,135 @@ def test_another_file_in_the_place_of_an_index_is_refused(tmp_path):
     file.write_bytes(b"nothing of the kind" * 99)
     with pytest.raises(DataError, match="not a usable semantic index"):
         SemanticIndex.open(tmp_path / "index")
+
+
+def clustered(n, full=False):
+    """Return texts around some centres, as a corpus has them, on a common direction."""
+    generator = torch.Generator().manual_seed(5)
+    centres = torch.randn(20, 24, generator=generator)
+    vectors = centres[torch.randint(20, (n,), generator=generator)] + 2
+    vectors += 0.4 * torch.randn(n, 24, generator=generator)
+    sets = torch.zeros(n, 24, dtype=torch.bool).scatter(1, vectors.topk(6).indices, True)
+    return dl.SemanticVectors(vectors) if full else dl.SemanticVectors(vectors, sets)
+
+
+@pytest.mark.parametrize("full", [False, True], ids=["sets", "full"])
+def test_a_first_stage_says_what_it_misses_and_hits_have_the_exact_scores(tmp_path, full):
+    pytest.importorskip("faiss")
+    texts, folder = clustered(1500, full), tmp_path / "index"
+    index = SemanticIndex.create(folder, 24)
+    index.add(range(1000), texts[:1000])
+    index.delete(range(0, 1000, 9))
+    assert index.first_stage is None
+    with pytest.raises(InputError, match=r"no first stage; index\.build_first_stage"):
+        index.search(texts[:2], 5, first_stage=50)
+    said = index.build_first_stage(60)
+    assert said == SemanticIndex.open(folder).first_stage
+    queries, exact = texts[[3, 9, 1200]], index.search(texts[[3, 9, 1200]], 10)
+    hits = SemanticIndex.open(folder).search(queries, 10, first_stage=60)
+    assert "60 candidates of faiss IVF" in hits.first_stage
+    assert exact.first_stage is None
+    similarity = dl.all_pairs_similarity(
+        queries.vectors, texts.vectors, queries.sets, texts.sets
+    ).numpy()
+    for row, scores, ids in zip(similarity, hits.scores.numpy(), hits.ids, strict=True):
+        np.testing.assert_allclose(scores, row[ids.astype(int)], atol=1e-6)
+        assert (np.diff(scores) <= 0).all()
+        assert not any(name % 9 == 0 for name in ids)
+    # The recall that was said is that of each text of a sample, less itself.
+    asked = np.sort(np.random.default_rng(0).permutation(len(index))[:100])
+    assert 0.3 < said["recall@10"] <= 1
+    assert said["n_queries"] == len(asked) == 100
+    # Every text as a candidate, all lists read: what is exact.
+    of_odd = [name % 2 == 1 for name in index.ids]
+    lots = index.search(queries, 10, of_odd, first_stage=10**4)
+    assert set(lots.ids.ravel()) <= {name for name in index.ids if name % 2}
+    index.add(range(1000, 1500), texts[1000:])  # all looked at, wherever they are
+    assert index.search(texts[1000:1010], 1, first_stage=5).ids.ravel().tolist() == [
+        *range(1000, 1010)
+    ]
+    for n, error in ((0, "first_stage must be"), (4, "fewer texts than k=5")):
+        with pytest.raises(InputError, match=error):
+            index.search(queries, 5, first_stage=n)
+    (path,) = folder.glob("first-stage-*")
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(DataError, match=r"damaged.*index first-stage"):
+        SemanticIndex.open(folder).search(queries, 5, first_stage=50)
+    index.build_first_stage(60)
+    assert len(list(folder.glob("first-stage-*"))) == 1
+    SemanticIndex.open(folder).search(queries, 5, first_stage=50)
+
+
+def test_a_first_stage_of_huge_and_of_few_vectors(tmp_path):
+    pytest.importorskip("faiss")
+    index = SemanticIndex.create(tmp_path / "index", D)
+    with pytest.raises(InputError, match="has no texts"):
+        index.build_first_stage()
+    index.add([0], drawn(1, 0))
+    assert index.build_first_stage()["recall@10"] is None
+    huge = dl.SemanticVectors(torch.tensor([[3e38] * D, [-3e38] * D, [0.0] * D]))
+    index.add([1, 2, 3], huge)
+    assert index.build_first_stage()["recall@10"] == 1
+    hits = index.search(huge, 4, first_stage=4)
+    assert hits.ids.tolist() == index.search(huge, 4).ids.tolist()
+
+
+def test_without_faiss_the_remedy_is_named(tmp_path, monkeypatch):
+    index = SemanticIndex.create(tmp_path / "index", D)
+    index.add(range(3), drawn(3, 0))
+    monkeypatch.setitem(__import__("sys").modules, "faiss", None)
+    with pytest.raises(ModelError, match=r"pip install 'dysem-lab\[first-stage\]'"):
+        index.build_first_stage()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+def test_compaction_keeps_texts_in_their_order_and_gives_disk_back(tmp_path, dtype, monkeypatch):
+    monkeypatch.setattr(records, "rows_per_shard", lambda width, dtype: 40)
+    texts = drawn(95, 1)
+    index = SemanticIndex.create(tmp_path / "index", D, dtype=dtype)
+    for a in range(0, 90, 10):
+        index.add(range(a, a + 10), texts[a : a + 10], [f"Text {i}." for i in range(a, a + 10)])
+    index.add(range(90, 95), dl.SemanticVectors(texts.vectors[90:]))  # full sets, kept as such
+    index.delete([0, 1, 44, 89, *range(50, 60)])
+    other = SemanticIndex.open(tmp_path / "index")
+    ids, before = other.ids, other.search(texts[:3], 7)
+    kept, size = other.vectors(ids), index.n_bytes
+    assert index.n_deleted == 4  # a shard without texts is gone already
+    assert index.compact() == 4
+    assert index.n_deleted == 0
+    assert (
+        len(list((tmp_path / "index").glob("shard-*"))) == 3
+    )  # of at most 40 texts; full sets by themselves
+    assert index.n_bytes < size
+    for one in (index, other, SemanticIndex.open(tmp_path / "index")):
+        assert one.ids == ids
+        assert one.texts([2, 88]) == ["Text 2.", "Text 88."]
+        now = one.vectors(ids)
+        assert torch.equal(now.sets, kept.sets)
+        step = {"float32": 0, "float16": 2.0**-20, "int8": 1 / 250}[dtype]
+        most = kept.vectors.abs().max() * step
+        assert ((now.vectors - kept.vectors).abs() <= most).all()
+        if dtype == "float32":
+            after = one.search(texts[:3], 7)
+            assert torch.equal(after.scores, before.scores)
+            assert (after.ids == before.ids).all()
+    assert index.compact() == 0
+    index.add([1], texts[[1]])
+    assert index.search(texts[[1]], 1).ids.tolist() == [[1]]
+    assert index.ids == [*ids, 1]
+    assert index.damaged().empty
+
+
+def test_a_search_beside_a_compaction_names_the_right_texts(tmp_path, monkeypatch):
+    index, texts = SemanticIndex.create(tmp_path / "index", D), drawn(30, 2)
+    index.add(range(30), texts)
+    index.delete(range(12))
+    other, found = SemanticIndex.open(tmp_path / "index"), SemanticIndex._found
+
+    def meanwhile(self, *arguments):
+        done = found(self, *arguments)
+        index.compact()  # after the rows were found, before their names are asked
+        return done
+
+    monkeypatch.setattr(SemanticIndex, "_found", meanwhile)
+    assert other.search(texts[20:22], 1).ids.ravel().tolist() == [20, 21]
