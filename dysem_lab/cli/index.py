@@ -169,6 +169,15 @@ def search(
         str, typer.Option(help="Explain a hit by dimension, token, head or block.")
     ] = "",
     hit: Annotated[int, typer.Option(min=1, help="Rank of the hit that is explained.")] = 1,
+    first_stage: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Look at so many texts alone, from `dysem-lab index first-stage`; some can be "
+            "missed.",
+            show_default="look at all",
+        ),
+    ] = None,
     table: Table = None,
     translator: Translator = "",
     language: Language = "en",
@@ -184,7 +193,7 @@ def search(
     from dysem_lab.questions.indexed import hits_of, why_hit
 
     asked = encoder.encode(queries, language=language, store=VectorStore(), progress=not as_json)
-    found = hits_of(there, asked, n)
+    found = hits_of(there, asked, n, first_stage)
     reasons: list[Any] = [None] * len(queries)
     if why:
         for i, (query, hits) in enumerate(zip(queries, found, strict=True)):
@@ -197,12 +206,24 @@ def search(
                 {
                     "query": query,
                     "hits": json.loads(hits.to_json(orient="records")),
+                    "first_stage": hits.attrs["first_stage"],
                     "why": str(reason) if reason else None,
                 }
                 for query, hits, reason in zip(queries, found, reasons, strict=True)
             ]
         )
         return
+    if first_stage is not None:
+        said = there.first_stage or {}
+        recall = said.get("recall@10")
+        measured = f"; with {said['candidates']:,} it found {recall:.1%}" if recall else ""
+        out.print(
+            f"Not all texts were looked at: {found[0].attrs['first_stage']}{measured} of the 10 "
+            "nearest",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
     for query, hits, reason in zip(queries, found, reasons, strict=True):
         print_table(
             f"Nearest to: {query}",
@@ -241,6 +262,8 @@ def info(
         "width": there.width,
         "stored": there.dtype,
         "megabytes": there.n_bytes / 1e6,
+        "deleted texts on disk": there.n_deleted,
+        **(there.first_stage or {}),
         "made by": there.made_by,
         **_flat(there.encoder),
     }
@@ -276,6 +299,31 @@ def repair(
         for rows, vectors in _encoded(encoder, texts, language, as_json):
             there.add(damaged["id"].tolist()[rows], vectors, texts[rows], replace=True)
     _say({"index": folder, "made anew": len(damaged)}, as_json)
+
+
+@index.command("first-stage", epilog="Example:  dysem-lab index first-stage my-index")
+def first_stage(
+    folder: Folder,
+    candidates: Annotated[
+        int, typer.Option(min=11, help="Texts that it hands on where its recall is measured.")
+    ] = 1000,
+    as_json: Json = False,
+) -> None:
+    """Build what `search --first-stage N` asks, and say what share of the 10 nearest it finds."""
+    from dysem_lab.retrieval.index import SemanticIndex
+
+    said = SemanticIndex.open(folder).build_first_stage(candidates)
+    _say({"index": folder, **said}, as_json)
+
+
+@index.command(epilog="Example:  dysem-lab index compact my-index")
+def compact(folder: Folder, as_json: Json = False) -> None:
+    """Give the disk back what deleted texts take, and join small shards; a first stage goes."""
+    from dysem_lab.retrieval.index import SemanticIndex
+
+    there = SemanticIndex.open(folder)
+    removed = there.compact()
+    _say({"index": folder, "removed": removed, "megabytes": there.n_bytes / 1e6}, as_json)
 
 
 def _read(path: Path, column: str, ids: str) -> tuple[list[str], list[str]]:

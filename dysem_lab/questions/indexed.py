@@ -14,18 +14,27 @@ from dysem_lab.retrieval.index import SemanticIndex
 from dysem_lab.retrieval.records import Id
 
 
-def hits_of(index: SemanticIndex, queries: SemanticVectors, n: int = 10) -> list[pd.DataFrame]:
+def hits_of(
+    index: SemanticIndex, queries: SemanticVectors, n: int = 10, first_stage: int | None = None
+) -> list[pd.DataFrame]:
     """Return a table of the n nearest texts for each query, the nearest first.
+
+    Args:
+        index: What is searched.
+        queries: v and S of texts.
+        n: Rows of each table.
+        first_stage: As for `SemanticIndex.search`.
 
     Returns:
         One row per hit: ``rank`` from 1, ``id``, ``text`` (None where it was not kept),
         ``similarity``, ``n_dims`` (|U|), ``top_dimensions`` and ``top_share``, of `beyond_shared`
-        with the mean of up to `N_CENTRE` texts of the index, drawn at random.
+        with the mean of up to `N_CENTRE` texts of the index, drawn at random. Where a first stage
+        chose the texts that were looked at, ``attrs["first_stage"]`` names it.
 
     Raises:
         InputError: As for `SemanticIndex.search`, as are the other errors.
     """
-    hits, tables = index.search(queries, n), []
+    hits, tables = index.search(queries, n, first_stage=first_stage), []
     names = index.ids
     drawn = np.random.default_rng(0).permutation(len(names))[:N_CENTRE].tolist()
     shared = index.vectors([names[i] for i in sorted(drawn)]).vectors
@@ -47,6 +56,7 @@ def hits_of(index: SemanticIndex, queries: SemanticVectors, n: int = 10) -> list
                 }
             )
         )
+        tables[-1].attrs["first_stage"] = hits.first_stage
     return tables
 
 

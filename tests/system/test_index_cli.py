@@ -65,6 +65,31 @@ def test_from_texts_to_hits(built, tmp_path):
     assert "megabytes" in run("info", folder).output
 
 
+def test_a_first_stage_and_compaction_say_what_they_did(built):
+    pytest.importorskip("faiss")
+    folder, build = built
+    run(*build)
+    with pytest.raises(InputError, match="no first stage"):
+        run("search", folder, "It rains.", "--first-stage", 20)
+    said = asked("first-stage", folder, "--candidates", 20)
+    assert said["recall@10"] == 1  # of four texts all are looked at
+    search = ("search", folder, "It rains.", "-n", 3)
+    (exact,), (found,) = asked(*search), asked(*search, "--first-stage", 20)
+    assert found["hits"] == exact["hits"]
+    assert (exact["first_stage"], found["first_stage"][:13]) == (None, "20 candidates")
+    shown = run(*search, "--first-stage", 20).output
+    assert "Not all texts were looked at: 20 candidates of faiss" in shown
+    assert "with 20 it found 100.0% of the 10 nearest" in shown
+    run("delete", folder, "corpus.txt:1")
+    facts = asked("info", folder)
+    assert (facts["deleted texts on disk"], facts["recall@10"]) == (1, 1)
+    assert asked("compact", folder)["removed"] == 1
+    facts = asked("info", folder)
+    assert facts["deleted texts on disk"] == 0
+    assert "recall@10" not in facts
+    assert asked(*search)[0]["hits"][0]["text"] == "It rains."
+
+
 def test_the_dimensions_of_a_hit_are_those_beyond_what_all_texts_share(built):
     folder, build = built
     run(*build)
