@@ -9,7 +9,7 @@ from rich.markup import escape
 from dysem_lab.cli.audit import audit
 from dysem_lab.cli.compare import similarity
 from dysem_lab.cli.export import export_explorer
-from dysem_lab.cli.index import index
+from dysem_lab.cli.index_upkeep import index
 from dysem_lab.cli.inspect import doctor, models, store
 from dysem_lab.cli.notebooks import lab, notebooks
 from dysem_lab.cli.run import figures

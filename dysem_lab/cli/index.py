@@ -15,7 +15,6 @@ from dysem_lab.cli.terminal import (
     Model,
     Template,
     codes_of,
-    err,
     number,
     out,
     print_json,
@@ -142,7 +141,7 @@ def add(
 ) -> None:
     """Encode more texts, as those that are there were; known ids with the same text are left."""
     given, names = _read(texts, column, ids)
-    there, encoder = _opened(folder, table, translator)
+    there, encoder = opened(folder, table, translator)
     _add(there, encoder, given, names, language, as_json)
 
 
@@ -157,7 +156,7 @@ def delete(
 
     there = SemanticIndex.open(folder)
     there.delete(ids)
-    _say({"index": folder, "deleted": len(ids), "texts": len(there)}, as_json)
+    say({"index": folder, "deleted": len(ids), "texts": len(there)}, as_json)
 
 
 @index.command(epilog="Example:  dysem-lab index search my-index 'It is raining.' -n 5 --why token")
@@ -187,7 +186,7 @@ def search(
     checked(queries, "query")
     if why:
         one_of(why, WHY, "explanation")
-    there, encoder = _opened(folder, table, translator)
+    there, encoder = opened(folder, table, translator)
 
     from dysem_lab.models.store import VectorStore
     from dysem_lab.questions.indexed import hits_of, why_hit
@@ -244,88 +243,6 @@ def search(
             out.print(f"Hit {hit}: {reason}", highlight=False, markup=False, soft_wrap=True)
 
 
-@index.command(epilog="Example:  dysem-lab index info my-index --check")
-def info(
-    folder: Folder,
-    check: Annotated[
-        bool, typer.Option("--check", help="Read every shard, and name the damaged ones.")
-    ] = False,
-    as_json: Json = False,
-) -> None:
-    """Say what an index holds, and what made its vectors."""
-    from dysem_lab.retrieval.index import SemanticIndex
-
-    there = SemanticIndex.open(folder)
-    facts: dict[str, Any] = {
-        "index": folder,
-        "texts": len(there),
-        "width": there.width,
-        "stored": there.dtype,
-        "megabytes": there.n_bytes / 1e6,
-        "deleted texts on disk": there.n_deleted,
-        **(there.first_stage or {}),
-        "made by": there.made_by,
-        **_flat(there.encoder),
-    }
-    damaged = there.damaged() if check else None
-    if damaged is not None:
-        facts["damaged texts"] = len(damaged)
-        facts["damaged shards"] = sorted(set(damaged["shard"]))
-    _say(facts, as_json)
-    if damaged is not None and len(damaged):
-        err.print(f"`dysem-lab index repair {folder}` makes them anew", highlight=False)
-        raise typer.Exit(1)
-
-
-@index.command(epilog="Example:  dysem-lab index repair my-index")
-def repair(
-    folder: Folder,
-    table: Table = None,
-    translator: Translator = "",
-    language: Language = "en",
-    as_json: Json = False,
-) -> None:
-    """Encode the texts of damaged shards again, from the texts that the index kept."""
-    from dysem_lab.retrieval.index import SemanticIndex
-
-    damaged = SemanticIndex.open(folder).damaged()
-    if damaged["text"].isna().any():
-        raise InputError(
-            f"{folder} did not keep the texts of its damaged shards; add them with replace=True"
-        )
-    if len(damaged):
-        there, encoder = _opened(folder, table, translator)
-        texts = damaged["text"].tolist()
-        for rows, vectors in _encoded(encoder, texts, language, as_json):
-            there.add(damaged["id"].tolist()[rows], vectors, texts[rows], replace=True)
-    _say({"index": folder, "made anew": len(damaged)}, as_json)
-
-
-@index.command("first-stage", epilog="Example:  dysem-lab index first-stage my-index")
-def first_stage(
-    folder: Folder,
-    candidates: Annotated[
-        int, typer.Option(min=11, help="Texts that it hands on where its recall is measured.")
-    ] = 1000,
-    as_json: Json = False,
-) -> None:
-    """Build what `search --first-stage N` asks, and say what share of the 10 nearest it finds."""
-    from dysem_lab.retrieval.index import SemanticIndex
-
-    said = SemanticIndex.open(folder).build_first_stage(candidates)
-    _say({"index": folder, **said}, as_json)
-
-
-@index.command(epilog="Example:  dysem-lab index compact my-index")
-def compact(folder: Folder, as_json: Json = False) -> None:
-    """Give the disk back what deleted texts take, and join small shards; a first stage goes."""
-    from dysem_lab.retrieval.index import SemanticIndex
-
-    there = SemanticIndex.open(folder)
-    removed = there.compact()
-    _say({"index": folder, "removed": removed, "megabytes": there.n_bytes / 1e6}, as_json)
-
-
 def _read(path: Path, column: str, ids: str) -> tuple[list[str], list[str]]:
     """Return the texts of a file, and their ids."""
     if not path_of(path).is_file():
@@ -345,7 +262,7 @@ def _read(path: Path, column: str, ids: str) -> tuple[list[str], list[str]]:
     return texts, [f"{path.name}:{i}" for i in range(1, len(texts) + 1)]
 
 
-def _opened(folder: Path, table: Path | None, translator: str) -> "tuple[SemanticIndex, Encoder]":
+def opened(folder: Path, table: Path | None, translator: str) -> "tuple[SemanticIndex, Encoder]":
     """Return an index, and the encoder that it was made with."""
     from dysem_lab.encoders.saved import encoder_of
     from dysem_lab.retrieval.index import SemanticIndex
@@ -365,7 +282,7 @@ def _opened(folder: Path, table: Path | None, translator: str) -> "tuple[Semanti
     return there, encoder
 
 
-def _encoded(
+def encoded(
     encoder: "Encoder", texts: Sequence[str], language: str, quiet: bool
 ) -> Iterator[tuple[slice, Any]]:
     """Yield some texts at a time, with their vectors."""
@@ -398,24 +315,17 @@ def _add(
         )
     names, added = [name for name, _ in new], [text for _, text in new]
     facts: dict[str, Any] = {"index": there.path, "added": len(new), "there already": len(known)}
-    for rows, vectors in _encoded(encoder, added, language, as_json):
+    for rows, vectors in encoded(encoder, added, language, as_json):
         there.add(names[rows], vectors, added[rows])
         if there.dtype != "float32" and rows.start == 0 and len(vectors) > 10:
             kept = ranking_kept(vectors, there.dtype)
             facts[f"10 nearest kept by {there.dtype} (of {len(vectors)} texts)"] = round(kept, 4)
     facts |= {"texts": len(there), "megabytes": there.n_bytes / 1e6}
-    _say(facts, as_json)
+    say(facts, as_json)
 
 
-def _flat(encoder: dict[str, Any]) -> dict[str, Any]:
-    """Return what is said of an encoder, its settings one by one."""
-    kind = {"encoder": encoder.get("encoder", "not said").rpartition(".")[2]}
-    weights = {f"model {name}": value for name, value in (encoder.get("model") or {}).items()}
-    made = {"translator": encoder["translator"]} if "translator" in encoder else {}
-    return {**kind, **encoder.get("config", {}), **weights, **made}
-
-
-def _say(facts: dict[str, Any], as_json: bool) -> None:
+def say(facts: dict[str, Any], as_json: bool) -> None:
+    """Print facts as a table, or as JSON."""
     if as_json:
         print_json(facts)
         return

@@ -7,8 +7,9 @@ from dysem_lab.encoders.base import Encoder
 from dysem_lab.encoders.vectors import SemanticVectors
 from dysem_lab.errors import InputError
 from dysem_lab.joint import joint_set
+from dysem_lab.questions.corpus import Corpus, mean_of
 from dysem_lab.questions.explain import Explanation
-from dysem_lab.questions.search import Corpus, beyond_shared
+from dysem_lab.questions.search import beyond_shared
 from dysem_lab.questions.why_near import N_CENTRE, why_near
 from dysem_lab.retrieval.index import SemanticIndex
 from dysem_lab.retrieval.records import Id
@@ -37,12 +38,12 @@ def hits_of(
     hits, tables = index.search(queries, n, first_stage=first_stage), []
     names = index.ids
     drawn = np.random.default_rng(0).permutation(len(names))[:N_CENTRE].tolist()
-    shared = index.vectors([names[i] for i in sorted(drawn)]).vectors
+    shared = mean_of(index.vectors([names[i] for i in sorted(drawn)]).vectors)
     for i, (ids, scores) in enumerate(zip(hits.ids, hits.scores.tolist(), strict=True)):
         found = [name for name in ids if name is not None]
         texts, query = index.vectors(found), queries[[i]]
         U = joint_set(query.sets, texts.sets)
-        top, together = beyond_shared(query, texts, shared)
+        top, together, _ = beyond_shared(query, texts, shared)
         tables.append(
             pd.DataFrame(
                 {

@@ -3,6 +3,7 @@
 import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import numpy as np
 import pandas as pd
@@ -14,18 +15,17 @@ from torch import Tensor
 from dysem_lab.display import Progress, silent
 from dysem_lab.encoders.base import Encoder
 from dysem_lab.encoders.vectors import SemanticVectors
-from dysem_lab.errors import InputError, choices
-from dysem_lab.inputs import at_least, checked, has_words
+from dysem_lab.errors import InputError
+from dysem_lab.inputs import at_least
 from dysem_lab.joint import contributions, joint_set
 from dysem_lab.models.store import VectorStore
+from dysem_lab.questions.corpus import Corpus
 from dysem_lab.questions.finding import Facts, Finding
 from dysem_lab.questions.style import DIVERGING, PALETTE, layout, with_gaps
-from dysem_lab.translation.renderings import rendered
 
-FEWEST = 3  # texts whose mean is subtracted
-CHUNK = 32  # texts between two reports of progress
 N_LETTERS = 44  # of a sentence in a figure; the table beside it has it whole
 N_TOP = 5  # dimensions that are named
+INDEXED = 5000  # texts from which on an index on disk is faster than the work of making it
 
 
 def search(
@@ -81,131 +81,6 @@ def search(
     return Finding("search", found.table, figure(found), caption(found), facts)
 
 
-class Corpus:
-    """Texts, and what an encoder makes of them: computed once, and kept as far as it got.
-
-    Args:
-        encoder: `dysem_lab.DySem`, or any other encoder of the package; the joint set of one
-            without consensus sets is all its dimensions.
-        texts: n texts, or language → the n texts in it, aligned by position, for a DySem that has
-            no translator.
-        language: The texts' own.
-        store: As for `dysem_lab.capture`.
-
-    Attributes:
-        encoder: As given.
-        texts: The n texts in their own language.
-        renderings: Language → the n texts in it; empty where none are given.
-        language: As given.
-
-    Raises:
-        InputError: No texts, languages of different lengths, no texts in their own language.
-    """
-
-    def __init__(
-        self,
-        encoder: Encoder,
-        texts: Sequence[str] | Mapping[str, Sequence[str]],
-        language: str = "en",
-        store: VectorStore | None = None,
-    ) -> None:
-        """Take the texts; nothing is encoded yet."""
-        self.renderings: Mapping[str, Sequence[str]] = {}
-        if isinstance(texts, Mapping):
-            if language not in texts:
-                raise choices("language of the texts", language, texts)
-            self.renderings = {code: checked(texts[code], f"{code} text") for code in texts}
-            texts = self.renderings[language]
-        texts = checked(texts)
-        if not texts:
-            raise InputError("the corpus is empty; give a list of one or more texts")
-        for code, column in self.renderings.items():
-            if len(column) != len(texts):
-                raise InputError(f"{len(column)} renderings in {code!r} for {len(texts)} texts")
-        self.encoder, self.texts, self.language = encoder, texts, language
-        self._store = store
-        self._chunks: list[SemanticVectors] = []
-        self._encoded: SemanticVectors | None = None
-        self._queries: dict[tuple[str, ...], SemanticVectors] = {}
-
-    def __len__(self) -> int:
-        return len(self.texts)
-
-    def encode(self, progress: Progress = silent) -> SemanticVectors:
-        """Return v and S of the n texts.
-
-        Args:
-            progress: Called before each chunk; where it stops the work, the next call goes on.
-        """
-        # Texts of similar length together waste little padding.
-        order = sorted(range(len(self)), key=lambda i: (-len(self.texts[i]), i))
-        for start in range(len(self._chunks) * CHUNK, len(self), CHUNK):
-            progress(start, len(self), "Encoding")
-            rows = order[start : start + CHUNK]
-            columns = {code: [column[i] for i in rows] for code, column in self.renderings.items()}
-            self._chunks.append(self._encode([self.texts[i] for i in rows], columns))
-        if self._encoded is None:
-            back = torch.tensor(order).argsort()
-            self._encoded = SemanticVectors(
-                torch.cat([chunk.vectors for chunk in self._chunks])[back],
-                torch.cat([chunk.sets for chunk in self._chunks])[back],
-            )
-        return self._encoded
-
-    def encode_query(self, query: str, renderings: Mapping[str, str]) -> SemanticVectors:
-        """Return v and S of a query, encoded once.
-
-        Args:
-            query: A text in the corpus's language; one of the corpus has its renderings.
-            renderings: Language → the query in it; a translator of the encoder makes the rest.
-
-        Raises:
-            InputError: An empty query.
-            MissingTranslationError: A rendering is neither given nor to be had.
-        """
-        columns = {code: [text] for code, text in self.of_query(query, renderings).items()}
-        key = (query, *(f"{code}: {text}" for code, (text,) in columns.items()))
-        if key not in self._queries:
-            self._queries[key] = self._encode([query], columns)
-        return self._queries[key]
-
-    def of_query(self, query: str, renderings: Mapping[str, str]) -> dict[str, str]:
-        """Return language → a query in it, as far as that is given or in the corpus.
-
-        Raises:
-            InputError: An empty query.
-        """
-        if isinstance(query, str) and not has_words(query):
-            raise InputError("the query is empty; type a sentence")
-        checked([query], "query")
-        known = {}
-        if query in self.texts:
-            row = self.texts.index(query)
-            known = {code: column[row] for code, column in self.renderings.items()}
-        return {**known, **renderings}
-
-    def in_languages(self, rows: Sequence[int]) -> dict[str, list[str]]:
-        """Return language → some of the texts in it, for each language that the encoder reads.
-
-        Raises:
-            MissingTranslationError: A rendering is neither given nor to be had.
-        """
-        texts = [self.texts[i] for i in rows]
-        given = {code: [column[i] for i in rows] for code, column in self.renderings.items()}
-        found = {self.language: texts}
-        for code in self.encoder.languages:
-            missing = f"the corpus is not given in {code!r}, and there is no translator"
-            found[code] = rendered(
-                texts, self.language, code, given, self.encoder.translator, missing
-            )
-        return found
-
-    def _encode(self, texts: list[str], columns: Mapping[str, Sequence[str]]) -> SemanticVectors:
-        return self.encoder.encode_renderings(
-            {**columns, self.language: texts}, self.language, store=self._store, progress=False
-        )
-
-
 @dataclass(frozen=True, eq=False)
 class Nearest:
     """The nearest texts to a query.
@@ -215,7 +90,8 @@ class Nearest:
         table: One row per text: ``rank`` from 1, ``position`` in the corpus, ``text``,
             ``similarity``, ``n_dims`` (|U|), ``top_dimensions`` and ``top_share``, of
             `beyond_shared`.
-        shares: What each dimension adds to the similarity of each row; NaN outside the joint set.
+        shares: What each dimension adds to the cosine of each row once what all texts share is
+            taken away (`beyond_shared`); NaN outside the joint set.
         n_texts: Of the corpus.
         n_undefined: Texts that have no similarity to the query (empty joint set, or a vector that
             is zero on it).
@@ -231,8 +107,8 @@ class Nearest:
 
 
 def beyond_shared(
-    query: SemanticVectors, texts: SemanticVectors, corpus: Float[Tensor, "n d"]
-) -> tuple[list[list[int]], list[float]]:
+    query: SemanticVectors, texts: SemanticVectors, mean: Float[Tensor, " d"]
+) -> tuple[list[list[int]], list[float], Float[Tensor, "m d"]]:
     """Return which dimensions add most to similarities once what all texts share is taken away.
 
     As they are, the same few dimensions add most to every similarity: they are large in all texts.
@@ -240,21 +116,36 @@ def beyond_shared(
     Args:
         query: The vector and set of one text.
         texts: Those of m texts.
-        corpus: The vectors of n texts, whose mean is subtracted where they are three or more: of
-            two, all but the sign of their difference would be gone.
+        mean: From `mean_of`.
 
     Returns:
-        Of each text up to 5 dimensions of the joint set that add most, those above 0; and what they
-        add together to the cosine of the centred vectors on it.
+        Of each text up to 5 dimensions of the joint set that add most, those above 0; what they
+        add together to the cosine of the centred vectors on it; and what each dimension adds.
     """
-    mean = corpus.double().mean(0) if len(corpus) >= FEWEST else 0.0
     x, y = query.vectors.double() - mean, texts.vectors.double() - mean
     shares = contributions(x.expand_as(y), y, joint_set(query.sets, texts.sets))
     top = [
         [j for j in row.sort(descending=True, stable=True).indices[:N_TOP].tolist() if row[j] > 0]
         for row in shares
     ]
-    return top, [row[js].sum().item() for row, js in zip(shares, top, strict=True)]
+    return top, [row[js].sum().item() for row, js in zip(shares, top, strict=True)], shares
+
+
+def _best(
+    corpus: Corpus, asked: SemanticVectors, n: int
+) -> tuple[list[int], Float[np.ndarray, " m"], int]:
+    """Return positions and similarities of the n nearest texts, and how many have none."""
+    encoded, plain = corpus.encode(), type(corpus.encoder).similarity is Encoder.similarity
+    if plain and len(corpus) >= INDEXED and find_spec("numba"):
+        hits = corpus.index().search(asked, n)
+        found = [position for position in hits.ids[0] if position is not None]
+        return found, hits.scores[0, : len(found)].numpy(), int(hits.n_undefined[0])
+    U = joint_set(asked.sets, encoded.sets)
+    on_both = ((asked.vectors != 0) & U).any(1) & ((encoded.vectors != 0) & U).any(1)
+    defined = on_both.nonzero()[:, 0]
+    similarity = corpus.encoder.similarity(asked, encoded[defined])[0]
+    best = similarity.sort(descending=True, stable=True).indices[:n]
+    return defined[best].tolist(), similarity[best].numpy(), len(corpus) - len(defined)
 
 
 def nearest(
@@ -282,29 +173,22 @@ def nearest(
     n = at_least(n, 1, "n")
     asked = corpus.encode_query(query, renderings or {})
     encoded = corpus.encode(progress)
-    U = joint_set(asked.sets, encoded.sets)
-    on_both = ((asked.vectors != 0) & U).any(1) & ((encoded.vectors != 0) & U).any(1)
-    defined = on_both.nonzero()[:, 0]
-    some = encoded[defined]
-    similarity = corpus.encoder.similarity(asked, some)[0]
-    best = similarity.sort(descending=True, stable=True).indices[:n]
-    chosen, positions = some[best], defined[best].tolist()
+    positions, similarity, n_undefined = _best(corpus, asked, n)
+    chosen = encoded[positions]
     U = joint_set(asked.sets, chosen.sets)
-    shares = contributions(asked.vectors.expand_as(chosen.vectors), chosen.vectors, U)
-    top, together = beyond_shared(asked, chosen, encoded.vectors)
+    top, together, shares = beyond_shared(asked, chosen, corpus.mean())
     table = pd.DataFrame(
         {
             "rank": range(1, len(positions) + 1),
             "position": positions,
             "text": [corpus.texts[i] for i in positions],
-            "similarity": similarity[best].numpy(),
+            "similarity": similarity,
             "n_dims": U.sum(1).numpy(),
             "top_dimensions": top,
             "top_share": together,
         }
     )
     masked = shares.masked_fill(~U, torch.nan).numpy()
-    n_undefined = len(corpus) - len(defined)
     encoder = corpus.encoder
     model = encoder.lens or encoder.facts
     label = model.label if model else encoder.config["model"]
@@ -313,7 +197,10 @@ def nearest(
 
 
 def figure(found: Nearest) -> go.Figure:
-    """Return the nearest texts with their similarity, and what each dimension adds to it.
+    """Return the nearest texts with their similarity, and what each dimension adds.
+
+    What dimensions add is to the cosine less what all texts share, as in the table: as they are,
+    the same few would be dark in every row.
 
     A row of the map is empty outside of the joint set of query and text; colours are clipped at
     the 95th percentile, so that a few large dimensions do not hide the others.
@@ -359,8 +246,8 @@ def figure(found: Nearest) -> go.Figure:
         "xaxis": {"domain": [0, 0.3], "title": "similarity", "nticks": 4, "tickangle": 0},
         "xaxis2": {
             "domain": [0.34, 1],
-            "title": f"what each of {d} dimensions adds<br><sup>colours end at ±{bound:.1g}; "
-            "5 % of the values are beyond</sup>",
+            "title": f"what each of {d} dimensions adds, once what all share is gone<br>"
+            f"<sup>colours end at ±{bound:.1g}; 5 % of the values are beyond</sup>",
             "range": [-0.5, d - 0.5],
             "showgrid": False,
         },

@@ -1,5 +1,6 @@
 """The search explorer: nearest texts by naive loops, encoding stopped and resumed, its panel."""
 
+import gc
 import html
 import math
 import re
@@ -17,6 +18,7 @@ from dysem_lab.models.loading import load_model
 from dysem_lab.models.record import counted
 from dysem_lab.questions import search as question
 from dysem_lab.questions import why_near as reasons
+from dysem_lab.questions.corpus import CHUNK, Corpus
 from dysem_lab.questions.why_near import why_near
 from tests.notebooks.conftest import run_lines
 
@@ -53,7 +55,7 @@ def naive(query, vectors, sets=None):
 
 def test_the_nearest_by_hand():
     vectors = {"q": (1, 0, 1), "a": (1, 0, 0), "b": (0, 1, 0), "c": (2, 0, 2), "d": (-1, 1, 0)}
-    corpus = question.Corpus(Known(vectors), ["a", "b", "c", "d"])
+    corpus = Corpus(Known(vectors), ["a", "b", "c", "d"])
     table = question.nearest(corpus, "q", n=3).table
     assert table["text"].tolist() == ["c", "a", "b"]
     assert table["rank"].tolist() == [1, 2, 3]
@@ -68,7 +70,7 @@ def test_the_nearest_by_hand():
 
 def test_a_text_without_a_vector_is_counted_and_comes_nowhere():
     vectors = {"q": (1, 0, 1), "a": (1, 0, 0), "zero": (0, 0, 0)}
-    view = question.nearest(question.Corpus(Known(vectors), ["zero", "a"]), "q")
+    view = question.nearest(Corpus(Known(vectors), ["zero", "a"]), "q")
     assert view.table["text"].tolist() == ["a"]
     assert view.n_undefined == 1
 
@@ -94,9 +96,10 @@ def test_joint_sets_against_loops_and_undefined_texts_are_counted(tiny_lens, rec
     sets = {name: (generator.random(6) < 0.3).tolist() for name in names}
     sets["q"] = [False] * 6  # then U is the text's own set, and a text without one is undefined
     texts = names[1:]
-    view = question.nearest(question.Corpus(KnownSets(tiny_lens, vectors, sets), texts), "q", 100)
+    view = question.nearest(Corpus(KnownSets(tiny_lens, vectors, sets), texts), "q", 100)
     expected = naive("q", vectors, sets)
     defined = {text: expected[text] for text in texts if expected[text][0] is not None}
+    mean = np.float32([vectors[text] for text in texts]).astype(float).mean(0)
     assert 0 < view.n_undefined == len(texts) - len(defined)
     assert len(view.table) == len(defined)
     assert view.table["similarity"].is_monotonic_decreasing
@@ -106,25 +109,60 @@ def test_joint_sets_against_loops_and_undefined_texts_are_counted(tiny_lens, rec
         assert row.n_dims == size
         assert texts[row.position] == row.text
         assert (~np.isnan(shares)).tolist() == sets[row.text]
-        assert np.nansum(shares) == pytest.approx(similarity, abs=1e-5)
+        # The map has what is beyond the mean of all texts, as the named dimensions are.
+        x, y = (np.array(vectors[name]) - mean for name in ("q", row.text))
+        x, y = x[sets[row.text]], y[sets[row.text]]
+        added = x * y / (np.linalg.norm(x) * np.linalg.norm(y))
+        np.testing.assert_allclose(shares[sets[row.text]], added, atol=1e-6)
     assert f"{view.n_undefined} of 70 texts have no similarity" in nearest_text(view)
     assert not [w for w in recwarn if w.category is UserWarning]
+
+
+@pytest.mark.usefixtures("_one_thread")
+@pytest.mark.parametrize("dense", [False, True], ids=["sets", "dense"])
+def test_an_index_finds_in_a_large_corpus_what_is_found_without_one(tiny_lens, monkeypatch, dense):
+    pytest.importorskip("numba")
+    generator = np.random.default_rng(3)
+    texts = [f"text {i}" for i in range(90)]
+    names = ["q", "empty", *texts]
+    vectors = {name: (generator.normal(size=9) + 1).tolist() for name in names}
+    sets = {name: (generator.random(9) < 0.3).tolist() for name in names}
+    sets["empty"], vectors["text 7"] = [False] * 9, vectors["text 3"]  # of equal ones, the first
+    sets["text 7"] = sets["text 3"]
+    encoder = Known(vectors) if dense else KnownSets(tiny_lens, vectors, sets)
+    corpus = Corpus(encoder, [*texts, "empty"])
+    for query in ("q", "empty", "text 3"):
+        without = question.nearest(corpus, query, 50)
+        with monkeypatch.context() as patch:
+            patch.setattr(question, "INDEXED", 1)
+            found = question.nearest(corpus, query, 50)
+        assert found.table["position"].tolist() == without.table["position"].tolist()
+        np.testing.assert_allclose(
+            found.table["similarity"], without.table["similarity"], atol=1e-6
+        )
+        np.testing.assert_array_equal(found.shares, without.shares)
+        assert found.n_undefined == without.n_undefined
+    folder = corpus.index().path
+    assert folder.is_dir()
+    del corpus
+    gc.collect()
+    assert not folder.exists()
 
 
 def test_encoding_can_be_stopped_and_goes_on_where_it_was():
     texts = [f"{'long ' * (i % 7)}{i}" for i in range(80)]
     vectors = {text: (i, 1, -i) for i, text in enumerate(texts)}
     encoder, reported = Known(vectors), []
-    corpus = question.Corpus(encoder, texts)
+    corpus = Corpus(encoder, texts)
 
     def stop(done, total, what):
         reported.append((done, total))
-        if done >= question.CHUNK:
+        if done >= CHUNK:
             raise Cancelled
 
     with pytest.raises(Cancelled):
         corpus.encode(stop)
-    assert reported == [(0, 80), (question.CHUNK, 80)]
+    assert reported == [(0, 80), (CHUNK, 80)]
     encoded = corpus.encode()
     assert sum(map(len, encoder.asked)) == 80  # none twice
     assert encoded.vectors.tolist() == [list(map(float, vectors[text])) for text in texts]
@@ -207,7 +245,7 @@ def test_any_encoder_searches(tiny_lens):
 def test_the_finding_says_what_is_nearest_and_what_was_asked(tiny_lens):
     dysem = dl.DySem(tiny_lens, ("en", "fr"), k=8)
     finding = dl.search(dysem, {"en": EN, "fr": FR}, "A cat.", 2, {"fr": "Un chat."})
-    corpus = question.Corpus(dysem, {"en": EN, "fr": FR})
+    corpus = Corpus(dysem, {"en": EN, "fr": FR})
     found = question.nearest(corpus, "A cat.", 2, {"fr": "Un chat."})
     assert finding.table.equals(found.table)
     best = found.table.iloc[0]
@@ -218,7 +256,7 @@ def test_the_finding_says_what_is_nearest_and_what_was_asked(tiny_lens):
     assert asked["query"] == "A cat."
     assert asked["encoder"]["k"] == 8
     vectors = {"q": (1, 0, 1), "zero": (0, 0, 0)}
-    empty = question.nearest(question.Corpus(Known(vectors), ["zero"]), "q")
+    empty = question.nearest(Corpus(Known(vectors), ["zero"]), "q")
     assert question.caption(empty).startswith("No text is near to “q”; 1 of 1 texts have no simil")
     with pytest.raises(InputError, match="'known' says nothing of its model"):
         question.search(Known(vectors), ["zero"], "q")
@@ -226,7 +264,7 @@ def test_the_finding_says_what_is_nearest_and_what_was_asked(tiny_lens):
 
 def test_the_figure_has_a_row_per_text():
     vectors = {"q": (1, 0, 1), "a" * 99: (1, 0, 0), "<b>": (0, 1, 0)}
-    view = question.nearest(question.Corpus(Known(vectors), list(vectors)), "q")
+    view = question.nearest(Corpus(Known(vectors), list(vectors)), "q")
     figure = question.figure(view)
     dots, shares = figure.data
     assert list(dots.x) == pytest.approx([1, 1 / math.sqrt(2), 0])
@@ -249,11 +287,11 @@ def test_the_figure_has_a_row_per_text():
 )
 def test_what_is_no_corpus_is_refused(texts, said):
     with pytest.raises(InputError, match=said):
-        question.Corpus(Known({}), texts)
+        Corpus(Known({}), texts)
 
 
 def test_n_must_be_a_number_of_rows():
-    corpus = question.Corpus(Known({"a": (1, 0, 0)}), ["a"])
+    corpus = Corpus(Known({"a": (1, 0, 0)}), ["a"])
     for n in (0, True, 1.5):
         with pytest.raises(InputError, match="n must be a whole number of at least 1, got"):
             question.nearest(corpus, "a", n)
@@ -290,11 +328,11 @@ def test_a_hit_is_explained_centred_on_the_corpus(tiny_lens):
 def test_a_translator_renders_the_corpus_that_a_reason_is_centred_on(tiny_lens):
     table = dl.ParallelTable({"en": [*EN, "A cat."], "fr": [*FR, "Un chat."]})
     dysem = dl.DySem(tiny_lens, ("en", "fr"), table, k=8)
-    found = why_near(question.Corpus(dysem, EN), "A cat.", 3, "head")
+    found = why_near(Corpus(dysem, EN), "A cat.", 3, "head")
     x, y = {"en": "A cat.", "fr": "Un chat."}, {"en": EN[3], "fr": FR[3]}
     expected = dl.explain(dysem, x, y, "head", centre={"en": EN, "fr": FR}, progress=False)
     assert found.table.equals(expected.table)
-    typed = why_near(question.Corpus(dysem, EN), "A cat.", 3, "head", {"fr": "Le chat."})
+    typed = why_near(Corpus(dysem, EN), "A cat.", 3, "head", {"fr": "Le chat."})
     assert typed.similarity != found.similarity
 
 
@@ -306,7 +344,7 @@ def test_a_large_corpus_is_centred_on_a_sample_of_it(tiny_lens, monkeypatch):
 
     monkeypatch.setattr(reasons, "explain", spy)
     texts = [f"Text {i}." for i in range(reasons.N_CENTRE + 9)]
-    why_near(question.Corpus(dl.PromptEncoder(tiny_lens), texts), "A.", 2, "head")
+    why_near(Corpus(dl.PromptEncoder(tiny_lens), texts), "A.", 2, "head")
     assert len(set(seen["centre"])) == reasons.N_CENTRE
     assert set(seen["centre"]) < set(texts)
 
@@ -317,6 +355,6 @@ def test_an_encoder_without_parts_is_explained_by_dimension(tiny_lens):
     panel.set(why="dimension", hit=2).wait()
     assert panel.message == ""
     with pytest.raises(InputError, match="position must be between 0 and 4, got 5"):
-        why_near(question.Corpus(dl.MeanPooling(tiny_lens), EN), EN[0], 5)
-    one = why_near(question.Corpus(dl.PromptEncoder(tiny_lens), ["A."]), "B.", 0, "head")
+        why_near(Corpus(dl.MeanPooling(tiny_lens), EN), EN[0], 5)
+    one = why_near(Corpus(dl.PromptEncoder(tiny_lens), ["A."]), "B.", 0, "head")
     assert "not centred" in str(one.facts)  # one text has no mean
