@@ -5,11 +5,18 @@ the product alone, without looking for the best; faiss (`knn`, exact) with the b
 searches exactly by the same metric as the index, as a compiled callback over rows of vectors and
 sets. All are measured in turn in every round, on the same queries, so ratios are of pairs.
 
+With a first stage the index looks at 1,000 texts of each query; its recall is beside it.
+
 Vectors are drawn at random; with `--common c` each has c times one random vector added, as models
 have a direction in common. S(y) is the k largest values. The best 10 are compared with those of
 `dysem_lab.all_pairs_similarity` in float64.
 
-    python benchmarks/retrieval.py --sizes 100000 300000 --out benchmarks/retrieval
+Each row is written when it is measured, and one that is there is not measured again (`--again`
+does). The table ends with what of WANTED is missing. Memory is about 4 bytes a value of the largest
+size, beside the index, which is mapped. `--on-disk 10000000` measures the index alone, whose texts
+are drawn and added some at a time.
+
+    python benchmarks/retrieval.py --sizes 300000 1000000 --out benchmarks/retrieval
 """
 
 import argparse
@@ -19,7 +26,8 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import groupby, product
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +38,15 @@ from dysem_lab.retrieval.effect import in_common
 
 TOP = 10
 MANY = 64
-PORTION = 20_000  # rows that are made and added at once
+PORTION = 20_000  # rows that are drawn at once
+GROUP = 100_000  # rows that are added at once: about a shard
+CANDIDATES = 1000
+# What the issue of a table is: texts, data types and queries of each common direction.
+WANTED = [
+    *product((100_000, 300_000, 1_000_000), ("float32",), (1, MANY)),
+    *product((100_000,), ("float16", "int8"), (1, MANY)),
+]
+SAME = ("texts", "width", "k", "common", "dtype", "queries", "alone", "machine")
 
 
 def drawn(n: int, d: int, k: int, common: float, seed: int) -> dl.SemanticVectors:
@@ -42,17 +58,68 @@ def drawn(n: int, d: int, k: int, common: float, seed: int) -> dl.SemanticVector
     return dl.SemanticVectors(vectors, sets)
 
 
-def brute(queries: dl.SemanticVectors, portions: list[dl.SemanticVectors]) -> np.ndarray:
-    """Return the best 10 rows of each query by the package's all-pairs similarity in float64."""
-    best, rows, first = [], [], 0
-    for texts in portions:
-        x, y = queries.vectors.double(), texts.vectors.double()
-        found = dl.all_pairs_similarity(x, y, queries.sets, texts.sets).topk(TOP)
-        best.append(found.values)
-        rows.append(found.indices + first)
-        first += len(texts)
-    order = torch.cat(best, 1).sort(descending=True, stable=True).indices[:, :TOP]
-    return torch.cat(rows, 1).gather(1, order).numpy()
+def portions(n: int, common: float, args: argparse.Namespace) -> Iterator[dl.SemanticVectors]:
+    """Yield n texts, some at a time, the same whenever they are asked for."""
+    for a in range(0, n, PORTION):
+        yield drawn(min(PORTION, n - a), args.width, args.k, common, args.seed + 2 + a)
+
+
+class Brute:
+    """The best 10 rows of each query by the package's all-pairs similarity in float64.
+
+    Args:
+        queries: The queries.
+    """
+
+    def __init__(self, queries: dl.SemanticVectors) -> None:
+        """Begin without rows."""
+        self._queries, self._n = queries, 0
+        self._best = torch.zeros(len(queries), 0, dtype=torch.float64)
+        self.rows = torch.zeros(len(queries), 0, dtype=torch.int64)
+
+    def look(self, texts: dl.SemanticVectors) -> None:
+        """Look at the next texts."""
+        x, y = self._queries.vectors.double(), texts.vectors.double()
+        found = dl.all_pairs_similarity(x, y, self._queries.sets, texts.sets).topk(TOP)
+        best = torch.cat([self._best, found.values], 1)
+        rows = torch.cat([self.rows, found.indices + self._n], 1)
+        order = best.sort(descending=True, stable=True).indices[:, :TOP]
+        self._best, self.rows = best.gather(1, order), rows.gather(1, order)
+        self._n += len(texts)
+
+
+def built(
+    index: dl.SemanticIndex,
+    texts: Iterator[dl.SemanticVectors],
+    look: Callable[[dl.SemanticVectors], None],
+) -> float:
+    """Add texts in groups, have each portion looked at, and return the seconds of adding."""
+    group: list[dl.SemanticVectors] = []
+    seconds, n = 0.0, 0
+    for last, some in _with_end(texts):
+        look(some)
+        group.append(some)
+        if last or sum(map(len, group)) >= GROUP:
+            joined = dl.SemanticVectors(
+                torch.cat([of.vectors for of in group]), torch.cat([of.sets for of in group])
+            )
+            group = []
+            start = time.perf_counter()
+            index.add(range(n, n + len(joined)), joined)
+            seconds += time.perf_counter() - start
+            n += len(joined)
+    return seconds
+
+
+def _with_end(texts: Iterator[dl.SemanticVectors]) -> Iterator[tuple[bool, dl.SemanticVectors]]:
+    """Yield whether it is the last, and each."""
+    before = None
+    for some in texts:
+        if before is not None:
+            yield False, before
+        before = some
+    if before is not None:
+        yield True, before
 
 
 def joint_metric(d: int) -> object:
@@ -82,17 +149,24 @@ def joint_metric(d: int) -> object:
 
 
 def contestants(
-    index: dl.SemanticIndex, rows: np.ndarray, of: dl.SemanticVectors, packed: np.ndarray | None
+    index: dl.SemanticIndex,
+    rows: np.ndarray | None,
+    of: dl.SemanticVectors,
+    packed: np.ndarray | None = None,
 ) -> dict[str, Callable[[], object]]:
     """Return what is timed, by its name, on these queries."""
+    timed: dict[str, Callable[[], object]] = {"index": lambda: index.search(of, TOP).ids}
+    if index.first_stage:
+        timed["first stage"] = lambda: index.search(of, TOP, first_stage=CANDIDATES).ids
+    if rows is None:
+        return timed
     import faiss
 
     plain = np.ascontiguousarray(of.vectors.numpy())
     single = plain[0] if len(plain) == 1 else None
-    timed: dict[str, Callable[[], object]] = {
+    timed |= {
         "numpy": lambda: rows @ single if single is not None else plain @ rows.T,
         "faiss": lambda: faiss.knn(plain, rows, TOP, metric=faiss.METRIC_INNER_PRODUCT),
-        "index": lambda: index.search(of, TOP).ids,
     }
     if packed is not None and len(plain) == 1:
         from usearch.index import search
@@ -132,62 +206,94 @@ def ratios(taken: Times) -> list[float]:
     ]
 
 
-def measured(n: int, common: float, args: argparse.Namespace) -> list[dict[str, object]]:
-    """Return what is measured of one size."""
-    d, k, measures = args.width, args.k, []
-    portions = [
-        drawn(min(PORTION, n - a), d, k, common, args.seed + 2 + a) for a in range(0, n, PORTION)
-    ]
+def measured(
+    n: int, common: float, dtype: str, args: argparse.Namespace, alone: bool = False
+) -> Iterator[dict[str, object]]:
+    """Yield what is measured of one size, data type and direction: a row for each of 1 and 64.
+
+    Args:
+        n: Texts.
+        common: As for `drawn`.
+        dtype: Of the index.
+        args: From `main`.
+        alone: Without plain scans, for which the texts would have to be in memory.
+    """
+    d, k = args.width, args.k
+    asked = {q: drawn(q, d, k, common, args.seed) for q in (1, MANY)}
+    truth = {q: Brute(of) for q, of in asked.items()}
+    rows = None if alone else np.empty((n, d), np.float32)
+    at = 0
+
+    def look(some: dl.SemanticVectors) -> None:
+        nonlocal at
+        for of in truth.values():
+            of.look(some)
+        if rows is not None:
+            rows[at : at + len(some)] = some.vectors.numpy()
+        at += len(some)
+
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-        index = dl.SemanticIndex.create(Path(folder) / "index", d, dtype=args.dtype)
+        index = dl.SemanticIndex.create(Path(folder) / "index", d, dtype=dtype)
+        added = built(index, portions(n, common, args), look)
         start = time.perf_counter()
-        group = 5  # 100,000 rows: about a shard
-        for a in range(0, len(portions), group):
-            some = portions[a : a + group]
-            joined = dl.SemanticVectors(
-                torch.cat([of.vectors for of in some]), torch.cat([of.sets for of in some])
-            )
-            index.add(range(a * PORTION, a * PORTION + len(joined)), joined)
-            del joined
-        built = time.perf_counter() - start
-        rows = np.concatenate([of.vectors.numpy() for of in portions])
-        for q in (1, MANY):
-            queries = drawn(q, d, k, common, args.seed)
+        said = index.build_first_stage(CANDIDATES) if dtype == "float32" and not alone else {}
+        staged = time.perf_counter() - start
+        for q, queries in asked.items():
             packed = None
-            if q == 1 and n <= args.usearch:
-                sets = [of.sets.numpy().astype(np.float32) for of in portions]
-                packed = np.concatenate([rows, np.concatenate(sets)], axis=1)
+            if q == 1 and n <= args.usearch and rows is not None and dtype == "float32":
+                packed = np.empty((n, 2 * d), np.float32)
+                packed[:, :d] = rows
+                for i, some in enumerate(portions(n, common, args)):
+                    packed[i * PORTION :][: len(some), d:] = some.sets.numpy()
             timed = contestants(index, rows, queries, packed)
-            exact, found = brute(queries, portions), timed["index"]()
-            load = os.getloadavg()[0]
+            found = {name: run() for name, run in timed.items() if name in ("index", "first stage")}
+            exact, load = truth[q].rows.numpy(), os.getloadavg()[0]
             taken, worked = seconds(timed, args.rounds)
-            ratio, of_work = ratios(taken), ratios(worked)
-            measures.append(
-                {
-                    "texts": n,
-                    "width": d,
-                    "k": k,
-                    "common": common,
-                    "dtype": args.dtype,
-                    "queries": q,
-                    "milliseconds": {
-                        name: statistics.median(of) * 1e3 for name, of in taken.items()
-                    },
+            row: dict[str, object] = {
+                "texts": n,
+                "width": d,
+                "k": k,
+                "common": common,
+                "dtype": dtype,
+                "queries": q,
+                "alone": alone,
+                "rounds": args.rounds,
+                "milliseconds": {name: statistics.median(of) * 1e3 for name, of in taken.items()},
+                "processor_milliseconds": {
+                    name: statistics.median(of) * 1e3 for name, of in worked.items()
+                },
+                "same_top_10": bool((found["index"] == exact).all()),
+                "top_10_in_common": in_common(found["index"], exact),
+                "megabytes": index.n_bytes / 1e6,
+                "megabytes_plain": n * d * 4 / 1e6,
+                "megabytes_in_memory": in_memory(),
+                "seconds_to_add": added,
+                "load_before": load,
+            }
+            if said:
+                row |= {
+                    "first_stage": said["first stage"],
+                    "candidates": CANDIDATES,
+                    "first_stage_recall": in_common(found["first stage"], exact),
+                    "seconds_to_build_first_stage": staged,
+                }
+            if not alone:
+                ratio, of_work = ratios(taken), ratios(worked)
+                row |= {
                     "ratio": statistics.median(ratio),
                     "ratio_least": min(ratio),
                     "ratio_most": max(ratio),
                     "ratio_of_processor_time": statistics.median(of_work),
-                    "same_top_10": bool((found == exact).all()),
-                    "top_10_in_common": in_common(found, exact),
-                    "megabytes": index.n_bytes / 1e6,
-                    "megabytes_plain": rows.nbytes / 1e6,
-                    "seconds_to_add": built,
-                    "load_before": load,
                 }
-            )
-            print(json.dumps(measures[-1]), flush=True)
             del packed, timed
-    return measures
+            yield row
+
+
+def in_memory() -> float | None:
+    """Return the megabytes that this process has for itself, without mapped files."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return next((int(line.split()[1]) / 1e3 for line in lines if "RssAnon" in line), None)
 
 
 def machine() -> str:
@@ -199,75 +305,126 @@ def machine() -> str:
     return f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
 
 
-def table(measures: list[dict], where: str, rounds: int) -> str:
-    """Return the measures as Markdown."""
-    said = (
-        f"Measured on {where}; medians of {rounds} rounds in which all are timed in turn. "
-        "Milliseconds; numpy is the product alone. The ratio is that of the index to the faster of "
-        "numpy and faiss in the same round (least to most), by the clock; beside it that of the "
-        "processor time of all threads, which other jobs disturb less. Load: of the machine before "
-        "a row, other jobs included."
-    )
-    head = (
-        "| texts × width, k | common | stored | queries | numpy | faiss | usearch | index | ratio "
-        "| processor | same top 10 | MB (plain) | load |"
-    )
-    rows = []
-    for of in measures:
-        times = of["milliseconds"]
-        cells = [
-            f"{of['texts']:,} × {of['width']}, {of['k']}",
-            of["common"],
-            of["dtype"],
-            of["queries"],
-            *(f"{times[name]:.1f}" for name in ("numpy", "faiss")),
-            f"{times['usearch']:.1f}" if "usearch" in times else "not timed",
-            f"{times['index']:.1f}",
-            f"{of['ratio']:.2f} ({of['ratio_least']:.2f} to {of['ratio_most']:.2f})",
-            f"{of['ratio_of_processor_time']:.2f}",
-            "yes" if of["same_top_10"] else f"{100 * of['top_10_in_common']:.1f} % of them",
-            f"{of['megabytes']:,.0f} ({of['megabytes_plain']:,.0f})",
-            f"{of['load_before']:.1f}",
+HEAD = (
+    "| texts × width, k | common | stored | queries | numpy | faiss | usearch | index | ratio "
+    "| processor | same top 10 | first stage (recall@10) | MB (plain) | load |"
+)
+
+
+def cells(of: dict) -> list[object]:
+    """Return a measure as a row of the table."""
+    times = of["milliseconds"]
+    shown = {name: f"{times[name]:.1f}" if name in times else "not timed" for name in NAMES}
+    ratio = processor = "not timed"
+    if "ratio" in of:
+        ratio = f"{of['ratio']:.2f} ({of['ratio_least']:.2f} to {of['ratio_most']:.2f})"
+        processor = f"{of['ratio_of_processor_time']:.2f}"
+    recall = of.get("first_stage_recall")
+    return [
+        f"{of['texts']:,} × {of['width']}, {of['k']}",
+        of["common"],
+        of["dtype"],
+        of["queries"],
+        *(shown[name] for name in ("numpy", "faiss", "usearch", "index")),
+        ratio,
+        processor,
+        "yes" if of["same_top_10"] else f"{100 * of['top_10_in_common']:.1f} % of them",
+        "not timed" if recall is None else f"{shown['first stage']} ({recall:.2f})",
+        f"{of['megabytes']:,.0f} ({of['megabytes_plain']:,.0f})",
+        f"{of['load_before']:.1f}",
+    ]
+
+
+NAMES = ("numpy", "faiss", "usearch", "index", "first stage")
+
+
+def missing(measures: list[dict]) -> list[str]:
+    """Return what of WANTED, and of 10 million texts on disk, no machine has measured."""
+    there = {(of["texts"], of["dtype"], of["queries"], of["common"]) for of in measures}
+    wanted = [(*of, common) for of in WANTED for common in (0.0, 1.0)]
+    said = [
+        f"{n:,} texts in {dtype} with a common direction of {common}, {q} "
+        + ("query" if q == 1 else "queries")
+        for n, dtype, q, common in wanted
+        if (n, dtype, q, common) not in there
+    ]
+    return said if any(of.get("alone") for of in measures) else [*said, "10,000,000 texts on disk"]
+
+
+def table(measures: list[dict]) -> str:
+    """Return the measures as Markdown, a table for each machine, and what is not measured."""
+    lines = []
+    for where, some in groupby(sorted(measures, key=_order), key=lambda of: of["machine"]):
+        of_machine = list(some)
+        rounds = sorted({of.get("rounds", 3) for of in of_machine})
+        lines += [
+            f"Measured on {where}; medians of {' or '.join(map(str, rounds))} rounds in which all "
+            "are timed in turn. Milliseconds; numpy is the product alone. The ratio is that of the "
+            "index to the faster of numpy and faiss in the same round (least to most), by the "
+            "clock; beside it that of the processor time of all threads, which other jobs disturb "
+            f"less. A first stage hands on {CANDIDATES:,} texts. Load: of the machine before a "
+            "row, other jobs included.",
+            "",
+            HEAD,
+            "|---" * (HEAD.count(" | ") + 1) + "|",
+            *(f"| {' | '.join(map(str, cells(of)))} |" for of in of_machine),
+            "",
         ]
-        rows.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join([said, "", head, "|---" * head.count(" | ") + "|---|", *rows, ""])
+    if absent := missing(measures):
+        lines += ["Not measured:", "", *(f"- {said}" for said in absent), ""]
+    return "\n".join(lines)
+
+
+def _order(of: dict) -> tuple:
+    return of["machine"], of["texts"], of["dtype"], of["common"], of["queries"]
 
 
 def main() -> None:
-    """Measure all sizes; print them, and write JSON and Markdown."""
+    """Measure what is not there yet; print each row, and write JSON and Markdown."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--sizes", type=int, nargs="+", default=[100_000])
+    parser.add_argument("--sizes", type=int, nargs="*", default=[100_000])
+    parser.add_argument("--on-disk", type=int, nargs="*", default=[], help="sizes without scans")
     parser.add_argument("--width", type=int, default=640)
     parser.add_argument("--k", type=int, default=160)
     parser.add_argument("--common", type=float, nargs="+", default=[0.0, 1.0])
-    parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--dtypes", nargs="+", default=["float32", "float16", "int8"])
+    parser.add_argument("--coded", type=int, default=100_000, help="the largest size but float32's")
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--usearch", type=int, default=100_000, help="the largest size for it")
     parser.add_argument("--folder", help="where the index is; a temporary one")
-    parser.add_argument("--out", type=Path, help="files without suffix; JSON is added to")
+    parser.add_argument("--out", type=Path, help="files without suffix; what is there is kept")
+    parser.add_argument("--again", action="store_true", help="measure rows that are there again")
     args = parser.parse_args()
     where = machine()
-    for n in args.sizes:
-        for common in args.common:
-            measures = [{**of, "machine": where} for of in measured(n, common, args)]
-            if args.out is None:
-                continue
-            record = args.out.with_suffix(".json")
-            known = json.loads(record.read_text()) if record.exists() else []
-            same = ("texts", "width", "k", "common", "dtype", "queries", "machine")
-            kept = [
-                old
-                for old in known
-                if not any(all(old[s] == of[s] for s in same) for of in measures)
-            ]
-            everything = sorted(
-                kept + measures,
-                key=lambda of: (of["texts"], of["dtype"], of["common"], of["queries"]),
-            )
-            record.write_text(json.dumps(everything, indent=1) + "\n")
-            args.out.with_suffix(".md").write_text(table(everything, where, args.rounds))
-    print(where)
+    plan = [
+        (n, common, dtype, False)
+        for n, common, dtype in product(args.sizes, args.common, args.dtypes)
+        if dtype == "float32" or n <= args.coded
+    ]
+    plan += [(n, args.common[-1], "float32", True) for n in args.on_disk]
+    record = args.out and args.out.with_suffix(".json")
+    known = json.loads(record.read_text()) if record and record.exists() else []
+    for n, common, dtype, alone in plan:
+        here = (n, args.width, args.k, common, dtype, alone, where)
+        there = [
+            of
+            for of in known
+            if tuple({"alone": False, **of}[s] for s in SAME if s != "queries") == here
+        ]
+        if len(there) == 2 and not args.again:
+            continue
+        for of in measured(n, common, dtype, args, alone):
+            row = {**of, "machine": where}
+            print(json.dumps(row), flush=True)
+            same = [row[s] for s in SAME]
+            known = [old for old in known if [{"alone": False, **old}[s] for s in SAME] != same]
+            known.append(row)
+            if record:
+                record.write_text(json.dumps(sorted(known, key=_order), indent=1) + "\n")
+                args.out.with_suffix(".md").write_text(table(known))
+    if record:
+        args.out.with_suffix(".md").write_text(table(known))
 
 
 if __name__ == "__main__":
