@@ -258,7 +258,7 @@ class SemanticIndex(Reader):
         if stage is None:
             return best_rows(queries, shards, allowed, k)
         n_staged = stage.n_rows
-        chosen = candidates(stage, queries.vectors.detach().cpu().numpy(), allowed[:n_staged], n)
+        chosen = candidates(stage, queries, allowed[:n_staged], n)
         since = allowed & (np.arange(len(allowed)) >= n_staged)
         some = best_of(queries, shards, chosen, k)
         return merged(some, best_rows(queries, shards, since, k), k) if since.any() else some
@@ -293,10 +293,10 @@ class SemanticIndex(Reader):
             sample = np.sort(rng.permutation(rows)[: n_sample(len(rows))])
             batches = (rows[a : a + 4 * BLOCK] for a in range(0, len(rows), 4 * BLOCK))
             stage = built(
-                self._read(sample).vectors.numpy(),
+                self._read(sample),
                 len(self._alive),
                 len(rows),
-                ((some, self._read(some).vectors.numpy()) for some in batches),
+                ((some, self._read(some)) for some in batches),
             )
             asked = np.sort(rng.permutation(rows)[:100])
             recall = self._recall(stage, asked, n_candidates)
