@@ -301,7 +301,7 @@ def _n_hopeful(dot: np.ndarray, y2: np.ndarray, bounds: np.ndarray) -> int:
     for q in range(len(dot)):  # without a branch, for vector instructions
         sound = (y2[q] > LEAST) & (y2[q] < MOST) & (dot[q] > -MOST)
         n += np.int32(not (sound & (dot[q] < bounds[q] * np.sqrt(y2[q]))))
-    return n
+    return int(n)
 
 
 @njit(nogil=True, cache=True)

@@ -179,12 +179,16 @@ def _together(asked: Sequence[tuple[Query, Rounded]]) -> Queries:
         np.stack([getattr(of, name) for of in rounded]) for name in ("x", "outside2")
     )
     return Queries(
-        np.cumsum([0, *map(len, chosen)]),
-        *map(np.concatenate, (chosen, on)),
-        *map(np.stack, (x, outside2)),
-        *map(np.array, (inside2, whole2)),
-        outside2_32,
-        *(np.ascontiguousarray(values.T) for values in (x32, outside2_32)),
+        starts=np.cumsum([0, *map(len, chosen)]),
+        chosen=np.concatenate(chosen),
+        on=np.concatenate(on),
+        x=np.stack(x),
+        outside2=np.stack(outside2),
+        inside2=np.array(inside2),
+        whole2=np.array(whole2),
+        outside2_32=outside2_32,
+        beside_x=np.ascontiguousarray(x32.T),
+        beside_outside2=np.ascontiguousarray(outside2_32.T),
     )
 
 
