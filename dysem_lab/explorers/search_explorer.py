@@ -24,8 +24,8 @@ from dysem_lab.explorers.standing import Standing, headline
 from dysem_lab.inputs import checked
 from dysem_lab.models.parts import SPLITS
 from dysem_lab.models.store import VectorStore
-from dysem_lab.questions.corpus import Corpus
 from dysem_lab.questions.search import Nearest, figure, nearest, search, undefined
+from dysem_lab.questions.searched import Corpus
 from dysem_lab.questions.splits import in_parts
 from dysem_lab.questions.why_near import why_near
 
@@ -154,7 +154,7 @@ def explore_search(
         return "\n".join(
             [
                 *lines,
-                "from dysem_lab.questions.corpus import Corpus",
+                "from dysem_lab.questions.searched import Corpus",
                 "from dysem_lab.questions.why_near import why_near",
                 "",
                 call("why_near", why_near, *hit, renderings=given),

@@ -1,175 +1,231 @@
-"""A corpus that is searched: what an encoder makes of its texts, computed once."""
+"""A corpus to look at dimensions in: its texts, and their vectors in every language and setting."""
 
-import shutil
-import tempfile
-import weakref
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
+from dysem_lab.attribution import shares_of_mean_cosine
+from dysem_lab.consensus import consensus_set, resolve_k
 from dysem_lab.display import Progress, silent
-from dysem_lab.encoders.base import Encoder
-from dysem_lab.encoders.vectors import SemanticVectors
+from dysem_lab.encoders.dysem import DySem, language_vectors
 from dysem_lab.errors import InputError, choices
-from dysem_lab.inputs import checked, has_words
-from dysem_lab.models.store import VectorStore
-from dysem_lab.retrieval.index import SemanticIndex
+from dysem_lab.inputs import by_language, checked
+from dysem_lab.models.lens import LensModel
+from dysem_lab.models.readout import READ
+from dysem_lab.prompts import SETTINGS, TEMPLATES
+from dysem_lab.questions.causal_sets import rotation
+from dysem_lab.questions.grid import check_ms
+from dysem_lab.questions.study import Study
 from dysem_lab.translation.renderings import rendered
 
-FEWEST = 3  # texts whose mean is subtracted
-CHUNK = 32  # texts between two reports of progress
+N_ROTATIONS = 20
 
 
-class Corpus:
-    """Texts, and what an encoder makes of them: computed once, and kept as far as it got.
-
-    Args:
-        encoder: `dysem_lab.DySem`, or any other encoder of the package; the joint set of one
-            without consensus sets is all its dimensions.
-        texts: n texts, or language → the n texts in it, aligned by position, for a DySem that has
-            no translator.
-        language: The texts' own.
-        store: As for `dysem_lab.capture`.
+class Measured(NamedTuple):
+    """What is measured of each dimension of a corpus, or of its rotations, the largest first there.
 
     Attributes:
-        encoder: As given.
-        texts: The n texts in their own language.
-        renderings: Language → the n texts in it; empty where none are given.
-        language: As given.
+        frequency: Share of the texts whose S(x) has it.
+        share: Of the mean cosine of two texts' v, the mean over the languages.
+    """
+
+    frequency: Float[Tensor, "*rotations d"]
+    share: Float[Tensor, "*rotations d"]
+
+
+@dataclass(eq=False)
+class Corpus:
+    """Texts and their vectors, for looking at dimensions.
+
+    Attributes:
+        lens: The model.
+        texts: n different texts in one language.
+        languages: Codes of the m languages.
+        vectors: (setting, component) → s^(ℓ) of each text, float32 ``[n, m, d]``.
+        said: What is said of the data: its name, where it has one, and the number of texts.
+        label: The data in a file name.
+    """
+
+    lens: LensModel
+    texts: list[str]
+    languages: tuple[str, ...]
+    vectors: Mapping[tuple[str, str], Float[Tensor, "n m d"]]
+    said: str
+    label: str = "texts"
+    _sets: dict[tuple[object, ...], Tensor] = field(default_factory=dict, repr=False)
+    _rotated: dict[tuple[object, ...], Measured] = field(default_factory=dict, repr=False)
+
+    @property
+    def settings(self) -> list[str]:
+        """The prompt settings that were captured."""
+        return list(dict.fromkeys(setting for setting, _ in self.vectors))
+
+    @property
+    def components(self) -> list[str]:
+        """The components that were captured."""
+        return list(dict.fromkeys(component for _, component in self.vectors))
+
+    def read(self, component: str, setting: str, m: int) -> Float[Tensor, "n m d"]:
+        """Return s^(ℓ) of each text in the first m languages.
+
+        Raises:
+            InputError: A name that the corpus does not have, or m out of range.
+        """
+        for kind, value, valid in (
+            ("prompt setting", setting, self.settings),
+            ("component", component, self.components),
+        ):
+            if value not in valid:
+                raise choices(f"{kind} of this corpus", value, valid)
+        check_ms([m], len(self.languages))
+        return self.vectors[setting, component][:, :m]
+
+    def sets(self, component: str, setting: str, m: int, k: int | float) -> Bool[Tensor, "n d"]:
+        """Return S(x) of each text (DySem Eqs. 11-13); the last ones are kept.
+
+        Raises:
+            InputError: As for `read`, or k out of range.
+        """
+        key = (component, setting, m, resolve_k(k, self.lens.d_model))
+        if key not in self._sets:
+            self._sets.clear()
+            self._sets[key] = consensus_set(self.read(component, setting, m), key[-1])
+        return self._sets[key]
+
+    def measured(self, component: str, setting: str, m: int, k: int | float) -> Measured:
+        """Return what is measured of each dimension.
+
+        Raises:
+            InputError: As for `sets`.
+        """
+        vectors = self.read(component, setting, m)
+        return _measured(vectors, self.sets(component, setting, m, k))
+
+    def rotated(self, component: str, setting: str, m: int, k: int | float) -> Measured:
+        """Return the same of `N_ROTATIONS` random rotations of the space, each sorted.
+
+        The dimensions of a rotation are directions at random, of which S(x) is chosen in the same
+        way: no one of them is a dimension of the corpus, but each has a place. The last ones are
+        kept.
+
+        Raises:
+            InputError: As for `sets`.
+        """
+        vectors = self.read(component, setting, m)
+        key = (component, setting, m, resolve_k(k, self.lens.d_model))
+        if key not in self._rotated:
+            # Of a rotation only what it makes of the vectors' span is needed.
+            span, coordinates = torch.linalg.qr(vectors.flatten(0, 1).T.double())
+            found = []
+            for seed in range(N_ROTATIONS):
+                frame = rotation(len(span), seed, span.shape[1]).double()
+                turned = (coordinates.T @ frame.T).float().view_as(vectors)
+                of = _measured(turned, consensus_set(turned, key[-1]))
+                found.append([values.sort(descending=True).values for values in of])
+            self._rotated.clear()
+            self._rotated[key] = Measured(*map(torch.stack, zip(*found, strict=True)))
+        return self._rotated[key]
+
+
+def _measured(vectors: Float[Tensor, "n m d"], sets: Bool[Tensor, "n d"]) -> Measured:
+    return Measured(sets.float().mean(0), shares_of_mean_cosine(vectors.mean(1)).float())
+
+
+def read_corpus(
+    source: DySem | Study,
+    texts: Sequence[str] | str | None = None,
+    renderings: Mapping[str, Sequence[str]] | None = None,
+    *,
+    language: str = "en",
+    progress: Progress = silent,
+) -> Corpus:
+    """Return the vectors of a corpus.
+
+    Args:
+        source: An estimator, whose model, languages, template, contrast and translator are used; or
+            a study, whose model, first template, settings and components are.
+        texts: The texts, for an estimator; the name of a task, for a study (None is its first).
+        renderings: Language → the texts in it, for an estimator; its translator makes the rest.
+        language: The texts' own, for an estimator.
+        progress: Called between batches.
 
     Raises:
-        InputError: No texts, languages of different lengths, no texts in their own language.
+        InputError: No texts.
+        MissingTranslationError: A rendering is neither given nor to be had.
     """
-
-    def __init__(
-        self,
-        encoder: Encoder,
-        texts: Sequence[str] | Mapping[str, Sequence[str]],
-        language: str = "en",
-        store: VectorStore | None = None,
-    ) -> None:
-        """Take the texts; nothing is encoded yet."""
-        self.renderings: Mapping[str, Sequence[str]] = {}
-        if isinstance(texts, Mapping):
-            if language not in texts:
-                raise choices("language of the texts", language, texts)
-            self.renderings = {code: checked(texts[code], f"{code} text") for code in texts}
-            texts = self.renderings[language]
-        texts = checked(texts)
-        if not texts:
-            raise InputError("the corpus is empty; give a list of one or more texts")
-        for code, column in self.renderings.items():
-            if len(column) != len(texts):
-                raise InputError(f"{len(column)} renderings in {code!r} for {len(texts)} texts")
-        self.encoder, self.texts, self.language = encoder, texts, language
-        self._store = store
-        self._chunks: list[SemanticVectors] = []
-        self._encoded: SemanticVectors | None = None
-        self._queries: dict[tuple[str, ...], SemanticVectors] = {}
-        self._index: SemanticIndex | None = None
-        self._mean: Float[Tensor, " d"] | None = None
-
-    def __len__(self) -> int:
-        return len(self.texts)
-
-    def encode(self, progress: Progress = silent) -> SemanticVectors:
-        """Return v and S of the n texts.
-
-        Args:
-            progress: Called before each chunk; where it stops the work, the next call goes on.
-        """
-        # Texts of similar length together waste little padding.
-        order = sorted(range(len(self)), key=lambda i: (-len(self.texts[i]), i))
-        for start in range(len(self._chunks) * CHUNK, len(self), CHUNK):
-            progress(start, len(self), "Encoding")
-            rows = order[start : start + CHUNK]
-            columns = {code: [column[i] for i in rows] for code, column in self.renderings.items()}
-            self._chunks.append(self._encode([self.texts[i] for i in rows], columns))
-        if self._encoded is None:
-            back = torch.tensor(order).argsort()
-            self._encoded = SemanticVectors(
-                torch.cat([chunk.vectors for chunk in self._chunks])[back],
-                torch.cat([chunk.sets for chunk in self._chunks])[back],
+    if isinstance(source, Study):
+        return _of_study(source, texts, progress)
+    texts = checked(() if texts is None else texts)
+    if not texts:
+        raise InputError("texts is empty; give a corpus of one or more")
+    unique, rendered_in = (
+        list(dict.fromkeys(texts)),
+        _renderings(source, texts, renderings, language, progress),
+    )
+    free = source.template not in TEMPLATES or source.contrast is not None
+    settings = SETTINGS[:1] if free else SETTINGS
+    vectors = {}
+    for i, setting in enumerate(settings):
+        parts = []
+        for j, (code, in_it) in enumerate(rendered_in.items()):
+            progress(i * len(rendered_in) + j, len(settings) * len(rendered_in), "Reading")
+            parts.append(
+                language_vectors(
+                    source.lens,
+                    {code: in_it},
+                    READ,
+                    source.template,
+                    setting,
+                    source.contrast,
+                    progress=False,
+                )
             )
-        return self._encoded
+        for name in READ:
+            vectors[setting, name] = torch.cat([part[name] for part in parts], dim=1)
+    return Corpus(source.lens, unique, source.languages, vectors, f"{len(unique):,} texts")
 
-    def index(self) -> SemanticIndex:
-        """Return the texts by their positions as an index, which lasts as long as the corpus."""
-        if self._index is None:
-            encoded, folder = self.encode(), tempfile.mkdtemp(prefix="dysem-lab-")
-            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-            index = SemanticIndex.create(Path(folder) / "index", encoded.vectors.shape[1])
-            index.add(range(len(encoded)), encoded)
-            self._index = index
-        return self._index
 
-    def mean(self) -> Float[Tensor, " d"]:
-        """Return what all texts share, as `mean_of` says."""
-        if self._mean is None:
-            self._mean = mean_of(self.encode().vectors)
-        return self._mean
-
-    def encode_query(self, query: str, renderings: Mapping[str, str]) -> SemanticVectors:
-        """Return v and S of a query, encoded once.
-
-        Args:
-            query: A text in the corpus's language; one of the corpus has its renderings.
-            renderings: Language → the query in it; a translator of the encoder makes the rest.
-
-        Raises:
-            InputError: An empty query.
-            MissingTranslationError: A rendering is neither given nor to be had.
-        """
-        columns = {code: [text] for code, text in self.of_query(query, renderings).items()}
-        key = (query, *(f"{code}: {text}" for code, (text,) in columns.items()))
-        if key not in self._queries:
-            self._queries[key] = self._encode([query], columns)
-        return self._queries[key]
-
-    def of_query(self, query: str, renderings: Mapping[str, str]) -> dict[str, str]:
-        """Return language → a query in it, as far as that is given or in the corpus.
-
-        Raises:
-            InputError: An empty query.
-        """
-        if isinstance(query, str) and not has_words(query):
-            raise InputError("the query is empty; type a sentence")
-        checked([query], "query")
-        known = {}
-        if query in self.texts:
-            row = self.texts.index(query)
-            known = {code: column[row] for code, column in self.renderings.items()}
-        return {**known, **renderings}
-
-    def in_languages(self, rows: Sequence[int]) -> dict[str, list[str]]:
-        """Return language → some of the texts in it, for each language that the encoder reads.
-
-        Raises:
-            MissingTranslationError: A rendering is neither given nor to be had.
-        """
-        texts = [self.texts[i] for i in rows]
-        given = {code: [column[i] for i in rows] for code, column in self.renderings.items()}
-        found = {self.language: texts}
-        for code in self.encoder.languages:
-            missing = f"the corpus is not given in {code!r}, and there is no translator"
-            found[code] = rendered(
-                texts, self.language, code, given, self.encoder.translator, missing
-            )
-        return found
-
-    def _encode(self, texts: list[str], columns: Mapping[str, Sequence[str]]) -> SemanticVectors:
-        return self.encoder.encode_renderings(
-            {**columns, self.language: texts}, self.language, store=self._store, progress=False
+def _renderings(
+    dysem: DySem,
+    texts: Sequence[str],
+    renderings: Mapping[str, Sequence[str]] | None,
+    language: str,
+    progress: Progress,
+) -> dict[str, list[str]]:
+    """Return language → the different texts in it."""
+    unique = list(dict.fromkeys(texts))
+    rows = [texts.index(text) for text in unique]
+    given, found = by_language(renderings), {}
+    for code in dysem.languages:
+        if code in given and code != language:  # aligned with all texts, the same ones again too
+            column = rendered(texts, language, code, given, None, "")
+            found[code] = [column[row] for row in rows]
+            continue
+        if code != language and dysem.translator:
+            progress(len(found), len(dysem.languages), "Translating")
+        missing = (
+            f"no renderings of {len(unique)} texts in {code!r}: give them, or DySem a translator"
         )
+        found[code] = rendered(unique, language, code, {}, dysem.translator, missing)
+    return found
 
 
-def mean_of(corpus: Float[Tensor, "n d"]) -> Float[Tensor, " d"]:
-    """Return the mean of a corpus in float64; 0 of fewer than three texts.
-
-    Of two texts less their mean, all but the sign of their difference would be gone.
-    """
-    n, d = corpus.shape
-    return corpus.mean(0, dtype=torch.float64) if n >= FEWEST else torch.zeros(d).double()
+def _of_study(study: Study, task: Sequence[str] | str | None, progress: Progress) -> Corpus:
+    task = next(iter(study.data)) if task is None else task
+    if not isinstance(task, str) or task not in study.data:
+        raise choices("task of this study", task, study.data)
+    study.needs(READ).capture(progress)
+    texts = study.texts(task, "en")
+    unique = list(dict.fromkeys(texts))
+    rows = [texts.index(text) for text in unique]
+    vectors = {
+        (setting, name): study.vectors(task, name, setting=setting)[rows]
+        for setting in study.settings
+        for name in READ
+    }
+    name, codes = study.data[task].name, tuple(study.task_languages(task))
+    return Corpus(study.lens, unique, codes, vectors, f"{name}, {len(unique):,} texts", name)

@@ -7,9 +7,9 @@ from dysem_lab.encoders.base import Encoder
 from dysem_lab.encoders.vectors import SemanticVectors
 from dysem_lab.errors import InputError
 from dysem_lab.joint import joint_set
-from dysem_lab.questions.corpus import Corpus, mean_of
 from dysem_lab.questions.explain import Explanation
 from dysem_lab.questions.search import beyond_shared
+from dysem_lab.questions.searched import Corpus, mean_of
 from dysem_lab.questions.why_near import N_CENTRE, why_near
 from dysem_lab.retrieval.index import SemanticIndex
 from dysem_lab.retrieval.records import Id

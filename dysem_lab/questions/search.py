@@ -19,8 +19,8 @@ from dysem_lab.errors import InputError
 from dysem_lab.inputs import at_least
 from dysem_lab.joint import contributions, joint_set
 from dysem_lab.models.store import VectorStore
-from dysem_lab.questions.corpus import Corpus
 from dysem_lab.questions.finding import Facts, Finding
+from dysem_lab.questions.searched import Corpus
 from dysem_lab.questions.style import DIVERGING, PALETTE, layout, with_gaps
 
 N_LETTERS = 44  # of a sentence in a figure; the table beside it has it whole

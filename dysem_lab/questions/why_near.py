@@ -7,8 +7,8 @@ import numpy as np
 from dysem_lab.display import Progress, silent
 from dysem_lab.errors import InputError
 from dysem_lab.inputs import at_least
-from dysem_lab.questions.corpus import Corpus
 from dysem_lab.questions.explain import Explanation, explain
+from dysem_lab.questions.searched import Corpus
 
 N_CENTRE = 64  # texts of the corpus that a reason is centred on: it runs them once, in parts
 

@@ -18,7 +18,7 @@ from dysem_lab.models.loading import load_model
 from dysem_lab.models.record import counted
 from dysem_lab.questions import search as question
 from dysem_lab.questions import why_near as reasons
-from dysem_lab.questions.corpus import CHUNK, Corpus
+from dysem_lab.questions.searched import CHUNK, Corpus
 from dysem_lab.questions.why_near import why_near
 from tests.notebooks.conftest import run_lines
 

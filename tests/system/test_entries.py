@@ -35,11 +35,12 @@ from dysem_lab.models.steering import Contrast
 from dysem_lab.prompts import wrap
 from dysem_lab.questions.attention import attention
 from dysem_lab.questions.contrast_effect import contrast_effect
-from dysem_lab.questions.corpus import Corpus, read_corpus
+from dysem_lab.questions.corpus import read_corpus
 from dysem_lab.questions.pair_layers import capture_pair
 from dysem_lab.questions.pair_view import pair_view
 from dysem_lab.questions.patching import patch_effect
 from dysem_lab.questions.search import search
+from dysem_lab.questions.searched import Corpus
 from dysem_lab.questions.steered import SteeredTexts
 from dysem_lab.questions.transfer_scores import compare_encoders, transfer_scores
 

@@ -174,7 +174,7 @@ ORDER = [
     "questions.attention",
     "questions.steered",
     "questions.contrast_effect",
-    "questions.corpus",
+    "questions.searched",
     "questions.search",
     "questions.why_near",
     "questions.indexed",
