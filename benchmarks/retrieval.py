@@ -1,11 +1,13 @@
-"""The exact search of a corpus on disk beside plain scans of the same vectors, in one run.
+"""The exact search of a corpus beside plain scans, in one run; one file, so that it runs alone.
 
 The scans compute inner products of whole vectors, which is less than a cosine on joint sets: numpy
 the product alone, without looking for the best; faiss (`knn`, exact) with the best 10. usearch
 searches exactly by the same metric as the index, as a compiled callback over rows of vectors and
 sets. All are measured in turn in every round, on the same queries, so ratios are of pairs.
 
-With a first stage the index looks at 1,000 texts of each query; its recall is beside it.
+With a first stage the index looks at 1,000 texts of each query; its recall is beside it. It reads
+a share of its lists (`--share`), and vectors at random are the worst case for lists: none are near
+each other.
 
 Vectors are drawn at random; with `--common c` each has c times one random vector added, as models
 have a direction in common. S(y) is the k largest values. The best 10 are compared with those of
@@ -236,7 +238,11 @@ def measured(
         index = dl.SemanticIndex.create(Path(folder) / "index", d, dtype=dtype)
         added = built(index, portions(n, common, args), look)
         start = time.perf_counter()
-        said = index.build_first_stage(CANDIDATES) if dtype == "float32" and not alone else {}
+        said = (
+            index.build_first_stage(CANDIDATES, args.share)
+            if dtype == "float32" and not alone
+            else {}
+        )
         staged = time.perf_counter() - start
         for q, queries in asked.items():
             packed = None
@@ -392,6 +398,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--usearch", type=int, default=100_000, help="the largest size for it")
+    parser.add_argument("--share", type=float, default=0.125, help="of the lists, that is read")
     parser.add_argument("--folder", help="where the index is; a temporary one")
     parser.add_argument("--out", type=Path, help="files without suffix; what is there is kept")
     parser.add_argument("--again", action="store_true", help="measure rows that are there again")

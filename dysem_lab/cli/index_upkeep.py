@@ -72,12 +72,15 @@ def first_stage(
     candidates: Annotated[
         int, typer.Option(min=11, help="Texts that it hands on where its recall is measured.")
     ] = 1000,
+    share: Annotated[
+        float, typer.Option(min=0, max=1, help="Of its lists, that a query reads; 1 misses least.")
+    ] = 0.125,
     as_json: Json = False,
 ) -> None:
     """Build what `search --first-stage N` asks, and say what share of the 10 nearest it finds."""
     from dysem_lab.retrieval.index import SemanticIndex
 
-    said = SemanticIndex.open(folder).build_first_stage(candidates)
+    said = SemanticIndex.open(folder).build_first_stage(candidates, share)
     say({"index": folder, **said}, as_json)
 
 

@@ -22,8 +22,7 @@ from dysem_lab.encoders.vectors import SemanticVectors
 from dysem_lab.errors import DataError
 
 PER_LIST = 40  # texts that are drawn to find the centre of a list
-READ = 8  # one list in so many is read
-FEWEST_READ = 16
+FEWEST_READ = 16  # lists
 AT_ONCE = 4096
 OFF = 0.5  # what a dimension off a text's set counts
 AGAIN = "`dysem-lab index first-stage` or index.build_first_stage() makes it anew"
@@ -36,11 +35,13 @@ class FirstStage(NamedTuple):
         lists: faiss's index; its numbers are rows of the index on disk.
         mean: What is subtracted, float32 ``[d]``.
         n_rows: Rows of the index that were there when it was built, deleted ones too.
+        share: Of the lists, that a query reads.
     """
 
     lists: Any
     mean: Float[np.ndarray, " d"]
     n_rows: int
+    share: float
 
     @property
     def description(self) -> str:
@@ -51,7 +52,7 @@ class FirstStage(NamedTuple):
     @property
     def n_read(self) -> int:
         """How many lists a query reads."""
-        return min(self.lists.nlist, max(FEWEST_READ, self.lists.nlist // READ))
+        return min(self.lists.nlist, max(FEWEST_READ, round(self.share * self.lists.nlist)))
 
 
 def n_lists(n: int) -> int:
@@ -86,6 +87,7 @@ def built(
     sample: SemanticVectors,
     n_rows: int,
     n: int,
+    share: float,
     batches: Iterator[tuple[Int[np.ndarray, " b"], SemanticVectors]],
 ) -> FirstStage:
     """Return a first stage of n texts.
@@ -94,6 +96,7 @@ def built(
         sample: Some of them, drawn at random: of these mean and lists are made.
         n_rows: Rows of the index, deleted ones too.
         n: How many texts there are.
+        share: Of the lists, that a query reads.
         batches: Rows and texts, some at a time.
     """
     faiss = require_faiss("SemanticIndex.build_first_stage")
@@ -108,7 +111,7 @@ def built(
     lists.train(drawn - mean)
     for rows, texts in batches:
         lists.add_with_ids(_weighted(texts) - mean, rows)
-    return FirstStage(lists, mean, n_rows)
+    return FirstStage(lists, mean, n_rows, share)
 
 
 def candidates(
@@ -133,7 +136,9 @@ def write(path: Path, stage: FirstStage) -> str:
     return _checksum(path)
 
 
-def read(path: Path, mean: Float[np.ndarray, " d"], n_rows: int, checksum: str) -> FirstStage:
+def read(
+    path: Path, mean: Float[np.ndarray, " d"], n_rows: int, share: float, checksum: str
+) -> FirstStage:
     """Return a first stage that was written.
 
     Raises:
@@ -147,7 +152,7 @@ def read(path: Path, mean: Float[np.ndarray, " d"], n_rows: int, checksum: str) 
         raise DataError(f"{path} cannot be read: {error.strerror}; {AGAIN}") from error
     if found != checksum:
         raise DataError(f"{path} is damaged: it does not match its checksum; {AGAIN}")
-    return FirstStage(faiss.read_index(str(path)), mean, n_rows)
+    return FirstStage(faiss.read_index(str(path)), mean, n_rows, share)
 
 
 def _checksum(path: Path) -> str:

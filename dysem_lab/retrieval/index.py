@@ -21,7 +21,7 @@ from dysem_lab.encoders.base import Encoder, require_encoder
 from dysem_lab.encoders.checkpoints import optional_package
 from dysem_lab.encoders.vectors import SemanticVectors, require_semantic
 from dysem_lab.errors import DataError, InputError, some_of
-from dysem_lab.inputs import at_least, checked, one_of, path_of
+from dysem_lab.inputs import at_least, checked, one_of, path_of, real_number
 from dysem_lab.retrieval import records
 from dysem_lab.retrieval.effect import in_common
 from dysem_lab.retrieval.first_stage import FirstStage, built, candidates, n_sample, write
@@ -263,7 +263,7 @@ class SemanticIndex(Reader):
         some = best_of(queries, shards, chosen, k)
         return merged(some, best_rows(queries, shards, since, k), k) if since.any() else some
 
-    def build_first_stage(self, n_candidates: int = 1000) -> dict[str, Any]:
+    def build_first_stage(self, n_candidates: int = 1000, share: float = 0.125) -> dict[str, Any]:
         """Build what `search(first_stage=…)` asks, from all texts, and measure what it misses.
 
         It takes a byte for each value, on disk and in memory. Texts that are added later are all
@@ -271,6 +271,7 @@ class SemanticIndex(Reader):
 
         Args:
             n_candidates: With which it is measured.
+            share: Of its lists, that a query reads; 1 misses least.
 
         Returns:
             ``first stage``, in words; ``candidates``; ``recall@10``: the share of the 10 nearest
@@ -278,12 +279,14 @@ class SemanticIndex(Reader):
             as queries, each without itself (n_queries).
 
         Raises:
-            InputError: An index without texts.
+            InputError: An index without texts, or a share that is none.
             DataError: A damaged shard, or a disk that takes no more.
             ModelError: faiss or numba is not installed.
         """
         optional_package("numba", "index", "SemanticIndex.build_first_stage")
         n_candidates = at_least(n_candidates, 11, "n_candidates")
+        if not 0 <= real_number(share, "share") <= 1:
+            raise InputError(f"share must be between 0 and 1, got {share}")
         with self._writing():
             self._refresh()
             rows = np.flatnonzero(self._alive)
@@ -296,6 +299,7 @@ class SemanticIndex(Reader):
                 self._read(sample),
                 len(self._alive),
                 len(rows),
+                share,
                 ((some, self._read(some)) for some in batches),
             )
             asked = np.sort(rng.permutation(rows)[:100])
@@ -317,6 +321,7 @@ class SemanticIndex(Reader):
                 "file": name,
                 "mean": stage.mean.tolist(),
                 "rows": stage.n_rows,
+                "share": share,
                 "checksum": checksum,
                 "said": said,
             }

@@ -222,6 +222,7 @@ class Reader:
             )
         if self._stage is None or self._stage[0] != facts["file"]:
             mean = np.array(facts["mean"], np.float32)
-            stage = read(self.path / facts["file"], mean, facts["rows"], facts["checksum"])
+            said = mean, facts["rows"], facts["share"], facts["checksum"]
+            stage = read(self.path / facts["file"], *said)
             self._stage = facts["file"], stage
         return self._stage[1]
