@@ -357,7 +357,7 @@ def test_a_first_stage_says_what_it_misses_and_hits_have_the_exact_scores(tmp_pa
     assert index.search(texts[1000:1010], 1, first_stage=5).ids.ravel().tolist() == [
         *range(1000, 1010)
     ]
-    assert index.build_first_stage(60, share=1)["recall@10"] >= said["recall@10"]
+    assert index.build_first_stage(10**4, share=1)["recall@10"] == 1  # all texts of all lists
     with pytest.raises(InputError, match="share must be"):
         index.build_first_stage(share=2)
     for n, error in ((0, "first_stage must be"), (4, "fewer texts than k=5")):
