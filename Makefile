@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 NOTEBOOKS := $(shell git ls-files '*.ipynb' 2>/dev/null)
 STRIP_KEYS := metadata.papermill metadata.widgets cell.metadata.papermill cell.metadata.execution metadata.language_info
 
-.PHONY: figures gallery test bench lab app docs check format lock clean
+.PHONY: figures gallery test bench lab app docs site check format lock clean
 
 figures: $(INSTALLED)  ## Run the first figure notebook into figures/; ARGS="--data stsb …" goes to the batch job
 	$(BIN)/dysem-lab figures $(or $(ARGS),--only 01)
@@ -30,7 +30,11 @@ lab: $(INSTALLED)  ## Open JupyterLab on the notebooks
 app: $(INSTALLED)  ## Serve the explorers as pages, to browsers on this machine that know the token
 	$(BIN)/voila notebooks/explore --Voila.ip=127.0.0.1 --Voila.auto_token=True
 
-docs: $(INSTALLED)  ## Build the documentation into build/site
+docs: $(INSTALLED)  ## Run what the site shows and has changed, and build it; ARGS="01 0_" are beginnings of names
+	$(BIN)/python docs/run_notebooks.py $(ARGS)
+	$(MAKE) site
+
+site: $(INSTALLED)  ## Build the site into build/site, with what has been run
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 check: $(INSTALLED)  ## Lint and format (notebooks too), types, notebooks without outputs

@@ -103,7 +103,7 @@ class Job:
             "parameters": dict(self.parameters),
             "data": list(dict.fromkeys(digest for ask in self._asked for digest in ask.digests)),
             "model": source_digest(str(self.parameters["model"])),
-            "code": _code_digest(),
+            "code": code_digest(),
             "PNG export": saving.find_browser() is not None,
         }
 
@@ -170,7 +170,8 @@ class Job:
 
 
 @cache
-def _code_digest() -> str:
+def code_digest() -> str:
+    """Return a digest of the code and the tables that figure notebooks depend on."""
     package = paths.package_file("")
     files = {
         path.relative_to(package).as_posix(): path

@@ -1,4 +1,4 @@
-"""The documentation: its links, names, messages, commands and code, and the strict build."""
+"""The documentation: its links, names, messages, commands and code; test_site.py builds it."""
 
 import ast
 import contextlib
@@ -8,8 +8,6 @@ import io
 import os
 import re
 import shlex
-import subprocess
-import sys
 
 import pytest
 import typer
@@ -27,8 +25,13 @@ STUB = (PACKAGE / "__init__.pyi").read_text("utf-8")
 HOMES = {name: home for home, name in re.findall(r"^from \.([\w.]+) import (\w+)", STUB, re.M)}
 GALLERY = "figures/README.md"
 EXPLORER = "explorer/index.html"
+LISTS = ("notebooks/index.md", "notebooks/teach/README.md")
 # What a hook takes from elsewhere.
-MADE = {GALLERY: REPOSITORY / GALLERY, EXPLORER: PACKAGE / "pages" / "index.html"}
+MADE = {
+    GALLERY: REPOSITORY / GALLERY,
+    EXPLORER: PACKAGE / "pages" / "index.html",
+    **dict.fromkeys(LISTS, REPOSITORY / LISTS[1]),
+}
 FENCE = re.compile(r"^```(\w*)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 HEADING = re.compile(r"^#{1,6} (.+?)(?: \{#([\w-]+)\})?$", re.MULTILINE)
 RUNNABLE = sorted(
@@ -101,7 +104,7 @@ def shell_lines():
 def test_the_navigation_names_existing_pages_and_every_page_once():
     config = yaml.safe_load((REPOSITORY / "mkdocs.yml").read_text("utf-8"))
     pages = nav_pages(config["nav"])
-    assert sorted(pages) == sorted([*PAGES, GALLERY])
+    assert sorted(pages) == sorted([*PAGES, GALLERY, *LISTS])
     assert (REPOSITORY / GALLERY).is_file()
     assert config["theme"]["font"] is False
 
@@ -220,47 +223,3 @@ def test_code_runs_and_prints_what_the_page_says(page, embedded, monkeypatch):
             with contextlib.redirect_stdout(out):
                 exec(compile(body, page, "exec"), namespace)
             printed = out.getvalue()
-
-
-@pytest.fixture(scope="module")
-def page(tiny_lens, tmp_path_factory):
-    """Return the folder of the explorers' page of a random model: a page that is quickly made."""
-    out = tmp_path_factory.mktemp("page") / "explorer"
-    pairs = dysem_lab.load_data("demo", languages=("en", "fr")).head(3)
-    study = dysem_lab.Study(tiny_lens, pairs, languages=("en", "fr"))
-    dysem_lab.export_explorer(study, out, explained=1, progress=False)
-    return out
-
-
-def test_the_site_builds_strictly_and_needs_no_network(tmp_path, page):
-    for module in ("mkdocs", "material", "mkdocstrings_handlers.python", "latex2mathml"):
-        pytest.importorskip(module, reason=f"no {module}: pip install -e '.[docs]'")
-    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
-    proxies = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "")
-    nowhere = dict.fromkeys(proxies, "http://127.0.0.1:9")  # a request would fail the build
-    environment = {**os.environ, **nowhere, "DYSEM_LAB_PAGE": str(page)}
-    done = subprocess.run(build, cwd=REPOSITORY, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
-    pages = {path: path.read_text("utf-8") for path in tmp_path.rglob("*.html")}
-    assert len(pages) >= len(PAGES) + 1
-    for path, text in pages.items():
-        assert not re.search(r'<(?:script|img|iframe)[^>]+src="(?:https?:)?//', text), path
-        assert not re.search(r'<link[^>]+rel="(?:stylesheet|preconnect)"[^>]+//', text), path
-        assert 'class="arithmatex"' not in text, path
-    assert (tmp_path / "mathematics" / "index.html").read_text("utf-8").count("<math ") > 30
-    everything = "\n".join(pages.values())
-    for name in dysem_lab.__all__:
-        assert f'id="dysem_lab.{HOMES[name]}.{name}"' in everything, name
-    gallery = (tmp_path / "figures" / "index.html").read_text("utf-8")
-    images = re.findall(r'<img[^>]+src="([^"]+)"', gallery)
-    assert len(images) == (REPOSITORY / GALLERY).read_text("utf-8").count("![")
-    for image in images:
-        assert (tmp_path / "figures" / image).is_file(), image
-    assert not (tmp_path / "hooks.py").exists()
-    explorer = (tmp_path / EXPLORER).read_text("utf-8")
-    (lesson,) = re.findall(r'href="([\w./]+)#lesson-0"', explorer)
-    course = (tmp_path / EXPLORER).parent / lesson
-    assert 'id="lesson-0"' in course.read_text("utf-8")
-    assert "open_problems.ipynb" in course.read_text("utf-8")
-    for name in re.findall(r'(?:src|href)="([\w.]+)"', explorer):
-        assert (tmp_path / EXPLORER).with_name(name).is_file(), name
