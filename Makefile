@@ -28,7 +28,7 @@ lab: $(INSTALLED)  ## Open JupyterLab on the notebooks
 	$(BIN)/jupyter lab --ServerApp.root_dir=notebooks
 
 app: $(INSTALLED)  ## Serve the explorers as pages, to browsers on this machine that know the token
-	$(BIN)/voila notebooks/explore --Voila.ip=127.0.0.1 --Voila.auto_token=True
+	JUPYTER_PATH=$(CURDIR)/dysem_lab/explorers $(BIN)/voila notebooks/explore --template=dysem --Voila.ip=127.0.0.1 --Voila.auto_token=True
 
 docs: $(INSTALLED)  ## Run what the site shows and has changed, and build it; ARGS="01 0_" are beginnings of names
 	$(BIN)/python docs/run_notebooks.py $(ARGS)

@@ -9,7 +9,9 @@ function draw(box) {
     // Measured from the plot, it would lie elsewhere on a page of another width.
     Object.assign(layout.legend, {yref: "container", y: 0, yanchor: "bottom"});
   }
-  Plotly.newPlot(box, data, layout, {responsive: true, displayModeBar: false});
+  const room = document.createElement("div"); // at least as wide as a figure has to be
+  box.append(room);
+  Plotly.newPlot(room, data, layout, {responsive: true, displayModeBar: false});
 }
 
 const near = new IntersectionObserver((seen) => {

@@ -127,7 +127,7 @@ def outputs_of(cell: Any) -> list[Any]:
     for output in cell.get("outputs", []):
         streams = found and output.output_type == found[-1].output_type == "stream"
         if streams and output.name == found[-1].name:
-            found[-1].text += output.text
+            found[-1] = nbformat.from_dict({**found[-1], "text": found[-1].text + output.text})
         else:
             found.append(output)
     return found

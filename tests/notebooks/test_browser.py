@@ -131,6 +131,7 @@ def serving(arguments, folder, port, path):
         "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
         "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"),
         "HF_HUB_OFFLINE": "1",
+        "JUPYTER_PATH": str(REPOSITORY / "dysem_lab" / "explorers"),  # as `make app` does
     }
     log = folder / "server.log"
     with log.open("wb") as output:
@@ -320,8 +321,17 @@ def test_the_app_shows_sentences_in_other_scripts(app, page):
 
 def test_the_app_lists_the_explorers_and_asks_for_a_token(app, page):
     page.goto(f"{app}/?token={TOKEN}")
+    assert page.title() == "dysem-lab: explorers"
     for path in EXPLORERS:
-        page.wait_for_selector(f"text={path.stem}")
+        title = json.loads(path.read_text("utf-8"))["cells"][0]["source"][0]
+        link = page.locator(f"a[href*='{path.name}']")
+        assert link.inner_text().strip() == title.removeprefix("# ").strip()
+        assert link.locator("svg").is_visible()
     page.screenshot(path=SCREENSHOTS / "app-list.png")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    back = page.locator("text=← All explorers")
+    back.wait_for(state="attached")  # before the kernel has started
+    assert back.get_attribute("href") == "/"
     with urllib.request.urlopen(f"{app}/voila/render/1_pair.ipynb?token=wrong") as answer:
         assert answer.url.startswith(f"{app}/login")
