@@ -36,8 +36,18 @@ function render({ model, el }) {
   };
   const sizes = new ResizeObserver(() => { watch(); fit(); });
   const added = new MutationObserver(() => watch());
+  // To a screen reader, ipywidgets' sliders have no names.
+  const name = (panel) => {
+    for (const slider of panel.querySelectorAll(".widget-slider")) {
+      const label = slider.querySelector(".widget-label")?.textContent ?? "";
+      for (const part of slider.querySelectorAll(".noUi-handle, .widget-readout")) {
+        part.setAttribute("aria-label", label);
+      }
+    }
+  };
   const watch = () => {
     const panel = el.closest(".dysem-panel");
+    if (panel) name(panel);
     const plot = panel?.querySelector(".js-plotly-plot");
     if (panel) added.observe(panel, { childList: true, subtree: true });
     if (!plot?.on || plot === watched) return;

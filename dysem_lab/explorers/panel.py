@@ -176,7 +176,20 @@ class Panel:
             head.append(widgets.Box([widgets.Label("For example"), *chips], layout=row))
         if folded:
             inside = widgets.Box([self.controls[name] for name in folded], layout=row)
-            head.append(widgets.Accordion([inside], titles=("Settings",), selected_index=None))
+            inside.layout.display = "none"
+            # A button, which a keyboard can reach: the header of an accordion is none.
+            opener = widgets.ToggleButton(
+                description="Settings",
+                icon="caret-right",
+                tooltip="Show the settings, or hide them",
+            )
+
+            def follow(change: Any) -> None:
+                inside.layout.display = "flex" if change["new"] else "none"
+                opener.icon = "caret-down" if change["new"] else "caret-right"
+
+            opener.observe(follow, names="value")
+            head += [opener, inside]
         return head
 
     def _repr_mimebundle_(self, **options: Any) -> Any:

@@ -231,10 +231,13 @@ def test_examples_set_several_controls_and_settings_are_folded():
         folded=["k"],
         examples={"Longer": {"word": "bb", "k": 5}},
     )
-    boxes = {type(child).__name__: child for child in panel.box.children}
-    accordion = boxes["Accordion"]
-    assert accordion.selected_index is None
-    assert accordion.children[0].children == (panel.controls["k"],)
+    children = panel.box.children
+    (opener,) = [child for child in children if type(child).__name__ == "ToggleButton"]
+    folded = children[children.index(opener) + 1]
+    assert folded.children == (panel.controls["k"],)
+    for opened, display in ((False, "none"), (True, "flex"), (False, "none")):
+        opener.value = opened
+        assert folded.layout.display == display
     row = next(
         child
         for child in panel.box.children

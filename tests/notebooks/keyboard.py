@@ -1,0 +1,34 @@
+"""A walk through a panel with the keyboard alone, as a browser and a screen reader see it."""
+
+REACHED = 'button, select, input, textarea, [role="slider"], [contenteditable="true"]'
+MARKED = f"""() => [...document.querySelectorAll(".dysem-panel")].flatMap((panel) =>
+  [...panel.querySelectorAll('{REACHED}')].filter((one) => one.offsetParent && !one.disabled)
+).map((one, place) => {{
+  one.dataset.place = place;
+  const labels = [...(one.labels || [])].map((label) => label.textContent);
+  return [one.getAttribute("aria-label"), ...labels, one.textContent].join("").trim();
+}})"""
+FOCUSED = """() => {
+  const one = document.activeElement, {outlineStyle, outlineWidth} = getComputedStyle(one);
+  return [one.dataset.place, outlineStyle !== "none" && parseFloat(outlineWidth) >= 2];
+}"""
+
+
+def check_keyboard(page):
+    """Every control has a name, Tab comes to each in its order, and one sees where it is."""
+    settings = page.locator(".dysem-panel button", has_text="Settings")
+    if settings.count():
+        settings.press("Enter")
+        page.wait_for_function(
+            "() => document.querySelector('.dysem-panel .noUi-handle').offsetParent"
+        )
+    names = page.evaluate(MARKED)
+    assert all(names), names
+    page.evaluate("() => document.querySelector('[data-place=\"0\"]').focus()")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Shift+Tab")  # so that the browser knows it was the keyboard
+    for place, name in enumerate(names):
+        assert page.evaluate(FOCUSED) == [str(place), True], name
+        page.keyboard.press("Tab")
+    if settings.count():
+        settings.press("Enter")
