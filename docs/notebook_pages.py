@@ -18,6 +18,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 from plotly.offline import get_plotlyjs
 
+from dysem_lab import paths
 from run_notebooks import AS_FOUND, NOTEBOOKS, RUNS, TEACH, figure_jobs, lesson_copies
 
 FIGURE = "application/vnd.plotly.v1+json"
@@ -137,6 +138,7 @@ def html_of(output: Any) -> str:
     """Return what a cell has shown as HTML; "" for progress bars, widgets and warnings."""
     if output.output_type == "stream":
         text = output.text.strip("\n") if output.name == "stdout" else ""
+        text = text.replace(str(paths.cache_dir()), "the cache")  # it is of one machine
         return f'<pre class="printed">{html.escape(text)}</pre>' if text else ""
     data = output.get("data", {})
     if FIGURE in data:
