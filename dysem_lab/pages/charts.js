@@ -123,7 +123,8 @@ const charts = (() => {
   //   cells: [{block, head, value, said}], counted from 0
   function heads(width, cells, label) {
     const L = 1 + Math.max(...cells.map((one) => one.block)), H = 1 + Math.max(...cells.map((one) => one.head));
-    const left = 34, top = 18, side = Math.min(26, (width - left - 4) / L), bound =
+    // Of many blocks, the map is wider than a phone, which moves over it.
+    const left = 34, top = 18, side = Math.max(16, Math.min(26, (width - left - 4) / L)), bound =
       Math.max(...cells.map((one) => Math.abs(one.value)), 1e-12);
     const parts = cells.map(({block, head, value, said}) => {
       const x = left + block * side, y = top + head * side, share = Math.abs(value) / bound;

@@ -359,12 +359,13 @@ const explorer = (() => {
     const cosines = state.languages.map((code, c) => ([i, j]) =>
       dysem.cosineOn(of.columns[c].values, i, of.columns[c].values, j, of.d, null).value);
     const heads = ["Language", "First", "Second", "cosine in it alone", `higher than so many ${catalog.data} pairs`];
-    return el("div", {}, el("h2", {}, "In each language"), el("table", {}, el("thead", {}, el("tr", {}, heads.map((said) =>
+    return el("div", {}, el("h2", {}, "In each language"), el("table", {class: "renderings"}, el("thead", {}, el("tr", {}, heads.map((said) =>
       el("th", {scope: "col"}, said)))), el("tbody", {}, state.languages.map((code, c) => {
       const value = cosines[c]([state.x, state.y]);
       return el("tr", {}, el("th", {scope: "row"}, nameOf(code)), el("td", {lang: code, dir: "auto"}, textOf(state.x, code)),
-        el("td", {lang: code, dir: "auto"}, textOf(state.y, code)), el("td", {class: "number"}, number(value)),
-        el("td", {class: "number"}, percent(dysem.higherThan(value, catalog.pairs.map(cosines[c])))));
+        el("td", {lang: code, dir: "auto"}, textOf(state.y, code)),
+        el("td", {class: "number", "data-of": heads[3]}, number(value)),
+        el("td", {class: "number", "data-of": heads[4]}, percent(dysem.higherThan(value, catalog.pairs.map(cosines[c])))));
     }))));
   }
 

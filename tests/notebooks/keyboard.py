@@ -1,8 +1,10 @@
-"""A walk through a panel with the keyboard alone, as a browser and a screen reader see it."""
+"""A walk over a page with the keyboard alone, as a browser and a screen reader see it."""
 
-REACHED = 'button, select, input, textarea, [role="slider"], [contenteditable="true"]'
-MARKED = f"""() => [...document.querySelectorAll(".dysem-panel")].flatMap((panel) =>
-  [...panel.querySelectorAll('{REACHED}')].filter((one) => one.offsetParent && !one.disabled)
+REACHED = (
+    'a[href], button, select, input, textarea, summary, [role="slider"], [contenteditable="true"]'
+)
+MARKED = f"""(root) => [...document.querySelectorAll(root)].flatMap((part) =>
+  [...part.querySelectorAll('{REACHED}')].filter((one) => one.offsetParent && !one.disabled)
 ).map((one, place) => {{
   one.dataset.place = place;
   const labels = [...(one.labels || [])].map((label) => label.textContent);
@@ -14,15 +16,10 @@ FOCUSED = """() => {
 }"""
 
 
-def check_keyboard(page):
+def check_walk(page, root):
     """Every control has a name, Tab comes to each in its order, and one sees where it is."""
-    settings = page.locator(".dysem-panel button", has_text="Settings")
-    if settings.count():
-        settings.press("Enter")
-        page.wait_for_function(
-            "() => document.querySelector('.dysem-panel .noUi-handle').offsetParent"
-        )
-    names = page.evaluate(MARKED)
+    names = page.evaluate(MARKED, root)
+    assert len(names) > 3
     assert all(names), names
     page.evaluate("() => document.querySelector('[data-place=\"0\"]').focus()")
     page.keyboard.press("Tab")
@@ -30,5 +27,13 @@ def check_keyboard(page):
     for place, name in enumerate(names):
         assert page.evaluate(FOCUSED) == [str(place), True], name
         page.keyboard.press("Tab")
-    if settings.count():
+
+
+def check_panel(page):
+    """The same for an explorer's panel whose settings are open, and which Enter folds."""
+    settings = page.locator(".dysem-panel button", has_text="Settings")
+    handle = "() => document.querySelector('.dysem-panel .noUi-handle').offsetParent"
+    for state in (f"() => !({handle})()", handle):
         settings.press("Enter")
+        page.wait_for_function(state)
+    check_walk(page, ".dysem-panel")

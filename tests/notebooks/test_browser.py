@@ -18,7 +18,7 @@ import urllib.request
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.notebooks.keyboard import check_keyboard
+from tests.notebooks.keyboard import check_panel
 
 EXPLORERS = sorted((REPOSITORY / "notebooks" / "explore").glob("*.ipynb"))
 SCREENSHOTS = REPOSITORY / "build" / "screenshots"
@@ -309,7 +309,7 @@ def test_the_app_shows_an_explorer_that_follows_its_slider_in_its_dark_theme(app
 
 def test_the_app_shows_sentences_in_other_scripts(app, page):
     open_in_the_app(app, page, "light", "1_pair")
-    check_keyboard(page)
+    check_panel(page)
     # Other scripts, one of them from right to left.
     languages = page.locator(".dysem-panel input[type=text]").nth(2)
     languages.fill("en, ar, ja")

@@ -22,6 +22,7 @@ from dysem_lab.pages.export import FILES, export_explorer, is_whole
 from dysem_lab.pages.packed import packed_sets, packed_vectors
 from dysem_lab.questions.scale import scale
 from tests.conftest import REPOSITORY
+from tests.notebooks.keyboard import check_walk
 from tests.notebooks.test_browser import CHROMIUM, FLAGS, SCREENSHOTS
 
 LANGUAGES = ("en", "fr", "de", "ja", "ar")
@@ -486,6 +487,30 @@ def test_every_view_fits_the_screen(exported, opened, view, width, theme):
         top = page.locator("#similarity").bounding_box()
         assert top["y"] + top["height"] < 500  # above the fold
         assert page.locator("td[lang=ar]").first.evaluate("(cell) => cell.matches(':dir(rtl)')")
+
+
+def test_tab_comes_to_every_control_in_its_order(exported, opened):
+    _, out = exported
+    page = opened(out)
+    page.locator("#settings summary").press("Enter")
+    for view in ("pair", "layers", "dimension", "search"):
+        page.locator(f"nav [data-view={view}]").press("Enter")
+        settle(page)
+        check_walk(page, "body")
+
+
+def test_a_map_of_many_heads_fits_a_phone(exported, opened):
+    _, out = exported
+    page = opened(out, width=400)
+    page.evaluate("""() => {
+      const cells = Array.from({length: 270}, (_, i) =>
+        ({block: i % 30, head: Math.floor(i / 30), value: i % 2 ? 1 : -1, said: "a head"}));
+      const map = charts.el("figure", {class: "wide"}, charts.heads(368, cells, "heads"));
+      document.querySelector("#more").replaceChildren(map);
+    }""")
+    assert page.evaluate(OVERLAPS) == []
+    assert page.locator("#more svg").bounding_box()["width"] > 480  # one moves over it
+    assert page.evaluate("() => document.documentElement.scrollWidth") <= 400
 
 
 def test_the_keyboard_alone_changes_what_is_shown_and_the_link_brings_it_back(exported, opened):
