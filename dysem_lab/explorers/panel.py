@@ -85,7 +85,6 @@ class Panel:
         controls: As given; setting a ``value`` is the same as moving the control.
         box: The ipywidgets box with everything in it, to put into other boxes.
         figure: The figure that is shown, None before the first.
-        plot: The FigureWidget that shows it, for callbacks on clicks; None where it is plain.
         text: The HTML beside it.
         note: What is said of it.
         offer: What would add to it; None is nothing.
@@ -130,11 +129,6 @@ class Panel:
         self._text, self._message = widgets.HTML(), widgets.HTML()
         plain = not shows_widgets() if plain is None else plain
         self._screen = (PlainScreen if plain else WidgetScreen)(self._saved)
-        self.plot, self._plot_box, self._take = (
-            self._screen.plot,
-            self._screen.box,
-            self._screen.take,
-        )
         self._bar = widgets.IntProgress(
             description="Working", layout={"width": "min(30rem, 60%)"}, max=1
         )
@@ -152,8 +146,8 @@ class Panel:
                 self._message,
                 self._text,
                 self._offered,
-                self._plot_box,
-                self._take,
+                self._screen.box,
+                self._screen.take,
             ],
             layout={"width": "100%", "max_width": "100%", "overflow": "hidden"},
         )
@@ -198,6 +192,11 @@ class Panel:
     def __repr__(self) -> str:
         state = ", ".join(f"{name}={value!r}" for name, value in self.state.items())
         return f"Panel({state})"
+
+    @property
+    def plot(self) -> go.FigureWidget | None:
+        """The FigureWidget of the figure, for callbacks on clicks; None before it, and if plain."""
+        return self._screen.plot
 
     @property
     def state(self) -> State:
@@ -305,7 +304,7 @@ class Panel:
     def _begin(self) -> None:
         """Grey what is shown, and take the last error off, until there is something new."""
         self._say("", None)
-        for shown in (self._text, self._plot_box):
+        for shown in (self._text, self._screen.box):
             shown.add_class("dysem-stale")
         self._stop.description, self._stop.disabled = "Cancel", False
 
@@ -328,7 +327,7 @@ class Panel:
         self._offered.description = view.offer.label if view.offer else ""
         self._offered.layout.display = "inline-block" if view.offer else "none"
         self._screen.show(view.figure, python)
-        for shown in (self._text, self._plot_box):
+        for shown in (self._text, self._screen.box):
             shown.remove_class("dysem-stale")
 
     def _said(self) -> str:

@@ -71,7 +71,7 @@ class WidgetScreen:
         saved: What is downloaded; None is nothing yet.
 
     Attributes:
-        plot: The FigureWidget.
+        plot: The FigureWidget; None before the first figure.
         box: What holds it.
         take: The line of Python with its buttons.
     """
@@ -79,8 +79,7 @@ class WidgetScreen:
     def __init__(self, saved: Callable[[], Saved | None]) -> None:
         """Begin without a figure."""
         self._saved = saved
-        self.plot = go.FigureWidget()
-        self.plot._config = CONFIG
+        self.plot: go.FigureWidget | None = None
         layout = {"width": "100%", "overflow": "auto hidden"}
         self.box = library("ipywidgets").VBox([], layout=layout)
         self.take = _take_away_class()()
@@ -88,9 +87,13 @@ class WidgetScreen:
 
     def show(self, figure: go.Figure, python: str) -> None:
         """Show a figure and its line of Python."""
-        _replace(self.plot, figure)
-        if not self.box.children:  # no empty axes before the first figure
+        if self.plot is None:
+            # Whole from the start: a browser that is slow to load plotly misses what follows.
+            self.plot = go.FigureWidget(*_as_shown(figure))
+            self.plot._config = CONFIG
             self.box.children = [self.plot]
+        else:
+            _replace(self.plot, figure)
         self.take.python = python
 
     def _answer(self, widget: Any, content: Any, buffers: Any) -> None:
@@ -151,18 +154,23 @@ def _take_away_class() -> Any:
     return type("TakeAway", (library("anywidget").AnyWidget,), members)
 
 
-def _replace(widget: go.FigureWidget, figure: go.Figure) -> None:
-    """Make a figure on the screen like another one, as wide as the screen has room for.
-
-    Traces of the same kinds are changed in place, and only what differs, so that nothing flickers
-    and a move of a slider costs milliseconds.
-    """
-    data = [trace.to_plotly_json() for trace in figure.data]
+def _as_shown(figure: go.Figure) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Return the traces and the layout of a figure as wide as the screen has room for."""
     layout = {**figure.layout.to_plotly_json(), "autosize": True}
     layout.pop("width", None)
     if (legend := layout.get("legend", {})).get("orientation") == "h":
         # Measured from the plot, it stays where it was when the cell changes its width.
         layout["legend"] = {**legend, "yref": "container", "y": 0, "yanchor": "bottom"}
+    return [trace.to_plotly_json() for trace in figure.data], layout
+
+
+def _replace(widget: go.FigureWidget, figure: go.Figure) -> None:
+    """Make a figure on the screen like another one.
+
+    Traces of the same kinds are changed in place, and only what differs, so that nothing flickers
+    and a move of a slider costs milliseconds.
+    """
+    data, layout = _as_shown(figure)
     with widget.batch_update():
         if [trace.type for trace in widget.data] == [trace["type"] for trace in data]:
             for old, new in zip(widget.data, data, strict=True):

@@ -30,10 +30,10 @@ def made(update=bars, **more):
 def test_nothing_is_computed_before_it_is_asked_for():
     panel = made()
     assert panel.figure is None
-    assert panel.plot not in panel._plot_box.children  # no empty axes
+    assert panel.plot is None  # no empty axes
     panel.refresh()
     assert panel.text == "k is 3"
-    assert panel.plot in panel._plot_box.children
+    assert panel.plot in panel._screen.box.children
 
 
 def test_a_change_of_a_control_changes_figure_numbers_and_the_line_of_python():
@@ -47,7 +47,7 @@ def test_a_change_of_a_control_changes_figure_numbers_and_the_line_of_python():
     names = {}
     exec(panel.python, names)
     assert names["answer"] == 10
-    assert panel._take.python == panel.python
+    assert panel._screen.take.python == panel.python
 
 
 def test_the_figure_on_the_screen_is_as_wide_as_there_is_room_and_the_saved_one_is_as_it_was():
@@ -168,7 +168,7 @@ def test_what_is_shown_is_grey_and_the_old_error_gone_while_the_next_is_computed
     def update(state, progress):
         seen[state["k"]] = (
             "dysem-stale" in panel._text._dom_classes,
-            "dysem-stale" in panel._plot_box._dom_classes,
+            "dysem-stale" in panel._screen.box._dom_classes,
             panel._message.value,
         )
         if state["k"] == 4:
@@ -327,7 +327,7 @@ def test_the_download_is_one_page_with_all_that_is_shown_and_named_after_it(plai
         lambda state: f"Äpfel / “{state['k']} pears”?",
         plain=plain,
     )
-    take = panel._take
+    take = panel._screen.take
     if plain:
         save, link = take.children[1].children
 
@@ -365,13 +365,13 @@ def test_a_plain_panel_needs_ipywidgets_alone(monkeypatch):
     assert not screen.shows_widgets()
     panel = made(told, word=text_box("Word", "<b>")).refresh()
     assert panel.plot is None
-    frame = html.unescape(re.search(r'srcdoc="([^"]+)"', panel._plot_box.value)[1])
+    frame = html.unescape(re.search(r'srcdoc="([^"]+)"', panel._screen.box.value)[1])
     assert '"text":"k 3"' in frame
     assert not re.search(r'<script[^>]* src="http', frame)  # nothing is fetched
     assert "k is 3" in panel._text.value
-    assert "<pre>answer = 3 * 2</pre>" in panel._take.children[0].value
+    assert "<pre>answer = 3 * 2</pre>" in panel._screen.take.children[0].value
     panel.set(k=7).wait()
-    assert '"text":"k 7"' in html.unescape(panel._plot_box.value)
+    assert '"text":"k 7"' in html.unescape(panel._screen.box.value)
     modules = {widget._model_module for widget in widgets_in(panel.box)}
     assert modules <= {"@jupyter-widgets/controls", "@jupyter-widgets/base"}
 
@@ -388,7 +388,7 @@ def test_hosts_that_show_no_widgets_get_the_plain_panel(monkeypatch):
     monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Interactive")
     panel = made().refresh()
     assert panel.plot is None
-    assert "https://cdn.plot.ly/" in panel._plot_box.value  # they have a network
+    assert "https://cdn.plot.ly/" in panel._screen.box.value  # they have a network
     monkeypatch.delenv("KAGGLE_KERNEL_RUN_TYPE")
     monkeypatch.setitem(sys.modules, "google.colab", object())
     assert made().plot is None
