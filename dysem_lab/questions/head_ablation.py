@@ -120,8 +120,8 @@ def head_ablation(
         read.append(torch.cat([*found.values()]))
     vectors = encoder.combined(views, torch.stack(read)).vectors.double()
     vectors = vectors - texts.reference.mean.double()
-    y, U = texts.vector(1).expand(vectors.shape), texts.joint_set(0, 1).expand(vectors.shape)
-    after = joint_cosine(vectors, y, U).numpy()
+    of_y, U = texts.vector(1).expand(vectors.shape), texts.joint_set(0, 1).expand(vectors.shape)
+    after = joint_cosine(vectors, of_y, U).numpy()
     table = pd.DataFrame(
         {
             "which": [which for which, _ in tried],
