@@ -384,7 +384,7 @@ def widgets_in(box):
 
 
 def test_hosts_that_show_no_widgets_get_the_plain_panel(monkeypatch):
-    assert made().plot is not None
+    assert made().refresh().plot is not None
     monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Interactive")
     panel = made().refresh()
     assert panel.plot is None
