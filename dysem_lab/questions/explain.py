@@ -375,7 +375,7 @@ class Texts:
         self.views = [view.name for view in views]
         self.fixed = fixed_of(encoder, by, views, self.directions)
         self.width = self.encoded.vectors.shape[1]
-        if len(self.others) == 2 and torch.equal(*self.encoded.vectors[1:]):
+        if len(self.encoded) == 3 and torch.equal(*self.encoded.vectors[1:]):
             raise InputError(
                 "y and z are one text to the encoder, so x is as near to one as to the other; give "
                 "two that differ in more than a final full stop"
