@@ -46,7 +46,7 @@ def largest_error(
     for i in range(n):
         U = encoded.sets[i] | encoded.sets[i + n]
         x, y = ((encoded.vectors[j].double() - mean)[U] for j in (i, i + n))
-        added = texts.added(i, i + n, texts.joint_set(i, i + n)).sum()
+        added = texts.added(i, i + n).sum()
         errors.append(abs(float(added) - float(x @ y / (x.norm() * y.norm()))))
     return max(errors)
 
