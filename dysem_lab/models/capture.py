@@ -16,7 +16,7 @@ from dysem_lab.models.last_token import prefixes, record_edits
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.passes import MAX_TOKENS
 from dysem_lab.models.places import Blocks, Place, places
-from dysem_lab.models.record import Edit, record, row_shape
+from dysem_lab.models.record import Edit, edit_of, record, row_shape
 from dysem_lab.models.steering import AuxiliaryVectors, Contrast, Intervention, contrast_facts
 from dysem_lab.models.store import Space, VectorStore, prompt_key
 
@@ -75,7 +75,7 @@ def capture(
     wanted = places(components, layers)
     for place in wanted:
         place.check(lens.n_layers)
-    edit = edit or Edit(lens)
+    edit = edit_of(lens, edit)
     prompts = checked(prompts, "prompt")
     position = {prompt: row for row, prompt in enumerate(dict.fromkeys(prompts))}
     unique = list(position)
@@ -172,7 +172,7 @@ def fill(
     positions from `missing_rows` are run.
     """
     lens.check_own_pass()
-    edit = edit or Edit(lens)
+    edit = edit_of(lens, edit)
     facts = edit.facts
     store.remember(facts)
     everything = stored_with(wanted)

@@ -9,7 +9,6 @@ Over 400 lines, as the public verbs say their shapes and errors in full.
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -92,7 +91,7 @@ class Replacement(Edit):
         spanned = {} if self._basis is None else {"basis": _digest({"": self._basis})}
         self._settings = {**where_and_which, **spanned, **settings}
 
-    @cached_property
+    @property
     def facts(self) -> ModelFacts:
         """The model's facts under a fingerprint of the edited model's own."""
         return self.lens.facts.edited(f"{self._label} {self.where}", self._settings)

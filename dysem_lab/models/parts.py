@@ -40,6 +40,7 @@ from dysem_lab.models.record import (
     NEURONS,
     Edit,
     Norm,
+    edit_of,
     neuron_matrix,
     norm_of,
     output_matrix,
@@ -161,7 +162,7 @@ def split(
     """
     splitter = _Splitter(lens, place, by, edit)
     if by == "neuron":
-        lengths = list(map(len, (edit or Edit(lens)).tokenize(prompts, MAX_TOKENS)))
+        lengths = list(map(len, edit_of(lens, edit).tokenize(prompts, MAX_TOKENS)))
         budget = min(batch_budget(lens, tokens_per_batch), NEURON_TOKENS)
         for batch in plan_batches(lengths, budget):
             yield batch, splitter.by_neuron([prompts[i] for i in batch])

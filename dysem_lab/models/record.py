@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import Cache, DynamicCache
 
-from dysem_lab.errors import ModelError
+from dysem_lab.errors import InputError, ModelError
 from dysem_lab.models.facts import ModelFacts
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.passes import (
@@ -329,7 +329,7 @@ def record(
     only = range(len(prompts)) if only is None else only
     if not len(only):
         return
-    edit = edit or Edit(lens)
+    edit = edit_of(lens, edit)
     token_ids = edit.tokenize(prompts, max_tokens)
     # A mean, and an edit of every token, need every position; the others what differs.
     all_positions = edit.every_token or not all(place.of_last_token for place in places)
@@ -377,6 +377,26 @@ class Activations(NamedTuple):
     mask: Int[Tensor, "batch pos"]
 
 
+def edit_of(lens: LensModel, edit: Edit | None) -> Edit:
+    """Return an edit of a model; None is the plain pass.
+
+    Raises:
+        InputError: It is no edit, or one of another model.
+    """
+    if edit is None:
+        return Edit(lens)
+    if not isinstance(edit, Edit):
+        raise InputError(
+            f"edit must be one of dl.ablate, dl.patch or dl.contrast, got {type(edit).__name__}"
+        )
+    if edit.lens is not lens:
+        raise InputError(
+            f"the edit is of another model ({edit.lens.name}) than {lens.name}; make it with the "
+            "model that it is to change"
+        )
+    return edit
+
+
 def activations(
     lens: LensModel,
     prompts: Sequence[str],
@@ -412,7 +432,7 @@ def activations(
 
         return name, see
 
-    edit = edit or Edit(lens)
+    edit = edit_of(lens, edit)
     ids, mask = pad(lens, edit.tokenize(prompts, MAX_TOKENS), side)
     silent = [name for name in points if name not in lens.bridge.hook_dict]
     if not silent:
@@ -434,7 +454,7 @@ def next_token_logits(
     Raises:
         ModelError: They are not finite.
     """
-    edit = edit or Edit(lens)
+    edit = edit_of(lens, edit)
     rows = []
     for prompt in prompts:
         ids, mask = pad(lens, edit.tokenize([prompt], MAX_TOKENS))

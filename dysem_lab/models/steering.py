@@ -277,9 +277,13 @@ class AuxiliaryVectors:
             if contrast.subtracted not in kinds:
                 kinds.append(contrast.subtracted)
         self._rows: dict[tuple[str, Place], Tensor] = {}
+        self._of = ""  # fingerprint of the weights that they are of
 
     def __call__(self, prompts: Sequence[str], contrast: Contrast) -> Float[Tensor, "batch ..."]:
         """Return v⁻ of the texts of normal prompts: float32, on the CPU."""
+        if (now := self._lens.fingerprint) != self._of:
+            self.forget()
+            self._of = now
         wrapped = auxiliary_prompts(prompts, contrast.auxiliary)
         kinds = self._wanted[contrast.auxiliary]
         lacking = [p for p in dict.fromkeys(wrapped) if (p, contrast.subtracted) not in self._rows]

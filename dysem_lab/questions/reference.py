@@ -125,7 +125,9 @@ def reference(
     measured = partial(_measured, encoder, corpus, by, language, n_largest, seed, progress)
     if directions is not None:  # what a user's function gives may differ from call to call
         return measured(directions)
-    model = encoder.facts and encoder.facts.fingerprint
+    # A fingerprint is of the weights as they are stored, whatever they are computed in.
+    facts = encoder.facts
+    model = facts and (facts.fingerprint, facts.dtype, facts.device)
     asked = (encoder.config, model, corpus.digest, by, language, n_largest, seed)
     key = json.dumps(asked, sort_keys=True)
     if key not in _references:

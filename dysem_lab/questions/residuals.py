@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from scipy.stats import binomtest
 
 from dysem_lab.consensus import consensus_set
 from dysem_lab.errors import InputError
@@ -199,10 +200,13 @@ def caption(table: pd.DataFrame, parts: pd.DataFrame) -> str:
         "pairs that people find more alike than the model does": len(furthest) - alike,
     }
     most = max(kinds, key=lambda name: kinds[name])
+    sure = binomtest(kinds[most], len(furthest)).pvalue < 0.05
+    lead = f"mostly on {most}" if sure else f"about equally on {' and on '.join(kinds)}"
+    counted = str(kinds[most]) if sure else " and ".join(map(str, kinds.values()))
     often = parts.assign(name=[_name(row) for _, row in parts.iterrows()])["name"].value_counts()
     whole = spearman(kept["similarity"].to_numpy(), kept["gold"].to_numpy())
     return (
-        f"The score is lost mostly on {most}: {kinds[most]} of the {len(furthest)} pairs (a tenth) "
+        f"The score is lost {lead}: {counted} of the {len(furthest)} pairs (a tenth) "
         f"that are furthest from their rating, which make {furthest['share'].sum():.0%} of the "
         f"squared rank residuals. The part that most often pushes the {parts['pair'].nunique()} "
         f"furthest there is {often.index[0]} ({often.iloc[0]} pairs). Spearman × 100 of the "

@@ -271,6 +271,38 @@ def test_what_is_no_edit_is_refused(tiny_lens, make, message):
         make(tiny_lens)
 
 
+def test_an_edit_of_another_model_or_what_is_no_edit_is_refused(tiny_lens, prompts, tmp_path):
+    other, store = dl.untrained(tiny_lens, 5), dl.VectorStore(tmp_path / "v.sqlite")
+    for edit, said in (
+        (dl.ablate(other, "attn.1"), "edit is of another model"),
+        (dl.Contrast(1), "must be one of dl.ablate, dl.patch or dl.contrast, got Contrast"),
+        ("attn.1", "got str"),
+    ):
+        for run in (
+            lambda edit: dl.capture(tiny_lens, prompts, "attn", edit=edit, store=store),
+            lambda edit: dl.logit_lens(tiny_lens, prompts, edit=edit),
+            lambda edit: dl.next_token_probabilities(tiny_lens, prompts, edit),
+        ):
+            with pytest.raises(InputError, match=said):
+                run(edit)
+
+
+def test_an_edit_that_is_kept_follows_weights_that_change_in_memory(tiny_folder, tmp_path):
+    lens = dl.load_model(tiny_folder("Llama"))
+    prompts, store = dl.wrap(["The sea is cold.", "Dogs bark."]), dl.VectorStore(tmp_path / "v")
+    kept = [dl.ablate(lens, "attn.1"), dl.contrast(lens, layer=1)]
+    for edit in kept:
+        dl.capture(lens, prompts, "attn", edit=edit, store=store)
+    with torch.no_grad():
+        lens.bridge.original_model.model.layers[0].self_attn.v_proj.weight.mul_(3)
+    anew = [dl.ablate(lens, "attn.1"), dl.contrast(lens, layer=1)]
+    for old, new in zip(kept, anew, strict=True):
+        expected = dl.capture(lens, prompts, "attn", edit=new)["attn"]
+        for of in (None, store):
+            found = dl.capture(lens, prompts, "attn", edit=old, store=of)["attn"]
+            torch.testing.assert_close(found, expected)
+
+
 def test_a_patch_needs_a_source_of_as_many_tokens(tiny_lens, prompts):
     with pytest.raises(InputError, match="no source is given for the prompt"):
         dl.capture(tiny_lens, prompts, edit=patch(tiny_lens, {}, "resid.0"))

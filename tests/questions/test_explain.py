@@ -13,6 +13,7 @@ from dysem_lab import paths
 from dysem_lab.errors import InputError, ModelError
 from dysem_lab.models.loading import load_model
 from dysem_lab.questions import explain_picture
+from dysem_lab.questions import reference as references
 from dysem_lab.questions.explain import BY, explain, explain_difference
 from dysem_lab.questions.reference import corpus_of, reference
 
@@ -471,6 +472,20 @@ def test_each_data_type_is_explained_by_its_own_pass(tiny_folder, tiny_lens):
             assert ("rounding" in set(found.table["kind"])) == has_rounding
             own = found.encoder_similarity
             assert centre or found.similarity == pytest.approx(own, abs=1e-6)
+
+
+def test_each_data_type_is_centred_on_its_own_corpus(tiny_folder, tiny_lens):
+    half = dl.DySem(load_model(tiny_folder("Llama"), dtype="bfloat16"), ("en",), k=0.5)
+    corpus = {"en": CORPUS["en"][:5]}
+    by_head = explain(half, X, Y, "head", None, corpus, progress=False)
+    explain(dl.DySem(tiny_lens, ("en",), k=0.5), X, Y, "head", None, corpus, progress=False)
+    references._references.clear()
+    alone = explain(half, X, Y, "head", None, corpus, progress=False)
+    assert by_head.similarity == alone.similarity
+    full = explain(dl.DySem(tiny_lens, ("en",), k=0.5), X, Y, "head", None, corpus, progress=False)
+    references._references.clear()
+    again = explain(dl.DySem(tiny_lens, ("en",), k=0.5), X, Y, "head", None, corpus, progress=False)
+    assert full.similarity == again.similarity != alone.similarity
 
 
 def test_a_pass_under_hooks_that_were_left_is_not_remembered(tiny_folder):
