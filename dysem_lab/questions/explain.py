@@ -24,6 +24,7 @@ from dysem_lab.errors import InputError
 from dysem_lab.inputs import at_least, by_language, checked, one_of
 from dysem_lab.joint import joint_cosine, joint_set
 from dysem_lab.models.text_tokens import text_tokens
+from dysem_lab.prompts import normalize
 from dysem_lab.questions.explain_picture import WHERE, caption, figure
 from dysem_lab.questions.finding import Facts, Finding
 from dysem_lab.questions.reference import Reference, corpus_of, dimension_keys, reference
@@ -41,6 +42,7 @@ from dysem_lab.questions.token_map import token_map
 from dysem_lab.questions.word_order import LEFT_OUT, UNTESTED, tested
 
 BY = (*BY_PASS, "language", "dimension", "direction")
+ROUGH = 30  # texts: of fewer, the pair that is explained is unlike the corpus by itself
 SHOWN = 60  # characters of a text under the title
 NUMBERS = ("block", "head", "neuron", "position", "dimension")
 Rows = Float[Tensor, "k d"] | Float[np.ndarray, "k d"]
@@ -194,6 +196,11 @@ def explanation(texts: "Texts", by_other: str | None = None) -> Explanation:
         kind = f"explain_difference_{by}"
         title = f"Why is the first {similarity:+.2f} nearer to the second than to the third?"
     said = caption(table, similarity, own, texts.centred, texts.n_largest)
+    if texts.centred and texts.reference and texts.reference.n_texts < ROUGH:
+        said += (
+            f" Of {texts.reference.n_texts} texts a mean is rough, and so is what parts are compared "
+            f"with; {ROUGH} or more are better."
+        )
     drawn = figure(table, title, facts)
     words, above = None, ""
     if by == "token" and by_other in (None, "token"):
@@ -384,12 +391,14 @@ class Texts:
         self.reference: Reference | None = None
         if self.centred or self.n_largest:
             corpus = corpus_of("demo" if centre is None else centre, encoder.languages, language)
-            others = set(corpus.renderings[language]) - set(columns[language])
+            # As the encoder reads them: with or without a full stop is one text.
+            explained = set(map(normalize, columns[language]))
+            others = [t for t in corpus.renderings[language] if normalize(t) not in explained]
             self.among = corpus.n_texts - len(others)
-            if not others:
+            if len(set(map(normalize, others))) < 2:
                 raise InputError(
-                    "the reference corpus holds no other text than those explained, so their "
-                    "similarity would come of the centring; give other texts, or centre=None"
+                    "the reference corpus holds fewer than two other texts than those explained, "
+                    "so their similarity would come of the centring; give others, or centre=None"
                 )
             self.reference = reference(
                 encoder,

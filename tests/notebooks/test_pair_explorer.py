@@ -369,7 +369,7 @@ def test_why_comes_first_and_is_the_explanation(tiny_lens):
 
 @pytest.mark.parametrize(("by", "by_other"), [("token", "token"), ("head", None)])
 def test_why_reads_each_text_once(tiny_lens, by, by_other):
-    languages, centre = ("fr", "ja"), {code: [X[code], Y[code], "X."] for code in X}
+    languages, centre = ("fr", "ja"), {code: [X[code], Y[code], "X.", "Y."] for code in X}
     dl.explain(dl.DySem(tiny_lens, languages), X, Y, by, by_other, centre)  # the corpus has run
     x, y = ({code: f"{by} {text}" for code, text in of.items()} for of in (X, Y))
     with counted(tiny_lens) as work:

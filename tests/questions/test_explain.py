@@ -384,7 +384,7 @@ def test_texts_that_cannot_be_told_apart_are_refused(tiny_lens):
         ((X, Y, ""), {}, "empty"),
         ((X, Y, [Z]), {}, "a text must be a string"),
         ((X, Y, Z), {"centre": {"en": ["one", "one"]}}, "two different texts or more, got 1"),
-        ((X, Y, Z), {"centre": {"en": [X, Y, Z]}}, "no other text than those explained"),
+        ((X, Y, Z), {"centre": {"en": [X, Y, Z]}}, "fewer than two other texts than those"),
         ((X, Y, Z), {"renderings": {"fr": ["un", "deux"]}}, "must be the 3 texts in it"),
         ((X, Y, Z), {"by_other": "dimension"}, "meets the same dimension"),
         ((X, Y, Z), {"drop_largest": 10_000}, "drop fewer"),
@@ -622,7 +622,7 @@ def test_renderings_that_are_no_texts_or_contradict(tiny_lens, x, renderings, me
 
 def test_texts_of_the_corpus_are_counted_and_alone_refused(tiny_lens):
     encoder = dl.DySem(tiny_lens, ("en",), k=0.5)
-    with pytest.raises(InputError, match="no other text than those explained"):
+    with pytest.raises(InputError, match="fewer than two other texts than those"):
         explain(encoder, X, Y, centre={"en": [X, Y]}, progress=False)
     found = explain(encoder, X, Y, centre={"en": [X, "A dog.", "It rains."]}, progress=False)
     assert "centred on 3 texts, 1 of these" in str(found.facts)
