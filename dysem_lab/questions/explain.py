@@ -198,8 +198,8 @@ def explanation(texts: "Texts", by_other: str | None = None) -> Explanation:
     said = caption(table, similarity, own, texts.centred, texts.n_largest)
     if texts.centred and texts.reference and texts.reference.n_texts < ROUGH:
         said += (
-            f" Of {texts.reference.n_texts} texts a mean is rough, and so is what parts are compared "
-            f"with; {ROUGH} or more are better."
+            f" Of {texts.reference.n_texts} texts a mean is rough, and so is what parts are "
+            f"compared with; {ROUGH} or more are better."
         )
     drawn = figure(table, title, facts)
     words, above = None, ""
