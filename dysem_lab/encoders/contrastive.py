@@ -155,7 +155,7 @@ class ContrastivePrompting(PromptEncoder):
         """
         published = contrastive_settings()
         path = _settings_file(where)
-        if path.exists():
+        if path.exists() or Path(where).suffix == ".json":
             return super().load(path, lens)
         if str(where) not in published:
             saved = sorted(file.stem for file in path.parent.glob("*.json"))

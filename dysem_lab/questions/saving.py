@@ -26,6 +26,7 @@ from plotly.offline import get_plotlyjs
 
 from dysem_lab import paths
 from dysem_lab.errors import DataError, InputError
+from dysem_lab.inputs import path_of
 from dysem_lab.models.facts import ModelFacts
 from dysem_lab.startup import import_nbformat
 
@@ -176,7 +177,7 @@ def save_figure(
     Warns:
         UserWarning: No browser was found, so there is no PNG; names the remedy.
     """
-    out = Path(out)
+    out = path_of(out, "folder")
     plain = isinstance(name, str) and all(c.isalnum() or c in " ._+-" for c in name)
     if not plain or name[:1] in ("", " ", ".") or len(name.encode()) > LONGEST_NAME:
         raise InputError(
