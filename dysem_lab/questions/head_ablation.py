@@ -34,6 +34,8 @@ from dysem_lab.questions.reference import corpus_of
 from dysem_lab.questions.style import PALETTE, layout
 
 NAMES = {CHOSEN: "these heads", RANDOM: RANDOM}
+ENOUGH = 19  # different random sets: with fewer no p can be at most LEVEL
+AS_LONG = 0.9  # of the length of the heads; what writes less cannot be compared
 
 
 @dataclass(frozen=True, repr=False)
@@ -76,7 +78,8 @@ def head_ablation(
             no heads are passed over; or pairs of block and head, 0-based.
         centre: As for `dysem_lab.explain`; the mean z is over these texts too.
         renderings: As there.
-        n_draws: Draws of random heads; 20 are the fewest beside which anything can be sure.
+        n_draws: Draws of random heads. Equal ones count once, and beside fewer than 19 different
+            ones nothing can be sure.
         language: Of x and y themselves.
         seed: Of the draws.
         progress: As for `dysem_lab.explain`.
@@ -211,15 +214,24 @@ def caption(table: pd.DataFrame, predicted: float) -> str:
     plain, chosen = table.iloc[0], table.iloc[1]
     draws = table[table["which"] == RANDOM].drop_duplicates("heads")  # there may be few such sets
     as_much = int((draws["change"].abs() >= abs(chosen["change"])).sum())
-    more = "more" if (as_much + 1) / (len(draws) + 1) <= LEVEL else "not clearly more"
+    long, of = draws["length"].mean() / chosen["length"], f"{len(draws)} different draws"
+    these = "these heads" if chosen["n_heads"] > 1 else "this head"
+    if len(draws) < ENOUGH:
+        verdict = f"There are too few other sets of heads to tell ({of}) whether the similarity "
+        verdict += f"depends on {these} more than on others"
+    elif long < AS_LONG:
+        verdict = f"The random heads write less than {these}, so this does not tell whether the "
+        verdict += f"similarity depends on {these} more than on others"
+    else:
+        more = "more" if (as_much + 1) / (len(draws) + 1) <= LEVEL else "not clearly more"
+        verdict = f"The similarity depends on {these} {more} than on random ones that wrote as much"
     low, high = draws["similarity"].quantile([0.025, 0.975])
     each = (map(int, one.split(".")) for one in chosen["heads"].split(", "))
     named = ", ".join(f"block {block + 1} head {head + 1}" for block, head in each)
     return (
-        f"The similarity depends on {'these heads' if chosen['n_heads'] > 1 else 'this head'} "
-        f"{more} than on random ones that wrote as much: {plain['similarity']:.3f} in the plain "
-        f"pass, {chosen['similarity']:.3f} without {named}, "
-        f"{draws['similarity'].mean():.3f} [{low:.3f}, {high:.3f}] without random heads of equal "
-        f"length, of which {as_much} of {len(draws)} different draws change it as much. The exact "
-        f"sum without what they wrote is {predicted:.3f}; what later blocks make of it is the rest."
+        f"{verdict}: {plain['similarity']:.3f} in the plain pass, {chosen['similarity']:.3f} "
+        f"without {named}, {draws['similarity'].mean():.3f} [{low:.3f}, {high:.3f}] without random "
+        f"ones ({draws['n_heads'].mean():.0f} on average, {long:.0%} as long), of which {as_much} "
+        f"of {of} change it as much. The exact sum without what {these} wrote is {predicted:.3f}; "
+        "what later blocks make of it is the rest."
     )

@@ -79,16 +79,24 @@ def test_what_is_left_is_that_of_plain_hooks(tiny_folder, kind):
     assert found.facts.record()["heads"] == chosen
 
 
-def test_equal_draws_are_one_draw():
-    """Of the largest heads there may be one set of others that is as long."""
-    draws = [f"0.{i}" for i in range(20)]
-    rows = [(PLAIN, "", 0, 0.5), (CHOSEN, "1.0", 1, 0.3), *((RANDOM, of, 1, 0.48) for of in draws)]
-    table = pd.DataFrame(rows, columns=["which", "heads", "n_heads", "similarity"])
+def test_the_verdict_needs_enough_sets_that_write_as_much():
+    """Of the largest heads there may be one set of others, or only sets that write less."""
+    draws = [f"0.{i}" for i in range(19)]
+    rows = [(PLAIN, "", 0, 0.0, 0.5), (CHOSEN, "1.0", 1, 2.0, 0.3)]
+    rows += [(RANDOM, of, 4, 1.96, 0.48) for of in draws]
+    table = pd.DataFrame(rows, columns=["which", "heads", "n_heads", "length", "similarity"])
     table["change"] = table["similarity"] - 0.5
-    assert "on this head more than on random ones" in caption(table, 0.4)
-    assert "0 of 20 different draws" in caption(table, 0.4)
-    table.loc[2:, "heads"] = "0.0"
-    assert "on this head not clearly more than on random ones" in caption(table, 0.4)
+    assert "on this head more than on random ones that wrote as much" in caption(table, 0.4)
+    assert "(4 on average, 98% as long), of which 0 of 19 different draws" in caption(table, 0.4)
+    one_as_much = table.assign(change=table["change"].where(table["heads"] != "0.3", 0.2))
+    assert "on this head not clearly more than on random ones" in caption(one_as_much, 0.4)
+    less = table.assign(length=table["length"].where(table["which"] != RANDOM, 1.4))
+    assert "The random heads write less than this head" in caption(less, 0.4)
+    assert "(4 on average, 70% as long)" in caption(less, 0.4)
+    for few in (table[:-1], table.assign(heads=table["heads"].where(table.index < 2, "0.0"))):
+        n = few.loc[few["which"] == RANDOM, "heads"].nunique()
+        assert f"too few other sets of heads to tell ({n} different draws)" in caption(few, 0.4)
+        assert "wrote as much" not in caption(few, 0.4)
 
 
 def test_any_vector_that_is_written_by_heads(tiny_lens):
