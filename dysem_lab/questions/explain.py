@@ -39,7 +39,7 @@ from dysem_lab.questions.splits import (
     split_texts,
 )
 from dysem_lab.questions.token_map import token_map
-from dysem_lab.questions.word_order import LEFT_OUT, UNTESTED, tested
+from dysem_lab.questions.word_order import LEFT_OUT, OF_DIFFERENCE, UNTESTED, tested
 
 BY = (*BY_PASS, "language", "dimension", "direction")
 ROUGH = 30  # texts: of fewer, the pair that is explained is unlike the corpus by itself
@@ -60,7 +60,8 @@ class Explanation(Finding):
         by: What x is split by.
         by_other: What y is split by; None is not at all.
         words: By "token", where x is read in one language: its words, those first that deletion
-            curves of the model favour (`dysem_lab.faithfulness`), or else the largest parts.
+            curves of the model favour (`dysem_lab.faithfulness`; measured for a similarity, with
+            one setting), or else the largest parts.
             ``word``; ``position``, from 0; ``contribution``, of all its tokens; and where that is
             the favoured order, ``left_out``, what the similarity loses without the word.
     """
@@ -499,30 +500,26 @@ class Texts:
             return None, " No order of words is listed: no white space divides the text."
         sums = [added.loc[at].sum() for at in read.words]
         found = pd.DataFrame({"word": words, "position": range(len(words)), "contribution": sums})
-        of_model = tested(self.encoder.facts)
+        (name,) = self.views  # a language of DySem, or a template
+        code, differs = name if name in self.columns else self.language, len(self.others) > 1
+        of_model = None if differs else tested(self.encoder, code)
+        said = of_model.said if of_model else OF_DIFFERENCE if differs else UNTESTED
         order = "contribution"
         if of_model and of_model.winner == LEFT_OUT:
             order = "left_out"
-            found[order] = float(table["contribution"].sum()) - self._without_each(words)
+            found[order] = float(table["contribution"].sum()) - self._without_each(words, code)
         found = found.sort_values(order, ascending=False, kind="stable", ignore_index=True)
-        return found, f" {of_model.said if of_model else UNTESTED}"
+        return found, f" {said}"
 
-    def _without_each(self, words: Sequence[str]) -> Float[np.ndarray, " words"]:
+    def _without_each(self, words: Sequence[str], code: str) -> Float[np.ndarray, " words"]:
         """Return the similarity of x without each of its words, on U of the whole texts."""
         texts = [" ".join([*words[:i], *words[i + 1 :]]) for i in range(len(words))]
-        (name,) = self.views  # a language of DySem, or a template
-        code = name if name in self.columns else self.language
         encoded = self.encoder.encode_renderings({code: texts}, code, progress=False)
         x = encoded.vectors.double()
         if self.reference and self.centred:
             x = x - self.reference.mean.double()
-        to = {
-            name: joint_cosine(
-                x, self.vector(j).expand(x.shape), self.joint_set(0, j).expand(x.shape)
-            )
-            for j, name in self.others.items()
-        }
-        return _less(to).numpy()
+        y, U = self.vector(1).expand(x.shape), self.joint_set(0, 1).expand(x.shape)
+        return joint_cosine(x, y, U).numpy()
 
     def beside_random(self, table: pd.DataFrame) -> pd.DataFrame:
         """Return a table with what each part adds to random pairs, or triples, if centred."""

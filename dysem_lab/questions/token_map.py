@@ -58,7 +58,7 @@ def token_map(table: pd.DataFrame, words: pd.DataFrame | None = None) -> str:
     bound = max(float(np.abs(of).max()) for _, of in sides.values()) or 1.0
     lines = [_lines(side, parts, totals, bound) for side, (parts, totals) in sides.items()]
     body = "".join("".join(of_language) for of_language in zip(*lines, strict=True))
-    body += _listed(words, of_three(table))
+    body += _listed(words)
     name = "dl-" + hashlib.sha256((body + str(added.sum())).encode()).hexdigest()[:8]
     rules = _links(name, added, whose) if whose else ""
     colours, others_are = "adds to the similarity, blue takes away from it", "text"
@@ -106,13 +106,12 @@ def _lines(
     return lines
 
 
-def _listed(words: pd.DataFrame | None, differs: bool) -> str:
+def _listed(words: pd.DataFrame | None) -> str:
     """Return the first words in their order, with the number that they are ordered by."""
     if words is None:
         return ""
     order = "left_out" if "left_out" in words else "contribution"
-    what = "the difference" if differs else "the similarity"
-    head = f"{what} loses without" if order == "left_out" else "largest parts of words"
+    head = "the similarity loses without" if order == "left_out" else "largest parts of words"
     said = [
         f"{html.escape(word)} {value:+.3f}"
         for word, value in zip(words["word"][:LISTED], words[order], strict=False)

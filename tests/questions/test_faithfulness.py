@@ -480,6 +480,7 @@ def measured_order(lens, monkeypatch):
         rows = [
             {
                 **{"model": "tiny", "fingerprint": lens.fingerprint, "data": "some pairs"},
+                **{"component": "attn", "template": "prompteol", "language": "en", "k": 0.25},
                 **{"n_pairs": 7, "method": method, "area": area, "low": 0.0, "high": 0.4},
                 **{"ahead": 0.1 - area, "ahead_low": -0.3, "ahead_high": -0.1},
             }
@@ -505,7 +506,10 @@ def test_words_are_listed_in_the_order_that_won(removals, pairs, measured_order)
     sums = np.array(pairs[1].scores[SUM])
     assert found.words["contribution"].to_numpy() == pytest.approx(sums[order], abs=1e-6)
     assert found.words["word"].tolist() == [pairs[1].words[i] for i in order]
-    assert "(some pairs, 7 pairs, notebook 28): leave-one-out leads with 0.30" in found.caption
+    assert (
+        "(A^L, en, PromptEOL, k 0.25; some pairs, 7 pairs, notebook 28): leave-one-out leads with "
+        "0.30" in found.caption
+    )
     assert "0.20 [0.10, 0.30] behind" in found.caption
     assert "the similarity loses without" in found.above
     measured_order("exact sum")
@@ -522,6 +526,29 @@ def test_of_a_model_that_was_not_tested_this_is_said(removals):
     assert found.caption.endswith("dl.faithfulness tests (notebook 28).")
     assert "left_out" not in found.words
     assert found.words["contribution"].is_monotonic_decreasing
+
+
+def test_what_was_measured_with_one_setting_is_not_said_of_another(lens, measured_order):
+    measured_order("leave-one-out")
+    corpus = {"en": CORPUS, "fr": CORPUS}
+    given = {"fr": ["Un homme joue.", "Une femme chante."]}
+    for encoder in (
+        DySem(lens, ["en"], k=0.25, setting="english", component="resid"),
+        DySem(lens, ["en"], k=0.25, setting="english", template="knowledge"),
+        DySem(lens, ["fr"], k=0.25, setting="english"),
+        dl.PromptEncoder(lens),
+        dl.PromptEncoder(lens, output_layer="attn.1"),  # without sets
+    ):
+        texts = (encoder, "A man plays.", "A woman sings.")
+        renderings = given if "fr" in (encoder.languages or ()) else None
+        found = dl.explain(*texts, "token", None, corpus, renderings, progress=False)
+        assert found.caption.endswith("dl.faithfulness tests (notebook 28).")
+        assert "left_out" not in found.words
+    encoder = DySem(lens, ["en"], k=0.25, setting="english")
+    texts = (encoder, "A man plays.", "A woman sings.", "It rains.")
+    found = dl.explain_difference(*texts, "token", corpus, progress=False)
+    assert found.caption.endswith("of a similarity, not of a difference.")
+    assert "left_out" not in found.words
 
 
 def test_a_word_of_one_language_has_no_counterpart_in_another(lens):
@@ -542,6 +569,10 @@ def test_what_ships_is_what_the_committed_figures_say():
         (record,) = figures.glob(f"faithfulness_{model}_*.json")
         said = json.loads(record.read_text(encoding="utf-8"))
         assert set(rows["fingerprint"]) == {said["model"]["fingerprint"]}
+        assert [*rows["template"].unique()] == said["templates"]
+        assert [*rows["language"].unique()] == said["data"][0]["languages"]
+        for name in ("component", "k"):
+            assert [*rows[name].unique()] == [said["parameters"][name]]
         table = pd.read_csv(record.with_suffix(".csv"))
         kind = "removal == 'text' and sets == 'frozen' and curve == 'deletion'"
         table = table.query(kind).set_index("method").drop(index=RANDOM)
