@@ -134,7 +134,8 @@ def caption(table: pd.DataFrame) -> str:
     """
     main = _where(table, *MAIN)
     order = main.drop(RANDOM).sort_values("area", ascending=False)
-    said = [_meaning(main, _winner(main))]
+    inserted = _winner(_where(table, TEXT, FROZEN, INSERTION))
+    said = [_meaning(main, _winner(main), inserted)]
     said.append(
         "Area between the deletion curve and that of random orders, in units of the full drop: "
         + ", ".join(
@@ -177,15 +178,23 @@ def _passes(row: pd.Series) -> str:
     return "1 pass" if row["passes"] == 1 else f"{row['passes']:.0f} passes"
 
 
-def _meaning(main: pd.DataFrame, first: str) -> str:
-    """Return who wins, and whether the exact sum is behind beyond its interval."""
+def _meaning(main: pd.DataFrame, first: str, inserted: str) -> str:
+    """Return who wins, and whether the exact sum is behind beyond its interval.
+
+    Args:
+        main: Rows of the main conditions, by method.
+        first: Who wins there.
+        inserted: Who does by insertion.
+    """
+    other = f"; by insertion {IN_WORDS[inserted]} leads" if inserted != first else ""
+    best = "finds the words that carry a similarity best by deletion"
     if first == SUM:
         behind = main[(main["ahead_low"] > 0) & (main["p_holm"] < LEVEL)].index
         names = [IN_WORDS[name] for name in behind if name != RANDOM]
         beaten = (
             f", surely ahead of {', '.join(names)}" if names else ", though ahead of none surely"
         )
-        return f"The exact sum finds the words that carry a similarity best{beaten}."
+        return f"The exact sum {best}{beaten}{other}."
     row = main.loc[first]
     sure = row["ahead_high"] < 0 and row["p_holm"] < LEVEL
     far = -row[["ahead", "ahead_high", "ahead_low"]]
@@ -194,7 +203,7 @@ def _meaning(main: pd.DataFrame, first: str) -> str:
         f"ahead of the exact sum by {gap}" if sure else f"not surely ahead of the exact sum ({gap})"
     )
     name = IN_WORDS[first]
-    return f"{name[0].upper()}{name[1:]} finds the words that carry a similarity best, {how}."
+    return f"{name[0].upper()}{name[1:]} {best}, {how}{other}."
 
 
 def _beside_integrated(row: pd.Series) -> str:

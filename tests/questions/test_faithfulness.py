@@ -169,6 +169,12 @@ def test_in_an_additive_similarity_the_true_weights_win_and_their_negatives_lose
     said = question.caption(table)
     assert "in 0% of the pairs" in said
     assert "of 20 pairs" in said
+    assert "best by deletion, surely ahead of" in said
+    assert "; by insertion" not in said
+    other = (table["curve"] == INSERTION) & (table["method"] == LEFT_OUT)
+    led = question.caption(table.assign(area=table["area"].where(~other, 2.0)))
+    assert "best by deletion, surely ahead of" in led
+    assert "; by insertion leave-one-out leads." in led
     failing = question._failing(
         question._of_pairs(given, question.measured(given, plan), ["x"] * 20, ["y"] * 20)
     )
