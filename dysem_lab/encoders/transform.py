@@ -220,8 +220,13 @@ class Transformed(Encoder):
 
     @property
     def config(self) -> dict[str, Any]:
-        """The encoder's settings, the change, and what it was fitted on, as JSON values."""
-        return {"encoder": type(self.encoder).__name__, **self.encoder.config, **self._settings}
+        """The encoder's settings, the change, and what it was fitted on, as JSON values.
+
+        Where both have a setting of one name, as of two changes or k, "of" has the encoder's.
+        """
+        inner, own = self.encoder.config, self._settings
+        nested = {"of": inner} if inner.keys() & own.keys() else {}
+        return {"encoder": type(self.encoder).__name__, **inner, **own, **nested}
 
     @classmethod
     def from_config(cls, *given: Any, **named: Any) -> NoReturn:

@@ -159,7 +159,8 @@ def explain(
 
     Raises:
         InputError: A text that is empty, a split that the vector does not have (with those that it
-            has), renderings that contradict each other, a corpus of one text, of these texts alone
+            has), renderings that contradict each other or in a
+            language that the encoder does not read, a corpus of one text, of these texts alone
             or without a language, no similarity, because U is empty or a
             vector is zero on it, more pairs of parts than 2²⁰, or directions of another width or
             that `Directions` refuses.
@@ -280,13 +281,14 @@ def _explained(
                 "a dimension of x meets the same dimension of y only; by='dimension' alone says "
                 "what each adds"
             )
-    columns = columns_of(given, renderings, language)
+    columns = columns_of(encoder, given, renderings, language)
     along_what = _directions_of(directions, by, by_other)
     settings = (centre, drop_largest, language, progress, along_what)
     return explanation(Texts(encoder, columns, by, *settings), by_other)
 
 
 def columns_of(
+    encoder: Encoder,
     texts: Sequence[str | Mapping[str, str]],
     renderings: Mapping[str, Sequence[str]] | None,
     language: str,
@@ -294,7 +296,8 @@ def columns_of(
     """Return language → the texts in it, of those languages in which all are given.
 
     Raises:
-        InputError: A text that is not given in its own language, or renderings of another number.
+        InputError: A text that is not given in its own language, or renderings of another number
+            or in a language that the encoder does not read.
     """
     for text in texts:
         if not isinstance(text, str | Mapping):
@@ -317,6 +320,12 @@ def columns_of(
             )
     if language not in columns:
         raise InputError(f"a text is not given in its own language {language!r}; add it")
+    read = dict.fromkeys([*require_encoder(encoder).languages, language])
+    if unread := [code for code in by_language(renderings) if code not in read]:
+        raise InputError(
+            f"{encoder.name} does not read the renderings in {', '.join(map(repr, unread))}, only "
+            f"{', '.join(map(repr, read))}; leave them out, or give an encoder with these languages"
+        )
     return {code: checked(column, f"{code} text") for code, column in columns.items()}
 
 

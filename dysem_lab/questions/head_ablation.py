@@ -98,7 +98,7 @@ def head_ablation(
     n_draws = at_least(n_draws, 1, "n_draws")
     if centre is None:
         raise InputError("a head is replaced by its mean over a corpus; give centre a corpus")
-    columns = columns_of([x, y], renderings, language)
+    columns = columns_of(encoder, [x, y], renderings, language)
     texts = Texts(encoder, columns, "head", centre, 0, language, progress)
     lens, views = encoder.lens, encoder.views(columns, language)
     if any(view.edit for view in views):

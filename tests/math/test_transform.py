@@ -188,6 +188,23 @@ def test_a_dense_encoder_is_changed_in_one_line(tiny_lens, kind):
     np.testing.assert_allclose(np.asarray(elsewhere), found.vectors, rtol=1e-5)
 
 
+def test_no_setting_is_lost_of_a_change_of_a_change_or_beside_k(tiny_lens):
+    encoder = dl.DySem(tiny_lens, ("en",), k=9)
+    inner = Transform("z", FIT)(encoder, progress=False)
+    assert inner.config["transform"] == "z"
+    assert "of" not in inner.config
+    dense = Transform("all_but_the_top", FIT, k=2)(dl.PromptEncoder(tiny_lens), progress=False)
+    outer = Transform("centre", [*TEXTS, "It snows."])(inner, progress=False)
+    assert outer.config["transform"] == "centre"
+    assert outer.config["of"] == inner.config
+    assert outer.config["encoder"] == "DySem"
+    whole = Transform("rotation", seed=1)(outer, progress=False).config
+    assert whole["of"]["of"]["transform"] == "z"
+    assert "of" not in dense.config  # a dense encoder has no k
+    with_k = Transform("all_but_the_top", FIT, k=2)(encoder, progress=False).config
+    assert (with_k["k"], with_k["of"]["k"]) == (2, 9)
+
+
 def test_an_encoder_with_sets_keeps_them_when_its_vectors_change(tiny_lens):
     dysem = dl.DySem(tiny_lens, ("en", "fr"), dl.ParallelTable({"en": TEXTS, "fr": FRENCH}), k=9)
     fit = {"en": FIT, "fr": [f"Oui, {text}" for text in FIT]}

@@ -650,6 +650,22 @@ def test_tokens_that_are_there_twice_are_told_apart(tiny_lens):
     assert explain_picture._told_apart(table, once) == explain_picture.names_of_parts(once)
 
 
+def test_renderings_that_are_not_read_are_refused(tiny_lens):
+    english = dl.DySem(tiny_lens, ("en",), k=0.5)
+    for encoder in (english, dl.PromptEncoder(tiny_lens)):
+        with pytest.raises(InputError, match=r"not read the renderings in 'fr', only 'en'; leave"):
+            explain(encoder, X, Y, "head", None, None, RENDERINGS, progress=False)
+    both = dl.DySem(tiny_lens, ("en", "fr"), k=0.5)
+    given = {**RENDERINGS, "xx": ["a", "b"]}
+    with pytest.raises(InputError, match="renderings in 'xx', only 'en', 'fr'; leave"):
+        explain(both, X, Y, "head", None, None, given, progress=False)
+    own = {"en": [X, Y]}
+    assert explain(english, X, Y, "head", None, None, own, progress=False).similarity
+    texts = ({"en": X, "fr": "Un homme joue."}, {"en": Y, "fr": "Une femme chante."})
+    found = explain(english, *texts, "head", None, None, progress=False)  # rows of loaded data
+    assert found.similarity == explain(english, X, Y, "head", None, None, progress=False).similarity
+
+
 def test_words_of_a_text_that_is_cut_and_of_one_without_spaces(tiny_lens):
     encoder = dl.DySem(tiny_lens, ("en",), k=0.5)
     with pytest.warns(UserWarning, match="shortened"):
