@@ -198,7 +198,7 @@ def test_no_setting_is_lost_of_a_change_of_a_change_or_beside_k(tiny_lens):
     assert outer.config["transform"] == "centre"
     assert outer.config["of"] == inner.config
     assert outer.config["encoder"] == "DySem"
-    whole = Transform("rotation", seed=1)(outer, progress=False).config
+    whole = Transform("mean_direction", ["It rains.", "It blows."])(outer, progress=False).config
     assert whole["of"]["of"]["transform"] == "z"
     assert "of" not in dense.config  # a dense encoder has no k
     with_k = Transform("all_but_the_top", FIT, k=2)(encoder, progress=False).config
