@@ -23,9 +23,9 @@ from dysem_lab.startup import import_nbformat
 
 import_nbformat()  # before plotly does, to make a widget
 
-STYLE, TAKE_AWAY = (
-    paths.package_file(f"explorers/panel.{kind}").read_text(encoding="utf-8")
-    for kind in ("css", "js")
+STYLE, TAKE_AWAY, LATE = (
+    paths.package_file(f"explorers/{name}").read_text(encoding="utf-8")
+    for name in ("panel.css", "panel.js", "late.js")
 )
 # Without the toolbar, which would cover the title; a figure is enlarged by dragging over it.
 CONFIG = {"responsive": True, "displayModeBar": False, "displaylogo": False}
@@ -88,9 +88,9 @@ class WidgetScreen:
     def show(self, figure: go.Figure, python: str) -> None:
         """Show a figure and its line of Python."""
         if self.plot is None:
-            # Whole from the start: a browser that is slow to load plotly misses what follows.
-            self.plot = go.FigureWidget(*_as_shown(figure))
+            self.plot = _figure_class()(*_as_shown(figure))
             self.plot._config = CONFIG
+            self.plot.open()
             self.box.children = [self.plot]
         else:
             _replace(self.plot, figure)
@@ -152,6 +152,24 @@ def _take_away_class() -> Any:
     traitlets = import_module("traitlets")
     members = {"_esm": TAKE_AWAY, "python": traitlets.Unicode("").tag(sync=True)}
     return type("TakeAway", (library("anywidget").AnyWidget,), members)
+
+
+@cache
+def _figure_class() -> Any:
+    """Return a FigureWidget that opens whole, when `open` is called, and may load for long.
+
+    anywidget takes no message for a model whose code is not there after two seconds, and none
+    after that. Plotly's code is 5 MB, so what anywidget loads is a few lines, which load plotly.
+    """
+
+    def open_whole(self: Any) -> None:
+        if self._widget_layout:  # not yet so when ipywidgets opens it, within its constructor
+            super(made, self).open()
+
+    plotly = import_module("traitlets").Unicode(str(go.FigureWidget._esm)).tag(sync=True)
+    members = {"_esm": LATE, "_plotly": plotly, "open": open_whole}
+    made = type("LateFigureWidget", (go.FigureWidget,), members)
+    return made
 
 
 def _as_shown(figure: go.Figure) -> tuple[list[dict[str, Any]], dict[str, Any]]:

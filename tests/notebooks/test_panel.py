@@ -7,6 +7,7 @@ import sys
 import threading
 from pathlib import Path
 
+import comm
 import plotly.graph_objects as go
 import pytest
 
@@ -64,6 +65,20 @@ def test_a_page_that_is_opened_later_has_the_figure():
         state = panel.plot.get_state()
         assert list(state["_widget_data"][0]["y"]) == list(range(k))
         assert state["_widget_layout"]["title"]["text"] == f"k {k}"
+
+
+def test_the_message_that_opens_a_figure_has_all_of_it(monkeypatch):
+    opened, create = [], comm.create_comm
+    monkeypatch.setattr(
+        comm, "create_comm", lambda **sent: opened.append(sent["data"]["state"]) or create(**sent)
+    )
+    panel = made().refresh()
+    (state,) = [state for state in opened if "_widget_data" in state]
+    assert list(state["_widget_data"][0]["y"]) == [0, 1, 2]
+    assert state["_widget_layout"]["title"]["text"] == "k 3"
+    assert state["_config"] == screen.CONFIG
+    # What anywidget waits for is short; a model that is not ready in two seconds hears nothing.
+    assert len(panel.plot._esm) < 2000 < len(panel.plot._plotly)
 
 
 def test_of_many_fast_moves_only_the_last_is_computed_after_the_one_that_runs():

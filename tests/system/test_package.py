@@ -316,7 +316,8 @@ def test_the_wheel_works_from_another_folder(tmp_path):
     elsewhere.mkdir()
     zipfile.ZipFile(wheel).extractall(site)
     pages = [f"pages/{name}" for name in FILES]
-    for name in ("__init__.pyi", "py.typed", "explorers/panel.css", "explorers/panel.js", *pages):
+    of_panels = [f"explorers/{name}" for name in ("panel.css", "panel.js", "late.js")]
+    for name in ("__init__.pyi", "py.typed", *of_panels, *pages):
         assert (site / "dysem_lab" / name).is_file(), name
     code = (
         "import json, dysem_lab as dl; from dysem_lab import paths\n"
