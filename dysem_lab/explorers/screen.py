@@ -164,12 +164,11 @@ def _figure_class() -> Any:
 
     def open_whole(self: Any) -> None:
         if self._widget_layout:  # not yet so when ipywidgets opens it, within its constructor
-            super(made, self).open()
+            go.FigureWidget.open(self)
 
     plotly = import_module("traitlets").Unicode(str(go.FigureWidget._esm)).tag(sync=True)
     members = {"_esm": LATE, "_plotly": plotly, "open": open_whole}
-    made = type("LateFigureWidget", (go.FigureWidget,), members)
-    return made
+    return type("LateFigureWidget", (go.FigureWidget,), members)
 
 
 def _as_shown(figure: go.Figure) -> tuple[list[dict[str, Any]], dict[str, Any]]:
