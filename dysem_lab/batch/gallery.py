@@ -163,7 +163,7 @@ def _markdown(found: Sequence[Section], out: Path) -> str:
     ]
     for section in found:
         links = (
-            f"[{plain(_about(record))}](#{quote(record['name'])})" for record in section.records
+            f"[{plain(_about(record))}](#{_anchor(record['name'])})" for record in section.records
         )
         lines.append(f"- {section.title} {' · '.join(links)}")
     for section in found:
@@ -202,6 +202,11 @@ def _html(found: Sequence[Section], out: Path) -> str:
                 "</figcaption></figure>",
             ]
     return "\n".join([*lines, "</html>"])
+
+
+def _anchor(name: str) -> str:
+    """Return the anchor of a heading, which keeps letters, digits, ``_`` and ``-`` of it."""
+    return quote(re.sub(r"[^\w-]", "", name).lower())
 
 
 def _about(record: Mapping[str, Any]) -> str:
