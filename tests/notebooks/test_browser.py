@@ -306,7 +306,7 @@ def open_in_the_app(app, page, theme, name):
 
 
 def test_the_app_shows_an_explorer_that_follows_its_slider_in_its_dark_theme(app, page):
-    open_in_the_app(app, page, "dark", "5_attention")
+    open_in_the_app(app, page, "dark", "1_pair")
 
 
 def test_the_app_shows_sentences_in_other_scripts(app, page):
