@@ -246,15 +246,15 @@ def figure(found: Nearest) -> go.Figure:
         "xaxis": {"domain": [0, 0.3], "title": "similarity", "nticks": 4, "tickangle": 0},
         "xaxis2": {
             "domain": [0.34, 1],
-            "title": f"what each of {d} dimensions adds, once what all share is gone<br>"
-            f"<sup>colours end at ±{bound:.1g}; 5 % of the values are beyond</sup>",
+            "title": f"what each of {d} dimensions adds<br>"
+            f"<sup>beyond what all share; colours end at ±{bound:.1g}</sup>",
             "range": [-0.5, d - 0.5],
             "showgrid": False,
         },
     }
     title = f"Nearest to: {_shortened(found.query, 2 * N_LETTERS)}"
     figure = go.Figure([dots, shares], axes)
-    return layout(figure, title, found.measured_on, 30 * len(table) + 220).update_layout(
+    return layout(figure, title, found.measured_on, 30 * len(table) + 240).update_layout(
         margin_l=20, margin_b=80
     )
 
