@@ -422,7 +422,7 @@ def test_too_few_fitting_texts_leave_projections_out_with_a_word(study):
     row = table[table["control"] == "PCA-k"].iloc[0]
     assert np.isnan(row["spearman"])
     assert "needs at least 7 fitting texts that differ, got 4" in row["note"]
-    assert "PCA-k (k=" in verdict(table)
+    assert "PCA-k ('pca' with k=6 needs" in verdict(table)
 
 
 def test_what_has_no_answer_is_refused(study, tiny_folder):
