@@ -1,5 +1,6 @@
 """The gallery of a folder of figures, in the order and under the questions of the notebooks."""
 
+import csv
 import html
 import json
 import re
@@ -17,6 +18,7 @@ from dysem_lab.questions.saving import atomic_write, slug
 
 PAGE = "README.md"
 INDEX = "index.html"
+COVERAGE = "coverage.csv"  # figures and tables of the papers, and the kinds of figure that answer
 # A notebook's figures have its name, or one of these.
 ALSO = {
     "languages": ("language_overlap",),
@@ -166,6 +168,7 @@ def _markdown(found: Sequence[Section], out: Path) -> str:
             f"[{plain(_about(record))}](#{_anchor(record['name'])})" for record in section.records
         )
         lines.append(f"- {section.title} {' · '.join(links)}")
+    lines += _coverage(found, out / COVERAGE)
     for section in found:
         lines += ["", f"## {section.title}"]
         for record in section.records:
@@ -177,6 +180,30 @@ def _markdown(found: Sequence[Section], out: Path) -> str:
             measured = plain(measured_on(record))
             lines.append(f"{measured} · [CSV]({name}.csv) · [JSON]({name}.json)")
     return "\n".join(lines)
+
+
+def _coverage(found: Sequence[Section], file: Path) -> list[str]:
+    """Return a table of what the papers show, with links to the figures of each model."""
+    if not file.is_file():
+        return []
+    records = [record for section in found for record in section.records]
+    models = list(dict.fromkeys(record["model"]["name"] for record in records))
+    lines = ["", "## What the papers show, and where it is here", ""]
+    lines.append(f"| | what it shows | {' | '.join(map(plain, models))} | |")
+    lines.append("|---" * (3 + len(models)) + "|")
+    with file.open(encoding="utf-8", newline="") as opened:
+        for row in csv.DictReader(opened):
+            kinds = [*filter(None, row["figures"].split(";"))]
+            cells = [f"{row['source']}, {row['item']}", row["shows"]]
+            for model in models:
+                links = [
+                    f"[{plain(_data(record))}](#{_anchor(record['name'])})"
+                    for record in records
+                    if record["model"]["name"] == model and _kind(record, kinds)
+                ]
+                cells.append(", ".join(links) or ("not made" if kinds else "–"))
+            lines.append(f"| {' | '.join([*cells, row['note']])} |")
+    return lines
 
 
 def _html(found: Sequence[Section], out: Path) -> str:
@@ -211,6 +238,18 @@ def _anchor(name: str) -> str:
 
 def _about(record: Mapping[str, Any]) -> str:
     """Return what tells a figure from the others of its notebook."""
-    kind, _, rest = record["name"].partition(f"_{slug(Path(record['model']['name']).name)}")
-    of_model = " ".join(filter(None, (record["model"]["name"], rest.removeprefix("_"))))
+    kind, rest = _parts(record)
+    of_model = " ".join(filter(None, (record["model"]["name"], rest)))
     return f"{kind.replace('_', ' ')}, {of_model}"
+
+
+def _data(record: Mapping[str, Any]) -> str:
+    """Return the kind of a figure and what its name says of the data."""
+    kind, rest = _parts(record)
+    return " ".join(filter(None, (kind.replace("_", " "), rest)))
+
+
+def _parts(record: Mapping[str, Any]) -> tuple[str, str]:
+    """Return what stands in a figure's name before its model, and after it."""
+    kind, _, rest = record["name"].partition(f"_{slug(Path(record['model']['name']).name)}")
+    return kind, rest.removeprefix("_")

@@ -16,7 +16,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from dysem_lab.batch.cells import notebooks
-from dysem_lab.batch.gallery import ELSEWHERE, measured_on, plain, sections, write_gallery
+from dysem_lab.batch.gallery import ALSO, ELSEWHERE, measured_on, plain, sections, write_gallery
 from dysem_lab.data.sts import load_data
 from dysem_lab.errors import DataError, InputError
 from dysem_lab.models.embedded import EMBEDDED
@@ -466,3 +466,36 @@ def test_what_notebooks_say_was_found_is_in_the_captions_of_their_figures():
             for number in re.findall(r"-?\d+\.\d+|\d+%", found[1]):
                 assert re.search(rf"(?<![\d.]){re.escape(number)}(?!\d)", said), (path.stem, number)
     assert n_found
+
+
+def test_what_the_papers_show_is_linked_to_the_figures_of_each_model(tmp_path):
+    for name, model in (("k_sweep_a_demo", "m/a"), ("k_sweep_a_stsb", "m/a"), ("m_sweep_b", "m/b")):
+        (tmp_path / f"{name}.json").write_text(json.dumps(record(name, model)))
+    (tmp_path / "coverage.csv").write_text(
+        "source,item,shows,figures,note\n"
+        "DySem,Figure 9,dimensions,k_sweep;m_sweep,\n"
+        "DySem,Figure 6,languages,m_sweep,\n"
+        "CP,Figure 1,the idea,,a drawing\n"
+    )
+    write_gallery(tmp_path, notebooks())
+    text = (tmp_path / "README.md").read_text()
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in text.splitlines()
+        if line.startswith(("| DySem", "| CP"))
+    ]
+    both = "[k sweep demo](#k_sweep_a_demo), [k sweep stsb](#k_sweep_a_stsb)"
+    assert [[cell.replace("&#95;", "_") for cell in row] for row in rows] == [
+        ["DySem, Figure 9", "dimensions", "[m sweep](#m_sweep_b)", both, ""],
+        ["DySem, Figure 6", "languages", "[m sweep](#m_sweep_b)", "not made", ""],
+        ["CP, Figure 1", "the idea", "–", "–", "a drawing"],
+    ]
+
+
+def test_every_kind_of_figure_that_covers_the_papers_is_one_that_a_notebook_makes():
+    rows = pd.read_csv(REPOSITORY / "figures" / "coverage.csv").fillna("")
+    kinds = {kind for row in rows["figures"] for kind in row.split(";") if kind}
+    made = {path.stem.partition("_")[2] for path in notebooks().values()}
+    made |= {kind for kinds_of in ALSO.values() for kind in kinds_of}
+    assert kinds <= made
+    assert all(rows["figures"].ne("") | rows["note"].ne(""))
