@@ -148,7 +148,14 @@ def doctor(
     from dysem_lab.questions.saving import NO_BROWSER, find_browser, library_versions
     from dysem_lab.translation.apertium import can_translate, seen_directions
 
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    gpu = "none; models are computed on the CPU in float32"
+    if torch.cuda.is_available():
+        gpu = torch.cuda.get_device_name()
+    elif torch.backends.mps.is_available():
+        gpu = (
+            "Apple's, which nothing here was tried on: it is not taken by itself, and with "
+            "device='mps' a model passes the load-time checks or is refused"
+        )
     data = paths.local_data_dir()
     dtype = resolve_device()[1]
     browser = find_browser()
@@ -157,7 +164,7 @@ def doctor(
         "python": platform.python_version(),
         **library_versions(),
         "cores": torch.get_num_threads(),
-        "GPU": gpu or "none; models are computed on the CPU in float32",
+        "GPU": gpu,
         **{
             f"embedded {model.name}": model.weights(dtype)
             if installed_files(model)

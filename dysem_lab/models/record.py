@@ -528,7 +528,7 @@ def output_matrix(
         ModelError: This architecture's attention has none that can be told apart by head.
     """
     attention = lens.bridge.blocks[block].attn
-    weights = getattr(attention, "W_O", None)
+    weights = _matrix(lens, block, attention, "W_O")
     if weights is None or weights.shape != (lens.n_heads, lens.d_head, lens.d_model):
         raise ModelError(
             f"{lens.name}: block {block} has no W_O of {lens.n_heads} heads, so its attention "
@@ -536,6 +536,22 @@ def output_matrix(
         )
     bias = getattr(attention, "b_O", None)
     return weights.detach(), None if bias is None else bias.detach().float().cpu()
+
+
+def _matrix(lens: LensModel, block: int, module: Any, name: str) -> Tensor | None:
+    """Return a matrix of a block's module as the bridge shows it, or None.
+
+    Raises:
+        ModelError: It is there as packed integers alone.
+    """
+    try:
+        return getattr(module, name, None)
+    except NotImplementedError as error:  # TransformerLens, of quantised weights
+        raise ModelError(
+            f"{lens.name} computes with {lens.stored_as or 'quantised'} weights, so there is no "
+            f"{name} of block {block} to split its output by; explain it by block or dimension, or "
+            "load the model without its quantisation"
+        ) from error
 
 
 NEURONS = "blocks.{layer}.mlp.out.hook_in"  # what W_out reads: after the nonlinearity and a gate
@@ -550,7 +566,7 @@ def neuron_matrix(
         ModelError: This architecture's FFN does not show its neurons, as a mixture of experts.
     """
     ffn = lens.bridge.blocks[block].mlp
-    weights = getattr(ffn, "W_out", None)
+    weights = _matrix(lens, block, ffn, "W_out")
     shown = NEURONS.format(layer=block) in lens.bridge.hook_dict
     if weights is None or weights.ndim != 2 or weights.shape[1] != lens.d_model or not shown:
         raise ModelError(

@@ -51,7 +51,12 @@ def gguf_storage(path: Path) -> str:
 
 
 def safetensors_storage(folder: Path) -> str:
-    """Return the data type that most weights of a checkpoint have; "" where it has no such file."""
+    """Return the quantisation that a checkpoint declares, or the data type that most weights have.
+
+    "" where it has no such file.
+    """
+    if declared := _declared(folder):
+        return declared
     sizes: Counter[str] = Counter()
     for _, kind, shape in _tensors(folder):
         sizes[kind] += math.prod(shape)
@@ -64,6 +69,21 @@ def whole_number_weights(folder: Path, names: Collection[str]) -> list[str]:
     Without the scales of a quantisation that the configuration declares they mean nothing.
     """
     return [name for name, kind, _ in _tensors(folder) if name in names and kind not in FLOATS]
+
+
+def _declared(folder: Path) -> str:
+    """Return the quantiser and the kind that a configuration names, such as "bitsandbytes nf4"."""
+    config = folder / "config.json"
+    content = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    settings = content.get("quantization_config")
+    if not isinstance(settings, dict):
+        return ""
+    kind = f"{settings['bits']}-bit" if "bits" in settings else ""
+    if settings.get("load_in_8bit"):
+        kind = "int8"
+    elif settings.get("load_in_4bit"):
+        kind = settings.get("bnb_4bit_quant_type", "4-bit")
+    return f"{settings.get('quant_method', 'quantised')} {kind}".strip()
 
 
 def _tensors(folder: Path) -> Iterator[tuple[str, str, list[int]]]:

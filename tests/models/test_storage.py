@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import dysem_lab as dl
+from dysem_lab.errors import ModelError
 from dysem_lab.models import embedded as conversion
 from dysem_lab.models.embedded import EMBEDDED
 from dysem_lab.models.lens import boot
@@ -184,3 +185,36 @@ def test_every_committed_figure_of_an_embedded_model_says_it():
             assert record["model"]["weights"] == FOUR_BIT, path
             section = page.split(f"\n### {record['name']}\n")[1].split("\n### ")[0]
             assert f"{record['model']['name']} ({FOUR_BIT})" in section, path
+
+
+@pytest.mark.parametrize(
+    ("declared", "storage"),
+    [
+        ({"quant_method": "bitsandbytes", "load_in_8bit": True}, "bitsandbytes int8"),
+        (
+            {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"},
+            "bitsandbytes nf4",
+        ),
+        ({"quant_method": "gptq", "bits": 4}, "gptq 4-bit"),
+        ({"quant_method": "fp8"}, "fp8"),
+    ],
+)
+def test_a_quantised_checkpoint_says_its_quantiser(tiny_folder, tmp_path, declared, storage):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_folder("Llama"), folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "quantization_config": declared}))
+    assert safetensors_storage(folder) == storage
+
+
+def test_parts_that_need_a_packed_matrix_are_refused(tiny_lens, monkeypatch):
+    def packed(module):
+        raise NotImplementedError("packed integer storage")
+
+    for block in tiny_lens.bridge.blocks:
+        monkeypatch.setattr(type(block.attn), "W_O", property(packed), raising=False)
+    for by in ("head", "token"):
+        with pytest.raises(ModelError, match=r"no W_O of block 0.*explain it by block"):
+            dl.explain(dl.DySem(tiny_lens, ("en",), k=4), "a dog", "a cat", by, centre=None)
+    finding = dl.explain(dl.DySem(tiny_lens, ("en",), k=4), "a dog", "a cat", "block", centre=None)
+    assert finding.similarity == pytest.approx(float(finding.encoder_similarity), abs=1e-6)

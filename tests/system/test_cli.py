@@ -57,6 +57,14 @@ def test_models_and_doctor_speak_json():
         assert seen[f"embedded {model.name}"] in (SAID, f"missing: {model.install}")
 
 
+def test_doctor_says_that_apples_gpu_was_not_tried(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
+    seen = json.loads(run("doctor", "--json").stdout)
+    assert "nothing here was tried on" in seen["GPU"]
+    assert "device='mps'" in seen["GPU"]
+
+
 def test_models_and_doctor_are_readable(monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     assert "meta-llama/Llama-2-7b-hf" in run("models").output
