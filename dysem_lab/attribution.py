@@ -89,6 +89,20 @@ def by_dimension(
     return x.double() * weights_of(x, y, U)
 
 
+def towards_new_pairs(n: int, inside: int = 0) -> float:
+    """Return δ, by which two texts of a corpus become, once centred on its mean, like new texts.
+
+    The mean μ of n texts leans to each of them: with x and y among these, x − μ and y − μ have the
+    covariance −Σ/n, and with other texts Σ/n. x − μ + δ(x + y − 2μ) and y − μ + δ(x + y − 2μ) have
+    the covariances of two new texts: x − y is left as it is, and x + y − 2μ gets their variance.
+
+    Args:
+        n: Texts of the corpus, at least 3.
+        inside: How many of the two that they are to be like are in the corpus; of 2, δ is 0.
+    """
+    return (math.sqrt((n + 2 * (1 - inside)) / (n - 2)) - 1) / 2
+
+
 def shares_of_mean_cosine(vectors: Float[Tensor, "n d"]) -> Float[Tensor, " d"]:
     """Return each dimension's share of the mean cosine of two texts of a corpus, on all dimensions.
 

@@ -155,7 +155,9 @@ def explain(
         (with ``by_other`` those of y, named ``other_…``); ``contribution``, which add up to
         ``.similarity``; with a corpus of three texts or more and without ``by_other`` what the part
         adds to random pairs of it, ``random`` (mean) and ``spread`` (standard deviation), and
-        ``surprise``, how many of these standard deviations it is away.
+        ``surprise``, how many of these standard deviations it is away. A mean leans to the texts
+        that it is of, so random pairs stand as pairs do that are in the corpus or outside of it,
+        like x and y.
 
     Raises:
         InputError: A text that is empty, a split that the vector does not have (with those that it
@@ -417,6 +419,7 @@ class Texts:
                 language,
                 self.n_largest,
                 directions=self.directions,
+                inside=min(self.among, 2),
                 progress=progress if callable(progress) else bar(progress),
             )
 

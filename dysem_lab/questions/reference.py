@@ -10,12 +10,13 @@ from functools import cache, partial
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from dysem_lab.attribution import (
     Directions,
     shares_of_mean_cosine,
+    towards_new_pairs,
     weights_of,
     without_largest,
 )
@@ -79,7 +80,8 @@ class Reference:
         mean: μ, the mean of its vectors.
         shares: Each dimension's share of the mean cosine of two of its texts.
         added: Key → mean and standard deviation of what it adds to the centred similarity of
-            random pairs; none of two texts, which are one pair.
+            random pairs, as of texts that are not in the corpus; none of two texts, which are one
+            pair.
         told_apart: Key → the same of what it adds to the difference of two such similarities:
             random triples of x, y and z, each with y and z exchanged too, so that the mean is 0.
         n_pairs: How many pairs those are.
@@ -106,6 +108,7 @@ def reference(
     n_largest: int = 0,
     *,
     directions: Directions | None = None,
+    inside: int = 0,
     seed: int = 0,
     progress: Progress = silent,
 ) -> Reference:
@@ -118,18 +121,20 @@ def reference(
         language: Of the texts.
         n_largest: Dimensions with the largest shares that are left out of joint sets.
         directions: By "direction", which.
+        inside: How many of the two texts that are compared with random pairs are in the corpus: its
+            mean leans to them, so that they are less alike once it is subtracted.
         seed: Of the random pairs: up to four for each text.
         progress: Told while the corpus runs through the model. What it gave is kept, so that
             another k, or fewer languages of these, need no pass.
     """
-    measured = partial(_measured, encoder, corpus, by, language, n_largest, seed, progress)
+    asked = (by, language, n_largest, inside, seed)
+    measured = partial(_measured, encoder, corpus, *asked, progress)
     if directions is not None:  # what a user's function gives may differ from call to call
         return measured(directions)
     # A fingerprint is of the weights as they are stored, whatever they are computed in.
     facts = encoder.facts
     model = facts and (facts.fingerprint, facts.dtype, facts.device)
-    asked = (encoder.config, model, corpus.digest, by, language, n_largest, seed)
-    key = json.dumps(asked, sort_keys=True)
+    key = json.dumps((encoder.config, model, corpus.digest, *asked), sort_keys=True)
     if key not in _references:
         _references[key] = measured(None)
     _references.move_to_end(key)
@@ -147,6 +152,7 @@ def _measured(
     by: str,
     language: str,
     n_largest: int,
+    inside: int,
     seed: int,
     progress: Progress,
     directions: Directions | None,
@@ -166,6 +172,7 @@ def _measured(
     vectors, sets = encoded.vectors.float(), encoded.sets
     mean, shares = vectors.double().mean(0).float(), shares_of_mean_cosine(vectors)
     rng, n, n_pairs = np.random.default_rng(seed), len(vectors), 0
+    delta = towards_new_pairs(n, inside) if n > 2 else 0.0  # of two nothing is said
     parted = (
         None if by == "dimension" else split if directions is None else along(vectors, directions)
     )
@@ -178,7 +185,7 @@ def _measured(
         for j in rng.choice(others, min(PARTNERS, n - 1), replace=False):
             try:
                 U = without_largest(sets[i] | sets[j], shares, n_largest)
-                of_pairs.append(weights_of(vectors[i] - mean, vectors[j] - mean, U))
+                of_pairs.append(_as_of_new(vectors[i] - mean, vectors[j] - mean, U, delta))
             except InputError:  # a pair without a similarity
                 continue
         if not of_pairs:
@@ -208,6 +215,19 @@ def _measured(
     by_triple = {key: (0.0, spread) for key, (_, spread) in by_triple.items()}  # but for rounding
     about = (corpus.name, corpus.digest, corpus.n_texts)
     return Reference(*about, parted, mean, shares, by_pair, by_triple, n_pairs, seed)
+
+
+def _as_of_new(
+    x: Float[Tensor, " d"], y: Float[Tensor, " d"], U: Bool[Tensor, " d"], delta: float
+) -> Float[Tensor, " d"]:
+    """Return by what a centred part of x is multiplied for what it adds to a pair of new texts.
+
+    Such a part is (1 + δ) p(x) + δ p(y). That of y is not at hand; over all ordered pairs it adds
+    as much as that of x adds with x in the place of y.
+    """
+    both = delta * (x.double() + y.double())
+    new_x, new_y = x.double() + both, y.double() + both
+    return (1 + delta) * weights_of(new_x, new_y, U) + delta * weights_of(new_y, new_x, U)
 
 
 def _moments(added: Float[Tensor, "parts pairs"]) -> Float[Tensor, "2 moments parts"]:

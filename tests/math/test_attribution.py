@@ -12,6 +12,7 @@ from dysem_lab.attribution import (
     norm_product,
     one_sided,
     shares_of_mean_cosine,
+    towards_new_pairs,
     two_sided,
     without_largest,
 )
@@ -55,6 +56,23 @@ def test_no_similarity_is_refused():
         one_sided(y[None], y, x, U)
     with pytest.raises(InputError, match="joint set of 0 dimensions"):
         norm_product(y, y, torch.zeros(2, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("n", [3, 4, 10, 100])
+@pytest.mark.parametrize("inside", [0, 1, 2])
+def test_two_texts_of_a_corpus_get_the_covariance_of_new_ones(n, inside):
+    """x − μ and y − μ as combinations of n independent texts, and of two others."""
+    of_corpus = np.eye(n)[:2] - 1 / n
+    delta = towards_new_pairs(n, inside)
+    moved = (of_corpus + delta * of_corpus.sum(0)) @ (of_corpus + delta * of_corpus.sum(0)).T
+    two = np.eye(n + 2)[[*range(inside), *range(n, n + 2 - inside)]]
+    new = two - np.append(np.full(n, 1 / n), [0, 0])
+    new = new @ new.T
+    # One inside and one outside differ in their lengths; of two alike, all is the same.
+    assert moved.mean() == pytest.approx(new.mean())
+    assert np.trace(moved) == pytest.approx(np.trace(new))
+    if inside != 1:
+        assert np.allclose(moved, new)
 
 
 def test_shares_are_those_of_the_mean_over_all_pairs():

@@ -2,6 +2,7 @@
 
 import math
 import re
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import dysem_lab as dl
 from dysem_lab import paths
+from dysem_lab.encoders.base import Encoder
 from dysem_lab.errors import InputError, ModelError
 from dysem_lab.models.loading import load_model
 from dysem_lab.questions import explain_picture
@@ -74,29 +76,87 @@ def test_parts_add_up_centred_or_not(tiny_lens, name):
                 assert found.matrix().to_numpy().sum() == pytest.approx(expected, abs=1e-5)
 
 
+def as_new(i, j, n=4):
+    """Return by what texts of a corpus, less its mean, are combined to be like texts outside of it.
+
+    They get the mean of the n − 2 others first, and then as much less of it as a mean of n varies
+    less: both by what the two have in common, x + y.
+    """
+    combined = np.eye(n) - 1 / (n - 2)
+    combined[:, [i, j]] = np.eye(n)[:, [i, j]]
+    x, y = combined[[i, j]]
+    common, apart = (x + y) / 2, (x - y) / 2
+    common = common * math.sqrt((1 + 2 / n) / (1 + 2 / (n - 2)))
+    return torch.tensor(np.stack([common + apart, common - apart]))
+
+
 def test_random_pairs_are_those_of_the_corpus(tiny_lens):
     """What blocks add to random pairs, by hand: every ordered pair of four texts."""
     encoder = dl.DySem(tiny_lens, ("en",), k=1.0)
-    found = reference(encoder, corpus_of(CORPUS, ("en",), "en"), "block", "en")
+    corpus = corpus_of(CORPUS, ("en",), "en")
+    found = reference(encoder, corpus, "block", "en")
     assert (found.n_texts, found.n_pairs) == (4, 12)
     acts = dl.capture(tiny_lens, dl.wrap(CORPUS["en"]), "attn", "each", progress=False)["attn"]
     sets = encoder.encode(CORPUS["en"], progress=False).sets
     parts = (acts - acts.mean(0)).double()
-    whole = parts.sum(1)
-    added, told_apart = [], []
-    for i in range(4):
-        of_i = []
-        for j in set(range(4)) - {i}:
-            U = sets[i] | sets[j]
-            norms = whole[i][U].norm() * whole[j][U].norm()
-            of_i.append(((parts[i] * U) @ whole[j] / norms).numpy())
-        added += of_i
-        told_apart += [y - z for y in of_i for z in of_i if y is not z]
-    for known, by_hand in ((found.added, added), (found.told_apart, told_apart)):
+
+    def added(i, j, inside):
+        U = sets[i] | sets[j]
+        x, y = parts[[i, j]] if inside else torch.tensordot(as_new(i, j), parts, 1)
+        norms = x.sum(0)[U].norm() * y.sum(0)[U].norm()
+        return ((x * U) @ y.sum(0) / norms).numpy()
+
+    for inside in (0, 2):
+        found = reference(encoder, corpus, "block", "en", inside=inside)
+        by_hand = [[added(i, j, inside) for j in range(4) if j != i] for i in range(4)]
+        pairs = np.array(by_hand).reshape(12, -1)
+        triples = np.array([y - z for of in by_hand for y in of for z in of if y is not z])
         for block in range(tiny_lens.n_layers):
-            mean, spread = known[None, "block", block, None]
-            values = np.array(by_hand)[:, block]
-            assert (mean, spread) == pytest.approx((values.mean(), values.std()), abs=2e-3)
+            key = (None, "block", block, None)
+            mean, spread = found.added[key]
+            assert mean == pytest.approx(pairs[:, block].mean(), abs=2e-3)
+            assert found.told_apart[key][0] == 0
+            if inside:
+                assert spread == pytest.approx(pairs.std(0)[block], abs=2e-3)
+                assert found.told_apart[key][1] == pytest.approx(triples.std(0)[block], abs=2e-3)
+
+
+class Drawn(Encoder):
+    """Each text has a vector of its own, of independent dimensions about a common mean."""
+
+    name, width = "drawn", 64
+    config: ClassVar = {}
+
+    def encode(self, texts, *, language="en", store=None, progress=True):
+        rng = np.random.default_rng([int(text) for text in texts])
+        drawn = 3 + rng.normal(size=(len(texts), self.width)) * np.linspace(2, 0.5, self.width)
+        return dl.SemanticVectors(torch.tensor(drawn).float())
+
+
+@pytest.mark.parametrize(("n", "n_corpora"), [(4, 250), (10, 50), (100, 8)])
+def test_random_pairs_are_like_new_unrelated_ones(n, n_corpora):
+    """Vectors that have nothing to do with each other, centred on a few others or on themselves."""
+    encoder = Drawn()
+    found: dict[int, list[float]] = {0: [], 2: []}
+    expected: dict[int, list[float]] = {0: [], 2: []}
+    for i in range(n_corpora):
+        names = [str(i * n + j) for j in range(n)]
+        corpus = corpus_of({"en": names}, (), "en")
+        v = encoder.encode(corpus.renderings["en"]).vectors.double()
+        rng = np.random.default_rng(i)
+        new = 3 + rng.normal(size=(2, 400, 64)) * np.linspace(2, 0.5, 64)
+        for inside in found:
+            of = reference(encoder, corpus, "dimension", "en", inside=inside)
+            found[inside].append(sum(mean for mean, _ in of.added.values()))
+            x, y = torch.tensor(new) - v.mean(0)
+            if inside:
+                rows = torch.tensor([(a, b) for a in range(n) for b in range(n) if a != b])
+                x, y = (v - v.mean(0))[rows.T]
+            expected[inside].append(torch.cosine_similarity(x, y, -1).mean().item())
+    for inside in found:
+        assert np.mean(found[inside]) == pytest.approx(np.mean(expected[inside]), abs=0.4 / n)
+    assert np.mean(expected[0]) == pytest.approx(1 / (n + 1), abs=0.2 / n)
+    assert np.mean(expected[2]) == pytest.approx(-1 / (n - 1), abs=0.4 / n)
 
 
 def test_neurons_of_a_pair_and_of_random_pairs_are_those_by_hand(tiny_folder):
@@ -136,20 +196,23 @@ def test_neurons_of_a_pair_and_of_random_pairs_are_those_by_hand(tiny_folder):
     sets = encoder.encode(texts, progress=False).sets
     centred = parts - parts[:4].mean(0)
 
-    def added(i, j):
-        U, whole = sets[i] | sets[j], centred.sum(1)
-        return centred[i] @ (whole[j] * U) / (whole[i][U].norm() * whole[j][U].norm())
+    def added(i, j, of=None):
+        U, (x, y) = sets[i] | sets[j], centred[[i, j]] if of is None else of
+        return x @ (y.sum(0) * U) / (x.sum(0)[U].norm() * y.sum(0)[U].norm())
 
     found = explain(encoder, X, Y, "neuron", None, CORPUS, progress=False).table
     assert found["kind"].eq("neuron").all()
     assert np.allclose(found["contribution"], added(4, 5).numpy(), atol=1e-5)
-    random = torch.stack([added(i, j) for i in range(4) for j in range(4) if i != j])
-    assert np.allclose(found["random"], random.mean(0).numpy(), atol=1e-4)
-    assert np.allclose(found["spread"], random.std(0, correction=0).numpy(), atol=1e-4)
-    found = explain_difference(
-        encoder, X, Y, CORPUS["en"][1], "neuron", CORPUS, progress=False
-    ).table
-    assert np.allclose(found["contribution"], (added(4, 5) - added(4, 1)).numpy(), atol=1e-5)
+    pairs = [(i, j) for i in range(4) for j in range(4) if i != j]
+    random = [added(i, j, torch.tensordot(as_new(i, j), parts[:4], 1)) for i, j in pairs]
+    assert np.allclose(found["random"], torch.stack(random).mean(0).numpy(), atol=1e-4)
+    inside = explain(encoder, *CORPUS["en"][:2], "neuron", None, CORPUS, progress=False).table
+    random = torch.stack([added(i, j) for i, j in pairs])
+    assert np.allclose(inside["random"], random.mean(0).numpy(), atol=1e-4)
+    assert np.allclose(inside["spread"], random.std(0, correction=0).numpy(), atol=1e-4)
+    three = (CORPUS["en"][0], Y, CORPUS["en"][1])
+    found = explain_difference(encoder, *three, "neuron", CORPUS, progress=False).table
+    assert np.allclose(found["contribution"], (added(0, 5) - added(0, 1)).numpy(), atol=1e-5)
     triples = [(i, j, k) for i in range(4) for j in range(4) for k in range(4)]
     triples = [added(i, j) - added(i, k) for i, j, k in triples if len({i, j, k}) == 3]
     spread = torch.stack(triples).std(0, correction=0).numpy()
@@ -183,11 +246,10 @@ def test_directions_are_principal_components_and_what_they_do_not_hold(tiny_lens
     errors = []
     for i in range(4):
         for j in set(range(4)) - {i}:
-            on = S[i] | S[j]
-            left = v[i] - (components @ v[i]) @ components
-            errors.append(left[on] @ v[j][on] / np.linalg.norm(v[i][on]) / np.linalg.norm(v[j][on]))
+            on, (x, y) = S[i] | S[j], as_new(i, j).numpy() @ v
+            left = x - (components @ x) @ components
+            errors.append(left[on] @ y[on] / np.linalg.norm(x[on]) / np.linalg.norm(y[on]))
     assert last["random"] == pytest.approx(np.mean(errors), abs=1e-5)
-    assert last["spread"] == pytest.approx(np.std(errors), abs=1e-5)
     raw = explain(encoder, X, Y, "direction", None, None, directions=components, **asked)
     assert raw.similarity == pytest.approx(raw.encoder_similarity, abs=1e-6)
     both = explain(encoder, X, Y, "direction", "head", CORPUS, directions=components, **asked)
