@@ -35,6 +35,12 @@ class _Bar:
             self._bar = None
 
 
+def amount(n: float, noun: str) -> str:
+    """Return a number of things in words: "1 pair", "1,379 pairs", "2 passes"."""
+    ending = "" if f"{n:.0f}" == "1" else "es" if noun.endswith("s") else "s"
+    return f"{n:,.0f} {noun}{ending}"
+
+
 def card(title: str, facts: Mapping[str, object]) -> str:
     """Return an object as HTML for a notebook's rich display.
 

@@ -14,9 +14,11 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
+from scipy.stats import binomtest
 from torch import Tensor
 
 from dysem_lab.bootstrap import (
+    LEVEL,
     N_RESAMPLES,
     correlations,
     gaps,
@@ -143,12 +145,19 @@ def paired_difference(
 
 
 def mean_with_interval(
-    values: Scores, *, seed: int = 0, n_resamples: int = 10 * N_RESAMPLES
+    values: Scores,
+    *,
+    within: tuple[float, float] | None = None,
+    seed: int = 0,
+    n_resamples: int = 10 * N_RESAMPLES,
 ) -> dict[str, float]:
     """Return the mean of values, such as paired differences, with its bootstrap interval.
 
     Args:
         values: One per text or pair; NaN is left out.
+        within: The least and the most that a value can be, such as (0, 1) of a share. Where all n
+            values are equal, resamples say nothing of others; but these are a share of 0 of n,
+            which is up to the end of its Wilson interval, and as far away as they can be.
         seed: Of the bootstrap.
         n_resamples: Number of bootstrap resamples; no p is below its inverse.
 
@@ -158,6 +167,8 @@ def mean_with_interval(
 
     Raises:
         InputError: As for `score`.
+
+    Source: Wilson, Probable inference, the law of succession, and statistical inference, 1927.
     """
     n_resamples, seed = settings_of(n_resamples, seed)
     numbers = _numbers(values, "values")
@@ -167,8 +178,22 @@ def mean_with_interval(
     if not len(kept):
         return dict.fromkeys(("mean", "low", "high", "p"), np.nan)
     resampled = resamples(len(kept), n_resamples, seed) @ kept / len(kept)
-    low, high = interval(resampled)
-    return {"mean": float(kept.mean()), "low": low, "high": high, "p": two_sided(resampled)}
+    mean, (low, high) = float(kept.mean()), interval(resampled)
+    if within is not None and (kept == kept[0]).all():
+        others = wilson_interval(0, len(kept))[1]
+        low, high = (mean + others * (end - mean) for end in within)
+    return {"mean": mean, "low": low, "high": high, "p": two_sided(resampled)}
+
+
+def wilson_interval(n_successes: int, n: int) -> tuple[float, float]:
+    """Return the 95 % Wilson interval of a share.
+
+    Args:
+        n_successes: Successes.
+        n: Trials, at least 1.
+    """
+    interval = binomtest(n_successes, n).proportion_ci(LEVEL, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def holm(p: Float[np.ndarray, " tests"]) -> Float[np.ndarray, " tests"]:

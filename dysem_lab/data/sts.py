@@ -28,7 +28,7 @@ from dysem_lab.data.columns import (
 from dysem_lab.data.languages import LANGUAGES
 from dysem_lab.data.sts_tasks import HUB_LANGUAGES, MULTILINGUAL_STSB, TASKS
 from dysem_lab.data.tables import SUFFIXES, read_from_hub, read_table, the_file
-from dysem_lab.display import card
+from dysem_lab.display import amount, card
 from dysem_lab.errors import DataError, InputError
 from dysem_lab.inputs import array_of, at_least, checked, listed, names_of, one_of, path_of
 
@@ -93,9 +93,9 @@ class STSData:
         return len(self.gold)
 
     def __repr__(self) -> str:
-        dropped = f", {self.n_dropped} incomplete rows dropped" if self.n_dropped else ""
+        dropped = f", {amount(self.n_dropped, 'incomplete row')} dropped" if self.n_dropped else ""
         return (
-            f"STSData({self.name}, {len(self)} pairs, {'/'.join(self.languages)}, "
+            f"STSData({self.name}, {amount(len(self), 'pair')}, {'/'.join(self.languages)}, "
             f"from {self.source}{dropped})"
         )
 

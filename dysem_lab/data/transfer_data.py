@@ -18,6 +18,7 @@ from jaxtyping import Int
 from dysem_lab import paths
 from dysem_lab.data.columns import is_missing, require_columns, texts_of
 from dysem_lab.data.tables import SUFFIXES, read_from_hub, read_table, the_file
+from dysem_lab.display import amount
 from dysem_lab.errors import DataError, InputError
 from dysem_lab.inputs import at_least, checked, one_of, path_of
 
@@ -141,7 +142,7 @@ class TransferData:
     def __repr__(self) -> str:
         sizes = ", ".join(f"{split} {len(labels):,}" for split, labels in self.labels.items())
         kind = "pairs" if self.is_pairs else "texts"
-        blank = f", {self.n_blank} blank ones left out" if self.n_blank else ""
+        blank = f", {amount(self.n_blank, 'blank one')} left out" if self.n_blank else ""
         return (
             f"TransferData({self.task}, {kind}: {sizes}, {len(self.classes)} classes, "
             f"from {self.source}{blank})"

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dysem_lab.data.fit_texts import FitTexts, fit_texts
+from dysem_lab.display import amount
 from dysem_lab.encoders.base import Encoder, texts_in
 from dysem_lab.encoders.maps import (
     FITTED,
@@ -78,13 +79,14 @@ class Transform:
 
     def label(self, of: str) -> str:
         """Return what is added to an encoder's name; `of` names the fitting texts."""
+        directions = amount(self.k, "principal direction")
         return {
             "centre": f"centred on {of}",
             "z": f"z-scored on {of}",
             "mean_direction": f"without the mean direction of {of}",
-            "all_but_the_top": f"without the mean and {self.k} principal directions of {of}",
-            "pca": f"on {self.k} principal directions of {of}",
-            "whitening": f"whitened to {self.k} principal directions of {of}",
+            "all_but_the_top": f"without the mean and {directions} of {of}",
+            "pca": f"on {directions} of {of}",
+            "whitening": f"whitened to {directions} of {of}",
             "per_language": f"centred per language on {of}",
             "rotation": f"rotated at random, seed {self.seed}",
         }[self.kind]

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dysem_lab.consensus import require_one_device, sets_of, vectors_of
-from dysem_lab.display import card
+from dysem_lab.display import amount, card
 from dysem_lab.errors import InputError
 from dysem_lab.inputs import array_of
 from dysem_lab.joint import joint_set
@@ -93,7 +93,7 @@ class SemanticVectors:
     def __repr__(self) -> str:
         mean_size = self.sets.sum(1).float().mean() if len(self) else 0.0
         n, d = self.vectors.shape
-        return f"SemanticVectors({n} texts, d={d}, mean |S|={mean_size:.1f})"
+        return f"SemanticVectors({amount(n, 'text')}, d={d}, mean |S|={mean_size:.1f})"
 
     def _repr_html_(self) -> str:
         sizes = self.sets.sum(1).tolist()

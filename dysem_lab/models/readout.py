@@ -148,8 +148,9 @@ def logit_lens(
         probability that random directions give to the token of that rank.
 
     Raises:
-        InputError: No prompt, an empty one, vectors of another width, without length or not finite,
-            an edit of vectors, or `top` below 1 or above the number of tokens.
+        InputError: No prompt, an empty one, a list of numbers or of vectors, vectors of another
+            width, without length or not finite, an edit of vectors, or `top` below 1 or above the
+            number of tokens.
         ModelError: A stream is not finite.
 
     Source: nostalgebraist, "interpreting GPT: the logit lens" (2020).
@@ -163,6 +164,13 @@ def logit_lens(
                 "an edit changes a pass, and vectors are read without one; give prompts, or no edit"
             )
         return _lens_of_vectors(lens, prompts, top, n_random, seed)
+    if isinstance(prompts, list | tuple):
+        for i, given in enumerate(prompts):
+            if not isinstance(given, str):
+                raise InputError(
+                    f"prompts must be strings, got {given!r:.80} at {i}; vectors are read as one "
+                    f"tensor or array [n, {lens.d_model}], such as torch.tensor(vectors)"
+                )
     unique = unique_prompts(prompts)
     if not unique:
         raise InputError("there are no prompts; give one or more")

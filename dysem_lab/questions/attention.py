@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from dysem_lab.display import amount
 from dysem_lab.errors import InputError, ModelError
 from dysem_lab.inputs import whole_number
 from dysem_lab.models.lens import LensModel
@@ -247,7 +248,7 @@ def figure(
 def _measured(patterns: Patterns, value_weighted: bool) -> str:
     """Return what is shown of a prompt, for the line under the title."""
     weights = "‖α v‖, the norm of what each token gives" if value_weighted else "weights α"
-    return f"{weights}, {len(patterns.tokens)} tokens"
+    return f"{weights}, {amount(len(patterns.tokens), 'token')}"
 
 
 def caption(

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from dysem_lab.display import amount
 from dysem_lab.errors import InputError
 from dysem_lab.inputs import array_of, at_least, names_of, one_of
 from dysem_lab.models.lens import LensModel
@@ -293,7 +294,7 @@ def _tested(
     }
     facts = replace(facts, recorded={**facts.recorded, **recorded})
     reads = readers(study.lens, lead + 1) if main == GAIN and lead + 1 < study.n_layers else None
-    led = f"{leads.loc[lead, 'size']} of {len(seeds)}"
+    led = f"{leads.loc[lead, 'size']} of {amount(len(seeds), 'seed')}"
     said = caption(table, main, lead, (sum(sizes[0]), sum(sizes[1])), led, reads)
     drawn = figure(table, main, facts)
     return CausalTest(kind, table, drawn, said, facts, choice, exceptions)

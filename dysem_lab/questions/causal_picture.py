@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 import plotly.graph_objects as go
 
+from dysem_lab.display import amount
 from dysem_lab.models.readout import Readers
 from dysem_lab.questions.causal_sets import (
     FAIR,
@@ -122,7 +123,7 @@ def caption(
     main: str,
     lead: int,
     n_texts: tuple[int, int],
-    led: str = "1 of 1",
+    led: str = "1 of 1 seed",
     reads: Readers | None = None,
 ) -> str:
     """Return what was found in a sentence of meaning, then the numbers of the leading block.
@@ -143,7 +144,7 @@ def caption(
         n_blocks = of["layer"].nunique()
         parts.append(
             f"{_meaning(at, main, lead, str(language))} (it beats all of them at {n_all} of "
-            f"{n_blocks} {'block' if n_blocks == 1 else 'blocks'}). "
+            f"{amount(n_blocks, 'block')}). "
             f"{_numbers(at, main, n_texts[1])}"
         )
     if reads is not None:
@@ -154,8 +155,8 @@ def caption(
         parts.append(f"With random weights: S(x) {own:.3f}, random sets {random:.3f}.")
     n_tests = int(table.filter(regex="^(.*_)?p$").count().sum())
     parts.append(
-        f"Holm over {n_tests} comparisons; k and block chosen on {n_texts[0]} other texts (this "
-        f"block by {led} seeds, each with pairs and draws of its own)."
+        f"Holm over {amount(n_tests, 'comparison')}; k and block chosen on {n_texts[0]} other "
+        f"texts (this block by {led}, each with pairs and draws of its own)."
     )
     return " ".join(parts)
 
@@ -197,14 +198,22 @@ def _listed(controls: Sequence[str]) -> str:
 
 def _in_row_space(at: pd.DataFrame, main: str, reads: Readers) -> str:
     """Return what the part does that the next block reads, and what it does not."""
-    d_model, means = len(reads.share), at.groupby("control")[main].mean()
+    d_model, of = len(reads.share), _digits(at[main])
     if reads.rank == d_model:
         space = f"The row space of what the next block reads is the whole stream ({d_model})"
     else:
         space = f"The next block reads {reads.rank} of {d_model} directions"
+    bounds, rows = (f"{main}_low", f"{main}_high"), at.set_index(["control", "language"])
+    brought = [
+        " and ".join(
+            f"{interval(rows.loc[part, language], main, bounds, of)} in passes in {language}"
+            for language in at["language"].unique()
+        )
+        for part in (READ, UNREAD)
+    ]
     return (
         f"{space}; on the {n_most(reads)} directions that hold {MOST:.0%} of it the S-part brings "
-        f"{means[READ]:.2f}, on the rest {means[UNREAD]:.2f}."
+        f"{brought[0]}, on the rest {brought[1]}."
     )
 
 
@@ -218,7 +227,7 @@ def _numbers(at: pd.DataFrame, main: str, n_texts: int) -> str:
     rows = at.set_index("control")
     own, of = rows.loc[OWN], _digits(at[main])
     said = [f"S(x) {interval(own, main, (f'{main}_low', f'{main}_high'), of)} on "]
-    said[0] += f"{own['n_dims']:.0f} dimensions"
+    said[0] += amount(own["n_dims"], "dimension")
     if own["seed_low"] < own["seed_high"]:
         said[0] += f" (seeds {own['seed_low']:{of}} to {own['seed_high']:{of}})"
     said += [f"{name} {rows.loc[name, main]:{of}}" for name in (*FAIR, WHOLE) if name in rows.index]

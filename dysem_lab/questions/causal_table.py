@@ -15,6 +15,7 @@ from dysem_lab.questions.causal_passes import Key, Measured
 from dysem_lab.questions.causal_sets import GAIN, KL, OWN
 
 COMPARED = {KL: (KL, "changed"), GAIN: (GAIN, "gain_rendering", "became")}  # and STS
+SHARES = ("changed", "became")
 N_RESAMPLES = 10_000  # no p is below its inverse, which Holm's factor leaves room for
 
 
@@ -109,7 +110,8 @@ def rows_of(found: Measured, main: str, model: str, seed: int) -> list[dict[str,
             # In an English receiver the donor's rendering is the donor: one test, not two.
             if measure in COMPARED[main] and (measure, language) != ("gain_rendering", "en"):
                 own = mean_over_draws(found, measure, layer, k, OWN, language)
-                gap = _with_interval(own - of_texts, found.unit, seed)
+                within = (-1.0, 1.0) if measure in SHARES else None
+                gap = _with_interval(own - of_texts, found.unit, seed, within)
                 compared |= _difference(measure if measure != main else "", gap)
         if found.similarity:
             row |= _sts(found, keys, seed)
@@ -126,12 +128,16 @@ def _difference(measure: str, found: Mapping[str, float]) -> dict[str, float]:
 
 
 def _with_interval(
-    values: Float[np.ndarray, " n"], unit: np.ndarray, seed: int
+    values: Float[np.ndarray, " n"],
+    unit: np.ndarray,
+    seed: int,
+    within: tuple[float, float] | None = None,
 ) -> dict[str, float]:
     """Return the mean over the units that are resampled of the mean of their texts; no NaN."""
     kept = ~np.isnan(values)
     _, of = np.unique(unit[kept], return_inverse=True)
-    return mean_with_interval(np.bincount(of, values[kept]) / np.bincount(of), seed=seed)
+    means = np.bincount(of, values[kept]) / np.bincount(of)
+    return mean_with_interval(means, within=within, seed=seed)
 
 
 def _sts(found: Measured, keys: Sequence[Key], seed: int) -> dict[str, float]:

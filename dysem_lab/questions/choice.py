@@ -12,6 +12,7 @@ from plotly.subplots import make_subplots
 
 from dysem_lab.data.sts import STSData, available_languages, load_data
 from dysem_lab.data.sts_tasks import TASKS
+from dysem_lab.display import amount
 from dysem_lab.encoders.settings import VECTORS
 from dysem_lab.errors import InputError, choices
 from dysem_lab.evaluate import mean_difference, score, spearman
@@ -132,7 +133,8 @@ def honest_choice(
     of_test = facts_of(test, **asked, seed=seed)
     facts = replace(
         of_test,
-        data=f"{of_test.data}, dev {dev.data[task].name} with {len(dev.data[task]):,} pairs",
+        data=f"{of_test.data}, dev {dev.data[task].name} with "
+        f"{amount(len(dev.data[task]), 'pair')}",
         recorded={**of_test.recorded, "chosen_on": sources_of(dev)},
     )
     return Finding("honest_choice", scores, figure(scores, facts), caption(scores), facts)

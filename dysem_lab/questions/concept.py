@@ -38,8 +38,13 @@ from dysem_lab.questions.scores import only_task
 from dysem_lab.questions.study import Study
 
 COMPONENTS = ("attn", "resid", "ffn")  # sums over all blocks, in the basis of the stream
-TESTED = ("specific", "difference")
-INTERVALS = ("words", "margin", *TESTED)
+# Measures with an interval → the least and the most that they can be.
+INTERVALS = {
+    "words": (0.0, 1.0),
+    "margin": None,
+    "specific": (-1.0, 1.0),
+    "difference": (-1.0, 1.0),
+}
 SHOWN = 6  # tokens of an example
 
 
@@ -108,8 +113,10 @@ def concept(
         log-probability minus that of another text's answer, where they differ, ``margin_low``, …;
         ``agreement``, the share of top tokens that two languages have in common, and
         ``agreement_other``, that two languages of two texts have. Intervals are 95 % bootstraps
-        over pairs. ``specific`` and ``difference`` are tested for "each" and "mean": ``…_p``, and
-        ``…_holm`` corrected for all of them. A text whose S(x) is empty is left out of its rows.
+        over pairs; where all pairs have the same share, such as 0, they reach as far as Wilson's
+        interval of none among so many does. ``specific`` and ``difference`` are tested for "each"
+        and "mean": ``…_p``, and ``…_holm`` corrected for all of them. A text whose S(x) is empty is
+        left out of its rows.
 
     Raises:
         InputError: Several tasks, one language, fewer than 6 pairs, an unknown component, k or top.
@@ -173,9 +180,9 @@ def table(
             for name in ("words_own", "words_other", "log_p", "agreement", "agreement_other"):
                 row[name] = _mean(of[name])
             row["rank"] = float(np.nanmedian(of["rank"])) if row["n_texts"] else np.nan
-            for name in INTERVALS:
+            for name, within in INTERVALS.items():
                 values = compared.get(name, np.full(len(unit), np.nan))
-                mean = mean_with_interval(_per_unit(values, unit), seed=seed)
+                mean = mean_with_interval(_per_unit(values, unit), within=within, seed=seed)
                 row |= {
                     name: mean["mean"],
                     f"{name}_low": mean["low"],

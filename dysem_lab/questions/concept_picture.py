@@ -8,6 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from dysem_lab.display import amount
 from dysem_lab.models.readout import label
 from dysem_lab.questions.finding import Facts
 from dysem_lab.questions.names import SYMBOLS
@@ -158,10 +159,10 @@ def caption(table: pd.DataFrame, model: str, top: int, head: Head) -> str:
     head_rows = rows.loc[HEAD]
     return (
         f"On {model} {_verdicts(rows, components, languages)}. Share of {rows['n_texts'].max()} "
-        f"texts with a word of theirs, in any language, among the top {top} tokens of the mean "
-        f"over the languages, with its 95 % interval, and as “other” with a word of another text: "
-        f"{' '.join(numbers)} Block {head.block + 1} head {head.head + 1}, chosen on the other "
-        f"half of the texts: {_share(head_rows.loc[(TEXT, WHOLE)])}. Holm over {n_tests} "
+        f"texts with a word of theirs, in any language, among the top {amount(top, 'token')} of "
+        "the mean over the languages, with its 95 % interval, and as “other” with a word of "
+        f"another text: {' '.join(numbers)} Block {head.block + 1} head {head.head + 1}, chosen on "
+        f"the other half of the texts: {_share(head_rows.loc[(TEXT, WHOLE)])}. Holm over {n_tests} "
         "comparisons."
     )
 
@@ -230,7 +231,7 @@ def _numbers(rows: pd.DataFrame, table: pd.DataFrame, component: str) -> str:
     each = table[(table["language"] == EACH) & (table["component"] == component)]
     each = each.set_index(["vector", "part"]).loc[(TEXT, ON)]
     return (
-        f"{SYMBOLS[component]}, S(x) of {rows.loc[(TEXT, ON), 'n_dims']:.0f} dimensions: "
+        f"{SYMBOLS[component]}, S(x) of {amount(rows.loc[(TEXT, ON), 'n_dims'], 'dimension')}: "
         f"{'; '.join(said)}. In a single language S(x) {_share(each)}; two languages share "
         f"{each['agreement']:.0%} of its top tokens (of two texts {each['agreement_other']:.0%})."
     )

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dysem_lab.attribution import shares_of_mean_cosine
 from dysem_lab.consensus import consensus_set, top_k
+from dysem_lab.display import amount
 from dysem_lab.encoders.dysem import semantic_vectors
 from dysem_lab.encoders.maps import (
     PROJECTIONS,
@@ -291,7 +292,7 @@ def views(
     if paraphrases is None:
         yield Row("paraphrases", vector, [], "none of these texts are there; give paraphrases=")
     else:
-        said = f"the text and {paraphrases.shape[1] - 1} paraphrases for {m} languages"
+        said = f"the text and {amount(paraphrases.shape[1] - 1, 'paraphrase')} for {m} languages"
         alone = dysem(Vectors(paraphrases, of.english), k, "mean")
         yield Row("paraphrases", "mean", [alone], said)
     scored = []
@@ -333,9 +334,11 @@ def parts(
         places[f"{name} texts"] = np.sort(of_length)
     for name, pairs in places.items():
         if len(pairs) < FEWEST:
-            yield Row(name, "source", [], f"{len(pairs)} pairs, fewer than {FEWEST}", pairs)
+            yield Row(
+                name, "source", [], f"{amount(len(pairs), 'pair')}, fewer than {FEWEST}", pairs
+            )
         else:
-            yield Row(name, "source", [(plain, np.nan)], f"{len(pairs):,} pairs", pairs)
+            yield Row(name, "source", [(plain, np.nan)], amount(len(pairs), "pair"), pairs)
 
 
 def dysem(of: Vectors, k: int, vector: str) -> Scored:

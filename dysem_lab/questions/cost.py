@@ -15,6 +15,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import torch
 
+from dysem_lab.display import amount
 from dysem_lab.encoders.base import PromptEncoder
 from dysem_lab.encoders.contrastive import ContrastivePrompting
 from dysem_lab.errors import InputError
@@ -272,7 +273,7 @@ def _machine(table: pd.DataFrame) -> str:
     row = table.iloc[0]
     return (
         f"{row['device']} ({row['cores']} cores, torch threads: {row['threads']}), "
-        f"{row['n_texts']} texts, {row['rounds']} rounds"
+        f"{amount(row['n_texts'], 'text')}, {amount(row['rounds'], 'round')}"
     )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 import plotly.graph_objects as go
 
+from dysem_lab.display import amount
 from dysem_lab.encoders.dysem import semantic_vectors
 from dysem_lab.encoders.settings import VECTORS
 from dysem_lab.evaluate import paired_difference, score
@@ -174,5 +175,5 @@ def caption(table: pd.DataFrame) -> str:
         f"Spearman × 100: mean pooling {score['mean pooling']:.1f}, {final.partition(',')[0]} "
         f"{score[final]:.1f}, plain h^L {score['h^L']:.1f}, A^L {score['A^L']:.1f}, "
         f"F^L {score['F^L']:.1f}; best is {top['method']} with {interval(top)} on "
-        f"{top['n_dims']:.0f} dimensions."
+        f"{amount(top['n_dims'], 'dimension')}."
     )

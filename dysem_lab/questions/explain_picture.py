@@ -259,7 +259,9 @@ def caption(
     """Return one line: what the parts add up to, and which add most."""
     changes = ["once what all texts share is taken away"] * centred
     if n_largest:
-        changes.append(f"without the {n_largest} dimensions with the largest shares of all cosines")
+        many = "dimension with the largest share" if n_largest == 1 else None
+        many = many or f"{n_largest} dimensions with the largest shares"
+        changes.append(f"without the {many} of all cosines")
     centred_on = ", ".join(changes) or "as the encoder has it"
     what = "The difference of the similarities" if of_three(table) else "The similarity"
     order = table["contribution"].abs().sort_values(ascending=False, kind="stable").index[:SAID]

@@ -4,6 +4,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from dysem_lab.display import amount
 from dysem_lab.questions.faithfulness_passes import (
     ANEW,
     FROZEN,
@@ -79,7 +80,8 @@ def figure(table: pd.DataFrame, curves: pd.DataFrame, facts: Facts | str) -> go.
                 showlegend=False,
                 line={"color": COLOURS[str(method)], "dash": "dot" if method == RANDOM else dash},
                 marker_size=5,
-                hovertemplate=f"{method}, {n} pairs, %{{x:.0%}} removed: %{{y:.3f}}<extra></extra>",
+                hovertemplate=f"{method}, {amount(n, 'pair')}, %{{x:.0%}} removed: %{{y:.3f}}"
+                "<extra></extra>",
                 row=1,
                 col=col,
             )
@@ -118,7 +120,7 @@ def _areas(drawn: go.Figure, table: pd.DataFrame, col: int) -> None:
     counted = table.drop_duplicates("method").set_index("method")
     labels = [
         f"<span style='color:{COLOURS[name]}'><b>{name}</b></span><br>"
-        f"{_passes(counted.loc[name])}, {counted.loc[name, 'n_pairs']} pairs"
+        f"{_passes(counted.loc[name])}, {amount(counted.loc[name, 'n_pairs'], 'pair')}"
         for name in methods
     ]
     lines_down(drawn, labels, row=2, col=col)
@@ -140,11 +142,15 @@ def caption(table: pd.DataFrame) -> str:
         "Area between the deletion curve and that of random orders, in units of the full drop: "
         + ", ".join(
             f"{name} {interval(row, 'area', of='.2f')} ({_passes(row)}"
-            + (f", {row['n_pairs']:.0f} pairs" if row["n_pairs"] < main["n_pairs"].max() else "")
+            + (
+                f", {amount(row['n_pairs'], 'pair')}"
+                if row["n_pairs"] < main["n_pairs"].max()
+                else ""
+            )
             + ")"
             for name, row in order.iterrows()
         )
-        + f"; of {main['n_pairs'].max():.0f} pairs."
+        + f"; of {amount(main['n_pairs'].max(), 'pair')}."
     )
     if INTEGRATED in main.index and SUM in main.index:
         said.append(_beside_integrated(main.loc[INTEGRATED]))
@@ -175,7 +181,7 @@ def _winner(rows: pd.DataFrame) -> str:
 
 
 def _passes(row: pd.Series) -> str:
-    return "1 pass" if row["passes"] == 1 else f"{row['passes']:.0f} passes"
+    return amount(row["passes"], "pass")
 
 
 def _meaning(main: pd.DataFrame, first: str, inserted: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 import plotly.graph_objects as go
 
+from dysem_lab.display import amount
 from dysem_lab.models.facts import ModelFacts
 from dysem_lab.questions.names import said
 from dysem_lab.questions.saving import file_name, record, save_figure
@@ -61,9 +62,9 @@ def facts_of(study: Study, tasks: Sequence[str] | None = None, /, **settings: ob
     names = [data.name for data in counted]
     words = ""
     if len(names) == 1:
-        words = f"{names[0]}, {sizes[0]:,} pairs"
+        words = f"{names[0]}, {amount(sizes[0], 'pair')}"
     elif names:
-        words = f"{len(names)} tasks with {sum(sizes):,} pairs"
+        words = f"{len(names)} tasks with {amount(sum(sizes), 'pair')}"
     pairs, sample = study.sampling["pairs"], study.sampling["sample"]
     if sample is not None and sample <= max(sizes, default=0):
         at_most = "at most " if sample > min(sizes) else ""
@@ -88,7 +89,7 @@ def sources_of(study: Study) -> list[dict[str, object]]:
     """Return one record per task of a study, as JSON values."""
     return [
         {
-            "label": f"{data.name} {len(data):,} pairs ({'/'.join(data.languages)})",
+            "label": f"{data.name} {amount(len(data), 'pair')} ({'/'.join(data.languages)})",
             "task": task,
             "name": data.name,
             "source": data.source,
@@ -125,7 +126,7 @@ class Finding:
         return self.caption
 
     def __repr__(self) -> str:
-        return f"Finding({self.kind}, {len(self.table)} rows, {self.facts})"
+        return f"Finding({self.kind}, {amount(len(self.table), 'row')}, {self.facts})"
 
     def _ipython_display_(self) -> None:
         from IPython.display import HTML, display

@@ -12,7 +12,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import torch
 
-from dysem_lab.display import Progress
+from dysem_lab.display import Progress, amount
 from dysem_lab.encoders.base import LensEncoder
 from dysem_lab.errors import InputError
 from dysem_lab.inputs import array_of, at_least
@@ -28,14 +28,13 @@ from dysem_lab.questions.heads_passes import (
     together,
     without_heads,
 )
-from dysem_lab.questions.heads_picture import CHOSEN, LEVEL, PLAIN, RANDOM
+from dysem_lab.questions.heads_picture import AS_LONG, CHOSEN, LEVEL, PLAIN, RANDOM
 from dysem_lab.questions.pair_parts import PartMeans
 from dysem_lab.questions.reference import corpus_of
 from dysem_lab.questions.style import PALETTE, layout
 
 NAMES = {CHOSEN: "these heads", RANDOM: RANDOM}
 ENOUGH = 19  # different random sets: with fewer no p can be at most LEVEL
-AS_LONG = 0.9  # of the length of the heads; what writes less cannot be compared
 
 
 @dataclass(frozen=True, repr=False)
@@ -214,7 +213,7 @@ def caption(table: pd.DataFrame, predicted: float) -> str:
     plain, chosen = table.iloc[0], table.iloc[1]
     draws = table[table["which"] == RANDOM].drop_duplicates("heads")  # there may be few such sets
     as_much = int((draws["change"].abs() >= abs(chosen["change"])).sum())
-    long, of = draws["length"].mean() / chosen["length"], f"{len(draws)} different draws"
+    long, of = draws["length"].mean() / chosen["length"], amount(len(draws), "different draw")
     these = "these heads" if chosen["n_heads"] > 1 else "this head"
     if len(draws) < ENOUGH:
         verdict = f"There are too few other sets of heads to tell ({of}) whether the similarity "

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from dysem_lab.attribution import one_sided
 from dysem_lab.data.fit_texts import FitTexts
-from dysem_lab.display import bar
+from dysem_lab.display import amount, bar
 from dysem_lab.encoders.base import View
 from dysem_lab.encoders.dysem import DySem
 from dysem_lab.encoders.vectors import SemanticVectors
@@ -289,6 +289,6 @@ def caption(table: pd.DataFrame) -> str:
     ]
     return (
         f"{nearer}: {'; '.join(said)}. Over {own['n_heads']:.0f} heads, mean over "
-        f"{own['n_pairs']:.0f} pairs; the ablations are {own['n_heads']:.0f} passes over a last "
-        "token, the gradient one and its backward, the sum none."
+        f"{amount(own['n_pairs'], 'pair')}; the ablations are {own['n_heads']:.0f} passes over a "
+        "last token, the gradient one and its backward, the sum none."
     )

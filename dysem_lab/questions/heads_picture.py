@@ -1,10 +1,13 @@
 """What `heads` shows: the leading heads, all heads on a map, and the score without some."""
 
+from collections.abc import Iterable
+
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from dysem_lab.display import amount
 from dysem_lab.questions.finding import Facts
 from dysem_lab.questions.style import (
     DIVERGING,
@@ -21,6 +24,7 @@ from dysem_lab.questions.style import (
 LEVEL = 0.05
 PLAIN, CHOSEN, RANDOM = "plain pass", "largest parts", "random heads, equal length"
 SHOWN = 10  # heads
+AS_LONG = 0.9  # of the length of the heads; what writes less cannot be compared
 ON = {"on_first": "first token", "on_text": "text", "on_template": "template"}
 
 
@@ -159,29 +163,37 @@ def caption(table: pd.DataFrame, ablation: pd.DataFrame, n_texts: int) -> str:
     chosen = ablation[ablation["which"] == CHOSEN]
     random = ablation[ablation["which"] == RANDOM].set_index("n_heads")
     plain = ablation[ablation["which"] == PLAIN].iloc[0]
-    worse = chosen[(chosen["p_holm"] < LEVEL) & (chosen["difference_high"] < 0)]
-    better = chosen[(chosen["p_holm"] < LEVEL) & (chosen["difference_low"] > 0)]
+    long = chosen["n_heads"].map(random["length"]) / chosen["length"]
+    fair, unfair = chosen[long >= AS_LONG], chosen[~(long >= AS_LONG)]
+    worse = fair[(fair["p_holm"] < LEVEL) & (fair["difference_high"] < 0)]
+    better = fair[(fair["p_holm"] < LEVEL) & (fair["difference_low"] > 0)]
+    which, others = "The heads whose parts tell pairs apart", "random heads with parts as long"
     if len(worse) and len(better):
         found = (
-            f"The heads whose parts tell pairs apart are needed together, not one by one: without "
-            f"{_numbers(worse)} of them the score is lower than without random heads, without "
-            f"{_numbers(better)} it is higher"
+            f"{which} are needed together, not one by one: without {_numbers(worse)} of them the "
+            f"score is lower than without {others}, without {_numbers(better)} it is higher"
         )
     elif len(worse):
         found = (
-            f"The heads whose parts tell pairs apart are needed: without "
-            f"{_numbers(worse)} of them the score is lower than without random heads that write "
-            "as much"
+            f"{which} are needed: without {_numbers(worse)} of them the score is lower than "
+            f"without {others}"
         )
     elif len(better):
         found = (
-            f"The heads whose parts tell pairs apart are not those that the score needs: without "
-            f"{_numbers(better)} of them it is higher than without random heads that write as much"
+            f"{which} are not those that the score needs: without {_numbers(better)} of them it is "
+            f"higher than without {others}"
+        )
+    elif len(fair):
+        found = (
+            f"{which} are not needed more than others: without {_numbers(fair)} of them the score "
+            f"is about what it is without {others}"
         )
     else:
-        found = (
-            "The heads whose parts tell pairs apart are not needed more than others: without them "
-            "the score is about what it is without random heads that write as much"
+        found = f"{which} cannot be compared with others"
+    if len(unfair):
+        found += (
+            f". Nothing is said of {_numbers(unfair)} of them: all other heads have parts that are "
+            f"together {_listed(f'{share:.0%}' for share in long[unfair.index])} as long"
         )
     lead = heads.iloc[0]
     many = heads.head(SHOWN)
@@ -198,22 +210,27 @@ def caption(table: pd.DataFrame, ablation: pd.DataFrame, n_texts: int) -> str:
         other = random.loc[row["n_heads"]]
         gap = interval(row, "difference", ("difference_low", "difference_high"), "+.1f")
         after.append(
-            f"{row['n_heads']:.0f} {row['spearman']:.1f} (random ones, {other['n_mean']:.0f}, "
-            f"{other['length'] / row['length']:.0%} as long: {other['spearman']:.1f}; difference "
-            f"{gap}, p = {row['p_holm']:.2g})"
+            f"{row['n_heads']:.0f}: {row['spearman']:.1f} "
+            f"({amount(other['n_mean'], 'random one')}, {other['length'] / row['length']:.0%} as "
+            f"long: {other['spearman']:.1f}; difference {gap}, p = {row['p_holm']:.2g})"
         )
     said.append(
-        f"{SCORE} of the centred similarity {interval(plain)} before; after mean ablation of "
-        f"{', '.join(after)} heads. {n_texts} texts; heads chosen on the other half; p by Holm "
-        f"over the numbers of heads, and over {int(table['p'].notna().sum())} parts."
+        f"{SCORE} of the centred similarity {interval(plain)} before; after mean ablation of so "
+        f"many heads {', '.join(after)}. {amount(n_texts, 'text')}; heads chosen on the other "
+        "half, where a part's length is the root mean square of ‖p − E[p]‖; p by Holm over the "
+        f"numbers of heads, and over {amount(table['p'].notna().sum(), 'part')}."
     )
     return " ".join(said)
 
 
 def _numbers(rows: pd.DataFrame) -> str:
     """Return numbers of heads as a list in words."""
-    numbers = [str(n) for n in rows["n_heads"]]
-    return numbers[0] if len(numbers) == 1 else f"{', '.join(numbers[:-1])} or {numbers[-1]}"
+    return _listed(str(n) for n in rows["n_heads"])
+
+
+def _listed(said: Iterable[str]) -> str:
+    *others, last = said
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def _raises(heads: pd.DataFrame) -> str:

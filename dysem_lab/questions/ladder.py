@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from dysem_lab.consensus import consensus_set, resolve_k, top_k
+from dysem_lab.display import amount
 from dysem_lab.errors import InputError
 from dysem_lab.evaluate import mean_difference, score
 from dysem_lab.joint import joint_cosine, joint_set
@@ -232,7 +233,7 @@ def _rung_label(rung: str, table: pd.DataFrame) -> str:
     """Return the name of a rung with its #Dim. and its undefined pairs."""
     part = table[table["rung"] == rung]
     undefined = int(part["n_undefined"].max())
-    lost = f", {undefined:,} pairs undefined" if undefined else ""
+    lost = f", {amount(undefined, 'pair')} undefined" if undefined else ""
     size = f"#Dim. {part['n_dims'].iloc[0]:.0f}{lost}"
     return f"{SHOWN_RUNGS[rung]}<br><span style='font-size:11px'>{size}</span>"
 
@@ -254,7 +255,9 @@ def caption(table: pd.DataFrame) -> str:
         if vector == "mean"
     ]
     undefined = table[table["n_undefined"] > 0].drop_duplicates("rung")
-    lost = [f"{row.n_undefined:,} pairs without {row.rung}" for row in undefined.itertuples()]
+    lost = [
+        f"{amount(row.n_undefined, 'pair')} without {row.rung}" for row in undefined.itertuples()
+    ]
     cut = end["mean"]["cut"]
     largest, step = max(chain, key=lambda one: one[1]["step"])
     others_add = sum(row["step"] for name, row in chain if name != largest)

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from plotly.subplots import make_subplots
 from torch import Tensor
 
+from dysem_lab.display import amount
 from dysem_lab.errors import InputError
 from dysem_lab.evaluate import paired_difference, score
 from dysem_lab.questions.finding import Facts, Finding, facts_of
@@ -153,7 +154,7 @@ def caption(table: pd.DataFrame, codes: Sequence[str]) -> str:
             f"block {best['layer'] + 1} with {best['spearman']:.1f}"
         )
     return (
-        f"{SCORE} of {chosen['n_pairs']:,} pairs. Without labels, by renderings in "
+        f"{SCORE} of {amount(chosen['n_pairs'], 'pair')}. Without labels, by renderings in "
         f"{'/'.join(codes)}, the layer is block {chosen['layer'] + 1} of {len(table)} with "
         f"{chosen['spearman']:.1f}: {gap}; after the last block it is {last['spearman']:.1f}."
     )

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dysem_lab.consensus import resolve_k
+from dysem_lab.display import amount
 from dysem_lab.encoders.settings import VECTORS
 from dysem_lab.errors import InputError, choices
 from dysem_lab.evaluate import Scores, average_score, score
@@ -544,7 +545,7 @@ def caption(table: pd.DataFrame) -> str:
     languages = "" if pd.isna(best["m"]) else f", m = {best['m']}"
     line = (
         f"{SCORE}, {what}: {', '.join(scores)}; best is {label} with "
-        f"{interval(best, 'reproduced')} on {best['n_dims']:.0f} dimensions{languages}."
+        f"{interval(best, 'reproduced')} on {amount(best['n_dims'], 'dimension')}{languages}."
     )
     gaps = part["difference"].dropna()
     if gaps.empty:

@@ -44,7 +44,8 @@ NORM_NAMES = {
     "self_scaling": "scaled by α, nothing subtracted",
 }
 OUTPUTS = {"penultimate": "the penultimate block", "final": "the final norm"}
-# Setting of a question → how it is said with its value, and what its values are called.
+# Setting of a question → how it is said with its value ({s} is nothing for one, and "s" for more),
+# and what its values are called.
 SAID: dict[str, tuple[str, Mapping[str, str]]] = {
     "component": ("{}", SYMBOLS),
     "components": ("{}", SYMBOLS),
@@ -66,16 +67,16 @@ SAID: dict[str, tuple[str, Mapping[str, str]]] = {
     "position": ("contrast of {}", POSITION_NAMES),
     "positions": ("contrast of {}", POSITION_NAMES),
     "auxiliary": ("auxiliary prompt: {}", {}),
-    "n_draws": ("{} random draws", {}),
-    "n_random": ("{} random draws", {}),
-    "n_sets": ("{} random sets a text", {}),
-    "n_rotations": ("{} rotations", {}),
-    "n_heads": ("{} heads taken out", {}),
-    "n_pairs": ("{} pairs shown", {}),
-    "n_points": ("words removed in {} steps", {}),
-    "n_timed": ("timed on {} texts", {}),
-    "inner_folds": ("C by {} folds", {}),
-    "steps": ("{} steps of the integral", {}),
+    "n_draws": ("{} random draw{s}", {}),
+    "n_random": ("{} random draw{s}", {}),
+    "n_sets": ("{} random set{s} a text", {}),
+    "n_rotations": ("{} rotation{s}", {}),
+    "n_heads": ("{} head{s} taken out", {}),
+    "n_pairs": ("{} pair{s} shown", {}),
+    "n_points": ("words removed in {} step{s}", {}),
+    "n_timed": ("timed on {} text{s}", {}),
+    "inner_folds": ("C by {} fold{s}", {}),
+    "steps": ("{} step{s} of the integral", {}),
     "top": ("top {}", {}),
 }
 
@@ -88,7 +89,8 @@ def said(name: str, value: Any) -> str:
         values = [int(block) + 1 for block in values]
     if name in ("k", "ks"):
         values = [f"{k:g} d" if isinstance(k, float) else k for k in values]
-    return pattern.format("/".join(names.get(str(one), str(one)) for one in values))
+    in_words = "/".join(names.get(str(one), str(one)) for one in values)
+    return pattern.format(in_words, s="" if in_words == "1" else "s")
 
 
 def named(names: Mapping[str, str], values: Iterable[Any]) -> list[tuple[str, Any]]:

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from dysem_lab.data.sts import STSData
 from dysem_lab.data.transfer_data import TransferData
-from dysem_lab.display import Progress, say
+from dysem_lab.display import Progress, amount, say
 from dysem_lab.errors import ModelError
 from dysem_lab.models.capture import fill, fill_contrasts, missing_rows, space_of, stored_with
 from dysem_lab.models.facts import ModelFacts
@@ -273,8 +273,8 @@ def capture_needs(needs: Sequence[Need], *, progress: bool = True) -> pd.DataFra
         size = "" if np.isnan(megabytes) else f", about {megabytes:,.0f} MB"
         stores = " and ".join(dict.fromkeys(str(need.study.store.path) for need in needs))
         say(
-            f"{n_passes:,} forward passes (of {whole['texts'].sum():,} prompts; the others are "
-            f"stored){size} in {stores}"
+            f"{amount(n_passes, 'forward pass')} (of {whole['texts'].sum():,} prompts; the others "
+            f"are stored){size} in {stores}"
         )
     hidden = not progress or not n_passes
     with tqdm(total=n_passes, desc="capture", unit="text", disable=hidden) as bar:

@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 import torch
 
 from dysem_lab.data.languages import language as language_named
+from dysem_lab.display import amount
 from dysem_lab.joint import contributions, joint_set
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.store import VectorStore
@@ -105,7 +106,7 @@ def pair_figure(view: PairView) -> go.Figure:
     }
     figure = go.Figure([*_map(view), *_bars(shown), *_legend()], {**axes, "bargap": 0.25})
     title = (
-        f"DySem {_number(view.similarity)} on {view.n_dims} dimensions, "
+        f"DySem {_number(view.similarity)} on {amount(view.n_dims, 'dimension')}, "
         f"plain cosine {_number(view.plain)}"
     )
     return layout(figure, title, view.facts, 620).update_layout(margin_b=110, legend_y=-0.25)

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from plotly.subplots import make_subplots
 from torch import Tensor
 
+from dysem_lab.display import amount
 from dysem_lab.models.readout import label, visible
 from dysem_lab.questions.causal_sets import COMPLEMENT, LARGEST, OWN, ROTATED, SIZE, WHOLE
 from dysem_lab.questions.finding import Facts
@@ -53,7 +54,7 @@ def figure(effect: Effect, dimensions: str = OWN) -> go.Figure:
     passes = {
         RECEIVER: "receiver",
         dimensions: dimensions,
-        SIZE: f"{n_draws} random sets",
+        SIZE: amount(n_draws, "random set"),
         WHOLE: "whole vector",
         DONOR: "donor",
     }

@@ -7,6 +7,7 @@ import plotly.graph_objects as go
 import torch
 from torch import Tensor
 
+from dysem_lab.display import amount
 from dysem_lab.encoders.dysem import semantic_vectors
 from dysem_lab.evaluate import score
 from dysem_lab.inputs import names_of
@@ -150,8 +151,8 @@ def caption(table: pd.DataFrame) -> str:
     beaten = int((largest["spearman"] > shared).sum())
     return (
         f"The chosen dimensions score more than {beaten} of {len(shared)} random sets of equal "
-        f"size that all pairs share. Spearman × 100 on {largest['n_dims']:.0f} dimensions: joint "
-        f"sets {largest['spearman']:.1f}, one random set for all pairs "
+        f"size that all pairs share. Spearman × 100 on {amount(largest['n_dims'], 'dimension')}: "
+        f"joint sets {largest['spearman']:.1f}, one random set for all pairs "
         f"{random.mean()['random, shared']:.1f}, a random set for each pair "
         f"{random.mean()['random, per pair']:.1f} (means of {random.size()['random, shared']} "
         f"seeds); all {dense['n_dims']:.0f} dimensions {dense['spearman']:.1f}."

@@ -15,6 +15,7 @@ import plotly.graph_objects as go
 from scipy.stats import binomtest
 
 from dysem_lab.consensus import consensus_set
+from dysem_lab.display import amount
 from dysem_lab.errors import InputError
 from dysem_lab.evaluate import spearman
 from dysem_lab.inputs import at_least, names_of
@@ -209,9 +210,9 @@ def caption(table: pd.DataFrame, parts: pd.DataFrame) -> str:
         f"The score is lost {lead}: {counted} of the {len(furthest)} pairs (a tenth) "
         f"that are furthest from their rating, which make {furthest['share'].sum():.0%} of the "
         f"squared rank residuals. The part that most often pushes the {parts['pair'].nunique()} "
-        f"furthest there is {often.index[0]} ({often.iloc[0]} pairs). Spearman × 100 of the "
-        f"centred similarity {whole:.1f} on {len(kept)} pairs; residuals are differences of "
-        "ranks, from 0 to 1."
+        f"furthest there is {often.index[0]} ({amount(often.iloc[0], 'pair')}). Spearman × 100 of "
+        f"the centred similarity {whole:.1f} on {amount(len(kept), 'pair')}; residuals are "
+        "differences of ranks, from 0 to 1."
     )
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 
 from dysem_lab.data.languages import LANGUAGES
 from dysem_lab.data.sts import STSData, load_data
-from dysem_lab.display import Progress, silent
+from dysem_lab.display import Progress, amount, silent
 from dysem_lab.encoders.base import LensEncoder
 from dysem_lab.encoders.vectors import SemanticVectors
 from dysem_lab.errors import InputError
@@ -44,7 +44,7 @@ class Scale:
     @property
     def of(self) -> str:
         """What it is a scale of: its unrelated pairs, counted."""
-        return f"{int((~np.isnan(self.unrelated)).sum())} unrelated pairs of {self.name}"
+        return f"{amount((~np.isnan(self.unrelated)).sum(), 'unrelated pair')} of {self.name}"
 
     def above(self, similarity: float) -> str:
         """Say what share of the unrelated pairs a similarity is higher than."""

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dysem_lab.display import Progress, silent
+from dysem_lab.display import Progress, amount, silent
 from dysem_lab.encoders.base import Encoder
 from dysem_lab.encoders.vectors import SemanticVectors
 from dysem_lab.errors import InputError
@@ -72,7 +72,7 @@ def search(
     found = nearest(Corpus(encoder, corpus, language, store), query, n, renderings)
     facts = Facts(
         model,
-        f"{encoder.name}, {found.n_texts:,} texts",
+        f"{encoder.name}, {amount(found.n_texts, 'text')}",
         query,
         found.n_texts,
         [{"label": f"{found.n_texts:,} texts", "language": language}],
@@ -192,7 +192,7 @@ def nearest(
     encoder = corpus.encoder
     model = encoder.lens or encoder.facts
     label = model.label if model else encoder.config["model"]
-    measured_on = f"{label}, {encoder.name}, {len(corpus):,} texts"
+    measured_on = f"{label}, {encoder.name}, {amount(len(corpus), 'text')}"
     return Nearest(query, table, masked, len(corpus), n_undefined, measured_on)
 
 
@@ -272,7 +272,7 @@ def caption(found: Nearest) -> str:
     best = found.table.iloc[0]
     return (
         f"Of {found.n_texts} texts the nearest to “{found.query}” is “{best['text']}”, similarity "
-        f"{best['similarity']:.4f} on {best['n_dims']} dimensions{said}."
+        f"{best['similarity']:.4f} on {amount(best['n_dims'], 'dimension')}{said}."
     )
 
 

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from dysem_lab.consensus import consensus_set
+from dysem_lab.display import amount
 from dysem_lab.errors import InputError
 from dysem_lab.inputs import names_of
 from dysem_lab.questions.finding import Facts, Finding, facts_of, sources_of
@@ -82,7 +83,7 @@ def stability(
     scores = table(study, task, languages, component, k, seed, others)
     of_study = facts_of(study, **one_prompt(study, languages), component=component, k=k, seed=seed)
     on = "".join(
-        f", {varied} on {len(next(iter(studies.values())).data[task]):,} pairs"
+        f", {varied} on {amount(len(next(iter(studies.values())).data[task]), 'pair')}"
         for varied, studies in others.items()
     )
     recorded = {

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from dysem_lab.data.languages import language_of
 from dysem_lab.data.sts import STSData, available_languages, load_data
-from dysem_lab.display import card
+from dysem_lab.display import amount, card
 from dysem_lab.encoders.contrastive import check_output
 from dysem_lab.errors import InputError, choices
 from dysem_lab.inputs import at_least, names_of, one_of
@@ -103,7 +103,7 @@ class Study:
 
     def __repr__(self) -> str:
         sizes = ", ".join(
-            f"{task} {len(data):,} pairs in {'/'.join(data.languages)}"
+            f"{task} {amount(len(data), 'pair')} in {'/'.join(data.languages)}"
             for task, data in self.data.items()
         )
         weights = f" ({self._model.weights})" if self._model.weights else ""
@@ -111,7 +111,7 @@ class Study:
 
     def _repr_html_(self) -> str:
         sizes = {
-            task: f"{len(data):,} pairs in {'/'.join(data.languages)}"
+            task: f"{amount(len(data), 'pair')} in {'/'.join(data.languages)}"
             for task, data in self.data.items()
         }
         prompts = {"templates": self.templates, "prompt settings": self.settings}

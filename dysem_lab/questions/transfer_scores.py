@@ -43,7 +43,6 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 from scipy.linalg import LinAlgWarning
-from scipy.stats import binomtest
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
@@ -54,6 +53,7 @@ from tqdm.auto import tqdm
 from dysem_lab.bootstrap import LEVEL, N_RESAMPLES
 from dysem_lab.data.transfer_data import TransferData
 from dysem_lab.errors import InputError, choices
+from dysem_lab.evaluate import wilson_interval
 from dysem_lab.inputs import at_least
 
 AVERAGE = "Avg."
@@ -196,17 +196,6 @@ def compare_encoders(
     return table.astype(dict.fromkeys(counts, "Int64"))
 
 
-def wilson_interval(n_correct: int, n: int) -> tuple[float, float]:
-    """Return the 95 % Wilson interval of a proportion, both × 100.
-
-    Args:
-        n_correct: Successes.
-        n: Trials, at least 1.
-    """
-    interval = binomtest(n_correct, n).proportion_ci(LEVEL, method="wilson")
-    return 100 * float(interval.low), 100 * float(interval.high)
-
-
 def _tasks(data: TransferData | Iterable[TransferData]) -> list[TransferData]:
     given = [data] if isinstance(data, TransferData) or not isinstance(data, Iterable) else data
     tasks: dict[str, TransferData] = {}
@@ -260,7 +249,7 @@ class _Outcome:
 def _row(data: TransferData, outcome: _Outcome, seed: int) -> dict[str, object]:
     """Return a row of a table of results; `data` is the whole task."""
     n_test, n_correct = len(outcome.labels), int(outcome.correct.sum())
-    low, high = wilson_interval(n_correct, n_test)
+    low, high = (100 * end for end in wilson_interval(n_correct, n_test))
     sampled = len(outcome.data) < len(data)
     regs = pd.Series(outcome.regs)
     return {

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from dysem_lab.display import amount
 from dysem_lab.questions.style import SCORE
 
 LEVEL = 0.05
@@ -50,9 +51,9 @@ def _lead(table: pd.DataFrame) -> str:
     if _gain(table) < 0:
         gain = f"a loss of {_signed(plain).removeprefix('+')}"
     return (
-        f"{SCORE} of {reference['n_pairs']:,} pairs: DySem ({reference['vector']} vector) "
-        f"{reference['spearman']:.1f} on {reference['n_dims']:.0f} dimensions, the plain cosine in "
-        f"English {plain['spearman']:.1f}: {gain}."
+        f"{SCORE} of {amount(reference['n_pairs'], 'pair')}: DySem ({reference['vector']} vector) "
+        f"{reference['spearman']:.1f} on {amount(reference['n_dims'], 'dimension')}, the plain "
+        f"cosine in English {plain['spearman']:.1f}: {gain}."
     )
 
 
@@ -62,16 +63,16 @@ def _conclusion(table: pd.DataFrame) -> str:
     rows = _competing(table)
     if (best := remains(table)) is not None:
         return (
-            f"{_remaining(best)} of the gain remains beside the strongest of {len(rows)} "
-            f"controls, {_name(best)} (p {best['p_holm']:.3f}, corrected by Holm for "
-            f"{best['n_tried']} tests)."
+            f"{_remaining(best)} of the gain remains beside the strongest of "
+            f"{amount(len(rows), 'control')}, {_name(best)} (p {best['p_holm']:.3f}, corrected by "
+            f"Holm for {amount(best['n_tried'], 'test')})."
         )
     reach = _reaching(rows)
     strongest = reach.loc[reach["difference"].idxmax()]
     return (
         f"{_capital(_left(strongest))} beside the strongest control, {_name(strongest)}, which "
         f"gives {_given(strongest, table):.1f} of {_gain(table):.1f}; DySem is not firmly above "
-        f"{len(reach)} of {len(rows)} controls."
+        f"{len(reach)} of {amount(len(rows), 'control')}."
     )
 
 
@@ -118,7 +119,7 @@ def _rotation(row: pd.Series, table: pd.DataFrame) -> str:
             f"Centred per language before the consensus, DySem scores {row['spearman']:.1f} "
             f"({_signed(row)} over DySem as it is)."
         )
-    span = f"{row['draw_low']:.1f} to {row['draw_high']:.1f} in {row['n_draws']} draws"
+    span = f"{row['draw_low']:.1f} to {row['draw_high']:.1f} in {amount(row['n_draws'], 'draw')}"
     scores = f"scores {row['spearman']:.1f} ({span})"
     if not is_reference:
         other = table[(table["control"] == "DySem") & (table["vector"] == row["vector"])].iloc[0]

@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Int
 
+from dysem_lab.display import amount
 from dysem_lab.encoders.base import Encoder, require_encoder
 from dysem_lab.encoders.vectors import SemanticVectors
 from dysem_lab.errors import DataError, InputError, some_of
@@ -62,7 +63,7 @@ class Reader:
         return int(self._alive.sum())
 
     def __repr__(self) -> str:
-        return f"SemanticIndex({str(self.path)!r}, {len(self):,} texts, {self.dtype})"
+        return f"SemanticIndex({str(self.path)!r}, {amount(len(self), 'text')}, {self.dtype})"
 
     @property
     def first_stage(self) -> dict[str, Any] | None:

@@ -1,5 +1,6 @@
 """Spearman and its aggregations against scipy, intervals and differences against naive loops."""
 
+import math
 import warnings
 
 import numpy as np
@@ -16,10 +17,12 @@ from dysem_lab.evaluate import (
     aggregate_score,
     average_difference,
     average_score,
+    mean_with_interval,
     paired_difference,
     score,
     score_table,
     spearman,
+    wilson_interval,
 )
 
 quick = settings(deadline=None, max_examples=100)
@@ -827,3 +830,44 @@ def test_an_average_with_a_task_without_a_score_is_nan_with_a_warning(bad):
 def test_the_average_over_no_task_is_undefined_whatever_the_weights():
     for weights in (None, []):
         assert np.isnan(average_score([], weights=weights)["spearman"])
+
+
+# --- shares
+
+
+@given(st.integers(1, 2000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_bounds_are_where_a_test_of_the_proportion_just_rejects(case):
+    correct, n = case
+    low, high = wilson_interval(correct, n)
+    assert 0 <= low <= correct / n + 1e-12
+    assert correct / n - 1e-12 <= high <= 1
+    for bound, end in ((low, 0), (high, n)):
+        if correct == end:
+            assert bound == pytest.approx(end / n, abs=1e-9)
+        else:
+            deviation = abs(correct / n - bound)
+            assert deviation == pytest.approx(
+                1.959964 * math.sqrt(bound * (1 - bound) / n), rel=1e-4
+            )
+
+
+def test_a_share_of_none_or_of_all_has_an_interval():
+    none = mean_with_interval(np.zeros(66), within=(0, 1))
+    assert (none["mean"], none["low"]) == (0, 0)
+    assert none["high"] == pytest.approx(1.959964**2 / (66 + 1.959964**2))  # Wilson, by hand
+    every = mean_with_interval(np.ones(66), within=(0, 1))
+    assert (every["low"], every["high"]) == pytest.approx((1 - none["high"], 1))
+    difference = mean_with_interval(np.zeros(66), within=(-1, 1))
+    assert (difference["low"], difference["high"]) == pytest.approx((-none["high"], none["high"]))
+    assert difference["p"] == 1
+    several = np.array([0.0, 0, 1, 0])
+    assert mean_with_interval(several, within=(0, 1)) == mean_with_interval(several)
+    nothing = mean_with_interval(np.full(3, np.nan), within=(0, 1))
+    assert all(map(np.isnan, nothing.values()))
+
+
+def test_a_share_that_nobody_has_is_below_its_interval_s_end():
+    """Of n texts none has a word: a share as high as the end would leave none in 1 of 40 draws."""
+    for n in (12, 66, 500):
+        high = mean_with_interval(np.zeros(n), within=(0, 1))["high"]
+        assert 0.01 < (1 - high) ** n < 0.05

@@ -346,6 +346,9 @@ def test_the_logit_lens_of_vectors_is_that_of_streams(tiny_lens, prompts):
         (torch.ones(0, 32), "must be"),
         (torch.zeros(1, 32), "vector 0 is not finite, or has no direction"),
         (torch.full((1, 32), torch.nan), "vector 0 is not finite"),
+        ([0.5] * 32, r"strings, got 0\.5 at 0; vectors are read as one tensor or array \[n, 32\]"),
+        ([[0.5] * 32], r"strings, got \[0\.5, .* at 0; vectors are read as one tensor"),
+        (("A cat.", torch.ones(32)), r"prompts must be strings, got tensor\("),
     ],
 )
 def test_vectors_without_a_logit_lens_are_refused(tiny_lens, vectors, said):

@@ -577,14 +577,25 @@ def test_a_caption_of_an_interchange_says_whose_answer():
     ],
 )
 def test_a_caption_says_what_the_next_block_reads(rank, said):
-    table = made_up([0.5] * 7, GAIN)
+    table = pd.concat([made_up([0.5] * 7, GAIN).assign(language=code) for code in ("en", "fr")])
     parts = [
-        table.iloc[:1].assign(control=kind, gain=v) for kind, v in ((READ, 0.7), (UNREAD, 0.3))
+        table.iloc[:1].assign(
+            control=kind, language=code, gain=v, gain_low=v - 0.1, gain_high=v + 0.1
+        )
+        for kind, code, v in (
+            (READ, "en", 0.7),
+            (READ, "fr", 0.5),
+            (UNREAD, "en", 0.3),
+            (UNREAD, "fr", 0.2),
+        )
     ]
     reads = Readers(torch.eye(4), torch.tensor([0.6, 0.35, 0.05, 0.0]), rank)
     caption = causal_picture.caption(pd.concat([table, *parts]), GAIN, 4, (20, 30), reads=reads)
     assert said in caption
-    assert "the S-part brings 0.70, on the rest 0.30." in caption
+    assert (
+        "the S-part brings 0.70 [0.60, 0.80] in passes in en and 0.50 [0.40, 0.60] in passes in "
+        "fr, on the rest 0.30 [0.20, 0.40] in passes in en and 0.20 [0.10, 0.30] in passes in fr."
+    ) in caption
 
 
 @pytest.mark.parametrize(

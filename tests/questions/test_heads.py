@@ -411,6 +411,12 @@ def made_ablation(difference, p=0.001):
     return table.assign(low=table["spearman"] - 1, high=table["spearman"] + 1)
 
 
+def shorter(ablation, n):
+    """Return ablations where no heads write as much as the first n."""
+    less = (ablation["which"] == RANDOM) & (ablation["n_heads"] == n)
+    return ablation.assign(length=ablation["length"].mask(less, 1.38))
+
+
 @pytest.mark.parametrize(
     ("ablation", "said"),
     [
@@ -422,18 +428,28 @@ def made_ablation(difference, p=0.001):
                     made_ablation(5.0).query("n_heads == 4"),
                 ]
             ),
-            "without 2 of them the score is lower than without random heads, without 4 it is h",
+            "the score is lower than without random heads with parts as long, without 4 it is h",
         ),
         (made_ablation(5.0), "are not those that the score needs: without 2 or 4 of them it is hi"),
-        (made_ablation(-5.0, 0.2), "are not needed more than others: without them the score is"),
+        (made_ablation(-5.0, 0.2), "are not needed more than others: without 2 or 4 of them the s"),
         (made_ablation(0.5), "are not needed more than others"),
+        (
+            shorter(made_ablation(-5.0), 4),
+            "without 2 of them the score is lower than without random heads with parts as long. "
+            "Nothing is said of 4 of them: all other heads have parts that are together 69% as lon",
+        ),
+        (
+            shorter(shorter(made_ablation(-5.0), 2), 4),
+            "cannot be compared with others. Nothing is said of 2 or 4 of them: all other heads "
+            "have parts that are together 69% or 69% as long.",
+        ),
     ],
 )
 def test_a_caption_begins_with_what_was_found(finding, ablation, said):
     caption = heads_picture.caption(finding.table, ablation, 30)
     assert caption.startswith("The heads whose parts tell pairs apart")
     assert said in caption
-    assert "70.0 [69.0, 71.0] before; after mean ablation of 2 60.0 (random ones, 3" in caption
+    assert "70.0 [69.0, 71.0] before; after mean ablation of so many heads 2: 60.0 (3 ra" in caption
 
 
 @pytest.mark.parametrize(

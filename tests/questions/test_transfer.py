@@ -27,7 +27,6 @@ from dysem_lab.questions.finding import Finding
 from dysem_lab.questions.transfer_scores import (
     compare_encoders,
     transfer_scores,
-    wilson_interval,
 )
 
 FACTS = ModelFacts("made/up-1b", "s", "f", "float32", "cpu", 3, 4, "Q8_0")
@@ -304,22 +303,6 @@ def test_other_warnings_of_a_fit_are_not_swallowed(monkeypatch):
 
 
 # --- intervals and comparisons -----------------------------------------------------------------
-
-
-@given(st.integers(1, 2000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_wilson_bounds_are_where_a_test_of_the_proportion_just_rejects(case):
-    correct, n = case
-    low, high = (bound / 100 for bound in wilson_interval(correct, n))
-    assert 0 <= low <= correct / n + 1e-12
-    assert correct / n - 1e-12 <= high <= 1
-    for bound, end in ((low, 0), (high, n)):
-        if correct == end:
-            assert bound == pytest.approx(end / n, abs=1e-9)
-        else:
-            deviation = abs(correct / n - bound)
-            assert deviation == pytest.approx(
-                1.959964 * math.sqrt(bound * (1 - bound) / n), rel=1e-4
-            )
 
 
 def test_a_comparison_is_paired_on_the_same_texts_and_averaged_by_hand():
