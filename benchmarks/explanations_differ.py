@@ -15,38 +15,59 @@ import pandas as pd
 from scipy.stats import binomtest
 
 import dysem_lab as dl
+from dysem_lab.attribution import by_dimension as by_dimensions
 from dysem_lab.questions.explain import Texts
 from dysem_lab.questions.explain_picture import names_of_parts
+from dysem_lab.questions.reference import corpus_of, dimension_keys, reference
 
 AT_ONCE = 25  # pairs; of the demo set enough others are left that parts are centred on
+NAMED = ("dimension", "head")
 BOUNDS = {("dimension", "contribution"): 0.15, ("head", "surprise"): 0.25}
 
 
 def ranked(
-    encoder: dl.DySem, pairs: dl.STSData, by: str
-) -> tuple[list[str], dict[str, np.ndarray]]:
-    """Return the parts' names, and the contribution and surprise of each in each pair.
+    encoder: dl.DySem, pairs: dl.STSData
+) -> dict[str, tuple[list[str], dict[str, np.ndarray]]]:
+    """Return what each part adds to each of n pairs, and its surprise.
 
     Args:
         encoder: The encoder.
-        pairs: n pairs.
-        by: "dimension" or "head".
+        pairs: The pairs; each of their texts runs once.
 
     Returns:
-        Names, and ``[n, parts]`` of each column; 0 of a dimension outside the joint set.
+        "dimension" and "head" → the names of the parts, and order → ``[n, parts]``; 0 of a
+        dimension outside the joint set.
     """
-    found: dict[str, list[np.ndarray]] = {"contribution": [], "surprise": []}
+    found: dict[str, dict[str, list[np.ndarray]]] = {
+        by: {"contribution": [], "surprise": []} for by in NAMED
+    }
+    names = {}
     for start in range(0, len(pairs), AT_ONCE):
         some = pairs.select(range(start, min(start + AT_ONCE, len(pairs))))
-        read, n = Texts(encoder, {"en": some.texts("en")}, by, "demo", 0, "en", True), len(some)
+        read, n = Texts(encoder, {"en": some.texts("en")}, "head", "demo", 0, "en", True), len(some)
+        corpus = corpus_of("demo", encoder.languages, "en")
+        by_dimension = reference(encoder, corpus, "dimension", "en", inside=min(read.among, 2))
         rows = read.rows(0)
-        random, spread = np.array([read.reference.added[key] for key in rows["key"]]).T
+        names = {
+            "dimension": [f"dimension {j}" for j in range(read.width)],
+            "head": names_of_parts(rows),
+        }
+        known = {
+            "dimension": [by_dimension.added[key] for key in dimension_keys(read.width)],
+            "head": [read.reference.added[key] for key in rows["key"]],
+        }
         for i in range(n):
-            added, on = read.added(i, i + n), read.joint_set(i, i + n).numpy()
-            surprise = (added - random) / np.where(spread > 0, spread, np.inf)
-            found["contribution"].append(added)
-            found["surprise"].append(surprise * on if by == "dimension" else surprise)
-    return names_of_parts(rows), {name: np.stack(values) for name, values in found.items()}
+            x, y, U = read.vector(i), read.vector(i + n), read.joint_set(i, i + n)
+            added = {"dimension": by_dimensions(x, y, U).numpy(), "head": read.added(i, i + n)}
+            for by, values in added.items():
+                random, spread = np.array(known[by]).T
+                surprise = (values - random) / np.where(spread > 0, spread, np.inf)
+                found[by]["contribution"].append(values)
+                found[by]["surprise"].append(surprise * U.numpy() if by != "head" else surprise)
+    return {
+        by: (names[by], {order: np.stack(values) for order, values in of.items()})
+        for by, of in found.items()
+    }
 
 
 def main() -> None:
@@ -62,8 +83,7 @@ def main() -> None:
     data, rows = dl.load_data(args.data), []
     order = np.random.default_rng(args.seed).permutation(len(data))
     pairs = data.select(sorted(order[: args.pairs].tolist()))
-    for by in ("dimension", "head"):
-        names, found = ranked(encoder, pairs, by)
+    for by, (names, found) in ranked(encoder, pairs).items():
         for order, values in found.items():
             first_three = np.argsort(-np.abs(values), axis=1, kind="stable")[:, :3]
             counts = np.bincount(first_three[:, 0], minlength=len(names))

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from dysem_lab.consensus import consensus_set, resolve_k
 from dysem_lab.data.sts import STSData
+from dysem_lab.display import amount
 from dysem_lab.errors import InputError
 from dysem_lab.evaluate import holm, paired_difference, score
 from dysem_lab.inputs import at_least, names_of
@@ -109,12 +110,17 @@ def audit(
         words is `dysem_lab.questions.verdict.verdict`.
 
     Raises:
-        InputError: Several tasks, a name that the study does not have, k out of range, no draws,
-            fewer than two other texts to fit on, or random weights of another shape or data.
+        InputError: Several tasks, fewer than 3 pairs, no language or one that the study does not
+            have, k out of range, no draws, fewer than two other texts to fit on, or random weights of another shape or data.
         MissingTranslationError: The given paraphrases lack one of a text.
     """
     at_least(n_rotations, 1, "n_rotations")
     task, codes = only_task(study), names_of(languages, "language")
+    if not codes or len(study.data[task]) < 3:
+        raise InputError(
+            "an audit compares scores of 3 pairs or more, of a consensus over one language or "
+            f"more; got {amount(len(study.data[task]), 'pair')} and languages {codes}"
+        )
     prompts = [template for template in study.templates if template != "none"][: len(codes)]
     if not prompts:
         raise InputError("the study has no prompt, only 'none'; give it templates='prompteol'")

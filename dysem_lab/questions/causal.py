@@ -213,7 +213,8 @@ def _checked(
     if not len(layers) or not len(ks):
         raise InputError(f"give at least one block and one k, got {layers!r} and {ks!r}")
     least = max(6, 4 * n_seeds)
-    if (n := len(study.data[only_task(study)])) < least:
+    task = only_task(study)
+    if (n := len(study.data[task])) < least:
         raise InputError(
             f"{n} pairs cannot be dealt to {n_seeds} seeds, in halves that choose and report; give "
             f"{least} or more"

@@ -126,7 +126,8 @@ def concept(
     names = [one_of(name, COMPONENTS, "component") for name in names_of(components, "component")]
     n_random, n_sets = at_least(n_random, 2, "n_random"), at_least(n_sets, 1, "n_sets")
     n_examples = at_least(n_examples, 0, "n_examples")
-    n_pairs = len(study.data[only_task(study)])
+    task = only_task(study)
+    n_pairs = len(study.data[task])
     if n_pairs < 6 or len(study.languages) < 2 or not names:
         raise InputError(
             "a concept is asked of a component, of 6 pairs or more in 2 languages or more; got "

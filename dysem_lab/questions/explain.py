@@ -164,7 +164,7 @@ def explain(
             has), renderings that contradict each other or in a
             language that the encoder does not read, a corpus of one text, of these texts alone
             or without a language, no similarity, because U is empty or a
-            vector is zero on it, more pairs of parts than 2²⁰, or directions of another width or
+            vector is zero on it or not finite, more pairs of parts than 2²⁰, or directions of another width or
             that `Directions` refuses.
         ModelError: The parts do not add up in this architecture, or the forward pass is not the
             model's own, as with hooks that are left on it.

@@ -119,7 +119,8 @@ def faithfulness(
         Sundararajan et al. (arXiv 1703.01365); integrated Jacobians, Moeller et al.
         (arXiv 2310.05703); rollout, Abnar and Zuidema (arXiv 2005.00928).
     """
-    data = study.data[only_task(study)]
+    task = only_task(study)
+    data = study.data[task]
     n, n_random = len(data), at_least(n_random, 2, "n_random")
     if centre is None:
         raise InputError("what is removed is replaced by a corpus mean; give centre a corpus")

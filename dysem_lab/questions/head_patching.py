@@ -96,7 +96,8 @@ def head_patching(
     Source: Syed et al., Attribution Patching Outperforms Automated Circuit Discovery
         (arXiv 2310.10348); mean ablation, Wang et al. (arXiv 2211.00593).
     """
-    data = study.data[only_task(study)]
+    task = only_task(study)
+    data = study.data[task]
     if centre is None:
         raise InputError("a head is replaced by a corpus mean; give centre a corpus")
     prepare(study.needs(()), runs_the_model=True)

@@ -53,7 +53,8 @@ def corpus_of(given: object, languages: Sequence[str], language: str) -> FitText
     Raises:
         InputError: As there, or a language that the corpus does not have.
     """
-    found = fit_texts(_demo() if given == "demo" else given, languages, language)
+    demo = isinstance(given, str) and given == "demo"  # an array has no one answer to ==
+    found = fit_texts(_demo() if demo else given, languages, language)
     if lacking := [code for code in (language, *languages) if code not in found.renderings]:
         raise InputError(
             f"the reference corpus ({found.name}) has no {', '.join(lacking)}; give one that has, "

@@ -44,8 +44,12 @@ def only_task(study: Study) -> str:
     """Return the name of a study's one task.
 
     Raises:
-        InputError: It has none, or several.
+        InputError: It is no study, or has no task or several.
     """
+    if not isinstance(study, Study):
+        raise InputError(
+            f"study must be a model with its pairs, dl.Study(model, data), got {study!r:.80}"
+        )
     if len(study.data) != 1:
         names = ", ".join(study.data) or "none"
         raise InputError(f"this question is about one task, but the study has {names}; give one")

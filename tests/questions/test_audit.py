@@ -434,6 +434,7 @@ def test_what_has_no_answer_is_refused(study, tiny_folder):
     for options, said in (
         ({"fit": data.head(36)}, "72 of the 72 texts of demo are scored, which leaves 0 to fit on"),
         ({"n_rotations": 0}, "n_rotations must be a whole number of at least 1"),
+        ({"languages": []}, r"over one language or more; got 36 pairs and languages \[\]"),
         ({"k": 0}, "k must be"),
         ({"languages": ["en", "de"]}, "unknown language 'de'"),
         ({"random_weights": other}, r"must have the model's \(L, d\) \(3, 32\), got \(2, 32\)"),
@@ -441,6 +442,16 @@ def test_what_has_no_answer_is_refused(study, tiny_folder):
     ):
         with pytest.raises(InputError, match=said):
             dl.audit(study, **{"languages": LANGUAGES, "n_rotations": 1, **options})
+    for n, said in ((1, "1 pair and"), (2, "2 pairs and")):
+        few = dl.Study(study.lens, data.head(n), languages=LANGUAGES, store=study.store)
+        with pytest.raises(InputError, match=f"of 3 pairs or more, .*got {said}"):
+            dl.audit(few, LANGUAGES)
+    for question in (dl.audit, dl.heads, dl.residuals, dl.set_ablation):
+        with pytest.raises(InputError, match=r"study must be a model with its pairs, .*got None"):
+            question(None, LANGUAGES, *[[1]] * (question is dl.set_ablation))
+    for question in (dl.concept, dl.faithfulness, dl.head_patching):
+        with pytest.raises(InputError, match=r"dl\.Study\(model, data\), got 'demo'"):
+            question("demo")
     bare = dl.Study(study.lens, data.head(6), templates="none", store=study.store)
     with pytest.raises(InputError, match="the study has no prompt"):
         dl.audit(bare, ["en"])

@@ -496,6 +496,7 @@ def test_what_has_no_answer_is_refused(tiny_lens):
         ("nothing", "no folder nothing; give 'demo'"),
         ({"en": ["one", ""]}, "empty"),
         (7, "must be a list of strings, got int"),
+        (np.zeros((2, 32)), r"must be a list of strings, got ndarray of shape \(2, 32\)"),
     ):
         with pytest.raises(dl.DysemLabError, match=said):
             explain(encoder, X, Y, "head", None, centre, progress=False)
