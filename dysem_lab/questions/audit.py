@@ -111,7 +111,8 @@ def audit(
 
     Raises:
         InputError: Several tasks, fewer than 3 pairs, no language or one that the study does not
-            have, k out of range, no draws, fewer than two other texts to fit on, or random weights of another shape or data.
+            have, k out of range, no draws, fewer than two other texts to fit on, or random weights
+            of another shape or data.
         MissingTranslationError: The given paraphrases lack one of a text.
     """
     at_least(n_rotations, 1, "n_rotations")

@@ -163,9 +163,9 @@ def explain(
         InputError: A text that is empty, a split that the vector does not have (with those that it
             has), renderings that contradict each other or in a
             language that the encoder does not read, a corpus of one text, of these texts alone
-            or without a language, no similarity, because U is empty or a
-            vector is zero on it or not finite, more pairs of parts than 2²⁰, or directions of another width or
-            that `Directions` refuses.
+            or without a language, no similarity, because U is empty or a vector is zero on it or
+            not finite, more pairs of parts than 2²⁰, or directions of another width or that
+            `Directions` refuses.
         ModelError: The parts do not add up in this architecture, or the forward pass is not the
             model's own, as with hooks that are left on it.
         MissingTranslationError: A rendering that is neither given nor to be had.
