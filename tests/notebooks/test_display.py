@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import dysem_lab as dl
-from dysem_lab.display import card
+from dysem_lab.display import amount, card
+from dysem_lab.questions.names import said
 
 
 class Cells(HTMLParser):
@@ -90,3 +91,12 @@ def test_configurations_and_data_show_their_settings(tiny_lens, tmp_path):
     assert rows["passes per text"] == "2"
     assert rows["blocks per text"] == "5"
     assert Cells(demo._repr_html_()).rows["languages"] == "en / ar"
+
+
+def test_one_thing_is_one_in_words():
+    said_of = {0: "0 pairs", 1: "1 pair", 1.2: "1 pair", 2: "2 pairs", 1379: "1,379 pairs"}
+    assert {n: amount(n, "pair") for n in said_of} == said_of
+    assert [amount(n, "forward pass") for n in (1, 2)] == ["1 forward pass", "2 forward passes"]
+    assert [said("n_sets", n) for n in (1, 2)] == ["1 random set a text", "2 random sets a text"]
+    assert said("n_heads", [1]) == "1 head taken out"
+    assert said("n_heads", [1, 2]) == "1/2 heads taken out"
