@@ -7,6 +7,7 @@ import typer
 from rich.markup import escape
 
 from dysem_lab.cli.audit import audit
+from dysem_lab.cli.capture import capture
 from dysem_lab.cli.compare import similarity
 from dysem_lab.cli.export import export_explorer
 from dysem_lab.cli.index_upkeep import index
@@ -34,6 +35,7 @@ for command, example in (
         "  dysem-lab evaluate --methods all --tasks all --data hub --sample 200 --format latex",
     ),
     (audit, "dysem-lab audit --model gemma-3-270m --data stsb --sample 400"),
+    (capture, "dysem-lab capture my-shards 's3://bucket/texts/*.parquet' --engine ray"),
     (models, "dysem-lab models --json"),
     (store, "dysem-lab store --prune-model gemma-3-270m --prune-layers each"),
     (doctor, "dysem-lab doctor"),

@@ -1,7 +1,7 @@
 """`dysem-lab index`: a corpus on disk, searched exactly."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -60,7 +60,16 @@ index = typer.Typer(
 @index.command(epilog="Example:  dysem-lab index build my-index corpus.txt --languages en,es,fr")
 def build(
     folder: Folder,
-    texts: Texts,
+    texts: Annotated[
+        Path | None,
+        typer.Argument(help="A .txt file with a text per line, or a CSV, TSV, JSONL, parquet."),
+    ] = None,
+    shards: Annotated[
+        str,
+        typer.Option(
+            help="A folder that `dysem-lab capture` wrote, instead of texts: no pass of the model."
+        ),
+    ] = "",
     column: Column = "",
     ids: Ids = "",
     model: Model = "gemma-3-270m",
@@ -101,8 +110,14 @@ def build(
     codes = codes_of(languages)
     check_settings(codes or ["en"], component, template, setting, vector)
     check_translator(translator)
-    given, names = _read(texts, column, ids)
+    if (texts is None) == (not shards):
+        raise InputError("give either a file of texts or --shards")
+    given, names = _read(texts, column, ids) if texts else ([], [])
     made_by, usual = translator_named(table, translator)
+    if shards:
+        from dysem_lab.cluster.shards import captured
+
+        usual = captured(shards)["languages"]
     codes = codes or usual
 
     from dysem_lab.encoders.dysem import DySem
@@ -125,7 +140,10 @@ def build(
             )
     else:
         there = SemanticIndex.create(folder, encoder.width, dtype=stored, encoder=encoder)
-    _add(there, encoder, given, names, language, as_json)
+    if shards:
+        _add_shards(there, encoder, shards, language, as_json)
+    else:
+        _add(there, encoder, given, names, language, as_json)
 
 
 @index.command(epilog="Example:  dysem-lab index add my-index more.csv --column sentence")
@@ -305,16 +323,10 @@ def _add(
     """Encode and add the texts that are not there yet, and say so."""
     from dysem_lab.retrieval.effect import ranking_kept
 
-    known = set(there.ids).intersection(ids)
-    same = dict(zip(sorted(known), there.texts(sorted(known)), strict=True))
-    new = [(name, text) for name, text in zip(ids, texts, strict=True) if name not in known]
-    other = [name for name, text in zip(ids, texts, strict=True) if same.get(name, text) != text]
-    if other:
-        raise InputError(
-            f"{there.path} has another text as {other[0]!r}; delete it first, or name other --ids"
-        )
-    names, added = [name for name, _ in new], [text for _, text in new]
-    facts: dict[str, Any] = {"index": there.path, "added": len(new), "there already": len(known)}
+    new = _new(there, set(there.ids), ids, texts)
+    names, added = [ids[i] for i in new], [texts[i] for i in new]
+    there_already = len(ids) - len(new)
+    facts: dict[str, Any] = {"index": there.path, "added": len(new), "there already": there_already}
     for rows, vectors in encoded(encoder, added, language, as_json):
         there.add(names[rows], vectors, added[rows])
         if there.dtype != "float32" and rows.start == 0 and len(vectors) > 10:
@@ -322,6 +334,39 @@ def _add(
             facts[f"10 nearest kept by {there.dtype} (of {len(vectors)} texts)"] = round(kept, 4)
     facts |= {"texts": len(there), "megabytes": there.n_bytes / 1e6}
     say(facts, as_json)
+
+
+def _add_shards(
+    there: "SemanticIndex", encoder: "Encoder", shards: str, language: str, as_json: bool
+) -> None:
+    """Add the texts of captured shards that are not there yet, and say so."""
+    from dysem_lab.cluster.shards import encoded_shards
+    from dysem_lab.encoders.base import LensEncoder
+
+    if not isinstance(encoder, LensEncoder):
+        raise InputError(f"{encoder.name} reads no model of the kind that shards are of")
+    known, n_new, n = set(there.ids), 0, 0
+    for rows, vectors in encoded_shards(shards, encoder, language):
+        texts = rows.texts[language]
+        new = _new(there, known, rows.ids, texts)
+        there.add([rows.ids[i] for i in new], vectors[new], [texts[i] for i in new])
+        n_new, n = n_new + len(new), n + len(rows.ids)
+    facts = {"index": there.path, "added": n_new, "there already": n - n_new}
+    say({**facts, "texts": len(there), "megabytes": there.n_bytes / 1e6}, as_json)
+
+
+def _new(
+    there: "SemanticIndex", known: Collection[Any], ids: Sequence[str], texts: Sequence[str]
+) -> list[int]:
+    """Return the positions of texts that an index does not have; `known` are its ids."""
+    here = sorted({name for name in ids if name in known})
+    same = dict(zip(here, there.texts(here), strict=True))
+    other = [name for name, text in zip(ids, texts, strict=True) if same.get(name, text) != text]
+    if other:
+        raise InputError(
+            f"{there.path} has another text as {other[0]!r}; delete it first, or name other --ids"
+        )
+    return [i for i, name in enumerate(ids) if name not in same]
 
 
 def say(facts: dict[str, Any], as_json: bool) -> None:

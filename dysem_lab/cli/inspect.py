@@ -68,6 +68,9 @@ def store(
     prune_unknown: Annotated[
         bool, typer.Option("--prune-unknown", help="Remove what is of models it does not know.")
     ] = False,
+    load: Annotated[
+        str, typer.Option(help="Take in the vectors of a folder that `dysem-lab capture` wrote.")
+    ] = "",
     check: Annotated[
         bool, typer.Option("--check", help="Read every row and count the damaged ones.")
     ] = False,
@@ -76,13 +79,17 @@ def store(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Say what the vector store holds, prune it, and check it."""
+    """Say what the vector store holds, load shards into it, prune it, and check it."""
     from dysem_lab.models.store import VectorStore
 
     if file is not None and not file.is_file():
         raise InputError(f"no file {file}; --file takes a store that a capture has made")
     kept = VectorStore(file)
     report: dict[str, object] = {"path": kept.path}
+    if load:
+        from dysem_lab.cluster.shards import store_shards
+
+        report["prompts_loaded"] = store_shards(load, kept)
     named = {"model": prune_model, "component": prune_component, "layers": prune_layers}
     pruned = [named] if any(value is not None for value in named.values()) else []
     if prune_unknown:

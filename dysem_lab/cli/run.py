@@ -17,8 +17,9 @@ from rich.progress import (
 )
 
 from dysem_lab import paths
-from dysem_lab.cli.terminal import Json, Pairs, err, out, print_json, print_table
+from dysem_lab.cli.terminal import Engine, Json, Pairs, Workers, err, out, print_json, print_table
 from dysem_lab.errors import InputError
+from dysem_lab.inputs import one_of
 
 if TYPE_CHECKING:
     from dysem_lab.batch.jobs import Job
@@ -49,10 +50,13 @@ def figures(
         Path | None,
         typer.Option("--from", help="A figure's .json: make it again, with all its parameters."),
     ] = None,
+    engine: Engine = "local",
+    workers: Workers = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run.")] = False,
     as_json: Json = False,
 ) -> None:
     """Run the figure notebooks and write PNG, HTML, CSV and JSON; skip what is up to date."""
+    one_of(engine, ("local", "ray"), "engine")
     from dysem_lab.batch import run as batch
     from dysem_lab.batch.jobs import again, plan
     from dysem_lab.questions.saving import NO_BROWSER, find_browser
@@ -102,7 +106,12 @@ def figures(
 
     try:
         with bar:
-            outcomes = batch.run_batch(planned, jobs, report, progress)
+            if engine == "ray":
+                from dysem_lab.batch.spread import run_spread
+
+                outcomes = run_spread(planned, jobs, report, workers)
+            else:
+                outcomes = batch.run_batch(planned, jobs, report, progress)
     except KeyboardInterrupt:
         err.print("interrupted; finished figures are kept, the same command makes the rest")
         raise typer.Exit(130) from None

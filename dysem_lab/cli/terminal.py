@@ -44,6 +44,13 @@ Task = Annotated[str, typer.Option(help="STS12 … STS16, STSB, SICKR or another
 Split = Annotated[str, typer.Option(help="test or dev.")]
 Pairs = Annotated[int | None, typer.Option(min=1, help="First pairs only.")]
 Sample = Annotated[int | None, typer.Option(min=1, help="Random sample of so many.")]
+Engine = Annotated[str, typer.Option(help="local, or ray: the workers of a Ray cluster.")]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Of --engine ray.", show_default="one for each GPU, or for each machine"
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 
 

@@ -18,6 +18,7 @@ from dysem_lab.translation.apertium import can_translate
 SAID = EMBEDDED["gemma-3-270m"].weights(resolve_device()[1])  # of both, which are 4-bit
 COMMANDS = (
     "figures",
+    "capture",
     "similarity",
     "evaluate",
     "audit",

@@ -1,0 +1,210 @@
+"""A capture of any number of texts into shards, by one process or by the workers of a Ray cluster.
+
+The list of shards is fixed by the input, and a shard that exists is done: whoever is killed, the
+same call makes what is missing. Ray restarts lost workers and gives them their shard again.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import xxhash
+
+from dysem_lab.cluster import texts
+from dysem_lab.cluster.pool import connected, errors_of, hired, pooled
+from dysem_lab.cluster.shards import (
+    Manifest,
+    n_shards,
+    read_shard,
+    remove_parts,
+    write_manifest,
+    write_shard,
+)
+from dysem_lab.cluster.texts import Rows
+from dysem_lab.errors import DataError, ModelError
+from dysem_lab.inputs import at_least, one_of
+from dysem_lab.models.capture import capture
+from dysem_lab.models.lens import LensModel
+from dysem_lab.models.loading import load_model
+from dysem_lab.models.names import check_name, local_path
+from dysem_lab.models.passes import MAX_TOKENS
+from dysem_lab.models.places import Blocks, places
+from dysem_lab.models.record import row_shape
+from dysem_lab.prompts import template_parts, wrap
+
+ENGINES = ("local", "ray")
+
+Report = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is captured, of which texts, into which folder.
+
+    Attributes:
+        texts: A file or a pattern of files, parquet or JSON lines, at any fsspec address.
+        columns: Language → column of its texts.
+        folder: An fsspec address that all workers write to.
+        ids: Column of the ids; "" is the file's name and the row.
+        model: As for `dysem_lab.load_model`, by every worker.
+        dtype: Likewise.
+        components: As for `dysem_lab.capture`.
+        layers: Likewise.
+        template: As for `dysem_lab.prompts.wrap`.
+        setting: Likewise.
+        rows: Texts of a shard: what a lost worker does again, and what is in memory.
+    """
+
+    texts: str
+    columns: dict[str, str]
+    folder: str
+    ids: str = ""
+    model: str = "gemma-3-270m"
+    dtype: str = "auto"
+    components: tuple[str, ...] = ("attn",)
+    layers: Blocks = "sum"
+    template: str = "prompteol"
+    setting: str = "language-specific"
+    rows: int = 4096
+
+    def checked(self) -> "Request":
+        """Return the request with addresses that every process understands.
+
+        Raises:
+            InputError: A name that does not exist, no rows, or an address that cannot be reached.
+            ModelError: As for `dysem_lab.models.names.check_name`.
+        """
+        places(self.components, self.layers)
+        at_least(self.rows, 1, "rows")
+        for code in self.columns:
+            template_parts(self.template, self.setting, code)
+        check_name(self.model)
+        path = local_path(self.model)
+        return dataclasses.replace(
+            self,
+            texts=texts.absolute(self.texts),
+            folder=texts.absolute(self.folder),
+            model=str(path.resolve()) if path else self.model,
+        )
+
+    def read(self) -> Iterator[Rows]:
+        """Yield the rows of one shard after the other."""
+        return texts.rows(self.texts, self.columns, self.ids, self.rows)
+
+
+class Worker:
+    """What makes shards: it holds the model, which is loaded on first use."""
+
+    def __init__(self, request: Request) -> None:
+        """Take the request, so that a worker that is made again knows it."""
+        self.request = request
+
+    @cached_property
+    def lens(self) -> LensModel:
+        """The model."""
+        return load_model(self.request.model, dtype=self.request.dtype)
+
+    def manifest(self) -> Manifest:
+        """Return what the shards are of, but for the texts."""
+        from dysem_lab import __version__
+
+        request, shapes = self.request, {}
+        for place in places(request.components, request.layers):
+            place.check(self.lens.n_layers)
+            shapes[str(place)] = list(row_shape(self.lens, place))
+        self.lens.check_own_pass()
+        return {
+            "model": dataclasses.asdict(self.lens.facts),
+            "shapes": shapes,
+            "template": request.template,
+            "setting": request.setting,
+            "languages": list(request.columns),
+            "max_tokens": MAX_TOKENS,
+            "rows": request.rows,
+            "made_by": f"dysem-lab {__version__}",
+        }
+
+    def make(self, manifest: Manifest, number: int, rows: Rows) -> str:
+        """Make a shard unless it is there, whole; return "made", "there", or what was damaged."""
+        outcome = "made"
+        try:
+            read_shard(self.request.folder, manifest, number)
+            return "there"
+        except FileNotFoundError:
+            pass
+        except DataError as error:
+            outcome = str(error)
+        request, vectors = self.request, {}
+        for code, column in rows.texts.items():
+            prompts = wrap(column, request.template, request.setting, code)
+            read = capture(self.lens, prompts, request.components, request.layers, progress=False)
+            for place in places(request.components, request.layers):
+                vectors[code, str(place)] = read[place.component]
+        write_shard(request.folder, manifest, number, rows, vectors)
+        return outcome
+
+
+Task = tuple[Manifest, int, Rows]
+Crew = tuple[list[Manifest], Callable[[Iterable[Task]], Iterator[str]]]
+
+
+def capture_shards(
+    request: Request,
+    engine: str = "local",
+    n_workers: int | None = None,
+    report: Report | None = None,
+) -> Manifest:
+    """Make the shards of a capture that are not there yet, and return what they are of.
+
+    All texts are read once before the model is: a row without words ends the job before it begins.
+
+    Args:
+        request: What is captured.
+        engine: "local" is this process; "ray" the cluster that ``RAY_ADDRESS`` names or that runs
+            on this machine, else one of this machine's cores.
+        n_workers: Of Ray; None is one for each GPU or, where there is none, for each machine.
+        report: Called with the shards done, all shards, and what `Worker.make` returned.
+
+    Raises:
+        InputError: As for `Request.checked` and `texts.rows`; or the folder has shards of another
+            model, prompt, place, input or version, which are named.
+        DataError: As for `texts.rows`, or the folder cannot be written to.
+        ModelError: As for `dysem_lab.load_model` and `dysem_lab.capture`; Ray is not installed; a
+            worker was lost whenever it made a certain shard.
+    """
+    one_of(engine, ENGINES, "engine")
+    request = request.checked()
+    crew = partial(_on_ray, connected(), n_workers) if engine == "ray" else _here
+    n_texts, digest = 0, xxhash.xxh3_64()
+    for rows in request.read():
+        n_texts += len(rows.ids)
+        digest.update(rows.digest.encode())
+    if not n_texts:
+        raise DataError(f"{request.texts} has no rows; give it texts")
+    (manifest, *others), made = crew(request)
+    if any(other["model"]["fingerprint"] != manifest["model"]["fingerprint"] for other in others):
+        raise ModelError(f"workers have different files as {request.model!r}; give all the same")
+    manifest |= {"texts": request.texts, "n_texts": n_texts, "digest": digest.hexdigest()}
+    write_manifest(request.folder, manifest)
+    tasks = ((manifest, number, rows) for number, rows in enumerate(request.read()))
+    for done, outcome in enumerate(made(tasks), 1):
+        if report is not None:
+            report(done, n_shards(manifest), outcome)
+    remove_parts(request.folder)
+    return manifest
+
+
+def _here(request: Request) -> Crew:
+    """Return a crew of one, in this process."""
+    worker = Worker(request)
+    return [worker.manifest()], lambda tasks: (worker.make(*task) for task in tasks)
+
+
+def _on_ray(ray: Any, n_workers: int | None, request: Request) -> Crew:
+    """Return a crew of actors, each with a model."""
+    workers = hired(ray, n_workers, Worker, request)
+    with errors_of(ray):
+        manifests = ray.get([worker.manifest.remote() for worker in workers])
+    return manifests, partial(pooled, ray, workers)
