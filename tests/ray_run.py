@@ -48,6 +48,20 @@ class Broken:
         raise DataError(how)
 
 
+def started():
+    """Start Ray; return why it did not, as on a machine so busy that it gives up after 30 s."""
+    import ray
+
+    for _ in range(3):
+        try:
+            ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+            return ""
+        except Exception as error:
+            failure = str(error)
+            ray.shutdown()
+    return failure
+
+
 def error_of(call):
     """Return the kind and the words of the error that a call ends in."""
     try:
@@ -59,14 +73,12 @@ def error_of(call):
 
 def main(request, figures):
     """Return what became of each job."""
+    if failure := started():
+        return {"not started": failure}
     import ray
 
-    try:
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
-    except Exception as error:  # on a machine that is so busy that it gives up after 30 s
-        return {"not started": str(error)}
     said = []
-    capture.Worker = KilledOnce
+    capture.hired = lambda ray, n, kind, *given: pool.hired(ray, n, KilledOnce, *given)
     asked = capture.Request(**request)
     capture.capture_shards(asked, "ray", 2, lambda *how: said.append(how))
     pool.TRIES = 1

@@ -19,12 +19,18 @@ def connected() -> Any:
     """Return Ray, connected to a cluster.
 
     Raises:
-        ModelError: Ray is not installed.
+        ModelError: Ray is not installed, or cannot be started.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent unless asked for
     ray = optional_package("ray", "cluster", "--engine ray")
     if not ray.is_initialized():
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level="error")
+        try:
+            ray.init(include_dashboard=False, log_to_driver=False, logging_level="error")
+        except Exception as error:  # of its parts, each of its own kind
+            raise ModelError(
+                f"Ray could not be started, nor a cluster joined ({error}); `ray status` says what "
+                "runs here, and RAY_ADDRESS names another"
+            ) from error
     return ray
 
 
