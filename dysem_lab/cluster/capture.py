@@ -17,6 +17,7 @@ from dysem_lab.cluster.pool import connected, errors_of, hired, pooled
 from dysem_lab.cluster.shards import (
     Manifest,
     n_shards,
+    other_capture,
     read_shard,
     remove_parts,
     write_manifest,
@@ -172,7 +173,7 @@ def capture_shards(
             model, prompt, place, input or version, which are named.
         DataError: As for `texts.rows`, or the folder cannot be written to.
         ModelError: As for `dysem_lab.load_model` and `dysem_lab.capture`; Ray is not installed; a
-            worker was lost whenever it made a certain shard.
+            worker was lost whenever it made a certain shard; workers' models differ.
     """
     one_of(engine, ENGINES, "engine")
     request = request.checked()
@@ -184,8 +185,11 @@ def capture_shards(
     if not n_texts:
         raise DataError(f"{request.texts} has no rows; give it texts")
     (manifest, *others), made = crew(request)
-    if any(other["model"]["fingerprint"] != manifest["model"]["fingerprint"] for other in others):
-        raise ModelError(f"workers have different files as {request.model!r}; give all the same")
+    if differs := next(filter(None, (other_capture(other, manifest) for other in others)), ""):
+        raise ModelError(
+            f"workers do not have the same {request.model!r} ({differs}); give all machines the "
+            "same files and version, and name the --dtype"
+        )
     manifest |= {"texts": request.texts, "n_texts": n_texts, "digest": digest.hexdigest()}
     write_manifest(request.folder, manifest)
     tasks = ((manifest, number, rows) for number, rows in enumerate(request.read()))

@@ -62,6 +62,7 @@ def read_manifest(folder: str) -> Manifest | None:
     files, path = file_system(folder)
     try:
         manifest = json.loads(files.cat_file(f"{path}/{MANIFEST}"))
+        _identity(manifest)
         return {**manifest, "rows": int(manifest["rows"]), "n_texts": int(manifest["n_texts"])}
     except FileNotFoundError:
         return None

@@ -5,6 +5,7 @@ import functools
 import json
 import os
 import signal
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +17,7 @@ import dysem_lab as dl
 from dysem_lab.cluster import capture as sharded
 from dysem_lab.cluster.shards import encoded_shards, name_of, shards, store_shards
 from dysem_lab.cluster.texts import languages_of, rows
-from dysem_lab.errors import DataError, DysemLabError, InputError
+from dysem_lab.errors import DataError, DysemLabError, InputError, ModelError
 from dysem_lab.models.capture import missing_rows
 from dysem_lab.models.places import Place
 from dysem_lab.models.store import prompt_key
@@ -217,6 +218,9 @@ def test_a_folder_of_another_capture_is_refused_by_what_differs(
         sharded.capture_shards(request)
     monkeypatch.undo()
     monkeypatch.setattr(sharded, "load_model", loaded)
+    (tmp_path / "shards" / "capture.json").write_text('{"rows": 4, "n_texts": 11}')
+    with pytest.raises(DataError, match=r"capture\.json is damaged .*move it away"):
+        sharded.capture_shards(request)
     # One that lost its manifest: its shards still say what they are of.
     (tmp_path / "shards" / "capture.json").unlink()
     with pytest.raises(InputError, match=f"{name_of(0)} is of another capture .*setting"):
@@ -371,7 +375,21 @@ def _store(folder):
     return path
 
 
+def test_workers_that_would_make_different_vectors_are_refused(request_for, monkeypatch):
+    def mixed(request):
+        (manifest,), _ = sharded_here(request)
+        half = {**manifest, "model": {**manifest["model"], "dtype": "bfloat16"}}
+        return [manifest, manifest, half], None
+
+    sharded_here = sharded._here
+    monkeypatch.setattr(sharded, "_here", mixed)
+    with pytest.raises(
+        ModelError, match=r"same .*dtype 'bfloat16', not 'float32'.*name the --dtype"
+    ):
+        sharded.capture_shards(request_for())
+
+
 def test_without_ray_the_error_names_the_extra(request_for, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "ray", None)
-    with pytest.raises(dl.errors.ModelError, match=r"pip install 'dysem-lab\[cluster\]'"):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ModelError, match=r"pip install 'dysem-lab\[cluster\]'"):
         sharded.capture_shards(request_for(), "ray")
