@@ -12,10 +12,10 @@ import argparse
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest
 
 import dysem_lab as dl
 from dysem_lab.attribution import by_dimension as by_dimensions
+from dysem_lab.evaluate import wilson_interval
 from dysem_lab.questions.explain import Texts
 from dysem_lab.questions.explain_picture import names_of_parts
 from dysem_lab.questions.reference import corpus_of, dimension_keys, reference
@@ -88,9 +88,9 @@ def main() -> None:
             first_three = np.argsort(-np.abs(values), axis=1, kind="stable")[:, :3]
             counts = np.bincount(first_three[:, 0], minlength=len(names))
             most, n = int(counts.argmax()), len(values)
-            interval = binomtest(int(counts[most]), n).proportion_ci(0.95, "wilson")
+            low, high = wilson_interval(int(counts[most]), n)
             row = {"by": by, "order": order, "first": names[most], "share": counts[most] / n}
-            row |= {"low": interval.low, "high": interval.high}
+            row |= {"low": low, "high": high}
             row |= {"in first 3": (first_three == most).any(1).mean(), "differ": (counts > 0).sum()}
             bound = BOUNDS.get((by, order))
             row["bound"] = "" if bound is None else f"{bound:.0%}"
