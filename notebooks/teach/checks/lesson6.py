@@ -208,6 +208,21 @@ def _next_token(
     return seen["unembed.hook_out"][:, -1].float().softmax(-1).cpu()
 
 
+def _unembedded(
+    lens: LensModel, prompt: str, stream: Float[Tensor, "L d"], point: str
+) -> Float[Tensor, "L n_tokens"]:
+    """Return the logits where a hook point sees the stream of each block at the last token."""
+
+    def put_in(tensor: Tensor, hook: object) -> Tensor:
+        edited = tensor.clone()
+        edited[:, -1] = stream.to(tensor)
+        return edited
+
+    prompts = [prompt] * len(stream)
+    seen, _ = record(lens, prompts, ["unembed.hook_out"], hooks=[(point, put_in)])
+    return seen["unembed.hook_out"][:, -1].float().cpu()
+
+
 @LESSON.exercise(
     1,
     "The logit lens",
@@ -221,7 +236,6 @@ def _next_token(
 )
 def logit_lens(read_out: Callable[[LensModel, Tensor], Tensor], lens: LensModel) -> str:
     """Test a function from the stream of every block to the next token's probabilities."""
-    bridge = lens.bridge
     for prompt in PROMPTS:
         own = _next_token(lens, [prompt])[0]
         stream = forward(lens, prompt)[:, -1]
@@ -237,8 +251,8 @@ def logit_lens(read_out: Callable[[LensModel, Tensor], Tensor], lens: LensModel)
                     "stream, not only the last.",
                 },
             ).cpu()
-            raw = bridge.unembed(stream[None].to(lens.device))[0].float().cpu()
-            normed = bridge.unembed(bridge.ln_final(stream[None].to(lens.device)))[0].float().cpu()
+        raw = _unembedded(lens, prompt, stream, "unembed.hook_in")
+        normed = _unembedded(lens, prompt, stream, f"blocks.{lens.n_layers - 1}.hook_out")
         require_close(
             found[-1],
             own,
