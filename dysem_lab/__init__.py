@@ -6,17 +6,18 @@ library. They are, in the order of the data flow:
 - texts and renderings: `load_data`, `load_transfer`, `STSData`, `LANGUAGES`, `ParallelTable`,
   `ApertiumTranslator`, `Seq2SeqTranslator`, `CachedTranslator`, `paraphrased`, `wrap`
 - a model and its vectors: `load_model`, `presets`, `LensModel`, `untrained`, `capture`,
-  `VectorStore`
+  `capture_pair`, `read_corpus`, `VectorStore`
 - verbs on a forward pass: `ablate`, `patch`, `contrast` (`Contrast`), `logit_lens`,
   `next_token_probabilities`
 - the mathematics: `consensus_set`, `joint_set`, `joint_cosine`, `pairwise_similarity`,
   `all_pairs_similarity`, `spearman`, `score`, `score_table`, `aggregate_score`,
-  `paired_difference`
+  `paired_difference`, `Directions`
 - systems: `DySem`, `ContrastivePrompting`, `PromptEncoder`, `MeanPooling`, `EmbedFilter`, `Echo`,
   `GenEOL`, `ValueAggregation`, `TokenPrepending`, `SentenceBERT`, `SimCSE`, `PromptBERT`,
   `LLM2Vec`, all by `named_systems`; what they give: `SemanticVectors`, `n_dims`; changed by what
   other texts have in common: `Transform`; for other libraries: `sentence_encoder`, `mteb_model`,
-  `mteb_scores`
+  `mteb_scores`; scored: `score_systems`, `published_leaderboard`, `transfer_scores`,
+  `compare_encoders`
 - a corpus on disk: `SemanticIndex`
 - questions of a `Study`, each a `Finding`: `decomposition`, `random_sets`, `components`,
   `languages`, `language_overlap`, `m_sweep`, `prompt_vector`, `k_sweep`, `templates`, `layers`,
@@ -24,12 +25,13 @@ library. They are, in the order of the data flow:
   `translators`, `contrast_gains`, `layer_alpha`, `output_layers`, `auxiliary_prompts`,
   `positions`, `cp_with_dysem`, `predictions`, `stream_change`, `cost`, `transfer`, `leaderboard`,
   `audit`, `set_ablation`, `set_interchange`, `heads`, `residuals`, `faithfulness`,
-  `head_patching`
+  `head_patching`, `concept`; `save_figure` writes any other figure as they are written
 - questions of a few texts: `explain`, `explain_difference`, `head_ablation`, `pair`,
   `pair_layer_curves`, `layer_curves`, `dimension`, `attention`, `contrast_effect`,
   `patch_effect`, `search`
 - explorers of these in a notebook: `explore_pair`, `explore_layers`, `explore_data_layers`,
-  `explore_dimensions`, `explore_attention`, `explore_contrast`, `explore_search`, `explore_patch`
+  `explore_dimensions`, `explore_attention`, `explore_contrast`, `explore_search`, `explore_patch`;
+  as pages that need nothing: `export_explorer`
 - errors: `DysemLabError`
 """
 
