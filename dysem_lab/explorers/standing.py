@@ -55,10 +55,8 @@ class Standing:
 
     def scale(self, encoder: Encoder, language: str = "en") -> tuple[Scale | None, Offer | None]:
         """Return the scale of an encoder, or an offer to make it; see `of`."""
-        store = self._store() if isinstance(encoder, LensEncoder) else None
-        if store is None:
+        if not isinstance(encoder, LensEncoder) or (store := self._store()) is None:
             return None, None
-        assert isinstance(encoder, LensEncoder)
         settings = {name: value for name, value in encoder.config.items() if name != "k"}
         key = (encoder.lens.fingerprint, language, repr(sorted(settings.items())))
         if key not in self._missing:
