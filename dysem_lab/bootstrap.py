@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from dysem_lab.errors import InputError
-from dysem_lab.inputs import at_least
+from dysem_lab.inputs import at_least, seed_of
 
 N_RESAMPLES = 1000
 LEVEL = 0.95
@@ -15,7 +15,7 @@ MOST_DRAWS = 2**28  # pairs in all resamples together, which are 2 GB
 
 def settings_of(n_resamples: int, seed: int) -> tuple[int, int]:
     """Return how often pairs are resampled and by which seed, once they are known to be numbers."""
-    return at_least(n_resamples, 1, "n_resamples"), at_least(seed, 0, "seed")
+    return at_least(n_resamples, 1, "n_resamples"), seed_of(seed)
 
 
 @lru_cache(maxsize=4)

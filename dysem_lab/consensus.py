@@ -1,14 +1,12 @@
 """Consensus sets: the dimensions of one text that are positive in every language (Eqs. 11–13)."""
 
-from numbers import Integral, Real
-
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from dysem_lab.errors import InputError
-from dysem_lab.inputs import array_of
+from dysem_lab.inputs import array_of, check_k
 
 WIDE = (torch.float32, torch.float64)  # what is computed in; everything narrower becomes float32
 
@@ -24,13 +22,8 @@ def resolve_k(k: int | float, d_model: int) -> int:
     Raises:
         InputError: k is neither.
     """
-    if isinstance(k, bool) or not isinstance(k, Real):
-        raise InputError(f"k must be an int or a float, got {k!r:.200}")
-    if isinstance(k, Integral) and k >= 1:
-        return min(int(k), d_model)
-    if not isinstance(k, Integral) and 0 < k <= 1:
-        return max(1, int(k * d_model + 0.5))
-    raise InputError(f"k must be an integer >= 1 or a fraction in (0, 1] of d={d_model}, got {k!r}")
+    k = check_k(k, d_model)
+    return min(k, d_model) if isinstance(k, int) else max(1, int(k * d_model + 0.5))
 
 
 def vectors_of(values: object, name: str) -> Tensor:

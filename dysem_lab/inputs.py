@@ -8,7 +8,7 @@ import operator
 import re
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping
-from numbers import Real
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from dysem_lab.errors import InputError, choices
 # Letters and symbols by their category in Unicode that nobody sees: fillers of Hangul and Braille.
 BLANK_LETTERS = "\u115f\u1160\u2800\u3164\uffa0"
 LETTER = re.compile(rf"[^\W_{BLANK_LETTERS}]")
+MOST_SEED = 2**32 - 1  # that every library takes
 UNSEEN = ("Z", "M", "Cc", "Cf", "Cs")  # separators, marks on nothing, controls, formats, surrogates
 
 
@@ -36,6 +37,35 @@ def at_least(value: object, least: int, what: str) -> int:
     if number is None or number < least:
         raise InputError(f"{what} must be a whole number of at least {least}, got {value!r}")
     return number
+
+
+def index_of(value: object, size: int, what: str, of: str = "") -> int:
+    """Return a whole number as a Python one, once it is known to be from 0 and below a size."""
+    number = whole_number(value)
+    if number is None or not 0 <= number < size:
+        raise InputError(f"{what} must be between 0 and {size - 1}{of}, got {value!r:.200}")
+    return number
+
+
+def seed_of(value: object, what: str = "seed") -> int:
+    """Return a seed, a whole number from 0 to `MOST_SEED`, as a Python one."""
+    seed = at_least(value, 0, what)
+    if seed > MOST_SEED:
+        raise InputError(f"{what} must be at most {MOST_SEED}, got {seed}")
+    return seed
+
+
+def check_k(k: object, d_model: object = "…", what: str = "k") -> int | float:
+    """Return k, a number of dimensions or a fraction of d, as Python's int or float."""
+    if isinstance(k, bool) or not isinstance(k, Real):
+        raise InputError(f"{what} must be an int or a float, got {k!r:.200}")
+    if isinstance(k, Integral) and int(k) >= 1:
+        return int(k)
+    if not isinstance(k, Integral) and 0 < float(k) <= 1:
+        return float(k)
+    raise InputError(
+        f"{what} must be an integer >= 1 or a fraction in (0, 1] of d={d_model}, got {k!r}"
+    )
 
 
 def real_number(value: object, what: str) -> float:
@@ -69,6 +99,21 @@ def names_of(given: str | Iterable[str], what: str = "name") -> list[str]:
     for name in names:
         require_characters(name, f"{what} {name!a:.200}")
     return names
+
+
+def different(given: str | Iterable[str], what: str = "name") -> list[str]:
+    """Return one name or several different ones as a list; see `names_of`."""
+    names = names_of(given, what)
+    if not names or len(set(names)) < len(names):
+        raise InputError(f"{what}s must be one or more different codes, got {names}")
+    return names
+
+
+def several(given: Any, what: str, least: int = 1) -> list[Any]:
+    """Return one value or more as a list, whatever they are; what has no order is refused."""
+    if not _has_order(given) or len(values := list(given)) < least:
+        raise InputError(f"{what} must be one or more values in a list, got {given!r:.200}")
+    return values
 
 
 def path_of(given: str | Path, what: str = "path") -> Path:

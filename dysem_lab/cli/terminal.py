@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from dysem_lab.errors import InputError
+from dysem_lab.inputs import check_k
 
 WIDE = 160  # columns where nobody watches: pipes and files, whose lines should stay whole
 
@@ -66,10 +67,7 @@ def number(text: str) -> int | float:
         raise InputError(
             f"--k must be an integer or a fraction such as 0.25, got {text!r:.100}"
         ) from None
-    # As `dysem_lab.consensus.resolve_k` has it, but before torch is imported.
-    if not (value >= 1 if isinstance(value, int) else 0 < value <= 1):
-        raise InputError(f"--k must be an integer >= 1 or a fraction in (0, 1], got {text!r:.100}")
-    return value
+    return check_k(value, what="--k")
 
 
 def settings_of(template: str) -> list[str]:

@@ -25,12 +25,12 @@ from dysem_lab.data.columns import (
     require_same_ratings,
     texts_of,
 )
-from dysem_lab.data.languages import LANGUAGES
+from dysem_lab.data.languages import LANGUAGES, language_of
 from dysem_lab.data.sts_tasks import HUB_LANGUAGES, MULTILINGUAL_STSB, TASKS
 from dysem_lab.data.tables import SUFFIXES, read_from_hub, read_table, the_file
 from dysem_lab.display import amount, card
 from dysem_lab.errors import DataError, InputError
-from dysem_lab.inputs import array_of, at_least, checked, listed, names_of, one_of, path_of
+from dysem_lab.inputs import array_of, at_least, checked, listed, names_of, one_of, path_of, seed_of
 
 MAX_SCORE = 5.0
 NAME = re.compile(r"[\w-]{1,40}")  # of a split or a language, as it stands in the name of a file
@@ -191,7 +191,7 @@ class STSData:
             InputError: A size below 1, or a seed below 0.
         """
         size = n_pairs if n_pairs is None else at_least(n_pairs, 1, "the size of a sample")
-        order = np.random.default_rng(at_least(seed, 0, "the seed")).permutation(len(self))
+        order = np.random.default_rng(seed_of(seed, "the seed")).permutation(len(self))
         return self.select(np.sort(order[:size]))
 
     def head(self, n_pairs: int | None) -> "STSData":
@@ -281,6 +281,44 @@ def available_languages(
         for code in LANGUAGES
         if any(the_file(folder, p.format(split=split, language=code)) for p in patterns)
     )
+
+
+def load_tasks(
+    source: str | Path,
+    tasks: Sequence[str] | None = None,
+    split: str = "test",
+    languages: Sequence[str] = ("en",),
+) -> dict[str, STSData]:
+    """Return task → pairs, each in those of the languages that it has.
+
+    Args:
+        source: As for `load_data`, like `split`.
+        tasks: None is the source's own pairs.
+        split: As there.
+        languages: Each of them is one that some task has.
+
+    Raises:
+        InputError: One that none has, or as for `load_data`, as are the other errors.
+    """
+    names: list[str | None] = list(tasks) if tasks else [None]
+    there = {task: available_languages(source, task, split) for task in names}
+    if all(there.values()):  # otherwise loading says which files it looked for
+        rephrased = [code for code in languages if language_of(code) != code]  # as of these
+        there = {task: (*of, *rephrased) for task, of in there.items()}
+        require_languages(languages, {task or Path(source).name: of for task, of in there.items()})
+    loaded = {}
+    for task, of_task in there.items():
+        known = [code for code in languages if code in of_task]
+        pairs = load_data(source, task, split, known or languages)
+        loaded[task or pairs.name] = pairs
+    return loaded
+
+
+def require_languages(codes: Sequence[str], there: Mapping[str, Sequence[str]]) -> None:
+    """Raise `InputError` unless every language is one that some task has."""
+    valid = dict.fromkeys(code for of_task in there.values() for code in of_task)
+    for code in codes:
+        one_of(code, valid, f"language for {'/'.join(there)}")
 
 
 def _place(

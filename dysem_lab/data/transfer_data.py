@@ -20,7 +20,7 @@ from dysem_lab.data.columns import is_missing, require_columns, texts_of
 from dysem_lab.data.tables import SUFFIXES, read_from_hub, read_table, the_file
 from dysem_lab.display import amount
 from dysem_lab.errors import DataError, InputError
-from dysem_lab.inputs import at_least, checked, one_of, path_of
+from dysem_lab.inputs import at_least, checked, one_of, path_of, seed_of
 
 
 class TransferTask(NamedTuple):
@@ -180,7 +180,7 @@ class TransferData:
         if n_texts is None:
             return self
         size = at_least(n_texts, 1, "the size of a sample")
-        rng = np.random.default_rng(at_least(seed, 0, "the seed"))
+        rng = np.random.default_rng(seed_of(seed, "the seed"))
         kept = {
             split: _stratified(labels, min(size, len(labels)), rng)
             for split, labels in self.labels.items()

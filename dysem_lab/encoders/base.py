@@ -25,11 +25,11 @@ from dysem_lab.display import card
 from dysem_lab.encoders.settings import load_settings, save_settings
 from dysem_lab.encoders.vectors import SemanticVectors, require_semantic
 from dysem_lab.errors import InputError, choices
-from dysem_lab.inputs import checked
+from dysem_lab.inputs import by_language, checked, one_of
 from dysem_lab.joint import all_pairs_cosine, all_pairs_similarity, pairwise_similarity
 from dysem_lab.models.capture import capture
 from dysem_lab.models.facts import ModelFacts
-from dysem_lab.models.lens import LensModel
+from dysem_lab.models.lens import LensModel, require_model
 from dysem_lab.models.passes import MAX_TOKENS
 from dysem_lab.models.places import Place, output_place
 from dysem_lab.models.record import Edit
@@ -368,9 +368,8 @@ def texts_in(language: str, renderings: Mapping[str, Sequence[str]]) -> Sequence
     Raises:
         InputError: There are none in it.
     """
-    if language not in renderings:
-        raise choices("language of the texts", language, renderings)
-    return renderings[language]
+    of = by_language(renderings)
+    return of[one_of(language, of, "language of the texts")]
 
 
 def require_encoder(encoder: object) -> Encoder:
@@ -380,15 +379,6 @@ def require_encoder(encoder: object) -> Encoder:
             f"encoder must be one of dysem-lab's, such as DySem(lens), got {encoder!r:.80}"
         )
     return encoder
-
-
-def require_model(lens: Any) -> LensModel:
-    """Return the model; raise `InputError` where it is something else, such as the name of one."""
-    if not hasattr(lens, "d_model"):
-        raise InputError(
-            f"lens must be a model of load_model, got {lens!r:.80}; use lens = load_model(name)"
-        )
-    return lens
 
 
 class MeanPooling(LensEncoder):
@@ -409,6 +399,22 @@ class MeanPooling(LensEncoder):
         """Take the model."""
         super().__init__(lens)
         self._place = Place("mean")
+
+
+def templates_of(template: str) -> Sequence[str]:
+    """Return the templates of an encoder's prompt: one, or the two of "ck".
+
+    Raises:
+        InputError: No template of a prompt.
+    """
+    if template == "none":
+        raise InputError("template 'none' has no prompt; use 'prompteol', or MeanPooling")
+    known = (*TEMPLATE_NAMES, *metaeol())
+    if not isinstance(template, str) or (template not in known and SLOT not in template):
+        raise choices("template", template, (*TEMPLATE_NAMES, f"any string with {SLOT}"))
+    for part in parts_of(template):
+        template_parts(part, "english", "en")
+    return parts_of(template)
 
 
 class PromptEncoder(LensEncoder):
@@ -434,13 +440,7 @@ class PromptEncoder(LensEncoder):
     ) -> None:
         """Check the settings; no text is read yet."""
         super().__init__(lens)
-        self.template, self.templates = template, parts_of(template)
-        if template == "none":
-            raise InputError("template 'none' has no prompt; use 'prompteol', or MeanPooling")
-        if template not in (*TEMPLATE_NAMES, *metaeol()) and SLOT not in template:
-            raise choices("template", template, (*TEMPLATE_NAMES, f"any string with {SLOT}"))
-        for part in self.templates:
-            template_parts(part, "english", "en")
+        self.template, self.templates = template, templates_of(template)
         self.output_layer = (
             OUTPUT_OF.get(template, "final") if output_layer is None else output_layer
         )

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from dysem_lab import paths
-from dysem_lab.encoders.base import PromptEncoder, require_model
+from dysem_lab.encoders.base import PromptEncoder
 from dysem_lab.errors import InputError, choices
 from dysem_lab.inputs import path_of
-from dysem_lab.models.lens import LensModel
+from dysem_lab.models.lens import LensModel, require_model
 from dysem_lab.models.places import Place, output_place
 from dysem_lab.models.record import Edit
 from dysem_lab.models.steering import (
@@ -49,20 +49,8 @@ def check_output(output_layer: int | str, contrast: Contrast, n_layers: int) -> 
         InputError: A contrast at a block that the model does not have, not an output layer, or one
             that the intervention does not reach.
     """
-    if contrast.layer >= n_layers:
-        raise InputError(f"layer must be between 0 and {n_layers - 1}, got {contrast.layer}")
     place = output_place(output_layer, n_layers)
-    if place.n_blocks(n_layers) <= contrast.layer:
-        raise InputError(
-            f"output_layer {output_layer} is read before block {contrast.layer} has run, so the "
-            f"contrast would not reach it; use {contrast.layer + 1} or more"
-        )
-    if not contrast.reaches(place, n_layers):
-        raise InputError(
-            f"output_layer {output_layer} is read in block {contrast.layer} before position "
-            f"{contrast.position!r}, so the contrast would not reach it; use {contrast.layer + 1} "
-            "or more"
-        )
+    contrast.check_reach(place, n_layers, f"output_layer {output_layer}")
     return place
 
 

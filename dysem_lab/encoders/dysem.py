@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
-from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -11,12 +10,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dysem_lab.consensus import consensus_set, resolve_k, vectors_of
+from dysem_lab.consensus import consensus_set, vectors_of
 from dysem_lab.encoders.base import LensEncoder, View, require_language, texts_in
 from dysem_lab.encoders.settings import RANKINGS, VECTORS, check_settings
 from dysem_lab.encoders.vectors import SemanticVectors
 from dysem_lab.errors import InputError
-from dysem_lab.inputs import by_language, checked, one_of
+from dysem_lab.inputs import by_language, check_k, checked, one_of
 from dysem_lab.models.capture import capture
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.places import Place
@@ -164,26 +163,20 @@ class DySem(LensEncoder):
         """Check the settings; no text is read yet."""
         super().__init__(lens)
         languages = check_settings(languages, component, template, setting, vector, rank_by)
-        resolve_k(k, lens.d_model)
+        self.k = check_k(k, lens.d_model)
         if translator is not None and not hasattr(translator, "name"):  # as strings have none
             raise InputError(
                 f"translator must be one, such as a ParallelTable, got {translator!r:.80}"
             )
         if contrast is not None:
             check_contrast(contrast, lens)
-            if not contrast.reaches(Place(component), lens.n_layers):
-                raise InputError(
-                    f"position {contrast.position!r} of the last block comes after all of "
-                    f"{component!r}, so the contrast would not reach it; use an earlier layer than "
-                    f"{contrast.layer}"
-                )
+            contrast.check_reach(Place(component), lens.n_layers)
             if setting != "english":
                 raise InputError(
                     "a contrast needs setting='english': the auxiliary prompts are in English only"
                 )
             warn_if_alpha_is_undone(contrast, lens)
         self.languages, self.translator = languages, translator
-        self.k = int(k) if isinstance(k, Integral) else float(k)  # numpy's is no JSON value
         self.component, self.template, self.setting = component, template, setting
         self.vector, self.rank_by, self.contrast = vector, rank_by, contrast
         components = [] if component == "attn" else [component]

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from dysem_lab.encoders.base import PromptEncoder
 from dysem_lab.errors import InputError
-from dysem_lab.inputs import at_least, require_characters, whole_number
+from dysem_lab.inputs import require_characters, seed_of, whole_number
 from dysem_lab.models.facts import ModelFacts
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.passes import tokenize
@@ -24,7 +24,6 @@ PLACEHOLDER = "\U000f5054"
 # Of each model one copy of its tokenizer, as copying a large vocabulary takes seconds, and the
 # fingerprint that the model had.
 _TOKENIZERS: WeakKeyDictionary[LensModel, tuple[str, PreTrainedTokenizerBase]] = WeakKeyDictionary()
-MOST_SEED = 2**64 - 1  # of torch
 QUOTES = tuple("\"'“”‘’「『«")
 
 
@@ -188,9 +187,7 @@ class TokenPrepending(PromptEncoder):
         if placeholder is not None:
             _only_token(lens, placeholder)
         self.start, self.exit = first, stop
-        self.placeholder, self.seed = placeholder, at_least(seed, 0, "seed")
-        if self.seed > MOST_SEED:
-            raise InputError(f"seed must be at most {MOST_SEED}, got {seed}")
+        self.placeholder, self.seed = placeholder, seed_of(seed)
         self.name += " + TP"
 
     def _passes(self, texts: Sequence[str]) -> Iterable[tuple[Sequence[str], Edit | None]]:

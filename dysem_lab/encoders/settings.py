@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dysem_lab.errors import InputError
-from dysem_lab.inputs import names_of, one_of, path_of
+from dysem_lab.inputs import different, one_of, path_of
 from dysem_lab.models.places import VECTOR_COMPONENTS
 from dysem_lab.prompts import template_parts
 
@@ -27,9 +27,7 @@ def check_settings(
     Raises:
         InputError: A name that does not exist; no languages, or one twice.
     """
-    codes = tuple(names_of(languages, "language"))
-    if not codes or len(set(codes)) != len(codes):
-        raise InputError(f"languages must be one or more different codes, got {codes}")
+    codes = tuple(different(languages, "language"))
     one_of(component, VECTOR_COMPONENTS, "component")
     one_of(vector, VECTORS, "vector")
     one_of(rank_by, RANKINGS, "rank_by")

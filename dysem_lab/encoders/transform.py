@@ -21,10 +21,9 @@ from dysem_lab.encoders.maps import (
     random_rotation,
     rotated,
 )
-from dysem_lab.encoders.prepending import MOST_SEED
 from dysem_lab.encoders.vectors import SemanticVectors
 from dysem_lab.errors import InputError
-from dysem_lab.inputs import at_least, checked, one_of
+from dysem_lab.inputs import at_least, checked, one_of, seed_of
 from dysem_lab.models.facts import ModelFacts
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.store import VectorStore
@@ -70,9 +69,7 @@ class Transform:
         if k is None and kind in PROJECTIONS:
             raise InputError(f"{kind!r} needs k, the number of directions that are kept")
         self.k = TOP if k is None else at_least(k, 1, "k")
-        self.seed = at_least(seed, 0, "seed")
-        if self.seed > MOST_SEED:
-            raise InputError(f"seed must be at most {MOST_SEED}, got {seed}")
+        self.seed = seed_of(seed)
 
     def __repr__(self) -> str:
         return f"Transform({self.kind!r})"

@@ -9,7 +9,7 @@ from dysem_lab.explorers.panel import Panel, State, View
 from dysem_lab.explorers.python import IMPORT, call
 from dysem_lab.explorers.renderings import cut_note, typed_sentence
 from dysem_lab.inputs import checked
-from dysem_lab.models.lens import LensModel
+from dysem_lab.models.lens import LensModel, require_model
 from dysem_lab.models.passes import MAX_TOKENS, tokenize
 from dysem_lab.prompts import TEMPLATE_NAMES, TEMPLATES, wrap
 from dysem_lab.questions.attention import Patterns, attention, caption, figure, read_patterns
@@ -84,7 +84,7 @@ def explore_attention(
         {
             "text": text_box("Text", text),
             "template": menu("Prompt", names, template),
-            "layer": slider("Layer", layer + 1, 1, lens.n_layers),
+            "layer": slider("Layer", layer + 1, 1, require_model(lens).n_layers),
             "head": slider("Head", head + 1, 1, lens.n_heads),
             "value_weighted": menu("Weights", weights, False),
             "back": slider("Tokens back", 0, 0, MAX_TOKENS),

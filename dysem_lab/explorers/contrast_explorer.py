@@ -13,7 +13,7 @@ from dysem_lab.explorers.python import call
 from dysem_lab.explorers.renderings import cut_note, typed_sentence
 from dysem_lab.explorers.standing import Standing
 from dysem_lab.inputs import checked
-from dysem_lab.models.lens import LensModel
+from dysem_lab.models.lens import LensModel, require_model
 from dysem_lab.models.steering import NORMS, POSITIONS, Contrast
 from dysem_lab.models.store import VectorStore
 from dysem_lab.prompts import TEMPLATE_NAMES, TEMPLATES, auxiliaries
@@ -62,7 +62,7 @@ def explore_contrast(
         plain: As for `Panel`.
     """
     (text,), probes = checked([text]), checked(probes, "probe")
-    first = contrast or Contrast(min(4, lens.n_layers // 2))
+    first = contrast or Contrast(min(4, require_model(lens).n_layers // 2))
     known: dict[tuple[str, str, str], SteeredTexts] = {}
     effects: dict[tuple[Any, ...], Effect] = {}
     standing = Standing(store)

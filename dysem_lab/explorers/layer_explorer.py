@@ -30,6 +30,7 @@ from dysem_lab.inputs import checked, names_of
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.store import VectorStore
 from dysem_lab.prompts import SETTINGS, TEMPLATES
+from dysem_lab.questions.asked import require_study
 from dysem_lab.questions.finding import Finding
 from dysem_lab.questions.layer_curves import layer_curves, need_of
 from dysem_lab.questions.names import COMPARED_NAMES, SETTING_NAMES, named
@@ -218,6 +219,7 @@ def explore_data_layers(
         asked = call("dl.layer_curves", layer_curves, "study", **arguments(state))
         return f"{IMPORT}\n\n{asked}"
 
+    require_study(study)
     tasks = list(study.data)
     d_model = study.model.d_model
     n_languages = max(len(study.task_languages(name)) for name in tasks)

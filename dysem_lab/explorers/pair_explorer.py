@@ -8,7 +8,6 @@ from typing import Any
 from dysem_lab.consensus import resolve_k
 from dysem_lab.data.sts import STSData, load_data
 from dysem_lab.display import Progress
-from dysem_lab.encoders.base import require_model
 from dysem_lab.encoders.dysem import DySem
 from dysem_lab.encoders.settings import VECTORS, check_settings
 from dysem_lab.errors import InputError
@@ -31,7 +30,7 @@ from dysem_lab.explorers.renderings import (
 )
 from dysem_lab.explorers.standing import Standing, headline
 from dysem_lab.inputs import checked, names_of, one_of
-from dysem_lab.models.lens import LensModel
+from dysem_lab.models.lens import LensModel, require_model
 from dysem_lab.models.parts import SPLITS
 from dysem_lab.models.places import VECTOR_COMPONENTS
 from dysem_lab.models.store import VectorStore

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from dysem_lab.consensus import resolve_k
 from dysem_lab.display import Progress
-from dysem_lab.encoders.base import PromptEncoder, require_model
+from dysem_lab.encoders.base import PromptEncoder
 from dysem_lab.encoders.settings import check_settings
 from dysem_lab.explorers.controls import menu, slider, text_box
 from dysem_lab.explorers.panel import Panel, State, View
@@ -23,7 +23,7 @@ from dysem_lab.explorers.renderings import (
 )
 from dysem_lab.explorers.standing import Standing
 from dysem_lab.inputs import by_language, checked, names_of, one_of
-from dysem_lab.models.lens import LensModel
+from dysem_lab.models.lens import LensModel, require_model
 from dysem_lab.models.places import Place
 from dysem_lab.models.readout import label
 from dysem_lab.models.store import VectorStore

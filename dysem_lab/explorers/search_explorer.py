@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dysem_lab.data.languages import LANGUAGES
 from dysem_lab.display import Progress
 from dysem_lab.encoders.base import Encoder, LensEncoder
-from dysem_lab.encoders.dysem import DySem
 from dysem_lab.explorers.controls import menu, slider
 from dysem_lab.explorers.panel import Panel, State, View
 from dysem_lab.explorers.python import IMPORT, call
@@ -101,9 +100,8 @@ def explore_search(
         """Return the corpus as an encoder has it that reads some of the languages."""
         key = tuple(codes) if encoder.languages else ()
         if key not in searched:
-            assert isinstance(encoder, DySem)  # others read no languages
-            config = {**encoder.config, "languages": list(key)}
-            smaller = DySem.from_config(config, encoder.lens, translator=encoder.translator)
+            config, of = {**encoder.config, "languages": list(key)}, type(encoder)
+            smaller = of.from_config(config, encoder.lens, translator=encoder.translator)
             searched[key] = Corpus(smaller, corpus, language, store)
         return searched[key]
 
@@ -175,8 +173,9 @@ def _cut(encoder: Encoder, texts: Mapping[str, str]) -> str:
     """Return how much of a query an encoder reads; "" where it is all of it, or not ours."""
     if not isinstance(encoder, LensEncoder):
         return ""
-    if isinstance(encoder, DySem):
-        return cut_note(encoder.lens, [texts], encoder.template, encoder.setting)
+    if encoder.languages:
+        asked = encoder.config
+        return cut_note(encoder.lens, [texts], asked["template"], asked["setting"])
     first = dict([next(iter(texts.items()))])
     return cut_note(encoder.lens, [first], encoder.templates[0])
 

@@ -66,16 +66,18 @@ def capture(
 
     Raises:
         InputError: Unknown component or layers or none, a block that the model does not have, a
-            prompt that is empty or has no embedding for one of its tokens.
+            contrast that comes after what is read, a prompt that is empty or has no embedding for
+            one of its tokens.
         ModelError: A hook point did not fire, or gave a value that is not finite; or there is a
             store, and the forward pass is not the model's own (`LensModel.check_own_pass`).
 
     Source: DySem Section 3.1, Eqs. 3–6 (component sums); Section 3.2 (last token).
     """
+    edit = edit_of(lens, edit)
     wanted = places(components, layers)
     for place in wanted:
         place.check(lens.n_layers)
-    edit = edit_of(lens, edit)
+        edit.check_reach(place)
     prompts = checked(prompts, "prompt")
     position = {prompt: row for row, prompt in enumerate(dict.fromkeys(prompts))}
     unique = list(position)

@@ -19,7 +19,7 @@ from torch import Tensor
 from dysem_lab.errors import InputError
 from dysem_lab.inputs import array_of, whole_number
 from dysem_lab.models.facts import ModelFacts
-from dysem_lab.models.lens import LensModel
+from dysem_lab.models.lens import LensModel, require_model
 from dysem_lab.models.places import COMPONENTS, Place, place
 from dysem_lab.models.record import Edit, Hook, activations, row_shape
 from dysem_lab.models.steering import Contrast, Intervention
@@ -75,7 +75,8 @@ class Replacement(Edit):
         if (dimensions if self._of_heads else heads) is not None:
             has = "heads" if self._of_heads else "dimensions"
             raise InputError(f"{self.where} has {has}; choose among these")
-        if tokens not in ("last", "all") and (whole_number(tokens) is None or int(tokens) < 0):
+        named = isinstance(tokens, str) and tokens in ("last", "all")
+        if not named and (whole_number(tokens) is None or int(tokens) < 0):
             raise InputError(f"tokens must be 'last', 'all' or a position from 0, got {tokens!r}")
         size = row_shape(lens, self.where)[0]
         self._basis = None
@@ -257,7 +258,7 @@ def one_point(lens: LensModel, where: str | Place) -> Place:
         InputError: Another place, such as a sum over blocks, or a mean.
     """
     found = place(where)
-    found.check(lens.n_layers)
+    found.check(require_model(lens).n_layers)
     if not found.of_last_token or (found.per_block and not isinstance(found.blocks, int)):
         raise InputError(
             f"{found} is not one hook point; name a block, as in '{found.component}.4'"

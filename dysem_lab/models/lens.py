@@ -9,6 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dysem_lab.display import card
+from dysem_lab.errors import InputError
 from dysem_lab.models.facts import ModelFacts
 from dysem_lab.models.identity import Identity
 from dysem_lab.models.storage import described
@@ -184,6 +185,15 @@ class LensModel:
 def embedded_tokens(model: Any) -> int:
     """Return the number of tokens that have an embedding in a model of transformers."""
     return model.get_input_embeddings().weight.shape[0]
+
+
+def require_model(lens: Any) -> LensModel:
+    """Return the model; raise `InputError` where it is something else, such as the name of one."""
+    if not hasattr(lens, "d_model"):
+        raise InputError(
+            f"lens must be a model of load_model, got {lens!r:.80}; use lens = load_model(name)"
+        )
+    return lens
 
 
 def boot(

@@ -188,6 +188,18 @@ def neurons(lens: LensModel, place: Place, edit: Edit | None = None) -> Fixed:
     return _Splitter(lens, place, "neuron", edit).neurons()
 
 
+def require_split(component: str, by: str) -> None:
+    """Raise `InputError` unless a component is a sum of such parts."""
+    splits = SPLITS.get(component, ())
+    if by not in splits:
+        other = [name for name, of in SPLITS.items() if by in of]
+        raise InputError(
+            f"{component!r} is no sum over {by!r}; split it by "
+            f"{', '.join((*splits, 'language', 'dimension'))}"
+            + (f", or take the component {' or '.join(other)}" if other else "")
+        )
+
+
 class _Splitter:
     """How the places that a pass reads become parts of one of them.
 
@@ -199,14 +211,7 @@ class _Splitter:
         self.is_stream = place.component in ("resid", "final")
         if self.is_stream and isinstance(place.blocks, range):
             raise InputError(f"{place} adds up streams, which are no parts of each other; name one")
-        splits = SPLITS.get(place.component, ())
-        if by not in splits:
-            other = [name for name, of in SPLITS.items() if by in of]
-            raise InputError(
-                f"{place.component!r} is no sum over {by!r}; split it by "
-                f"{', '.join((*splits, 'language', 'dimension'))}"
-                + (f", or take the component {' or '.join(other)}" if other else "")
-            )
+        require_split(place.component, by)
         if edit is not None and not isinstance(edit, Intervention):
             raise InputError("parts are those of a plain pass, or of one under a contrast")
         self.lens, self.place, self.by, self.edit = lens, place, by, edit

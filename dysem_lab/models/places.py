@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from dysem_lab.errors import InputError, choices
-from dysem_lab.inputs import names_of, whole_number
+from dysem_lab.inputs import index_of, names_of, whole_number
 
 
 class Component(NamedTuple):
@@ -108,8 +108,8 @@ class Place(NamedTuple):
 
     def check(self, n_layers: int) -> None:
         """Raise `InputError` unless a model of so many blocks has it."""
-        if isinstance(self.blocks, int) and not 0 <= self.blocks < n_layers:
-            raise InputError(f"layer must be between 0 and {n_layers - 1}, got {self.blocks}")
+        if isinstance(self.blocks, int):
+            index_of(self.blocks, n_layers, "layer")
         if isinstance(self.blocks, range) and not (
             self.blocks.step == 1 and 0 <= self.blocks.start < self.blocks.stop <= n_layers
         ):
@@ -124,7 +124,7 @@ def place(text: str | Place) -> Place:
     A component alone is its sum over the blocks.
 
     Raises:
-        InputError: Another string.
+        InputError: Another string, or blocks of a component that is of the whole model.
     """
     if isinstance(text, Place):
         return text
@@ -134,6 +134,11 @@ def place(text: str | Place) -> Place:
     component, blocks, last = found["component"], found["blocks"] or "sum", found["last"]
     if component not in COMPONENTS:
         raise choices("component", component, COMPONENTS)
+    if "{layer}" not in COMPONENTS[component].hook and blocks != "sum":
+        raise InputError(
+            f"{text!r} is no place; {component!r} is of the whole model, after its last block: "
+            f"write {component!r}, or 'resid.{blocks}' for the stream after a block"
+        )
     if not blocks.isdigit():
         if last:
             raise InputError(f"{text!r} is no place; blocks are numbers, as in 'attn.9-17'")

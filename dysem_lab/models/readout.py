@@ -18,7 +18,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from dysem_lab.display import Progress, silent
 from dysem_lab.errors import InputError, choices
-from dysem_lab.inputs import at_least, whole_number
+from dysem_lab.inputs import at_least, index_of, seed_of
 from dysem_lab.models.capture import capture, unique_prompts
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.places import Place
@@ -254,7 +254,7 @@ def random_directions(
     lens: LensModel, n: int, norm: float, seed: int
 ) -> Float[Tensor, "n d_model"]:
     """Return random vectors of one norm, uniform over all directions."""
-    generator = torch.Generator().manual_seed(at_least(seed, 0, "seed"))
+    generator = torch.Generator().manual_seed(seed_of(seed))
     directions = torch.randn(at_least(n, 1, "n_random"), lens.d_model, generator=generator)
     return directions * (norm / directions.norm(dim=1, keepdim=True))
 
@@ -269,14 +269,6 @@ def _tokens(lens: LensModel, labels: dict[str, Tensor], found: ReadOut) -> pd.Da
         id=ids.numpy(),
         probability=found.log_p.exp().flatten().numpy(),
     )
-
-
-def dimension_index(dimension: int, d_model: int) -> int:
-    """Return a dimension as a Python integer, once the model is known to have it."""
-    number = whole_number(dimension)
-    if number is None or not 0 <= number < d_model:
-        raise InputError(f"dimension must be between 0 and {d_model - 1}, got {dimension!r}")
-    return number
 
 
 def dimension_lens(
@@ -308,7 +300,7 @@ def dimension_lens(
     """
     if component not in READ:
         raise choices("component with a logit lens", component, READ)
-    j = dimension_index(dimension, lens.d_model)
+    j = index_of(dimension, lens.d_model, "dimension")
     effect = lens.bridge.original_model.get_output_embeddings().weight[:, j].detach().float().cpu()
     if component != "final":
         effect = effect * norm_weight(lens)[j]

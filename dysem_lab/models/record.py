@@ -20,7 +20,7 @@ from transformers import Cache, DynamicCache
 
 from dysem_lab.errors import InputError, ModelError
 from dysem_lab.models.facts import ModelFacts
-from dysem_lab.models.lens import LensModel
+from dysem_lab.models.lens import LensModel, require_model
 from dysem_lab.models.passes import (
     MAX_TOKENS,
     batch_budget,
@@ -46,12 +46,15 @@ class Edit:
 
     def __init__(self, lens: LensModel) -> None:
         """Remember the model; nothing is run."""
-        self.lens = lens
+        self.lens = require_model(lens)
 
     @property
     def facts(self) -> ModelFacts:
         """Of the edited model: a fingerprint of its own, so that a store keeps it apart."""
         return self.lens.facts
+
+    def check_reach(self, place: Place) -> None:
+        """Raise `InputError` where a vector is known to be read before the change."""
 
     def tokenize(self, prompts: Sequence[str], max_tokens: int) -> list[list[int]]:
         """Return the token ids of each prompt; see `dysem_lab.models.passes.tokenize`."""

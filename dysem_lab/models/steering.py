@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dysem_lab.display import card
 from dysem_lab.errors import InputError, choices
-from dysem_lab.inputs import one_of, real_number, require_characters, whole_number
+from dysem_lab.inputs import index_of, one_of, real_number, require_characters, whole_number
 from dysem_lab.models.facts import ModelFacts
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.places import Place
@@ -34,7 +34,7 @@ class Position(NamedTuple):
         hook: Hook point of block ``{layer}``.
         auxiliary: Component of the auxiliary pass that is subtracted there.
         meaning: What is replaced.
-        reaches: The first part of its block that reads it: "attn", "ffn", or the stream after it.
+        reaches: The first part of its block that has the change, of `BLOCK_ORDER`.
     """
 
     hook: str
@@ -43,9 +43,9 @@ class Position(NamedTuple):
     reaches: str
 
 
-BLOCK_ORDER = ("attn", "ffn", "resid")  # what a block writes, in the order of its pass
+BLOCK_ORDER = ("resid_pre", "value", "z", "attn", "ffn", "resid")  # in the order of its pass
 POSITIONS: dict[str, Position] = {
-    "heads": Position("blocks.{layer}.attn.hook_z", "z", "contextualised value vectors z", "attn"),
+    "heads": Position("blocks.{layer}.attn.hook_z", "z", "contextualised value vectors z", "z"),
     "ffn": Position("blocks.{layer}.mlp.hook_out", "ffn_raw", "output of the FFN module", "ffn"),
     "hidden": Position(
         "blocks.{layer}.hook_out", "resid", "residual stream after the block", "resid"
@@ -54,7 +54,7 @@ POSITIONS: dict[str, Position] = {
     # module's *input*, and subtracts the auxiliary z there, a vector of another space.
     "released_ffn": Position("blocks.{layer}.mlp.hook_in", "z", "input of the FFN, minus z", "ffn"),
     "released_hidden": Position(
-        "blocks.{layer}.hook_in", "z", "input of the block, minus z", "attn"
+        "blocks.{layer}.hook_in", "z", "input of the block, minus z", "resid_pre"
     ),
 }
 
@@ -127,16 +127,32 @@ class Contrast:
         return self.norm == "self_scaling"
 
     def reaches(self, place: Place, n_layers: int) -> bool:
-        """Whether the change is in a vector of the last token, of a model of so many blocks.
-
-        In the last block that is read, the attention comes before the FFN, and both come before the
-        stream that leaves it.
-        """
+        """Whether the change is in a vector of the last token, of a model of so many blocks."""
         last = place.read_at(n_layers)[-1][0] if place.per_block else n_layers
         if last != self.layer:
             return last > self.layer
-        part = place.component.removesuffix("_raw")
+        part = place.component.removesuffix("_raw").removesuffix("_mean")
         return BLOCK_ORDER.index(part) >= BLOCK_ORDER.index(POSITIONS[self.position].reaches)
+
+    def check_reach(self, place: Place, n_layers: int, named: str = "") -> None:
+        """Raise `InputError` where a vector, which may be named, would be that of the plain pass.
+
+        So it would where the model does not have the block, or the change comes after what is read.
+        """
+        layer = index_of(self.layer, n_layers, "layer")
+        if self.reaches(place, n_layers):
+            return
+        early = place.n_blocks(n_layers) <= layer
+        when = f"before block {layer} has run"
+        if not early:
+            when = f"in block {layer} before position {self.position!r}"
+        sums = place.blocks in ("sum", "each")
+        remedy = (
+            f"contrast at an earlier layer than {layer}" if sums else f"use {layer + 1} or more"
+        )
+        raise InputError(
+            f"{named or place} is read {when}, so the contrast would not reach it; {remedy}"
+        )
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -215,6 +231,12 @@ def contrasted(
     return difference * (alpha * factor if norm == "scaled_recovering" else factor)
 
 
+def require_contrast(contrast: object) -> None:
+    """Raise `InputError` where something else stands in the place of a contrast."""
+    if not isinstance(contrast, Contrast):
+        raise InputError(f"contrast must be a dl.Contrast, got {contrast!r:.80}")
+
+
 def check_contrast(contrast: Contrast, lens: LensModel) -> None:
     """Raise an error unless a model has what a contrast changes.
 
@@ -222,17 +244,11 @@ def check_contrast(contrast: Contrast, lens: LensModel) -> None:
         InputError: A block or a head that the model does not have, or a released position where
             ``n_heads * d_head`` is not d.
     """
-    if not isinstance(contrast, Contrast):
-        raise InputError(f"contrast must be a Contrast, got {contrast!r:.80}")
-    if contrast.layer >= lens.n_layers:
-        raise InputError(
-            f"layer must be between 0 and {lens.n_layers - 1} for {lens.name}, got {contrast.layer}"
-        )
+    require_contrast(contrast)
+    of = f" for {lens.name}"
+    index_of(contrast.layer, lens.n_layers, "layer", of)
     for head in contrast.heads or ():
-        if not 0 <= head < lens.n_heads:
-            raise InputError(
-                f"heads must be between 0 and {lens.n_heads - 1} for {lens.name}, got {head}"
-            )
+        index_of(head, lens.n_heads, "heads", of)
     released = contrast.position.startswith("released")
     if released and lens.n_heads * lens.d_head != lens.d_model:
         raise InputError(
@@ -321,6 +337,10 @@ class Intervention(Edit):
         self.contrast = contrast
         self.every_token = contrast.every_token
         self._auxiliary = auxiliary or AuxiliaryVectors(lens, [contrast])
+
+    def check_reach(self, place: Place) -> None:
+        """Raise `InputError` where a vector is read before the contrast."""
+        self.contrast.check_reach(place, self.lens.n_layers)
 
     @property
     def facts(self) -> ModelFacts:

@@ -5,9 +5,9 @@ from copy import deepcopy
 import torch
 from transformers import AutoModelForCausalLM
 
-from dysem_lab.inputs import at_least
+from dysem_lab.inputs import seed_of
 from dysem_lab.models.checks import check_once
-from dysem_lab.models.lens import LensModel, boot
+from dysem_lab.models.lens import LensModel, boot, require_model
 
 
 def name_of(model: str, seed: int) -> str:
@@ -26,10 +26,10 @@ def untrained(lens: LensModel, seed: int = 0) -> LensModel:
         seed: Of the weights; the random state of torch is left as it is.
 
     Raises:
-        InputError: A seed below 0.
+        InputError: No seed, such as one below 0.
         ModelError: As for `dysem_lab.load_model`, whose checks it goes through.
     """
-    seed = at_least(seed, 0, "seed")
+    lens, seed = require_model(lens), seed_of(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         config = deepcopy(lens.bridge.original_model.config)

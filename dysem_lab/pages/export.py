@@ -25,7 +25,7 @@ from dysem_lab.data.sts import STSData
 from dysem_lab.display import bar
 from dysem_lab.encoders.dysem import DySem
 from dysem_lab.errors import InputError
-from dysem_lab.inputs import at_least, names_of, one_of, path_of
+from dysem_lab.inputs import at_least, check_k, different, one_of, path_of
 from dysem_lab.models.capture import capture
 from dysem_lab.models.readout import dimension_tokens
 from dysem_lab.pages.packed import packed_sets, packed_vectors
@@ -167,12 +167,10 @@ def _common(
         raise InputError(f"the scale is made of other pairs: give two or more, got {len(data)}")
     if languages is None:
         languages = USUAL if set(USUAL) <= set(data.languages) else data.languages[:3]
-    wanted = names_of(languages, "language")
-    if not wanted or len(set(wanted)) < len(wanted):
-        raise InputError(f"languages must be one or more different codes, got {wanted}")
+    wanted = different(languages, "language")
     for code in wanted:
         one_of(code, data.languages, "language of the data")
-    resolve_k(k, 2**20)
+    check_k(k)
     # A text is another one where it is rendered differently.
     texts = list(zip(*(data.texts(code) for code in data.languages), strict=True))
     place = {text: i for i, text in enumerate(dict.fromkeys(texts))}

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from dysem_lab.display import amount
 from dysem_lab.errors import InputError, ModelError
-from dysem_lab.inputs import whole_number
-from dysem_lab.models.lens import LensModel
+from dysem_lab.inputs import index_of, whole_number
+from dysem_lab.models.lens import LensModel, require_model
 from dysem_lab.models.readout import label, token_texts
 from dysem_lab.models.record import activations
 from dysem_lab.prompts import wrap
@@ -56,6 +56,7 @@ def attention(
             not have.
         ModelError: As for `read_patterns`.
     """
+    head = index_of(head, require_model(lens).n_heads, "head")
     patterns = read_patterns(lens, text, template, layer)
     drawn = figure(patterns, layer, head, value_weighted=value_weighted, token=token)
     asked = {"layer": layer, "head": head, "value_weighted": value_weighted, "token": token}
@@ -65,7 +66,7 @@ def attention(
         text,
         len(patterns.tokens),
         [{"label": text}],
-        recorded={"asked": {"template": template, **asked}},
+        unsaid={"text": text, "template": template, **asked},
     )
     return Finding(
         f"attention-{layer + 1}-{head + 1}",
@@ -138,8 +139,8 @@ def read_patterns(
         InputError: An empty text, an unknown template, a block that the model does not have.
         ModelError: The architecture does not show its pattern, or it is not finite.
     """
-    if layer is not None and whole_number(layer) not in range(lens.n_layers):
-        raise InputError(f"layer must be between 0 and {lens.n_layers - 1}, got {layer!r}")
+    if layer is not None:
+        layer = index_of(layer, lens.n_layers, "layer")
     blocks = range(lens.n_layers) if layer is None else range(layer, layer + 1)
     points = {
         kind: [f"blocks.{block}.attn.hook_{kind}" for block in blocks] for kind in ("pattern", "v")

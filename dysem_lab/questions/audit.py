@@ -20,9 +20,9 @@ from dysem_lab.data.sts import STSData
 from dysem_lab.display import amount
 from dysem_lab.errors import InputError
 from dysem_lab.evaluate import holm, paired_difference, score
-from dysem_lab.inputs import at_least, names_of
 from dysem_lab.models.steering import Contrast
 from dysem_lab.questions import floors
+from dysem_lab.questions.asked import asked, require_study
 from dysem_lab.questions.controls import (
     CONTROLS,
     GROUPS,
@@ -115,9 +115,10 @@ def audit(
             of another shape or data.
         MissingTranslationError: The given paraphrases lack one of a text.
     """
-    at_least(n_rotations, 1, "n_rotations")
-    task, codes = only_task(study), names_of(languages, "language")
-    if not codes or len(study.data[task]) < 3:
+    of_sets = {"component": component, "k": k, "n_rotations": n_rotations, "seed": seed}
+    given = asked(study, languages=languages, **of_sets)
+    task, codes = only_task(study), given["languages"]
+    if len(study.data[task]) < 3:
         raise InputError(
             "an audit compares scores of 3 pairs or more, of a consensus over one language or "
             f"more; got {amount(len(study.data[task]), 'pair')} and languages {codes}"
@@ -126,16 +127,19 @@ def audit(
     if not prompts:
         raise InputError("the study has no prompt, only 'none'; give it templates='prompteol'")
     setting, read = study.settings[0], list(dict.fromkeys(["en", *codes]))
-    asked = study.prompted(prompts[0], setting, read)
-    other, english = asked.on(fit, fit_split), study.prompted(prompts, setting, ["en"])
-    steered = [part.prompted(settings="english", languages=["en"]) for part in (asked, other)]
+    own = study.prompted(prompts[0], setting, read)
+    other, english = own.on(fit, fit_split), study.prompted(prompts, setting, ["en"])
+    steered = [part.prompted(settings="english", languages=["en"]) for part in (own, other)]
     untrained = None
     if random_weights is not None:
+        require_study(random_weights)
         untrained = random_weights.prompted(prompts[0], setting, read)
+        if untrained.texts(only_task(untrained), "en") != study.texts(task, "en"):
+            raise InputError("random_weights must be a study of the same pairs; sample them alike")
     one_prompt = study.prompted(prompts[0], setting, ["en"])
     copies = _copies(one_prompt, len(codes) - 1, seed)
     rephrased, by = _rephrased(one_prompt, len(codes) - 1, paraphrases)
-    needs = [part.needs(component) for part in (asked, other, english, *copies, *rephrased)]
+    needs = [part.needs(component) for part in (own, other, english, *copies, *rephrased)]
     if contrast is not None:
         needs += [part.needs(component, contrasts=contrast) for part in steered]
     if untrained is not None:
@@ -149,7 +153,7 @@ def audit(
     def vectors_of(part: Study) -> Vectors:
         return Vectors(part.vectors(only_task(part), component, languages=codes), english_of(part))
 
-    of, to_fit = vectors_of(asked), vectors_of(other)
+    of, to_fit = vectors_of(own), vectors_of(other)
     to_fit = Vectors(to_fit.languages[kept], to_fit.english[kept])
     contrasted = None
     if contrast is not None:
@@ -164,23 +168,22 @@ def audit(
             *(of, to_fit, size, range(seed, seed + n_rotations)),
             *(contrasted, views, shortened, reworded),
         ),
-        [_untrained(vectors_of(_same(untrained, asked)) if untrained else None, size)],
-        _floors(asked, [other.texts(only_task(other), "en")[i] for i in kept]),
-        _parts(asked.data[task], of),
+        [_untrained(vectors_of(_same(untrained, own)) if untrained else None, size)],
+        _floors(own, [other.texts(only_task(other), "en")[i] for i in kept]),
+        _parts(own.data[task], of),
     )
     facts = facts_of(
         study,
-        languages=codes,
+        **given,
         template=prompts[0],
         setting=setting,
-        component=component,
-        k=k,
         contrast=str(contrast) if contrast else None,
         fitted_on=fitted_on,
         paraphrases=by,
-        n_rotations=n_rotations,
-        seed=seed,
     )
+    fresh = None if random_weights is None else random_weights.name
+    unsaid = {"fit": only_task(other), "fit_split": fit_split, "random_weights": fresh}
+    facts = replace(facts, unsaid=unsaid)
     scores = table(rows, study.data[task].gold, seed=seed)
     return Finding("audit", scores, figure(scores, facts), caption(scores), facts)
 
@@ -225,9 +228,6 @@ def _rephrased(
 
 def _same(untrained: Study, study: Study) -> Study:
     """Return the study of random weights, once it is known to differ in nothing else."""
-    task = only_task(study)
-    if untrained.texts(only_task(untrained), "en") != study.texts(task, "en"):
-        raise InputError("random_weights must be a study of the same pairs; sample them alike")
     shape, needed = ((of.model.n_layers, of.model.d_model) for of in (untrained, study))
     if shape != needed:
         raise InputError(f"random_weights must have the model's (L, d) {needed}, got {shape}")

@@ -12,10 +12,10 @@ import pandas as pd
 
 from dysem_lab.display import amount
 from dysem_lab.errors import InputError
-from dysem_lab.inputs import array_of, at_least, names_of, one_of
+from dysem_lab.inputs import array_of, one_of, seed_of
 from dysem_lab.models.lens import LensModel
-from dysem_lab.models.places import Place
 from dysem_lab.models.readout import readers, token_texts
+from dysem_lab.questions.asked import asked, codes_of, require_study
 from dysem_lab.questions.causal_passes import (
     Half,
     Key,
@@ -117,19 +117,17 @@ def set_ablation(
     Source: mean ablation, Wang et al. (arXiv 2211.00593); the controls are ours.
     """
     one_of(by, BY, "replacement")
-    drawn = _draws(n_random, n_rotations, seeds)
-    codes = names_of(languages, "language")
-    given = _checked(study, codes, layers, ks, len(drawn))
-    models = _prepared(given, codes, layers, random_weights)
+    of_sets = {"layers": layers, "ks": ks, "n_random": n_random, "n_rotations": n_rotations}
+    given = asked(study, languages=languages, **of_sets)
+    drawn, codes = _draws(n_random, n_rotations, seeds), given["languages"]
+    models = _prepared(_checked(study, codes, len(drawn)), given["layers"], random_weights)
 
     def measure(
         half: Half, corpus: Half, tried: Tried, kinds: Sequence[str], seed: int
     ) -> Measured:
         return ablated(half, corpus, codes, tried, kinds, drawn[seed], by)
 
-    asked = {"languages": codes, "layers": list(layers), "ks": list(ks)}
-    asked |= {"by": by, "n_random": n_random, "n_rotations": n_rotations, "seeds": list(drawn)}
-    return _tested("set_ablation", KL, models, measure, asked)
+    return _tested("set_ablation", KL, models, measure, {**given, "by": by, "seeds": list(drawn)})
 
 
 def set_interchange(
@@ -177,41 +175,32 @@ def set_interchange(
 
     Source: Geiger et al. (arXiv 2106.02997); the division, Makelov et al. (arXiv 2311.17030).
     """
-    drawn = _draws(n_random, n_rotations, seeds)
-    codes = names_of(languages, "language")
-    into = list(dict.fromkeys(["en", codes[-1]] if receivers is None else names_of(receivers)))
-    given = _checked(study, [*codes, *into], layers, ks, len(drawn))
-    models = _prepared(given, [*codes, *into], layers, random_weights)
+    of_sets = {"layers": layers, "ks": ks, "n_random": n_random, "n_rotations": n_rotations}
+    given = asked(study, languages=languages, **of_sets)
+    drawn, codes = _draws(n_random, n_rotations, seeds), given["languages"]
+    into = codes_of(study, [*dict.fromkeys(["en", codes[-1]])] if receivers is None else receivers)
+    own = _checked(study, [*codes, *into], len(drawn))
+    models = _prepared(own, given["layers"], random_weights)
 
     def measure(
         half: Half, corpus: Half, tried: Tried, kinds: Sequence[str], seed: int
     ) -> Measured:
         return exchanged(half, corpus, codes, into, tried, kinds, drawn[seed])
 
-    asked = {"languages": codes, "receivers": into, "layers": list(layers), "ks": list(ks)}
-    asked |= {"n_random": n_random, "n_rotations": n_rotations, "seeds": list(drawn)}
-    return _tested("set_interchange", GAIN, models, measure, asked)
+    given |= {"receivers": into, "seeds": list(drawn)}
+    return _tested("set_interchange", GAIN, models, measure, given)
 
 
 def _draws(n_random: int, n_rotations: int, seeds: Sequence[int]) -> dict[int, Draws]:
     """Return what each seed draws, once all are known to be numbers."""
-    given = [at_least(seed, 0, "seed") for seed in array_of(seeds, "seeds").ravel().tolist()]
+    given = [seed_of(seed) for seed in array_of(seeds, "seeds").ravel().tolist()]
     if not given or len(set(given)) < len(given):
         raise InputError(f"seeds must be one or more different numbers, got {seeds!r:.80}")
-    sizes = at_least(n_random, 1, "n_random"), at_least(n_rotations, 1, "n_rotations")
-    return {seed: Draws(*sizes, seed) for seed in given}
+    return {seed: Draws(n_random, n_rotations, seed) for seed in given}
 
 
-def _checked(
-    study: Study,
-    codes: Sequence[str],
-    layers: Sequence[int],
-    ks: Sequence[int | float],
-    n_seeds: int,
-) -> Study:
+def _checked(study: Study, codes: Sequence[str], n_seeds: int) -> Study:
     """Return the study with the one prompt and the languages that are asked about."""
-    if not len(layers) or not len(ks):
-        raise InputError(f"give at least one block and one k, got {layers!r} and {ks!r}")
     least = max(6, 4 * n_seeds)
     task = only_task(study)
     if (n := len(study.data[task])) < least:
@@ -219,34 +208,29 @@ def _checked(
             f"{n} pairs cannot be dealt to {n_seeds} seeds, in halves that choose and report; give "
             f"{least} or more"
         )
-    for layer in layers:
-        Place("resid", layer).check(study.n_layers)
-    read = list(dict.fromkeys(["en", *names_of(codes, "language")]))
+    read = list(dict.fromkeys(["en", *codes]))
     return study.prompted(study.templates[0], study.settings[0], read)
 
 
-def _prepared(
-    study: Study, codes: Sequence[str], layers: Sequence[int], floor: Study | None
-) -> dict[str, Study]:
+def _prepared(study: Study, layers: Sequence[int], floor: Study | None) -> dict[str, Study]:
     """Return name → study of each model, once their vectors are there."""
     models = {TRAINED: study}
     if floor is not None:
-        models[UNTRAINED] = _checked(floor, codes, layers, [1], 1)
+        require_study(floor)
+        models[UNTRAINED] = _checked(floor, study.languages, 1)
     needs: list[Need] = []
     for of in models.values():
         needs.append(of.needs((), output_layers=[layer + 1 for layer in layers]))
         if of.n_layers - 1 in layers:
             needs.append(of.needs("attn"))
+    if len({of.data[only_task(of)].digest for of in models.values()}) > 1:
+        raise InputError("random_weights must have the same pairs, got other pairs")
     prepare(*needs, runs_the_model=True)
-    if floor is not None:
-        other = models[UNTRAINED]
-        shapes = [(of.model.n_layers, of.model.d_model) for of in (study, other)]
-        same = study.data[only_task(study)].digest == other.data[only_task(other)].digest
-        if shapes[0] != shapes[1] or not same:
-            raise InputError(
-                f"random_weights must have the same pairs and the model's (L, d) {shapes[0]}, got "
-                f"{shapes[1]} and {'the same' if same else 'other'} pairs"
-            )
+    shapes = [(of.model.n_layers, of.model.d_model) for of in models.values()]
+    if shapes[0] != shapes[-1]:
+        raise InputError(
+            f"random_weights must have the model's (L, d) {shapes[0]}, got {shapes[1]}"
+        )
     return models
 
 
@@ -255,12 +239,12 @@ def _tested(
     main: str,
     models: Mapping[str, Study],
     measure: Callable[[Half, Half, Tried, Sequence[str], int], Measured],
-    asked: dict[str, Any],
+    given: dict[str, Any],
 ) -> CausalTest:
     """Choose k and block on one half, measure on the other, and compare with every control."""
-    study, seeds = models[TRAINED], asked["seeds"]
+    study, seeds = models[TRAINED], given["seeds"]
     codes = study.languages if main == GAIN else ["en"]
-    tried = [(layer, k) for layer in asked["layers"] for k in asked["ks"]]
+    tried = [(layer, k) for layer in given["layers"] for k in given["ks"]]
     divided = {name: halves(of, seeds, codes) for name, of in models.items()}
     measured: dict[str, list[Measured]] = {name: [] for name in models}
     choices, ks = [], []
@@ -279,18 +263,18 @@ def _tested(
     every = {name: pooled(of) for name, of in measured.items()}
     rows = [row for name, of in every.items() for row in rows_of(of, main, name, seeds[0])]
     table = corrected(pd.DataFrame(rows))
-    chosen = {layer: dict.fromkeys(f"{of[layer]:g}" for of in ks) for layer in asked["layers"]}
+    chosen = {layer: dict.fromkeys(f"{of[layer]:g}" for of in ks) for layer in given["layers"]}
     table.insert(3, "k", ["/".join(chosen[layer]) for layer in table["layer"]])
     exceptions = _exceptions(every[TRAINED], main, lead, study.lens)
     sizes = [
         [len(half.first) for half in of] for of in zip(*divided[TRAINED].values(), strict=True)
     ]
-    facts = facts_of(study, **asked)
+    facts = facts_of(study, **given)
     recorded = {
         "texts": dict(zip(("choosing", "reporting"), sizes, strict=True)),
         "chosen": [{str(layer + 1): k for layer, k in of.items()} for of in ks],
         "lead": lead,
-        "random weights": models[UNTRAINED].name if UNTRAINED in models else None,
+        "random_weights": models[UNTRAINED].name if UNTRAINED in models else None,
         "exceptions": exceptions.to_dict("records"),
     }
     facts = replace(facts, recorded={**facts.recorded, **recorded})

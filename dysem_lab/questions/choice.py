@@ -17,6 +17,7 @@ from dysem_lab.encoders.settings import VECTORS
 from dysem_lab.errors import InputError, choices
 from dysem_lab.evaluate import mean_difference, score, spearman
 from dysem_lab.inputs import names_of
+from dysem_lab.questions.asked import asked, require_study
 from dysem_lab.questions.finding import Facts, Finding, facts_of, sources_of
 from dysem_lab.questions.grid import Cell, CellResult, sweep
 from dysem_lab.questions.needs import prepare
@@ -125,12 +126,16 @@ def honest_choice(
         InputError: Several tasks, different models or languages, a name or number out of range, or
             no setting with a defined score.
     """
-    prepare(dev.needs(component), test.needs(component))
+    require_study(dev)
+    given = asked(test, component=component, ks=ks, seed=seed)
+    given["ms"] = None if ms is None else asked(test, ms=ms)["ms"]
     task = only_task(test)
-    scores = table(dev, test, task, component, ks, ms, seed)
-    asked = {"template": test.templates[0], "component": component, "ks": list(ks)}
-    asked |= {} if ms is None else {"ms": list(ms)}
-    of_test = facts_of(test, **asked, seed=seed)
+    _check(dev, test, task)
+    prepare(dev.needs(component), test.needs(component))
+    if (dev.model.fingerprint, dev.model.dtype) != (test.model.fingerprint, test.model.dtype):
+        raise InputError("dev and test must be studies of one model in one dtype")
+    scores = table(dev, test, task, **given)
+    of_test = facts_of(test, template=test.templates[0], **given)
     facts = replace(
         of_test,
         data=f"{of_test.data}, dev {dev.data[task].name} with "
@@ -138,6 +143,17 @@ def honest_choice(
         recorded={**of_test.recorded, "chosen_on": sources_of(dev)},
     )
     return Finding("honest_choice", scores, figure(scores, facts), caption(scores), facts)
+
+
+def _check(dev: Study, test: Study, task: str) -> None:
+    """Raise `InputError` unless two studies have one model, task and languages."""
+    if (dev.name, dev.dtype) != (test.name, test.dtype):
+        raise InputError("dev and test must be studies of one model in one dtype")
+    of_dev, of_test = dev.task_languages(task), test.task_languages(task)
+    if set(of_dev) != set(of_test):
+        raise InputError(
+            f"dev has {'/'.join(of_dev)}, test {'/'.join(of_test)}; give both the same languages"
+        )
 
 
 def table(
@@ -150,15 +166,6 @@ def table(
     seed: int,
 ) -> pd.DataFrame:
     """Return the table of `honest_choice`."""
-    if (dev.model.fingerprint, dev.model.dtype) != (test.model.fingerprint, test.model.dtype):
-        raise InputError("dev and test must be studies of one model in one dtype")
-    for study in (dev, test):
-        study.texts(task, "en", [])  # a task that a study does not have is an error here
-    if set(dev.task_languages(task)) != set(test.task_languages(task)):
-        raise InputError(
-            f"dev has {'/'.join(dev.task_languages(task))}, test "
-            f"{'/'.join(test.task_languages(task))}; give both the same languages"
-        )
     gold = test.data[task].gold
     rows: list[dict[str, object]] = []
     for setting in test.settings:

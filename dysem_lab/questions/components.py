@@ -7,6 +7,7 @@ import plotly.graph_objects as go
 from torch import Tensor
 
 from dysem_lab.evaluate import score
+from dysem_lab.questions.asked import asked
 from dysem_lab.questions.finding import Facts, Finding, facts_of
 from dysem_lab.questions.grid import sweep
 from dysem_lab.questions.names import SYMBOLS
@@ -40,9 +41,9 @@ def components(
 
     Source: DySem Figures 4 and 11.
     """
-    prepare(study.needs(components))
-    facts = facts_of(study, components=list(components), k=k, seed=seed)
-    scores = table(study, components, k, seed)
+    given = asked(study, components=components, k=k, seed=seed)
+    prepare(study.needs(given["components"]))
+    facts, scores = facts_of(study, **given), table(study, **given)
     return Finding("components", scores, figure(scores, facts), caption(scores), facts)
 
 

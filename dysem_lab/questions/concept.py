@@ -18,6 +18,7 @@ from dysem_lab.errors import InputError
 from dysem_lab.evaluate import holm, mean_with_interval
 from dysem_lab.inputs import at_least, names_of, one_of
 from dysem_lab.models.readout import token_texts
+from dysem_lab.questions.asked import asked
 from dysem_lab.questions.concept_passes import Kind, Read, Reading, n_steps
 from dysem_lab.questions.concept_picture import (
     DIFFERENCE,
@@ -123,9 +124,10 @@ def concept(
 
     Source: the logit lens, nostalgebraist (2020); of heads, Elhage et al. (2021).
     """
+    n_random = at_least(n_random, 2, "n_random")
+    asks = asked(study, k=k, top=top, n_random=n_random, n_sets=n_sets, seed=seed)
     names = [one_of(name, COMPONENTS, "component") for name in names_of(components, "component")]
-    n_random, n_sets = at_least(n_random, 2, "n_random"), at_least(n_sets, 1, "n_sets")
-    n_examples = at_least(n_examples, 0, "n_examples")
+    unsaid = {"components": names, **asked(study, n_examples=n_examples)}
     task = only_task(study)
     n_pairs = len(study.data[task])
     if n_pairs < 6 or len(study.languages) < 2 or not names:
@@ -137,19 +139,18 @@ def concept(
     prepare(given.needs([*dict.fromkeys([*names, "resid"])]), runs_the_model=True)
     found: dict[Kind, Read] = {}
     with tqdm(total=n_steps(len(names), n_sets), desc="read-out", unit="part") as bar:
-        reading = Reading(given, at_least(top, 1, "top"), at_least(seed, 0, "seed"), bar.update)
+        reading = Reading(given, top, seed, bar.update)
         for name in names:
             found |= reading.component(name, k, n_random, n_sets)
         head, of_head = reading.head()
         found |= of_head
     scores = table(found, reading.codes, reading.half.unit, seed=seed)
     shown = _examples(found, reading, names[0], n_examples)
-    asked = {"k": k, "top": top, "n_random": n_random, "n_sets": n_sets, "seed": seed}
-    facts = facts_of(given, **asked)
+    facts = facts_of(given, **asks)
     n_texts = {"choosing": len(reading.choosing.first), "reporting": len(reading.half.first)}
-    recorded = {"components": names, "languages": given.languages, "head": head._asdict()}
-    recorded |= {"texts": n_texts, "examples": shown.to_dict("records")}
-    facts = replace(facts, recorded={**facts.recorded, **recorded})
+    recorded = {"languages": given.languages, "head": head._asdict(), "texts": n_texts}
+    recorded |= {"examples": shown.to_dict("records")}
+    facts = replace(facts, unsaid=unsaid, recorded={**facts.recorded, **recorded})
     said = caption(scores, given.name, top, head)
     return Concept("concept", scores, figure(scores, shown, facts), said, facts, shown)
 

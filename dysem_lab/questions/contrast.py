@@ -19,6 +19,7 @@ from dysem_lab.errors import InputError
 from dysem_lab.evaluate import average_difference, average_score, paired_difference, score
 from dysem_lab.models.steering import Contrast
 from dysem_lab.prompts import TEMPLATE_NAMES
+from dysem_lab.questions.asked import asked
 from dysem_lab.questions.finding import Facts, Finding, facts_of
 from dysem_lab.questions.needs import prepare
 from dysem_lab.questions.published import AVERAGE
@@ -62,6 +63,11 @@ def contrast_gains(
 
     Source: CP (arXiv 2505.12831), Tables 1 and 2.
     """
+    given = asked(study, output_layers=output_layers, seed=seed)
+    if not isinstance(contrasts, Mapping) or not contrasts:
+        raise InputError(
+            f"contrasts must be such as {{'prompteol': (4, 2.0)}}, got {contrasts!r:.80}"
+        )
     alike: dict[tuple[int, float], list[str]] = {}  # templates with the same contrast
     for template, (layer, alpha) in contrasts.items():
         alike.setdefault((layer, alpha), []).append(template)
@@ -74,9 +80,8 @@ def contrast_gains(
         for of_contrast, names in alike.items()
     ]
     prepare(*(study.needs((), **part) for part in parts))
-    facts = facts_of(study, output_layers=list(output_layers), auxiliary="irrelevant", seed=seed)
-    asked = {template: list(of_contrast) for template, of_contrast in contrasts.items()}
-    facts = replace(facts, recorded={**facts.recorded, "contrasts": asked})
+    facts = facts_of(study, **given, auxiliary="irrelevant")
+    facts = replace(facts, unsaid={"contrasts": dict(contrasts)})
     each = [contrast_scores(study, **part, seed=seed) for part in parts]
     scores = pd.concat(each, ignore_index=True)
     return Finding("cp_main_results", scores, figure(scores, facts), caption(scores), facts)

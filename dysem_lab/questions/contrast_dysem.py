@@ -11,8 +11,8 @@ from torch import Tensor
 from dysem_lab.encoders.dysem import semantic_vectors
 from dysem_lab.encoders.settings import VECTORS
 from dysem_lab.evaluate import paired_difference, score
-from dysem_lab.inputs import names_of
 from dysem_lab.models.steering import Contrast
+from dysem_lab.questions.asked import asked
 from dysem_lab.questions.contrast import NO_GAIN, PLAIN, both_norms, contrast_row
 from dysem_lab.questions.finding import Facts, Finding, facts_of
 from dysem_lab.questions.names import SYMBOLS
@@ -58,11 +58,12 @@ def cp_with_dysem(
 
     Source: ours; no paper combines the two.
     """
+    of_contrast = {"layer": layer, "alpha": alpha}
+    given = asked(study, languages=languages, k=k, **of_contrast, components=components, seed=seed)
     contrasts = both_norms(layer, alpha)
-    prepare(study.needs(components, contrasts=contrasts))
-    asked = {"languages": names_of(languages, "language"), "k": k, "layer": layer, "alpha": alpha}
-    facts = facts_of(study, **asked, components=list(components), seed=seed)
-    scores = table(study, languages, contrasts, components, k, seed)
+    prepare(study.needs(given["components"], contrasts=contrasts))
+    facts = facts_of(study, **given)
+    scores = table(study, given["languages"], contrasts, given["components"], k, seed)
     return Finding("cp_with_dysem", scores, figure(scores, facts), caption(scores), facts)
 
 

@@ -11,11 +11,12 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 from torch import Tensor
 
-from dysem_lab.inputs import checked
+from dysem_lab.encoders.contrastive import check_output
+from dysem_lab.inputs import at_least, checked
 from dysem_lab.joint import cosine
-from dysem_lab.models.lens import LensModel
+from dysem_lab.models.lens import LensModel, require_model
 from dysem_lab.models.readout import label, token_texts
-from dysem_lab.models.steering import Contrast, warn_if_alpha_is_undone
+from dysem_lab.models.steering import Contrast, check_contrast, warn_if_alpha_is_undone
 from dysem_lab.prompts import TEMPLATE_NAMES
 from dysem_lab.questions.finding import Facts, Finding
 from dysem_lab.questions.names import POSITION_NAMES
@@ -70,6 +71,9 @@ def contrast_effect(
 
     Source: CP (arXiv 2505.12831), Section 3 and Table 7.
     """
+    check_contrast(contrast, require_model(lens))
+    check_output(output_layer, contrast, lens.n_layers)
+    at_least(top, 1, "top")
     texts = SteeredTexts(lens, [text, *checked(probes, "probe")], template)
     effect = read_effect(texts, contrast, output_layer, top)
     asked = {"template": template, "output_layer": output_layer, "top": top}
@@ -79,7 +83,7 @@ def contrast_effect(
         texts.texts[0],
         len(texts.texts),
         [{"label": one} for one in texts.texts],
-        recorded={"asked": {**asked, "contrast": contrast.settings}},
+        unsaid={"text": text, "probes": probes, **asked, "contrast": contrast.settings},
     )
     return Finding("contrast_effect", table(effect), figure(effect), caption(effect), facts)
 

@@ -12,6 +12,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from dysem_lab.inputs import names_of, several
+from dysem_lab.questions.asked import asked
 from dysem_lab.questions.contrast import (
     PLAIN,
     both_norms,
@@ -48,9 +50,10 @@ def output_layers(study: Study, layer: int, alpha: float, *, seed: int = 0) -> F
 
     Source: CP (arXiv 2505.12831), Figure 3 d; the same curve of the plain prompt is ours.
     """
+    given = asked(study, layer=layer, alpha=alpha, seed=seed)
     contrasts = both_norms(layer, alpha)
     prepare(study.needs((), output_layers="all", contrasts=contrasts))
-    facts = facts_of(study, layer=layer, alpha=alpha, auxiliary="irrelevant", seed=seed)
+    facts = facts_of(study, **given, auxiliary="irrelevant")
     scores = contrast_scores(study, contrasts, "all", seed=seed)
     by_block = scores[scores["output_layer"] != "final"]
     drawn, said = output_layers_figure(by_block, facts), output_layers_caption(by_block)
@@ -133,9 +136,10 @@ def auxiliary_prompts(
 
     Source: CP (arXiv 2505.12831), Table 4.
     """
-    asked = {"layer": layer, "alpha": alpha, "output_layer": output_layer}
+    given = asked(study, layer=layer, alpha=alpha, output_layer=output_layer, seed=seed)
+    values = {"auxiliaries": several(names_of(auxiliaries, "auxiliary prompt"), "auxiliaries")}
     names = "cp_auxiliary_prompts", "What should the auxiliary prompt ask for?"
-    return _variants(*names, study, "auxiliary", {"auxiliaries": list(auxiliaries)}, asked, seed)
+    return _variants(*names, study, "auxiliary", values, given)
 
 
 def positions(
@@ -159,9 +163,9 @@ def positions(
 
     Source: CP (arXiv 2505.12831), Table 5.
     """
-    asked = {"layer": layer, "alpha": alpha, "output_layer": output_layer}
-    names = "cp_position", "Where in the block?"
-    return _variants(*names, study, "position", {"positions": list(positions)}, asked, seed)
+    given = asked(study, layer=layer, alpha=alpha, output_layer=output_layer, seed=seed)
+    values = {"positions": several(names_of(positions, "position"), "positions")}
+    return _variants("cp_position", "Where in the block?", study, "position", values, given)
 
 
 def _variants(
@@ -170,15 +174,14 @@ def _variants(
     study: Study,
     field: str,
     values: Mapping[str, list[str]],
-    asked: Mapping[str, Any],
-    seed: int,
+    given: Mapping[str, Any],
 ) -> Finding:
     """Return what is found of both norms with each value of a contrast's field."""
-    layer, alpha, output_layer = asked.values()
+    layer, alpha, output_layer, seed = given.values()
     each = [both_norms(layer, alpha, **{field: value}) for value in chain(*values.values())]
     contrasts = list(dict.fromkeys([None, *chain(*each)]))
     prepare(study.needs((), output_layers=[output_layer], contrasts=contrasts))
-    facts = facts_of(study, **values, **asked, seed=seed)
+    facts = facts_of(study, **values, **given)
     scores = contrast_scores(study, contrasts, [output_layer], seed=seed)
     drawn = variants_figure(scores, field, title, facts)
     return Finding(kind, scores, drawn, variants_caption(scores, field), facts)

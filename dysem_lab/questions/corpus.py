@@ -12,8 +12,8 @@ from dysem_lab.attribution import shares_of_mean_cosine
 from dysem_lab.consensus import consensus_set, resolve_k
 from dysem_lab.display import Progress, silent
 from dysem_lab.encoders.dysem import DySem, language_vectors
-from dysem_lab.errors import InputError, choices
-from dysem_lab.inputs import by_language, checked
+from dysem_lab.errors import InputError
+from dysem_lab.inputs import by_language, checked, one_of
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.readout import READ
 from dysem_lab.prompts import SETTINGS, TEMPLATES
@@ -75,12 +75,8 @@ class Corpus:
         Raises:
             InputError: A name that the corpus does not have, or m out of range.
         """
-        for kind, value, valid in (
-            ("prompt setting", setting, self.settings),
-            ("component", component, self.components),
-        ):
-            if value not in valid:
-                raise choices(f"{kind} of this corpus", value, valid)
+        one_of(setting, self.settings, "prompt setting of this corpus")
+        one_of(component, self.components, "component of this corpus")
         check_ms([m], len(self.languages))
         return self.vectors[setting, component][:, :m]
 
@@ -159,6 +155,8 @@ def read_corpus(
     """
     if isinstance(source, Study):
         return _of_study(source, texts, progress)
+    if not isinstance(source, DySem):
+        raise InputError(f"a corpus is of a dl.DySem or a dl.Study, got {source!r:.80}")
     texts = checked(() if texts is None else texts)
     if not texts:
         raise InputError("texts is empty; give a corpus of one or more")
@@ -215,10 +213,9 @@ def _renderings(
 
 
 def _of_study(study: Study, task: Sequence[str] | str | None, progress: Progress) -> Corpus:
-    task = next(iter(study.data)) if task is None else task
-    if not isinstance(task, str) or task not in study.data:
-        raise choices("task of this study", task, study.data)
-    study.needs(READ).capture(progress)
+    need = study.needs(READ)
+    task = one_of(next(iter(study.data)) if task is None else task, study.data, "task of the study")
+    need.capture(progress)
     texts = study.texts(task, "en")
     unique = list(dict.fromkeys(texts))
     rows = [texts.index(text) for text in unique]

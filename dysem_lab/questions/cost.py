@@ -16,14 +16,16 @@ import plotly.graph_objects as go
 import torch
 
 from dysem_lab.display import amount
-from dysem_lab.encoders.base import PromptEncoder
-from dysem_lab.encoders.contrastive import ContrastivePrompting
+from dysem_lab.encoders.base import PromptEncoder, templates_of
+from dysem_lab.encoders.contrastive import ContrastivePrompting, check_output
 from dysem_lab.errors import InputError
+from dysem_lab.inputs import at_least, names_of
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.passes import MAX_TOKENS, tokenize
 from dysem_lab.models.record import counted
 from dysem_lab.models.steering import Contrast, auxiliary_prompts
 from dysem_lab.prompts import TEMPLATE_NAMES, parts_of, wrap
+from dysem_lab.questions.asked import asked
 from dysem_lab.questions.contrast import PLAIN, Method
 from dysem_lab.questions.finding import Facts, Finding, facts_of
 from dysem_lab.questions.needs import prepare
@@ -92,16 +94,22 @@ def cost(
 
     Source: CP (arXiv 2505.12831), Table 3, which counts blocks and has no times.
     """
-    prepare(data=list(study.data.values()), runs_the_model=True)
+    named = names_of(templates, "template")
+    for name in named:
+        templates_of(name)
+    given = asked(study, output_layer=output_layer, layer=layer, seed=seed)
+    how_often = asked(study, n_texts=n_texts, rounds=rounds)
+    check_output(output_layer, Contrast(layer), study.n_layers)
     methods = [
-        Method(template, output_layer, contrast)
-        for template in templates
+        Method(name, output_layer, contrast)
+        for name in named
         for contrast in (None, Contrast(layer))
     ]
-    asked = {"templates": list(templates), "output_layer": output_layer, "layer": layer}
-    facts = facts_of(study, **asked, seed=seed)
+    _check(methods, _plain(methods), **how_often)
+    prepare(study.needs(()), runs_the_model=True)
+    facts = facts_of(study, templates=named, **given)
     # The figure says how many texts and rounds there were, with what they ran on.
-    facts = replace(facts, recorded={**facts.recorded, "n_texts": n_texts, "rounds": rounds})
+    facts = replace(facts, unsaid=how_often)
     measured = table(study, methods, n_texts, rounds, seed)
     paper = published_cp("3")
     drawn, said = figure(measured, paper, facts), caption(measured, paper)
@@ -143,7 +151,7 @@ def table(
     study: Study, methods: Sequence[Method], n_texts: int = 64, rounds: int = 3, seed: int = 0
 ) -> pd.DataFrame:
     """Return the table of `cost` for methods of one's own."""
-    base = [Method("prompteol", method.output_layer, None) for method in methods]
+    base = _plain(methods)
     _check(methods, base, n_texts, rounds)
     texts = _sample(study, n_texts, seed)
     lens = study.lens
@@ -211,11 +219,15 @@ def in_turns(names: Sequence[Name], rounds: int) -> Iterator[Name]:
             yield names[(start + i) % len(names)]
 
 
+def _plain(methods: Sequence[Method]) -> list[Method]:
+    """Return what each method is compared with: plain PromptEOL, read at the same output layer."""
+    return [Method("prompteol", method.output_layer, None) for method in methods]
+
+
 def _check(methods: Sequence[Method], base: Sequence[Method], n_texts: int, rounds: int) -> None:
     """Raise an error unless there is something to measure and something to compare it with."""
     for name, number in (("n_texts", n_texts), ("rounds", rounds)):
-        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-            raise InputError(f"{name} must be a whole number from 1, got {number!r}")
+        at_least(number, 1, name)
     if not methods or len(set(methods)) < len(methods):
         raise InputError("methods must be one or more different ones")
     for method, plain in zip(methods, base, strict=True):

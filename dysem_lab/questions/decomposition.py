@@ -9,8 +9,8 @@ from dysem_lab.display import amount
 from dysem_lab.encoders.dysem import semantic_vectors
 from dysem_lab.encoders.settings import VECTORS
 from dysem_lab.evaluate import paired_difference, score
-from dysem_lab.inputs import names_of
 from dysem_lab.prompts import TEMPLATE_NAMES
+from dysem_lab.questions.asked import asked
 from dysem_lab.questions.finding import Facts, Finding, facts_of
 from dysem_lab.questions.names import SYMBOLS
 from dysem_lab.questions.needs import prepare
@@ -60,9 +60,9 @@ def decomposition(
 
     Source: DySem Section 3.1 and Figure 2.
     """
-    prepare(study.needs([*dict.fromkeys((*PLAIN, *components))]))
-    facts = facts_of(study, languages=names_of(languages, "language"), k=k, seed=seed)
-    scores = table(study, languages, k, components, seed)
+    given = asked(study, languages=languages, k=k, components=components, seed=seed)
+    prepare(study.needs([*dict.fromkeys((*PLAIN, *given["components"]))]))
+    facts, scores = facts_of(study, **given), table(study, **given)
     return Finding("decomposition", scores, figure(scores, facts), caption(scores), facts)
 
 

@@ -15,7 +15,9 @@ from plotly.subplots import make_subplots
 from torch import Tensor
 
 from dysem_lab.data.languages import language as language_named
-from dysem_lab.models.readout import DEMOTED, PROMOTED, label
+from dysem_lab.inputs import index_of, one_of
+from dysem_lab.models.readout import DEMOTED, PROMOTED, READ, label
+from dysem_lab.questions.asked import asked
 from dysem_lab.questions.corpus import Corpus, read_corpus
 from dysem_lab.questions.dimension_facts import DimensionFacts, by_size, dimension_facts
 from dysem_lab.questions.finding import Finding
@@ -49,7 +51,12 @@ def dimension(
     Args, errors and defaults are those of `dimension_facts`; a study is read as a corpus (its first
     task). The table is that of `dimension_table`.
     """
-    corpus = corpus if isinstance(corpus, Corpus) else read_corpus(corpus)
+    if not isinstance(corpus, Corpus):
+        asked(corpus, component=one_of(component, READ, "component"), setting=setting, k=k, top=top)
+        asked(corpus, **{} if m is None else {"m": m})
+        if dimension is not None and corpus.size:
+            index_of(dimension, corpus.size[1], "dimension")
+        corpus = read_corpus(corpus)
     known = dimension_facts(
         corpus, dimension, component=component, setting=setting, m=m, k=k, top=top
     )

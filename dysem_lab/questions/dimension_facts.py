@@ -7,9 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dysem_lab.errors import InputError
-from dysem_lab.inputs import whole_number
-from dysem_lab.models.readout import dimension_index, dimension_lens
+from dysem_lab.inputs import at_least, index_of
+from dysem_lab.models.readout import dimension_lens
 from dysem_lab.questions.corpus import Corpus, Measured
 from dysem_lab.questions.finding import Facts
 
@@ -110,15 +109,13 @@ def dimension_facts(
         InputError: A name that the corpus does not have; m, k or the dimension out of range; `top`
             below 1.
     """
-    m = len(corpus.languages) if m is None else m
-    if whole_number(top) is None or top < 1:
-        raise InputError(f"top must be a whole number from 1, got {top!r}")
+    m, top = len(corpus.languages) if m is None else m, at_least(top, 1, "top")
     vectors = corpus.read(component, setting, m)
     sets = corpus.sets(component, setting, m, k)
     asked = (component, setting, m, k)
-    j = dimension_index(
-        most_telling(corpus, *asked) if dimension is None else dimension, vectors.shape[-1]
-    )
+    j = most_telling(corpus, *asked)
+    if dimension is not None:
+        j = index_of(dimension, vectors.shape[-1], "dimension")
     values, codes = vectors[:, :, j], corpus.languages[:m]
     mean = values.mean(1)
     best = mean.sort(descending=True, stable=True).indices[:top].tolist()
@@ -157,7 +154,7 @@ def dimension_facts(
             f"{corpus.said}, {'/'.join(codes)}, {setting}, k = {k:g}",
             corpus.label,
             len(corpus.texts),
-            recorded={"asked": {"dimension": j, **settings, "languages": list(codes), "top": top}},
+            unsaid={"dimension": j, **settings, "languages": codes, "top": top},
         ),
     )
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dysem_lab.attribution import Directions, one_sided, two_sided, without_largest
 from dysem_lab.display import Progress, bar
-from dysem_lab.encoders.base import Encoder, require_encoder
+from dysem_lab.encoders.base import Encoder, require_encoder, require_language
 from dysem_lab.errors import InputError
 from dysem_lab.inputs import at_least, by_language, checked, one_of
 from dysem_lab.joint import joint_cosine, joint_set
@@ -301,6 +301,7 @@ def columns_of(
         InputError: A text that is not given in its own language, or renderings of another number
             or in a language that the encoder does not read.
     """
+    require_language(language)
     for text in texts:
         if not isinstance(text, str | Mapping):
             raise InputError(
@@ -568,21 +569,25 @@ class Texts:
         short = [textwrap.shorten(text, SHOWN, placeholder=" …") for text in texts]
         quoted = " / ".join(f"“{text}”" for text in short)
         said = [quoted, self.encoder.name, self._said_of_corpus()]
-        recorded = {
-            "encoder": self.encoder.config,
-            "texts": {code: list(column) for code, column in self.columns.items()},
-            "centred": self.centred,
+        of_text = zip(*self.columns.values(), strict=True)
+        unsaid: dict[str, object] = {
+            **{
+                name: dict(zip(self.columns, of, strict=True))
+                for name, of in zip("xyz", of_text, strict=False)
+            },
+            "language": self.language,
+            "drop_largest": self.n_largest,
+            "centre": self.reference.name if self.reference and self.centred else None,
+            "directions": self.directions.record() if self.directions is not None else None,
         }
-        if self.directions is not None:
-            recorded["directions"] = self.directions.record()
+        recorded: dict[str, object] = {"encoder": self.encoder.config, "centred": self.centred}
         if self.reference is not None:
             of = self.reference
             recorded["reference"] = dict(
                 name=of.name, digest=of.digest, texts=of.n_texts, pairs=of.n_pairs, seed=of.seed
             )
-        return Facts(
-            model, ", ".join(said), " / ".join(texts), 1, settings=asked, recorded=recorded
-        )
+        label = " / ".join(texts)
+        return Facts(model, ", ".join(said), label, 1, (), asked, unsaid, recorded)
 
 
 def _less(of: Mapping[str, Any]) -> Any:

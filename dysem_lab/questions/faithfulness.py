@@ -20,6 +20,8 @@ from dysem_lab.encoders.dysem import DySem
 from dysem_lab.errors import InputError
 from dysem_lab.evaluate import holm, mean_with_interval, spearman
 from dysem_lab.inputs import at_least
+from dysem_lab.models.parts import require_split
+from dysem_lab.questions.asked import asked
 from dysem_lab.questions.faithfulness_passes import (
     FROZEN,
     GRADIENT,
@@ -119,18 +121,20 @@ def faithfulness(
         Sundararajan et al. (arXiv 1703.01365); integrated Jacobians, Moeller et al.
         (arXiv 2310.05703); rollout, Abnar and Zuidema (arXiv 2005.00928).
     """
+    given = asked(study, k=k, component=component, steps=steps, n_points=n_points)
+    given |= {"n_random": at_least(n_random, 2, "n_random"), **asked(study, seed=seed)}
+    unsaid = {**asked(study, jacobian=jacobian), "integrated": integrated}
+    require_split(component, "token")
     task = only_task(study)
     data = study.data[task]
-    n, n_random = len(data), at_least(n_random, 2, "n_random")
+    n = len(data)
     if centre is None:
         raise InputError("what is removed is replaced by a corpus mean; give centre a corpus")
     n_integrated = n if integrated is None else min(n, at_least(integrated, 0, "integrated"))
     order = np.random.default_rng(seed).permutation(n).tolist()
     drawn = frozenset(order[:n_integrated])
-    few = frozenset(order[: min(n_integrated, at_least(jacobian, 0, "jacobian"))])
-    plan = Plan(
-        at_least(n_points, 2, "n_points"), n_random, at_least(steps, 1, "steps"), drawn, few, seed
-    )
+    few = frozenset(order[: min(n_integrated, jacobian)])
+    plan = Plan(n_points, n_random, steps, drawn, few, seed)
     prepare(study.needs(()), runs_the_model=True)
     template = study.templates[0]
     encoder = DySem(study.lens, ["en"], None, k, component, template, setting="english")
@@ -141,11 +145,11 @@ def faithfulness(
     table, curves = _table(pairs, plan, found), _curves(pairs, plan)
     of_pairs = _of_pairs(pairs, found, first, second)
     failing = _failing(of_pairs)
-    asked = {"k": k, "component": component, "steps": steps, "n_points": n_points}
-    facts = facts_of(study, **asked, n_random=n_random, seed=seed)
+    facts = facts_of(study, **given)
     recorded: dict[str, Any] = {"corpus": corpus.name, "corpus_digest": corpus.digest}
     recorded["failing"] = failing.to_dict("records")
-    facts = replace(facts, recorded={**facts.recorded, **recorded})
+    unsaid["centre"] = corpus.name
+    facts = replace(facts, unsaid=unsaid, recorded={**facts.recorded, **recorded})
     drawn_figure = figure(table, curves, facts)
     return Faithfulness(
         "faithfulness", table, drawn_figure, caption(table), facts, curves, of_pairs, failing

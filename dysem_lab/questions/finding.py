@@ -26,7 +26,8 @@ class Facts:
         sources: One record per data set, as JSON values; its "label" is what the gallery shows.
         settings: Of the question, as it was asked: names → JSON values. Blocks are 0-based here
             ("layer"), and 1-based in words.
-        recorded: What else belongs into the record, but not into the line.
+        unsaid: Settings that belong into the record, but not into the line.
+        recorded: What else belongs into the record.
     """
 
     model: ModelFacts
@@ -35,6 +36,7 @@ class Facts:
     size: int | None = None
     sources: Sequence[Mapping[str, object]] = ()
     settings: Mapping[str, object] = field(default_factory=dict)
+    unsaid: Mapping[str, object] = field(default_factory=dict)
     recorded: Mapping[str, object] = field(default_factory=dict)
 
     def __str__(self) -> str:
@@ -43,9 +45,8 @@ class Facts:
 
     def record(self) -> dict[str, object]:
         """Return what is needed to make it again: code, model, data, settings, versions."""
-        return record(
-            self.model, self.sources, {**self.recorded, "parameters": dict(self.settings)}
-        )
+        parameters = {**self.settings, **self.unsaid}
+        return record(self.model, self.sources, {**self.recorded, "parameters": parameters})
 
 
 def facts_of(study: Study, tasks: Sequence[str] | None = None, /, **settings: object) -> Facts:
@@ -81,7 +82,7 @@ def facts_of(study: Study, tasks: Sequence[str] | None = None, /, **settings: ob
         sum(sizes) if names else None,
         sources_of(study),
         settings,
-        {"sampling": study.sampling, **prompts},
+        recorded={"sampling": study.sampling, **prompts},
     )
 
 

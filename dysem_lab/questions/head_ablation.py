@@ -15,7 +15,7 @@ import torch
 from dysem_lab.display import Progress, amount
 from dysem_lab.encoders.base import LensEncoder
 from dysem_lab.errors import InputError
-from dysem_lab.inputs import array_of, at_least
+from dysem_lab.inputs import array_of, at_least, seed_of
 from dysem_lab.joint import joint_cosine
 from dysem_lab.models.lens import LensModel
 from dysem_lab.questions.explain import Texts, columns_of
@@ -94,7 +94,7 @@ def head_ablation(
 
     Source: mean ablation, Wang et al. (arXiv 2211.00593), Section 2.
     """
-    n_draws = at_least(n_draws, 1, "n_draws")
+    n_draws, seed = at_least(n_draws, 1, "n_draws"), seed_of(seed)
     if centre is None:
         raise InputError("a head is replaced by its mean over a corpus; give centre a corpus")
     columns = columns_of(encoder, [x, y], renderings, language)
@@ -139,7 +139,7 @@ def head_ablation(
     )
     predicted = float(after[0] - sum(added[head] for head in chosen))
     facts = texts.facts(n_draws=n_draws, seed=seed)
-    facts = replace(facts, recorded={**facts.recorded, "heads": chosen})
+    facts = replace(facts, unsaid={**facts.unsaid, "heads": chosen})
     drawn, said = figure(table, predicted, facts), caption(table, predicted)
     return HeadAblation("head_ablation", table, drawn, said, facts, float(after[0]), predicted)
 

@@ -32,7 +32,8 @@ from dysem_lab.models.capture import capture
 from dysem_lab.models.edits import ablate
 from dysem_lab.models.gradients import head_gradients
 from dysem_lab.models.last_token import prefixes, record_edits
-from dysem_lab.models.parts import split
+from dysem_lab.models.parts import require_split, split
+from dysem_lab.questions.asked import asked
 from dysem_lab.questions.finding import Facts, Finding, facts_of
 from dysem_lab.questions.ledger import Ledger
 from dysem_lab.questions.needs import prepare
@@ -96,6 +97,8 @@ def head_patching(
     Source: Syed et al., Attribution Patching Outperforms Automated Circuit Discovery
         (arXiv 2310.10348); mean ablation, Wang et al. (arXiv 2211.00593).
     """
+    given = asked(study, k=k, component=component, seed=seed)
+    require_split(component, "head")
     task = only_task(study)
     data = study.data[task]
     if centre is None:
@@ -115,9 +118,9 @@ def head_patching(
             **{name: values.mean(0) for name, values in estimates.items()},
         }
     )
-    facts = facts_of(study, k=k, component=component, seed=seed)
+    facts = facts_of(study, **given)
     recorded = {"corpus": corpus.name, "corpus_digest": corpus.digest}
-    facts = replace(facts, recorded={**facts.recorded, **recorded})
+    facts = replace(facts, unsaid={"centre": corpus.name}, recorded={**facts.recorded, **recorded})
     drawn = figure(table, heads, facts)
     return HeadPatching("head_patching", table, drawn, caption(table), facts, heads)
 

@@ -16,8 +16,9 @@ from torch import Tensor
 from dysem_lab.consensus import consensus_set
 from dysem_lab.errors import InputError
 from dysem_lab.evaluate import holm, score, spearman
-from dysem_lab.inputs import array_of, at_least, names_of
+from dysem_lab.inputs import array_of, at_least
 from dysem_lab.joint import joint_cosine
+from dysem_lab.questions.asked import asked
 from dysem_lab.questions.causal_passes import Half, halves
 from dysem_lab.questions.finding import Finding, facts_of
 from dysem_lab.questions.heads_passes import (
@@ -115,9 +116,10 @@ def heads(
     Source: heads of a sum, Gandelsman et al. (arXiv 2310.05916); mean ablation, Wang et al.
         (arXiv 2211.00593).
     """
-    task, codes = only_task(study), names_of(languages, "language")
+    given = asked(study, languages=languages, k=k, n_draws=n_draws, seed=seed)
+    n_examples = asked(study, n_examples=n_examples)["n_examples"]
+    task, codes = only_task(study), given["languages"]
     numbers = [at_least(n, 1, "n_heads") for n in array_of(n_heads, "n_heads").ravel().tolist()]
-    n_draws, n_examples = at_least(n_draws, 1, "n_draws"), at_least(n_examples, 0, "n_examples")
     n_pairs = len(study.data[task])
     if not numbers or n_pairs < 6:
         raise InputError(f"give n_heads, and 6 pairs or more; got {numbers} of {n_pairs}")
@@ -125,13 +127,13 @@ def heads(
     study = study.prompted(study.templates[0], study.settings[0], read)
     prepare(study.needs("attn"), runs_the_model=True)
     lens, (choosing, reporting) = study.lens, halves(study, [seed], ["en"])[seed]
+    if max(numbers) > (most := lens.n_layers * lens.n_heads // 2):
+        raise InputError(f"n_heads must be {most} at most, half of them, got {numbers}")
     means = part_means(lens, choosing.prompts("en"))
     ranked = shares_of_variance(_parts(choosing, codes, k, means))
     table = _table(_parts(reporting, codes, k, means), ranked, means, _gold(reporting), seed)
     of_heads = table[table["kind"] == "head"]
     order = list(zip(of_heads["block"].astype(int), of_heads["head"].astype(int), strict=True))
-    if max(numbers) > len(order) // 2:
-        raise InputError(f"n_heads must be {len(order) // 2} at most, half of them, got {numbers}")
     prompts = reporting.prompts("en")
     seen = attended_by_heads(lens, prompts, prompts[:n_examples], order[:N_NAMED])
     table = table.assign(**_attention_columns(table, seen))
@@ -144,13 +146,14 @@ def heads(
         )
     }
     ablation = _ablation(choosing, reporting, codes, k, means, tried, seed)
-    asked = {"languages": codes, "k": k, "n_heads": numbers, "n_draws": n_draws, "seed": seed}
-    facts = facts_of(study, **asked)
+    facts = facts_of(study, **given, n_heads=numbers)
     sizes = {"choosing": len(choosing.first), "reporting": len(reporting.first)}
     examples = _examples(seen, reporting)
     rows = [row.dropna().to_dict() for _, row in ablation.iterrows()]  # JSON has no NaN
     recorded = {"texts": sizes, "ablation": rows, "examples": examples.to_dict("records")}
-    facts = replace(facts, recorded={**facts.recorded, **recorded})
+    facts = replace(
+        facts, unsaid={"n_examples": n_examples}, recorded={**facts.recorded, **recorded}
+    )
     said = caption(table, ablation, sizes["reporting"])
     return Heads("heads", table, figure(table, ablation, facts), said, facts, ablation, examples)
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from dysem_lab.consensus import consensus_set, resolve_k, top_k
 from dysem_lab.display import amount
-from dysem_lab.errors import InputError
 from dysem_lab.evaluate import mean_difference, score
 from dysem_lab.joint import joint_cosine, joint_set
+from dysem_lab.questions.asked import asked
 from dysem_lab.questions.finding import Facts, Finding, facts_of
 from dysem_lab.questions.needs import prepare
 from dysem_lab.questions.random_sets import draw_sets
@@ -92,10 +92,11 @@ def ladder(
         InputError: Several tasks, a name that the study does not have, k out of range, n_random
             below 1.
     """
+    of_sets = {"component": component, "k": k, "n_random": n_random, "seed": seed}
+    given = asked(study, languages=languages, **of_sets)
+    only_task(study)
     prepare(study.needs(component))
-    asked = {"component": component, "k": k, "n_random": n_random, "seed": seed}
-    facts = facts_of(study, **one_prompt(study, languages), **asked)
-    scores = table(study, languages, component, k, seed, n_random)
+    facts, scores = facts_of(study, **one_prompt(study), **given), table(study, **given)
     return Finding("ladder", scores, figure(scores, facts), caption(scores), facts)
 
 
@@ -103,8 +104,6 @@ def table(
     study: Study, languages: Sequence[str], component: str, k: int | float, seed: int, n_random: int
 ) -> pd.DataFrame:
     """Return the table of `ladder`."""
-    if n_random < 1:
-        raise InputError(f"n_random must be at least 1 draw, got {n_random}")
     task = only_task(study)
     x = study.vectors(task, component, languages=languages)
     source = study.vectors(task, component, languages=["en"])

@@ -7,6 +7,7 @@ import torch
 
 from dysem_lab.consensus import consensus_set
 from dysem_lab.errors import InputError
+from dysem_lab.questions.asked import asked, require_study
 from dysem_lab.questions.finding import Facts, Finding, facts_of
 from dysem_lab.questions.needs import prepare
 from dysem_lab.questions.scores import rank_languages
@@ -24,9 +25,9 @@ def languages(study: Study, *, component: str = "attn", seed: int = 0) -> Findin
 
     Source: DySem Figures 5 and 12.
     """
+    given = asked(study, component=component, seed=seed)
     prepare(study.needs(component))
-    facts = facts_of(study, component=component, seed=seed)
-    scores = table(study, component, seed)
+    facts, scores = facts_of(study, **given), table(study, **given)
     return Finding("languages", scores, figure(scores, facts), caption(scores), facts)
 
 
@@ -56,11 +57,14 @@ def language_overlap(
     Raises:
         InputError: The task is in one language only.
     """
-    prepare(study.needs(component))
+    require_study(study)
     if task is None:
         task = max(reversed(study.data), key=lambda name: len(study.task_languages(name)))
-    facts = facts_of(study, task=task, setting=setting, component=component, k=k)
-    overlap, chance = overlaps(study, task, setting, component, k)
+    given = asked(study, task=task, setting=setting, component=component, k=k)
+    if len(codes := study.task_languages(task)) < 2:
+        raise InputError(f"{task} is in {codes[0]!r} alone; an overlap is of two languages or more")
+    prepare(study.needs(component))
+    facts, (overlap, chance) = facts_of(study, **given), overlaps(study, **given)
     tidy = overlap.rename_axis("language").reset_index()
     said = overlap_caption(overlap, chance)
     return Finding("language_overlap", tidy, overlap_figure(overlap, facts), said, facts)
@@ -112,8 +116,6 @@ def overlaps(
     That is the Jaccard index of two random sets of the mean size, |S|² / d over 2|S| − |S|² / d.
     """
     codes = study.task_languages(task)
-    if len(codes) < 2:
-        raise InputError(f"{task} is in {codes[0]!r} alone; an overlap is of two languages or more")
     sets = torch.stack(
         [
             consensus_set(study.vectors(task, component, setting=setting, languages=[code]), k)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,10 @@ import plotly.graph_objects as go
 
 from dysem_lab.errors import InputError
 from dysem_lab.models.steering import Contrast
+from dysem_lab.questions.asked import asked, require_study
 from dysem_lab.questions.contrast import LABELS, PLAIN, contrast_scores, prompt_name
 from dysem_lab.questions.contrast_sweeps import template_panels
-from dysem_lab.questions.finding import Facts, Finding, facts_of
+from dysem_lab.questions.finding import Facts, Finding, facts_of, sources_of
 from dysem_lab.questions.needs import prepare
 from dysem_lab.questions.study import Study
 from dysem_lab.questions.style import GAINS, gained, layout, one_of_each
@@ -56,13 +57,15 @@ def layer_alpha(
 
     Source: CP (arXiv 2505.12831), Figure 3 a-c; what the choice is worth is ours.
     """
+    require_study(test)
+    given = asked(study, layers=layers, alphas=alphas, output_layer=output_layer, seed=seed)
     contrasts: list[Contrast | None] = [None]
     contrasts += [Contrast(layer, "scaling", alpha) for layer in layers for alpha in alphas]
     contrasts += [Contrast(layer, "recovering") for layer in layers]
     where: dict[str, Any] = {"contrasts": contrasts, "output_layers": [output_layer]}
     prepare(study.needs((), **where), test.needs((), **where))
-    asked = {"layers": list(layers), "alphas": list(alphas), "output_layer": output_layer}
-    facts = facts_of(study, **asked, position="heads", seed=seed)
+    facts = facts_of(study, **given, position="heads")
+    facts = replace(facts, recorded={**facts.recorded, "test": sources_of(test)})
     scores = contrast_scores(study, **where, seed=seed)
     drawn, said = figure(scores, facts), caption(scores)
     reported = chosen_and_oracle(scores, contrast_scores(test, **where, seed=seed))

@@ -13,6 +13,7 @@ from torch import Tensor
 from dysem_lab.display import amount
 from dysem_lab.errors import InputError
 from dysem_lab.evaluate import paired_difference, score
+from dysem_lab.questions.asked import asked
 from dysem_lab.questions.finding import Facts, Finding, facts_of
 from dysem_lab.questions.needs import prepare
 from dysem_lab.questions.overlap import different_texts
@@ -47,6 +48,7 @@ def layer_choice(study: Study, *, seed: int = 0) -> Finding:
     Source: choosing by invariance: arXiv 2502.02013, whose augmentations are random changes of the
     text; renderings in their place are ours.
     """
+    asked(study, seed=seed)
     task = only_task(study)
     codes = [code for code in study.task_languages(task) if code != "en"]
     if not codes:
@@ -54,13 +56,13 @@ def layer_choice(study: Study, *, seed: int = 0) -> Finding:
             "an invariance needs renderings: give the study other languages, or paraphrases such "
             "as 'en-1'"
         )
-    asked = study.prompted(study.templates[0], "english")
-    prepare(asked.needs((), each="resid"))
-    x, *views = asked.vectors(task, "resid", languages=["en", *codes], layers="each").unbind(1)
-    gold, width = study.data[task].gold, x.shape[-1]
     kept = different_texts(study.texts(task, "en"))
     if len(kept) < 2:
         raise InputError("an invariance needs two different texts or more, the study has one")
+    english = study.prompted(study.templates[0], "english")
+    prepare(english.needs((), each="resid"))
+    x, *views = english.vectors(task, "resid", languages=["en", *codes], layers="each").unbind(1)
+    gold, width = study.data[task].gold, x.shape[-1]
     similarity = [pair_cosine(x[:, layer]) for layer in range(x.shape[1])]
     measured = [
         float(np.mean([invariance(x[kept, layer], view[kept, layer]) for view in views]))

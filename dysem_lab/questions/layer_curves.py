@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -10,9 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dysem_lab.errors import choices
 from dysem_lab.evaluate import score
 from dysem_lab.questions import layers
+from dysem_lab.questions.asked import asked, require_study
 from dysem_lab.questions.finding import Facts, Finding, facts_of
 from dysem_lab.questions.grid import check_ms, chunks, sweep
 from dysem_lab.questions.needs import Need, prepare
@@ -67,17 +68,18 @@ def layer_curves(
 
     Source: DySem Figures 8 and 18-21 have attention and FFN; the residual stream is ours.
     """
-    prepare(need_of(study))
+    require_study(study)
     task = next(iter(study.data), "") if task is None else task
     setting = study.settings[0] if setting is None else setting
-    if setting not in study.settings:
-        raise choices("prompt setting of this study", setting, study.settings)
+    given = asked(study, task=task, setting=setting, vector=vector, k=k, seed=seed)
     codes = study.task_languages(task)
     m = len(codes) if m is None else m
     check_ms([m], len(codes))
+    prepare(need_of(study))
     table = data_layers(study.prompted(settings=setting), task, vector, codes[:m], k, seed)
-    asked = {"languages": codes[:m], "prompts": setting, "vector": vector, "k": k}
-    facts = facts_of(study, [task], **asked)
+    del given["task"]  # it is named as the data
+    facts = facts_of(study, [task], languages=codes[:m], **given)
+    facts = replace(facts, unsaid={"task": task, "m": m})
     paper = published_score(study, task, setting, vector)
     figure = layer_figure(table, facts, SCORE, paper)
     return Finding("layer_curves", table, figure, layer_caption(table), facts)

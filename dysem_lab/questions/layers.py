@@ -10,8 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dysem_lab.encoders.settings import VECTORS
-from dysem_lab.errors import choices
 from dysem_lab.evaluate import score
+from dysem_lab.inputs import one_of
+from dysem_lab.questions.asked import asked
 from dysem_lab.questions.finding import Facts, Finding, facts_of
 from dysem_lab.questions.grid import check_ms, chunks, sweep
 from dysem_lab.questions.needs import prepare
@@ -59,11 +60,10 @@ def layers(
 
     Source: DySem Figures 8 and 18–21.
     """
-    if component not in PER_LAYER:  # h^l is a sum over layers already
-        raise choices("component for layers", component, PER_LAYER)
+    one_of(component, PER_LAYER, "component for layers")  # h^l is a sum over layers already
+    given = asked(study, component=component, m=m, k=k, vectors=vectors, seed=seed)
     prepare(study.needs(component, each=component))
-    facts = facts_of(study, component=component, m=m, k=k, seed=seed)
-    scores = table(study, m, component=component, k=k, vectors=vectors, seed=seed)
+    facts, scores = facts_of(study, **given), table(study, **given)
     facts = with_languages(facts, scores)
     return Finding("layers", scores, figure(scores, facts), caption(scores), facts)
 
@@ -80,8 +80,7 @@ def table(
     seed: int = 0,
 ) -> pd.DataFrame:
     """Return the table of `layers`, of all tasks or some, in given orders of languages (`grid`)."""
-    if component not in PER_LAYER:  # h^l is a sum over layers already
-        raise choices("component for layers", component, PER_LAYER)
+    one_of(component, PER_LAYER, "component for layers")
     check_ms([m], most_languages(study, languages))
     rows = []
     for task in study.data if tasks is None else tasks:

@@ -19,7 +19,8 @@ from tqdm.auto import tqdm
 from dysem_lab import paths
 from dysem_lab.data.sts import STSData
 from dysem_lab.encoders.base import Encoder
-from dysem_lab.encoders.systems import named_systems
+from dysem_lab.encoders.settings import check_settings
+from dysem_lab.encoders.systems import chosen_names, named_systems
 from dysem_lab.encoders.vectors import SemanticVectors, n_dims
 from dysem_lab.errors import InputError, MissingTranslationError, choices
 from dysem_lab.evaluate import (
@@ -29,9 +30,10 @@ from dysem_lab.evaluate import (
     average_score,
     parts_of_task,
 )
-from dysem_lab.inputs import names_of
+from dysem_lab.inputs import names_of, one_of
 from dysem_lab.models.store import VectorStore
 from dysem_lab.prompts import TEMPLATE_NAMES
+from dysem_lab.questions.asked import asked
 from dysem_lab.questions.cost import in_turns
 from dysem_lab.questions.finding import Facts, Finding, facts_of
 from dysem_lab.questions.needs import prepare
@@ -91,10 +93,15 @@ def leaderboard(
     Raises:
         InputError: As for `dysem_lab.named_systems` and `score_systems`.
     """
-    codes = study.languages if languages is None else names_of(languages, "language")
-    prepare(study.needs("attn"), runs_the_model=True)
+    given = asked(study, k=k, n_timed=n_timed, seed=seed)
+    one_of(aggregation, AGGREGATIONS, "aggregation")
+    codes = study.languages if languages is None else languages
+    codes = list(check_settings(codes, setting="language-specific"))
     texts = [text for task in study.data for text in study.texts(task, "en")]
     by = source_for(texts, paraphrases)
+    named = names_of(methods, "method")
+    chosen_names(named, codes, by is not None)
+    prepare(study.needs("attn"), runs_the_model=True)
     scores = score_systems(
         named_systems(study.lens, methods, codes, translator, k, by),
         study.data,
@@ -103,10 +110,10 @@ def leaderboard(
         n_timed=n_timed,
         seed=seed,
     )
-    asked = {"methods": methods, "languages": codes, "k": k, "aggregation": aggregation}
+    of_systems = {"methods": named, "languages": codes, "aggregation": aggregation}
     renderings = "of the data" if translator is None else translator.name
     made_by = {"translator": renderings, "paraphrases": by.name if by else None}
-    facts = facts_of(study, **asked, **made_by, n_timed=n_timed, seed=seed)
+    facts = facts_of(study, **of_systems, **made_by, **given)
     return Finding("leaderboard", scores, figure(scores, facts), caption(scores), facts)
 
 
@@ -147,10 +154,13 @@ def score_systems(
     Raises:
         InputError: No systems or no tasks.
     """
-    if aggregation not in AGGREGATIONS:
-        raise choices("aggregation", aggregation, AGGREGATIONS)
-    if not encoders or not data:
-        raise InputError("give at least one system, from dysem_lab.named_systems, and one task")
+    one_of(aggregation, AGGREGATIONS, "aggregation")
+    for given in (encoders, data):
+        if not isinstance(given, Mapping) or not given:
+            raise InputError(
+                "give at least one system, from dysem_lab.named_systems, and one task, each by its "
+                f"name, got {given!r:.80}"
+            )
     rows: list[dict[str, object]] = []
     compared: dict[str, list[list[Part]]] = {name: [] for name in encoders}
     jobs = [(name, task) for name in encoders for task in data]
@@ -294,8 +304,7 @@ def published_leaderboard(model: str | None = None) -> pd.DataFrame:
     table["weights"] = np.where(table["method"].str.endswith("SemPA"), "not released", "")
     if model is None:
         return table
-    if model not in set(table["model"]):
-        raise choices("model with published scores", model, table["model"].unique())
+    one_of(model, table["model"].unique().tolist(), "model with published scores")
     return table[table["model"] == model].reset_index(drop=True)
 
 

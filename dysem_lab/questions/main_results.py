@@ -20,10 +20,11 @@ from dysem_lab.display import amount
 from dysem_lab.encoders.settings import VECTORS
 from dysem_lab.errors import InputError, choices
 from dysem_lab.evaluate import Scores, average_score, score
-from dysem_lab.inputs import names_of
+from dysem_lab.inputs import at_least, different, names_of, one_of
 from dysem_lab.joint import joint_cosine
 from dysem_lab.models.loading import presets
 from dysem_lab.prompts import TEMPLATE_NAMES
+from dysem_lab.questions.asked import asked
 from dysem_lab.questions.finding import Facts, Finding, facts_of
 from dysem_lab.questions.grid import sweep
 from dysem_lab.questions.needs import prepare
@@ -123,11 +124,15 @@ def main_results(
 
     Source: DySem Tables 1 and 2.
     """
+    given = asked(study, k=k, seed=seed)
+    m = m if m is None else at_least(m, 1, "m")
+    named = study.languages if languages is None else different(languages, "language")
+    for code in named:
+        one_of(code, study.languages, "language of this study")
     english = study.prompted(list(BASELINES), "english", "en")
     prepare(study.needs("attn"), english.needs("final"))
-    named = study.languages if languages is None else names_of(languages, "language")
-    facts = facts_of(study, languages=named, m=m, k=k, seed=seed)
-    scores = table(study, languages, m, k=k, seed=seed)
+    facts = facts_of(study, languages=named, m=m, **given)
+    scores = table(study, languages, m, **given)
     drawn, said = figure(scores, facts), caption(scores)
     return Finding("main_results", comparison(scores), drawn, said, facts)
 
@@ -166,8 +171,8 @@ def table(
     elif m is not None:
         raise InputError(f"m={m} and rows that have their own m exclude each other; give one")
     for row in rows:
-        if row.m is not None and (isinstance(row.m, bool) or row.m < 1):
-            raise InputError(f"m must be a number of languages, at least 1, got {row.m!r}")
+        if row.m is not None:
+            at_least(row.m, 1, "m")
     preset = preset_of(study.model.name) if preset is None else preset
     if preset:
         check_preset(study, preset)

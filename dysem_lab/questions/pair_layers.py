@@ -7,8 +7,8 @@ import pandas as pd
 from jaxtyping import Float
 from torch import Tensor
 
-from dysem_lab.errors import InputError, choices
-from dysem_lab.inputs import by_language, checked, names_of
+from dysem_lab.errors import InputError
+from dysem_lab.inputs import by_language, checked, different, one_of
 from dysem_lab.models.capture import capture
 from dysem_lab.models.facts import ModelFacts
 from dysem_lab.models.lens import LensModel
@@ -86,9 +86,7 @@ def capture_pair(
         InputError: No language or one twice, an empty text, renderings that are not two.
         MissingTranslationError: A rendering is neither given nor to be had.
     """
-    codes = names_of(languages, "language")
-    if not codes or len(set(codes)) < len(codes):
-        raise InputError(f"languages must be one or more different codes, got {languages}")
+    codes = different(languages, "language")
     given = by_language(renderings)
     own = codes[0] if language is None else language
     texts = {own: checked([first, second])}
@@ -149,28 +147,27 @@ def pair_layer_curves(
 
     Source: DySem Eqs. 3-6 and 11-17.
     """
+    for one in (pair, beside or pair):
+        if not isinstance(one, LayeredPair):
+            raise InputError(f"a pair is what dl.capture_pair returns, got {one!r:.80}")
     setting = pair.settings[-1] if setting is None else setting
-    if setting not in pair.settings:
-        raise choices("prompt setting", setting, pair.settings)
+    one_of(setting, pair.settings, "prompt setting")
     m = len(pair.languages) if m is None else m
     check_ms([m], len(pair.languages))
     table = pair_layers(pair, setting, vector, m, k)
     codes = pair.languages[:m]
     said = f"{'/'.join(codes)}, {setting}, {vector}, k = {k:g}"
-    asked = {"languages": list(codes), "setting": setting, "vector": vector, "k": k}
-    recorded = {
-        "texts": {code: list(pair.texts[code]) for code in codes},
-        "asked": {**asked, "template": pair.template},
-    }
+    asked = {"languages": codes, "setting": setting, "vector": vector, "m": m, "k": k}
+    unsaid = {**asked, "template": pair.template, "pair": {c: pair.texts[c] for c in codes}}
     caption = layer_caption(table)
+    unsaid["beside"] = beside.texts if beside else None
     if beside is not None:
         other = pair_layers(beside, setting, vector, min(m, len(beside.languages)), k)
         other = other[other["measure"] == "DySem"].assign(measure=UNRELATED)
         table = pd.concat([table, other], ignore_index=True)
         caption += f" {early(table)}"
-        recorded["beside"] = {code: list(texts) for code, texts in beside.texts.items()}
     label = " / ".join(next(iter(pair.texts.values())))
-    facts = Facts(pair.model, said, label, 1, recorded=recorded)
+    facts = Facts(pair.model, said, label, 1, unsaid=unsaid)
     return Finding("pair_layers", table, layer_figure(table, facts), caption, facts)
 
 

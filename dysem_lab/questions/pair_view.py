@@ -116,9 +116,9 @@ class PairView:
             f"k {settings['k']}",
         ]
         texts = {"first": dict(self.first), "second": dict(self.second), "language": self.language}
-        recorded = {**texts, "asked": {**settings, "languages": list(self.languages)}}
+        unsaid = {**texts, **settings, "languages": self.languages}
         label = f"{self.first[self.language]} / {self.second[self.language]}"
-        return Facts(self.model, ", ".join(shown), label, 1, recorded=recorded)
+        return Facts(self.model, ", ".join(shown), label, 1, unsaid=unsaid)
 
 
 def pair_view(

@@ -8,6 +8,7 @@ of texts shows what a patch does. Whether it holds over many is what
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,15 +18,24 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dysem_lab.display import Progress, silent
-from dysem_lab.encoders.base import require_model
+from dysem_lab.encoders.base import require_language
 from dysem_lab.encoders.settings import check_settings
 from dysem_lab.errors import InputError
-from dysem_lab.inputs import at_least, by_language, checked, names_of, one_of
+from dysem_lab.inputs import (
+    at_least,
+    by_language,
+    check_k,
+    checked,
+    index_of,
+    names_of,
+    one_of,
+    seed_of,
+)
 from dysem_lab.joint import cosine
 from dysem_lab.models.capture import unique_prompts
 from dysem_lab.models.edits import patch
 from dysem_lab.models.last_token import LastToken, Prefix, prefixes, record_edits
-from dysem_lab.models.lens import LensModel
+from dysem_lab.models.lens import LensModel, require_model
 from dysem_lab.models.places import Place
 from dysem_lab.models.readout import token_texts, visible
 from dysem_lab.models.record import Edit, finite
@@ -100,10 +110,21 @@ def patch_effect(
     Source: interchange interventions, Geiger et al. (arXiv 2106.02997).
     """
     one_of(dimensions, SETS, "dimensions")
+    _draws(lens, layer, k, n_draws, top, seed)  # what is wrong is said before a pass
     texts = Exchange(lens, receiver, donor, languages, template, setting, language)
     effect = texts.effect(layer, k, n_draws=n_draws, top=top, seed=seed)
     drawn, said = figure(effect, dimensions), caption(effect, dimensions)
-    return Finding("patch_effect", effect.table, drawn, said, effect.facts)
+    facts = replace(effect.facts, unsaid={**effect.facts.unsaid, "dimensions": dimensions})
+    return Finding("patch_effect", effect.table, drawn, said, facts)
+
+
+def _draws(lens: LensModel, layer: int, k: int | float, n_draws: int, top: int, seed: int) -> Draws:
+    """Return what is drawn, once all that an effect is asked for is known to be sound."""
+    index_of(layer, require_model(lens).n_layers, "layer")
+    check_k(k, lens.d_model)
+    at_least(top, 1, "top")
+    n_draws = at_least(n_draws, 1, "n_draws")
+    return Draws(n_draws, n_draws, seed_of(seed))
 
 
 class Exchange:
@@ -137,6 +158,7 @@ class Exchange:
     ) -> None:
         """Run both texts as they are."""
         self.lens, (self.receiver,) = require_model(lens), checked([receiver], "receiver")
+        require_language(language)
         given = {language: donor} if isinstance(donor, str) else by_language(donor)
         self.codes = list(given) if languages is None else names_of(languages, "language")
         check_settings(self.codes, "resid", template, setting, "mean")
@@ -190,9 +212,7 @@ class Exchange:
             InputError: A block that the model does not have, or k, draws or tokens out of range.
         """
         lens, end = self.lens, Place("resid")
-        Place("resid", layer).check(lens.n_layers)
-        n_draws, top = at_least(n_draws, 1, "n_draws"), at_least(top, 1, "top")
-        draws = Draws(n_draws, n_draws, at_least(seed, 0, "seed"))
+        draws = _draws(lens, layer, k, n_draws, top, seed)
         receiver, donor = self._receiver, self._donor[self.language]
         new, change = donor.stream[layer], donor.stream[layer] - receiver.stream[layer]
         consensus = torch.stack([self._donor[code].stream[layer] for code in self.codes])
@@ -255,16 +275,17 @@ class Exchange:
             self.setting,
             "/".join(self.codes),
         ]
-        recorded = {
-            "receiver": self.receiver,
-            "donor": self.donor,
-            "language": self.language,
-            "asked": {"languages": self.codes, "template": self.template, "setting": self.setting},
-        }
+        of_texts = {"receiver": self.receiver, "donor": self.donor, "language": self.language}
+        unsaid = {"languages": self.codes, "template": self.template, "setting": self.setting}
         settings = {"layer": layer, **asked}
         label = f"{self.donor[self.language]} / {self.receiver}"
         return Facts(
-            self.lens.facts, ", ".join(said), label, 1, settings=settings, recorded=recorded
+            self.lens.facts,
+            ", ".join(said),
+            label,
+            1,
+            settings=settings,
+            unsaid={**of_texts, **unsaid},
         )
 
 

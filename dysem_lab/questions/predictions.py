@@ -14,11 +14,13 @@ from plotly.subplots import make_subplots
 from torch import Tensor
 
 from dysem_lab.errors import InputError
+from dysem_lab.inputs import checked, several
 from dysem_lab.models.capture import unique_prompts
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.readout import next_token_probabilities, token_texts, visible
 from dysem_lab.models.steering import Contrast, edit_of, warn_if_alpha_is_undone
 from dysem_lab.prompts import Prompt, wrap
+from dysem_lab.questions.asked import asked
 from dysem_lab.questions.contrast import both_norms
 from dysem_lab.questions.finding import Facts, Finding, facts_of
 from dysem_lab.questions.needs import prepare
@@ -82,14 +84,14 @@ def predictions(
 
     Source: CP (arXiv 2505.12831), Table 7 shows next tokens; the two measures are ours.
     """
-    prepare(runs_the_model=True)
+    given = asked(study, position=position, layer=layer, alpha=alpha, top=top)
+    template, sentences = only_template(study), checked(sentences, "sentence")
+    prompts = several(wrap(sentences, template), "sentences")
     variants = named_variants(layer, alpha, position, auxiliary)
-    template = only_template(study)
-    asked = {"position": position, "layer": layer, "alpha": alpha, "top": top}
-    facts = facts_of(study, sentences=len(sentences), template=template, **asked)
-    shown = {"sentences": list(sentences), "auxiliary": auxiliary}
-    facts = replace(facts, recorded={**facts.recorded, **shown})
-    found = table(study.lens, wrap(sentences, template), variants, top)
+    prepare(runs_the_model=True)
+    facts = facts_of(study, sentences=len(sentences), template=template, **given)
+    facts = replace(facts, unsaid={"sentences": sentences, "auxiliary": auxiliary})
+    found = table(study.lens, prompts, variants, top)
     return Finding("cp_predictions", found, figure(found, facts), caption(found), facts)
 
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from dysem_lab.display import amount
 from dysem_lab.encoders.dysem import semantic_vectors
 from dysem_lab.evaluate import score
-from dysem_lab.inputs import names_of
 from dysem_lab.joint import joint_cosine, joint_set
+from dysem_lab.questions.asked import asked
 from dysem_lab.questions.finding import Facts, Finding, facts_of
 from dysem_lab.questions.needs import prepare
 from dysem_lab.questions.scores import pair_cosine, pair_similarity
@@ -53,10 +53,10 @@ def random_sets(
 
     Source: DySem Figures 3 and 10.
     """
+    of_sets = {"component": component, "vector": vector, "ks": ks, "n_seeds": n_seeds}
+    given = asked(study, languages=languages, **of_sets, seed=seed)
     prepare(study.needs(component))
-    asked = {"component": component, "vector": vector, "ks": list(ks), "n_seeds": n_seeds}
-    facts = facts_of(study, languages=names_of(languages, "language"), **asked, seed=seed)
-    scores = table(study, languages, component, vector, ks, n_seeds, seed)
+    facts, scores = facts_of(study, **given), table(study, **given)
     return Finding("random_vs_semantic", scores, figure(scores, facts), caption(scores), facts)
 
 

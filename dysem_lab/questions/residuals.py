@@ -18,8 +18,8 @@ from dysem_lab.consensus import consensus_set
 from dysem_lab.display import amount
 from dysem_lab.errors import InputError
 from dysem_lab.evaluate import spearman
-from dysem_lab.inputs import at_least, names_of
 from dysem_lab.prompts import wrap
+from dysem_lab.questions.asked import asked
 from dysem_lab.questions.finding import Facts, Finding, facts_of
 from dysem_lab.questions.needs import prepare
 from dysem_lab.questions.pair_parts import PairParts, pair_parts, part_means
@@ -85,8 +85,9 @@ def residuals(
 
     Source: rank residuals, Spearman (1904); parts, as for `dysem_lab.explain`.
     """
-    task, codes = only_task(study), names_of(languages, "language")
-    n_pairs, n_parts = at_least(n_pairs, 1, "n_pairs"), at_least(n_parts, 1, "n_parts")
+    given = asked(study, languages=languages, k=k, n_pairs=n_pairs)
+    unsaid = asked(study, n_parts=n_parts)
+    task, codes = only_task(study), given["languages"]
     if (n := len(study.data[task])) < 3:
         raise InputError(f"{n} pairs have no ranks to compare; give 3 or more")
     corpus = corpus_of(centre, ["en"], "en")
@@ -101,12 +102,11 @@ def residuals(
     parts = pair_parts(study.lens, prompts, v, sets, means)
     table = _table(parts, study, task)
     explained = _explained(parts, table.head(n_pairs), n_parts)
-    asked = {"languages": codes, "k": k, "n_pairs": n_pairs, "centred on": corpus.name}
-    facts = facts_of(study, **asked)
+    facts = facts_of(study, **given, centre=corpus.name)
     reference = {"name": corpus.name, "digest": corpus.digest, "texts": corpus.n_texts}
     rows = [row.dropna().to_dict() for _, row in explained.iterrows()]  # a bias has no head
     recorded = {"reference": reference, "explained": rows}
-    facts = replace(facts, recorded={**facts.recorded, **recorded})
+    facts = replace(facts, unsaid=unsaid, recorded={**facts.recorded, **recorded})
     said = caption(table, explained)
     return Residuals("residuals", table, figure(table, explained, facts), said, facts, explained)
 

@@ -5,6 +5,7 @@ import functools
 import hashlib
 import html
 import json
+import math
 import os
 import platform
 import re
@@ -18,6 +19,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -62,13 +64,25 @@ def record(
         "dysem_lab": version("dysem-lab"),
         "git_commit": git_commit(),
         "model": asdict(model),
-        "data": [dict(one) for one in data],
-        **settings,
+        **native({"data": data, **settings}),
         **made_by(),
         "machine": machine(),
         "versions": {"python": platform.python_version(), **library_versions()},
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def native(value: Any) -> Any:
+    """Return a value as JSON has it: arrays as lists, what is not finite as None."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(native(name)): native(of) for name, of in value.items()}
+    if isinstance(value, list | tuple | range | set | frozenset):
+        return [native(of) for of in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if value is None or isinstance(value, str | int | float) else str(value)
 
 
 def made_by() -> dict[str, object]:
@@ -188,7 +202,7 @@ def save_figure(
     contents = {
         "html": _page(figure, name, caption, above),
         "csv": table.to_csv(index=False, float_format="%.6g", lineterminator="\n"),
-        "json": json.dumps(record, indent=2, ensure_ascii=False, default=str) + "\n",
+        "json": json.dumps(record, indent=2, ensure_ascii=False) + "\n",
     }
     made = {kind: text.encode(errors="backslashreplace") for kind, text in contents.items()}
     if find_browser():

@@ -56,13 +56,9 @@ def only_task(study: Study) -> str:
     return next(iter(study.data))
 
 
-def one_prompt(study: Study, languages: Sequence[str]) -> dict[str, object]:
-    """Return what is said of a question about some languages in a study's first prompts."""
-    return {
-        "languages": names_of(languages, "language"),
-        "template": study.templates[0],
-        "setting": study.settings[0],
-    }
+def one_prompt(study: Study) -> dict[str, object]:
+    """Return what is said of a question in a study's first prompts."""
+    return {"template": study.templates[0], "setting": study.settings[0]}
 
 
 def rank_languages(

@@ -1,5 +1,6 @@
 """Which texts of a corpus are nearest to a query, and on which dimensions?"""
 
+import hashlib
 import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dysem_lab.display import Progress, amount, silent
-from dysem_lab.encoders.base import Encoder
+from dysem_lab.encoders.base import Encoder, require_encoder
 from dysem_lab.encoders.vectors import SemanticVectors
 from dysem_lab.errors import InputError
 from dysem_lab.inputs import at_least
@@ -57,26 +58,31 @@ def search(
 
     Source: DySem Eqs. 14–17.
     """
+    require_encoder(encoder)
     model = encoder.lens.facts if encoder.lens else encoder.facts
     if model is None:
         raise InputError(
             f"the encoder {encoder.name!r} says nothing of its model, and a finding does; give it "
             "facts, or ask dysem_lab.questions.search.nearest"
         )
+    texts = Corpus(encoder, corpus, language, store)
+    digest = hashlib.sha256("\x1f".join(texts.texts).encode()).hexdigest()[:16]
     asked = {
         "encoder": {"name": encoder.name, **encoder.config},
+        "corpus": {"n_texts": len(texts), "digest": digest},
         "query": query,
         "n": n,
-        "renderings": dict(renderings or {}),
+        "renderings": renderings,
+        "language": language,
     }
-    found = nearest(Corpus(encoder, corpus, language, store), query, n, renderings)
+    found = nearest(texts, query, n, renderings)
     facts = Facts(
         model,
         f"{encoder.name}, {amount(found.n_texts, 'text')}",
         query,
         found.n_texts,
         [{"label": f"{found.n_texts:,} texts", "language": language}],
-        recorded={"asked": asked},
+        unsaid=asked,
     )
     return Finding("search", found.table, figure(found), caption(found), facts)
 

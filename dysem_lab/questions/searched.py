@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dysem_lab.display import Progress, silent
-from dysem_lab.encoders.base import Encoder
+from dysem_lab.encoders.base import Encoder, require_encoder, require_language
 from dysem_lab.encoders.vectors import SemanticVectors
 from dysem_lab.errors import InputError, choices
 from dysem_lab.inputs import checked, has_words
@@ -52,6 +52,8 @@ class Corpus:
         store: VectorStore | None = None,
     ) -> None:
         """Take the texts; nothing is encoded yet."""
+        require_encoder(encoder)
+        require_language(language)
         self.renderings: Mapping[str, Sequence[str]] = {}
         if isinstance(texts, Mapping):
             if language not in texts:

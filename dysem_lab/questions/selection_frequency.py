@@ -7,6 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from dysem_lab.consensus import consensus_set
+from dysem_lab.questions.asked import asked
 from dysem_lab.questions.finding import Facts, Finding, facts_of
 from dysem_lab.questions.needs import prepare
 from dysem_lab.questions.overlap import different_texts
@@ -43,9 +44,10 @@ def selection_frequency(
     Raises:
         InputError: Several tasks, or a name that the study does not have.
     """
+    given = asked(study, languages=languages, component=component, k=k, seed=seed)
+    task = only_task(study)
     prepare(study.needs(component))
-    facts = facts_of(study, **one_prompt(study, languages), component=component, k=k, seed=seed)
-    counted = table(study, only_task(study), languages, component, k, seed)
+    facts, counted = facts_of(study, **one_prompt(study), **given), table(study, task, **given)
     return Finding("selection_frequency", counted, figure(counted, facts), caption(counted), facts)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from dysem_lab.consensus import consensus_set
 from dysem_lab.display import amount
 from dysem_lab.errors import InputError
-from dysem_lab.inputs import names_of
+from dysem_lab.questions.asked import asked, codes_of
 from dysem_lab.questions.finding import Facts, Finding, facts_of, sources_of
 from dysem_lab.questions.needs import prepare
 from dysem_lab.questions.overlap import different_texts, overlap
@@ -76,12 +76,22 @@ def stability(
         InputError: Several tasks, a name that the study does not have, fewer than two different
             texts, or other studies with different pairs.
     """
-    others = {varied: studies for varied, studies in (others or {}).items() if studies}
-    changed = [one for studies in others.values() for one in studies.values()]
-    prepare(study.needs(component), *(one.needs(component) for one in changed))
+    given = asked(study, languages=languages, component=component, k=k, seed=seed)
     task = only_task(study)
-    scores = table(study, task, languages, component, k, seed, others)
-    of_study = facts_of(study, **one_prompt(study, languages), component=component, k=k, seed=seed)
+    if not isinstance(others, Mapping | None):
+        raise InputError(f"others must be such as {{'dtype': {{name: study}}}}, got {others!r:.80}")
+    others = {varied: studies for varied, studies in (others or {}).items() if studies}
+    if len(different_texts(study.texts(task, "en"))) < 2:
+        raise InputError(f"{task} has fewer than 2 different texts; stability needs at least 2")
+    for varied, studies in others.items():
+        if len({tuple(other.texts(task, "en")) for other in studies.values()}) > 1:
+            raise InputError(f"the studies that vary the {varied} have different pairs of {task}")
+    changed = [one for studies in others.values() for one in studies.values()]
+    for one in changed:
+        codes_of(one, languages)
+    prepare(study.needs(component), *(one.needs(component) for one in changed))
+    scores = table(study, task, **given, others=others)
+    of_study = facts_of(study, **one_prompt(study), **given)
     on = "".join(
         f", {varied} on {amount(len(next(iter(studies.values())).data[task]), 'pair')}"
         for varied, studies in others.items()
@@ -109,12 +119,9 @@ def table(
     others: Mapping[str, Mapping[str, Study]],
 ) -> pd.DataFrame:
     """Return the table of `stability`."""
-    languages = names_of(languages, "language")
     x = study.vectors(task, component, languages=languages)
     sentences = study.texts(task, "en")
     unique = different_texts(sentences)
-    if len(unique) < 2:
-        raise InputError(f"{task} has {len(unique)} different texts; stability needs at least 2")
     sets, once = consensus_set(x, k), x[unique]
     rows: list[dict[str, object]] = []
 
@@ -141,8 +148,6 @@ def table(
             name: consensus_set(other.vectors(task, component, languages=languages), k)
             for name, other in studies.items()
         }
-        if len({tuple(other.texts(task, "en")) for other in studies.values()}) > 1:
-            raise InputError(f"the studies that vary the {varied} have different pairs of {task}")
         for a, b in combinations(studies, 2):
             at = different_texts(studies[a].texts(task, "en"))
             compare(varied, f"{a} / {b}", read[a][at], read[b][at])

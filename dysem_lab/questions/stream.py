@@ -16,6 +16,7 @@ from dysem_lab.models.readout import token_texts, visible
 from dysem_lab.models.record import Edit, activations, finite
 from dysem_lab.models.steering import Contrast, edit_of, warn_if_alpha_is_undone
 from dysem_lab.prompts import wrap
+from dysem_lab.questions.asked import asked
 from dysem_lab.questions.finding import Facts, Finding, facts_of
 from dysem_lab.questions.needs import prepare
 from dysem_lab.questions.predictions import named_variants, only_template
@@ -57,13 +58,13 @@ def stream_change(
     Warns:
         UserWarning: α has no effect in this model, because a norm follows.
     """
-    prepare(runs_the_model=True)
-    variants = named_variants(layer, alpha, position, auxiliary)
+    given = asked(study, position=position, layer=layer, alpha=alpha)
     template = only_template(study)
-    facts = facts_of(study, template=template, position=position, layer=layer, alpha=alpha)
-    shown = {"sentence": sentence, "auxiliary": auxiliary}
-    facts = replace(facts, recorded={**facts.recorded, **shown})
     (prompt,) = wrap([sentence], template)
+    variants = named_variants(layer, alpha, position, auxiliary)
+    prepare(runs_the_model=True)
+    facts = facts_of(study, template=template, **given)
+    facts = replace(facts, unsaid={"sentence": sentence, "auxiliary": auxiliary})
     parts = [
         table(study.lens, prompt, contrast).assign(variant=name)
         for name, contrast in variants.items()

@@ -19,12 +19,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dysem_lab.data.languages import language_of
-from dysem_lab.data.sts import STSData, available_languages, load_data
+from dysem_lab.data.sts import STSData, load_tasks, require_languages
 from dysem_lab.display import amount, card
 from dysem_lab.encoders.contrastive import check_output
 from dysem_lab.errors import InputError, choices
-from dysem_lab.inputs import at_least, names_of, one_of
+from dysem_lab.inputs import different, names_of, one_of, seed_of, several
 from dysem_lab.models.capture import (
     read_rows,
     space_of,
@@ -35,7 +34,7 @@ from dysem_lab.models.loading import DEFAULT_MODEL
 from dysem_lab.models.named import NamedModel, UntrainedModel
 from dysem_lab.models.passes import MAX_TOKENS
 from dysem_lab.models.places import Blocks, Place, output_place, places
-from dysem_lab.models.steering import Contrast, contrast_facts
+from dysem_lab.models.steering import Contrast, contrast_facts, require_contrast
 from dysem_lab.models.store import VectorStore, prompt_key
 from dysem_lab.prompts import SETTINGS, parts_of, template_parts, wrap
 from dysem_lab.questions.needs import Need, Prompts, capture_needs, fill_missing, prepare
@@ -46,8 +45,8 @@ class Study:
 
     Args:
         model: A name for `dysem_lab.load_model`, or a model that is loaded already.
-        data: A source for `dysem_lab.load_data`, loaded pairs, or several of them by task name;
-            ``{}`` is the model alone.
+        data: A source for `dysem_lab.load_data`, which is read here, at the door, and nowhere else
+            in a study; loaded pairs, or several of them by task name; ``{}`` is the model alone.
         tasks: Names of STS tasks in that source; None is its own set of pairs.
         languages: Codes wanted; each task uses those that it has, English first.
         templates: Prompt templates; "none" stands for the mean-pooling baseline, in English.
@@ -94,7 +93,7 @@ class Study:
         named = None if tasks is None else names_of(tasks, "task")
         self.data = {
             task: pairs_of.head(pairs).sample(sample, seed)
-            for task, pairs_of in _loaded(data, named, split, codes).items()
+            for task, pairs_of in _taken(data, named, split, codes).items()
         }
         self.sampling = {"pairs": pairs, "sample": sample, "seed": seed if sample else None}
         self.store = store if store is not None else VectorStore()
@@ -200,7 +199,7 @@ class Study:
         and errors.
         """
         other = copy(self)
-        other._model = UntrainedModel(self._model, at_least(seed, 0, "seed"))
+        other._model = UntrainedModel(self._model, seed_of(seed))
         return other
 
     def on(
@@ -224,7 +223,7 @@ class Study:
         if languages is not None:
             other.languages = names_of(languages, "language")
             other._check_prompts()
-        other.data = _loaded(data, None, split, other.languages)
+        other.data = _taken(data, None, split, other.languages)
         other.sampling = {"pairs": None, "sample": None, "seed": None}
         other._wrapped = {}
         return other
@@ -279,22 +278,33 @@ class Study:
                 contrast, a contrast of prompts that are not in English, or a template that the
                 study does not have.
         """
+        if not self.data:
+            raise InputError("the study has no pairs; give it some, as dl.Study(model, 'demo')")
         if contrasts is None or isinstance(contrasts, Contrast):
             contrasts = [contrasts]
-        contrasts = list(dict.fromkeys(contrasts))
+        for contrast in (given := several(contrasts, "contrasts")):
+            if contrast is not None:
+                require_contrast(contrast)
+        contrasts = list(dict.fromkeys(given))
         if any(contrasts) and self.settings != ["english"]:
             raise InputError(
                 "a contrast needs settings='english': the auxiliary prompts are in English only"
             )
+        sums, layered = (names_of(names, "component") for names in (components, each))
         wanted = [
-            *(places(components) if components else ()),
-            *(places(each, "each") if each else ()),
+            *(places(sums) if sums else ()),
+            *(places(layered, "each") if layered else ()),
         ]
-        for name in named_layers(output_layers, contrasts, self.n_layers) if output_layers else ():
-            for contrast in filter(None, contrasts):
+        steered = [*filter(None, contrasts)]
+        for place in wanted:
+            for contrast in steered:
+                contrast.check_reach(place, self.n_layers)
+        for name in named_layers(output_layers, contrasts, self.n_layers):
+            for contrast in steered:
                 check_output(name, contrast, self.n_layers)
             wanted.append(output_place(name, self.n_layers))
-        meant = self.templates if templates is None else [*chain(*map(parts_of, templates))]
+        given = self.templates if templates is None else names_of(templates, "template")
+        meant = [*chain(*map(parts_of, given))]
         for template in meant:
             if template not in self.templates:
                 raise choices("template of the study", template, self.templates)
@@ -353,12 +363,13 @@ class Study:
             InputError: A name that the study does not have, a language twice.
         """
         there = self.task_languages(task)
-        codes = there if languages is None else names_of(languages, "language")
-        if len(set(codes)) < len(codes) or not codes:
-            raise InputError(f"languages must be one or more different codes, got {codes}")
+        codes = there if languages is None else different(languages, "language")
         template = template if template is not None else self.templates[0]
         setting = setting if setting is not None else self.settings[0]
         (place,) = places(component, layers)
+        if contrast is not None:
+            require_contrast(contrast)
+            contrast.check_reach(place, self.n_layers)
         data = self._pairs_of(task)
         chosen = np.arange(len(data)) if pairs is None else data.positions(pairs)
         texts = [*chosen, *(chosen + len(data))]
@@ -429,16 +440,19 @@ def named_layers(
     if isinstance(named, str) and named == "all":
         first = max((contrast.layer for contrast in contrasts if contrast), default=0) + 1
         return [*range(first, n_layers + 1), "final"]
-    return [named] if isinstance(named, str | int) else list(named)
+    return [named] if isinstance(named, str | int) else several(named, "output_layers", 0)
 
 
-def _loaded(
+def _taken(
     data: str | Path | STSData | Mapping[str, STSData],
     tasks: Sequence[str] | None,
     split: str,
     codes: Sequence[str],
 ) -> dict[str, STSData]:
-    """Return task name → pairs, each in those of the languages that it has."""
+    """Return task name → pairs, each in those of the languages that it has.
+
+    The one place where a study has data loaded: its last line, for a source by its name.
+    """
     if isinstance(data, STSData):
         data = {data.name: data}
     if isinstance(data, Mapping):
@@ -451,27 +465,9 @@ def _loaded(
                 raise InputError(f"data[{name!r}] must be pairs of load_data, got {pairs!r:.200}")
         if not chosen:
             return {}
-        _check_languages(codes, {name: pairs.languages for name, pairs in chosen.items()})
+        require_languages(codes, {name: pairs.languages for name, pairs in chosen.items()})
         return {name: _only(codes, pairs) for name, pairs in chosen.items()}
-    names: list[str | None] = list(tasks) if tasks else [None]
-    there = {task: available_languages(data, task, split) for task in names}
-    if all(there.values()):  # otherwise loading says which files it looked for
-        rephrased = [code for code in codes if language_of(code) != code]  # as it does of these
-        there = {task: (*of, *rephrased) for task, of in there.items()}
-        _check_languages(codes, {task or Path(data).name: of for task, of in there.items()})
-    loaded = {}
-    for task, of_task in there.items():
-        pairs = load_data(data, task, split, [code for code in codes if code in of_task] or codes)
-        loaded[task or pairs.name] = pairs
-    return loaded
-
-
-def _check_languages(codes: Sequence[str], there: Mapping[str, Sequence[str]]) -> None:
-    """Raise an error unless every language is one that some task has."""
-    valid = dict.fromkeys(code for of_task in there.values() for code in of_task)
-    for code in codes:
-        if code not in valid:
-            raise choices(f"language for {'/'.join(there)}", code, valid)
+    return load_tasks(data, tasks, split, codes)
 
 
 def _only(codes: Sequence[str], pairs: STSData) -> STSData:

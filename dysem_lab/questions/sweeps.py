@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 from dysem_lab.data.languages import paraphrase_codes
 from dysem_lab.encoders.settings import VECTORS
 from dysem_lab.prompts import TEMPLATE_NAMES
+from dysem_lab.questions.asked import asked
 from dysem_lab.questions.finding import Facts, Finding, facts_of
 from dysem_lab.questions.names import SYMBOLS
 from dysem_lab.questions.needs import prepare
@@ -60,11 +61,11 @@ def m_sweep(
 
     Source: DySem Figures 6 and 13–16; paraphrases are a control of our own.
     """
+    given = asked(study, component=component, k=k, seed=seed)
     by = None if paraphrases is None else source_of(paraphrases)
     studies = {"": study} if by is None else {"": study, PARAPHRASES: _rephrased(study, by)}
     prepare(*(each.needs(component) for each in studies.values()))
-    named = by.name if by else None
-    facts = facts_of(study, component=component, k=k, paraphrases=named, seed=seed)
+    facts = facts_of(study, **given, paraphrases=by.name if by else None)
     tables = [grid(each, [k], components=[component], seed=seed) for each in studies.values()]
     for name, part in zip(studies, tables, strict=True):
         part["setting"] = name or part["setting"]
@@ -139,8 +140,9 @@ def prompt_vector(
 
     Source: DySem Figures 7 and 17.
     """
+    given = asked(study, component=component, m=m, k=k, seed=seed)
     prepare(study.needs(component))
-    facts = facts_of(study, component=component, m=m, k=k, seed=seed)
+    facts = facts_of(study, **given)
     scores = grid(study, [k], [m], components=[component], seed=seed)
     facts = with_languages(facts, scores)
     drawn, said = prompt_vector_figure(scores, facts), prompt_vector_caption(scores)
@@ -184,9 +186,10 @@ def k_sweep(
 
     Source: DySem Figures 9 and 22–24.
     """
+    given = asked(study, component=component, m=m, ks=ks, vectors=vectors, seed=seed)
     prepare(study.needs(component))
-    facts = facts_of(study, component=component, m=m, ks=list(ks), seed=seed)
-    scores = grid(study, ks, [m], components=[component], vectors=vectors, seed=seed)
+    facts, of = facts_of(study, **given), {"vectors": given["vectors"], "seed": seed}
+    scores = grid(study, given["ks"], [m], components=[component], **of)
     facts = with_languages(facts, scores)
     drawn = k_sweep_figure(scores, facts, study.model.d_model)
     return Finding("k_sweep", scores, drawn, k_sweep_caption(scores), facts)
@@ -252,9 +255,10 @@ def templates(
 
     Source: DySem Table 5.
     """
+    given = asked(study, component=component, m=m, k=k, vectors=vectors, seed=seed)
     prepare(study.needs(["final", component]))
-    facts = facts_of(study, component=component, m=m, k=k, seed=seed)
-    of_grid = grid(study, [k], [m], components=[component], vectors=vectors, seed=seed)
+    facts, of = facts_of(study, **given), {"vectors": given["vectors"], "seed": seed}
+    of_grid = grid(study, [k], [m], components=[component], **of)
     facts = with_languages(facts, of_grid)
     plain = plain_scores(study, ["final", component], seed=seed)
     both = plain.assign(setting="english", vector="plain cosine", m=1, languages="en")

@@ -8,11 +8,13 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from dysem_lab.data.transfer_data import TransferData
-from dysem_lab.encoders.base import Encoder, PromptEncoder
-from dysem_lab.encoders.contrastive import ContrastivePrompting
+from dysem_lab.encoders.base import Encoder, PromptEncoder, templates_of
+from dysem_lab.encoders.contrastive import ContrastivePrompting, check_output
+from dysem_lab.inputs import at_least, seed_of
 from dysem_lab.models.facts import ModelFacts
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.named import NamedModel
+from dysem_lab.models.steering import Contrast
 from dysem_lab.models.store import VectorStore
 from dysem_lab.questions.finding import Facts, Finding
 from dysem_lab.questions.needs import prepare
@@ -27,7 +29,7 @@ from dysem_lab.questions.style import (
     range_with_room,
     side_by_side,
 )
-from dysem_lab.questions.transfer_scores import AVERAGE, compare_encoders
+from dysem_lab.questions.transfer_scores import AVERAGE, compare_encoders, tasks_of
 
 ACCURACY = "accuracy × 100"
 MAJORITY = "#333333"
@@ -70,8 +72,14 @@ def transfer(
 
     Source: CP (arXiv 2505.12831), Table 6.
     """
+    named, data = NamedModel(model), tasks_of(data)
+    templates_of(template)
+    if size := named.size():
+        check_output("penultimate", Contrast(layer, alpha=alpha), size[0])
+    inner_folds, seed = at_least(inner_folds, 2, "inner_folds"), seed_of(seed)
+    sample = sample if sample is None else at_least(sample, 1, "sample")
     prepare(data=data, runs_the_model=True)
-    lens = NamedModel(model).lens
+    lens = named.lens
     store = VectorStore() if store is None else store
     cp = partial(ContrastivePrompting, lens, layer, output_layer="penultimate", template=template)
     encoders: dict[str, Encoder] = {
@@ -207,5 +215,8 @@ def facts_of_transfer(
         }
         for one in data
     ]
-    drawn = {"sampling": {"pairs": None, "sample": sample, "seed": seed if sample else None}}
-    return Facts(model, words, label, used, sources, settings, drawn)
+    drawn = {"sample": sample, "seed": seed}
+    return Facts(
+        *(model, words, label, used, sources, settings, drawn),
+        recorded={"sampling": {"pairs": None, "sample": sample, "seed": seed if sample else None}},
+    )

@@ -54,7 +54,7 @@ from dysem_lab.bootstrap import LEVEL, N_RESAMPLES
 from dysem_lab.data.transfer_data import TransferData
 from dysem_lab.errors import InputError, choices
 from dysem_lab.evaluate import wilson_interval
-from dysem_lab.inputs import at_least
+from dysem_lab.inputs import at_least, seed_of
 
 AVERAGE = "Avg."
 OUTER_FOLDS = 10
@@ -123,7 +123,7 @@ def transfer_scores(
 
     Source: CP (arXiv 2505.12831), Table 6; SentEval (arXiv 1803.05449), Section 3.
     """
-    sets, seed = _tasks(data), at_least(seed, 0, "seed")
+    sets, seed = tasks_of(data), seed_of(seed)
     _require_callable(encode, "encode")
     return pd.DataFrame(
         _row(one, _outcome(encode, one.sample(sample, seed), inner_folds, progress), seed)
@@ -169,7 +169,7 @@ def compare_encoders(
         raise InputError("encoders is empty; give at least one method, such as {'mine': encode}")
     for name, encode in encoders.items():
         _require_callable(encode, f"encoders[{name!r}]")
-    sets, seed = _tasks(data), at_least(seed, 0, "seed")
+    sets, seed = tasks_of(data), seed_of(seed)
     n_resamples = at_least(n_resamples, 1, "n_resamples")
     rows: list[dict[str, object]] = []
     draws: list[np.ndarray] = []  # [task][method, resample] of differences
@@ -196,7 +196,8 @@ def compare_encoders(
     return table.astype(dict.fromkeys(counts, "Int64"))
 
 
-def _tasks(data: TransferData | Iterable[TransferData]) -> list[TransferData]:
+def tasks_of(data: TransferData | Iterable[TransferData]) -> list[TransferData]:
+    """Return tasks as a list; what are none, or not different ones, is an `InputError`."""
     given = [data] if isinstance(data, TransferData) or not isinstance(data, Iterable) else data
     tasks: dict[str, TransferData] = {}
     for one in given:

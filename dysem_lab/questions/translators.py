@@ -15,7 +15,8 @@ from dysem_lab.consensus import consensus_set
 from dysem_lab.data.sts import STSData, load_data
 from dysem_lab.errors import InputError
 from dysem_lab.evaluate import mean_difference, score
-from dysem_lab.inputs import names_of
+from dysem_lab.inputs import names_of, one_of
+from dysem_lab.questions.asked import asked
 from dysem_lab.questions.finding import Facts, Finding, facts_of
 from dysem_lab.questions.grid import sweep
 from dysem_lab.questions.needs import prepare
@@ -72,10 +73,12 @@ def translators(
     Raises:
         InputError: Fewer than two sources, pairs that differ, or `language` not in `languages`.
     """
+    given = asked(study, languages=languages, component=component, k=k, seed=seed)
+    one_of(language, given["languages"], "language of the consensus")
+    _check(study)
     prepare(study.needs(component))
-    scores = table(study, language, languages, component, k, seed)
-    asked = {"language": language, **one_prompt(study, languages)}
-    facts = facts_of(study, [*study.data][:1], **asked, component=component, k=k, seed=seed)
+    scores = table(study, language, **given)
+    facts = facts_of(study, [*study.data][:1], language=language, **one_prompt(study), **given)
     drawn, said = figure(scores, facts), caption(scores)
     return Finding(f"translators_{language}", scores, drawn, said, facts)
 
@@ -153,6 +156,17 @@ def character_agreement(a: Sequence[str], b: Sequence[str]) -> Float[np.ndarray,
     )
 
 
+def _check(study: Study) -> None:
+    """Raise `InputError` unless the study has the same pairs from two sources or more."""
+    first, *rest = study.data
+    if not rest:
+        raise InputError(f"one source of translations ({first}); compare at least two")
+    gold, texts = study.data[first].gold, study.texts(first, "en")
+    for name in rest:
+        if study.texts(name, "en") != texts or (study.data[name].gold != gold).any():
+            raise InputError(f"{name!r} has other pairs than {first!r}; give the same ones")
+
+
 def table(
     study: Study,
     language: str,
@@ -162,16 +176,8 @@ def table(
     seed: int,
 ) -> pd.DataFrame:
     """Return the table of `translators`."""
-    first, *rest = study.data
-    if not rest:
-        raise InputError(f"one source of translations ({first}); compare at least two")
-    languages = names_of(languages, "language")
-    if language not in languages:
-        raise InputError(f"{language!r} is not among the languages {'/'.join(languages)}; add it")
+    first = next(iter(study.data))
     gold, texts = study.data[first].gold, study.texts(first, "en")
-    for name in rest:
-        if study.texts(name, "en") != texts or (study.data[name].gold != gold).any():
-            raise InputError(f"{name!r} has other pairs than {first!r}; give the same ones")
     order = sorted(languages, key=lambda code: (code != "en", code != language))
     ms = sorted({order.index(language) + 1, len(order)})
     unique = different_texts(texts)

@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from dysem_lab.display import Progress, silent
-from dysem_lab.errors import InputError
-from dysem_lab.inputs import at_least
+from dysem_lab.inputs import index_of
 from dysem_lab.questions.explain import Explanation, explain
 from dysem_lab.questions.searched import Corpus
 
@@ -40,8 +39,7 @@ def why_near(
         MissingTranslationError: A rendering is neither given nor to be had.
     """
     n = len(corpus)
-    if at_least(position, 0, "position") >= n:
-        raise InputError(f"position must be between 0 and {n - 1}, got {position!r}")
+    position = index_of(position, n, "position")
     rows: Sequence[int] = range(n)
     if n > N_CENTRE:
         rows = sorted(np.random.default_rng(0).choice(n, N_CENTRE, replace=False).tolist())

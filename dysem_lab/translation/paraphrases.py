@@ -41,6 +41,8 @@ def paraphrased(
         DataError: A file or folder that is no such table.
         MissingTranslationError: A sentence has fewer paraphrases.
     """
+    if not isinstance(data, STSData):
+        raise InputError(f"data must be pairs of load_data, got {data!r:.80}")
     by = source_of(paraphrases)
     texts = data.texts(language)
     found = {}

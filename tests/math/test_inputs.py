@@ -6,7 +6,19 @@ import pytest
 
 from dysem_lab.data.languages import LANGUAGES
 from dysem_lab.errors import InputError
-from dysem_lab.inputs import at_least, checked, has_words, names_of, whole_number
+from dysem_lab.inputs import (
+    MOST_SEED,
+    at_least,
+    check_k,
+    checked,
+    different,
+    has_words,
+    index_of,
+    names_of,
+    seed_of,
+    several,
+    whole_number,
+)
 
 TEXTS = ["A dog sleeps.", "Ein Hund schläft."]
 
@@ -70,3 +82,42 @@ def test_whole_numbers():
     for bad in (0, -1, 1.5, True, "3", float("nan")):
         with pytest.raises(InputError, match="k must be a whole number of at least 1, got"):
             at_least(bad, 1, "k")
+
+
+def test_seeds_are_those_that_every_library_takes():
+    assert [type(seed_of(seed)) for seed in (0, np.uint32(MOST_SEED))] == [int, int]
+    np.random.RandomState(MOST_SEED)
+    for bad in (-1, 0.5, None, "0", True):
+        with pytest.raises(InputError, match="seed must be a whole number of at least 0, got"):
+            seed_of(bad)
+    with pytest.raises(InputError, match=f"seed must be at most {MOST_SEED}, got {2**70}"):
+        seed_of(2**70)
+
+
+def test_k_is_a_number_of_dimensions_or_a_fraction_of_them():
+    assert [check_k(k) for k in (1, np.int64(7), 1.0, np.float32(0.25))] == [1, 7, 1.0, 0.25]
+    assert [type(check_k(k)) for k in (np.int64(7), np.float32(0.25))] == [int, float]
+    for bad in (0, -1, 1.5, 0.0, float("nan")):
+        with pytest.raises(InputError, match="k must be an integer >= 1 or a fraction in"):
+            check_k(bad)
+    for bad in (True, "4", None, [4]):
+        with pytest.raises(InputError, match="k must be an int or a float, got"):
+            check_k(bad)
+
+
+def test_an_index_is_one_that_there_is():
+    assert type(index_of(np.int64(2), 3, "layer")) is int
+    for bad in (3, -1, 1.0, True, None):
+        with pytest.raises(InputError, match="layer must be between 0 and 2 here, got"):
+            index_of(bad, 3, "layer", " here")
+
+
+def test_several_values_come_in_an_order_and_different_ones_once():
+    assert several(np.array([2, 1]), "ks") == [2, 1]
+    for bad in ([], "12", 1, {1}, None):
+        with pytest.raises(InputError, match="ks must be one or more values in a list, got"):
+            several(bad, "ks")
+    assert different("en", "language") == ["en"]
+    for bad in ([], ["en", "en"]):
+        with pytest.raises(InputError, match="languages must be one or more different codes"):
+            different(bad, "language")

@@ -9,6 +9,7 @@ import threading
 import warnings
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -30,8 +31,8 @@ from dysem_lab.models import steering
 from dysem_lab.models.capture import capture, fill_contrasts, missing_rows, read_rows
 from dysem_lab.models.loading import load_model, locate
 from dysem_lab.models.passes import pad, tokenize
-from dysem_lab.models.places import Place, output_place
-from dysem_lab.models.record import forward
+from dysem_lab.models.places import COMPONENTS, Place, output_place, places
+from dysem_lab.models.record import forward, record
 from dysem_lab.models.steering import (
     NORMS,
     POSITIONS,
@@ -1074,20 +1075,27 @@ def test_what_a_contrast_reaches_is_what_changes(tiny_folder, position):
     prompts, contrast = wrap(["A dog runs."]), Contrast(1, position=position)
     if position.startswith("released") and lens.n_heads * lens.d_head != lens.d_model:
         pytest.skip("z is not as wide as the stream")
-    names = ("attn", "attn_raw", "ffn", "ffn_raw", "resid", "final")
-    for blocks in (0, 1, 2, range(2), "sum"):
-        plain = capture(lens, prompts, names, blocks, progress=False)
-        edit = Intervention(lens, contrast)
-        steered = capture(lens, prompts, names, blocks, edit=edit, progress=False)
-        for name in names:
-            place = Place(name, "sum" if name == "final" else blocks)
-            changed = not torch.equal(plain[name], steered[name])
+    edit = Intervention(lens, contrast)
+    for blocks in (0, 1, 2, range(2), "sum", "each"):
+        wanted = places([name for name in COMPONENTS if "mean" not in name], blocks)
+        ((_, plain),) = record(lens, prompts, wanted)
+        ((_, steered),) = record(lens, prompts, wanted, edit=edit)
+        for place in wanted:
+            changed = not torch.equal(plain[place], steered[place])
             assert contrast.reaches(place, lens.n_layers) == changed, place
+            ask = partial(capture, lens, prompts, place.component, blocks, edit=edit)
+            if changed:
+                assert torch.equal(ask()[place.component], steered[place])
+            else:  # what would be the plain vector is none of the contrast's
+                with pytest.raises(InputError, match=f"{place} is read (in|before) block .* reach"):
+                    ask()
 
 
 def test_dysem_refuses_a_contrast_that_does_not_reach_its_component(tiny_lens):
     last = Contrast(tiny_lens.n_layers - 1, position="hidden")
-    with pytest.raises(InputError, match=r"comes after all of 'attn'.*an earlier layer than 2"):
+    with pytest.raises(
+        InputError, match=r"attn.sum is read in block 2 before .*an earlier layer than 2"
+    ):
         DySem(tiny_lens, ["en"], k=4, setting="english", contrast=last)
     DySem(tiny_lens, ["en"], k=4, component="resid", setting="english", contrast=last)
 

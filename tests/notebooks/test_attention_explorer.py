@@ -133,7 +133,7 @@ def test_the_finding_has_what_each_token_sees_and_says_what_was_asked(tiny_lens)
         assert "head 3: \u2068b\u2069 (token 2 of 3) looks at" in finding.caption
         assert "\u2068<\u2069" in finding.caption  # no HTML outside of a panel
     recorded = finding.facts.record()
-    asked = recorded["asked"]
+    asked = recorded["parameters"]
     assert asked["value_weighted"] is True
     assert (asked["layer"], asked["head"], asked["token"]) == (1, 2, 1)
     assert recorded["data"] == [{"label": text}]

@@ -190,7 +190,7 @@ def test_the_finding_has_tokens_and_probes_in_one_table_and_says_what_was_asked(
     assert f"“{TEXTS[1]}” {view.probes['plain'][0]:.4f} plain" in str(finding)
     assert str(finding.facts) == view.measured_on
     recorded = finding.facts.record()
-    assert recorded["asked"]["contrast"] == contrast.settings
+    assert recorded["parameters"]["contrast"] == contrast.settings
     assert [one["label"] for one in recorded["data"]] == TEXTS
 
 
@@ -214,7 +214,7 @@ def test_what_has_no_effect_in_gemma_is_said_in_a_sentence(tiny_folder):
         ({"contrast": Contrast(3)}, "layer must be between 0 and 2 for .*, got 3"),
         ({"contrast": Contrast(2), "output_layer": 2}, "output_layer 2 is read before block 2"),
         ({"output_layer": "first"}, "unknown output layer 'first'"),
-        ({"top": 0}, "top must be between 1 and 259, got 0"),
+        ({"top": 0}, "top must be a whole number of at least 1, got 0"),
         ({"template": "none"}, "template 'none' has no prompt to contrast"),
         ({"text": ""}, "text 0 is empty"),
     ],

@@ -193,7 +193,7 @@ def test_a_finding_of_a_study_has_the_facts_and_saves(study, tmp_path):
     tokens = finding.table[finding.table["kind"] == "token demoted"]["value"].tolist()
     assert tokens == facts.tokens["effect"].tolist()[3:]
     assert finding.caption.startswith("Dimension 5 of A^L is in S(x) of")
-    assert finding.facts.record()["asked"]["k"] == 8
+    assert finding.facts.record()["parameters"]["k"] == 8
     n_texts = len(read_corpus(study).texts)
     assert finding.name.endswith(f"_demo-{n_texts}")
 
@@ -206,7 +206,7 @@ def test_a_finding_of_a_study_has_the_facts_and_saves(study, tmp_path):
         ({"setting": "french"}, "unknown prompt setting of this corpus 'french'"),
         ({"m": 4}, "m must be between 1 and 3 languages, got 4"),
         ({"k": 0}, "k must be an integer >= 1"),
-        ({"top": 0}, "top must be a whole number from 1, got 0"),
+        ({"top": 0}, "top must be a whole number of at least 1, got 0"),
     ],
 )
 def test_errors_name_the_bad_value(study, arguments, said):

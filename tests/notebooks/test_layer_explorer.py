@@ -204,7 +204,7 @@ def test_findings_of_a_pair_and_of_a_study_are_their_tables_and_figures(tiny_len
     finding = pair_layer_curves(pair, m=1, k=8)
     assert finding.table.equals(pair_layers(pair, "language-specific", "mean", 1, 8))
     assert finding.figure.to_json() == layer_figure(finding.table, finding.facts).to_json()
-    assert finding.facts.record()["texts"] == {"en": list(PAIR)}
+    assert finding.facts.record()["parameters"]["pair"] == {"en": list(PAIR)}
     (task,) = study.data
     undeclared = Study(tiny_lens, study.data, languages=("en", "fr"), store=study.store)
     finding = layer_curves(undeclared, m=2, k=8)

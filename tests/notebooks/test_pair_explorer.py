@@ -322,8 +322,8 @@ def test_a_finding_is_the_view_and_comes_from_the_store(tiny_lens, tmp_path):
         measured_on = finding.figure.layout.title.subtitle.text.replace("<br>", " ")
         assert str(finding.facts) in measured_on.replace("<sup>L</sup>", "^L")
     recorded = finding.facts.record()
-    assert recorded["asked"]["languages"] == ["en", "ja"]
-    assert recorded["second"] == {"en": Y["en"], "ja": Y["ja"]}
+    assert recorded["parameters"]["languages"] == ["en", "ja"]
+    assert recorded["parameters"]["second"] == {"en": Y["en"], "ja": Y["ja"]}
     json.dumps(recorded)
 
 

@@ -222,8 +222,8 @@ def test_settings_that_do_not_exist_are_refused(tiny_lens):
 def test_a_finding_says_what_was_asked_and_saves(tiny_lens, tmp_path):
     finding = dl.patch_effect(tiny_lens, RECEIVED, GIVEN, 1, k=4, n_draws=2)
     recorded = finding.facts.record()
-    assert recorded["donor"] == GIVEN
-    assert recorded["receiver"] == RECEIVED
-    assert recorded["parameters"] == {"layer": 1, "k": 4, "n_draws": 2, "top": 5, "seed": 0}
+    asked = {"layer": 1, "k": 4, "n_draws": 2, "top": 5, "seed": 0}
+    asked |= {"donor": GIVEN, "receiver": RECEIVED}
+    assert recorded["parameters"].items() >= asked.items()
     assert "block 2" in str(finding.facts)
     assert "block 2" in finding.figure.layout.title.text

@@ -252,7 +252,7 @@ def test_the_finding_says_what_is_nearest_and_what_was_asked(tiny_lens):
     assert f"nearest to “A cat.” is “{best['text']}”" in str(finding)
     assert f"{best['similarity']:.4f} on {best['n_dims']} dimensions." in str(finding)
     assert str(finding.facts) == found.measured_on
-    asked = finding.facts.record()["asked"]
+    asked = finding.facts.record()["parameters"]
     assert asked["query"] == "A cat."
     assert asked["encoder"]["k"] == 8
     vectors = {"q": (1, 0, 1), "zero": (0, 0, 0)}

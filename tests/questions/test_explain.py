@@ -275,7 +275,7 @@ def test_a_sparse_dictionary_has_its_own_encoder_and_names(tiny_lens):
     assert found.table["direction"].tolist()[:-1] == names
     assert np.allclose(found.table["contribution"][:-1], expected, atol=1e-6)
     assert found.similarity == pytest.approx(torch.cosine_similarity(x, y, dim=0).item(), abs=1e-6)
-    assert found.facts.record()["directions"]["n"] == 2 * d
+    assert found.facts.record()["parameters"]["directions"]["n"] == 2 * d
     largest = expected.abs().argmax().item()
     assert f"feature &lt;{largest}&gt;" in found.caption or "error" in found.caption
     asked = {"directions": dictionary, "progress": False}

@@ -119,6 +119,7 @@ ORDER = [
     "questions.finding",
     "questions.style",
     "questions.grid",
+    "questions.asked",
     "questions.published",
     "questions.transfer_scores",
     "questions.transfer",
@@ -272,6 +273,11 @@ def test_only_one_module_imports_transformer_lens():
         if any(n and n.startswith("transformer_lens") for n in imports_of(module))
     ]
     assert users == ["models.lens"]
+
+
+def test_every_public_name_is_named_where_the_package_says_what_it_has():
+    said = set(re.findall(r"`(\w+)`", dysem_lab.__doc__))
+    assert said == set(dysem_lab.__all__)
 
 
 def test_every_public_name_is_there_and_importing_needs_no_model_library():
