@@ -74,7 +74,7 @@ def block(study: Study, layer: object) -> int:
 
 
 def _m(study: Study, m: Any) -> int:
-    check_ms([m], max(len(study.task_languages(task)) for task in study.data))
+    check_ms([m], max((len(study.task_languages(task)) for task in study.data), default=0))
     return int(m)
 
 
@@ -108,7 +108,7 @@ ONE: dict[str, Callable[[Study, Any], Any]] = {
     "vector": partial(_name, VECTORS, "vector"),
     "component": partial(_name, VECTOR_COMPONENTS, "component"),
     "setting": lambda study, name: one_of(name, study.settings, "prompt setting of this study"),
-    "task": lambda study, name: one_of(name, study.data, "task of this study"),
+    "task": lambda study, name: one_of(name, study.data, "task"),
     **{name: partial(_number, least, name) for name, least in LEAST.items()},
 }
 

@@ -16,7 +16,7 @@ from dysem_lab.display import amount
 from dysem_lab.encoders.settings import VECTORS
 from dysem_lab.errors import InputError, choices
 from dysem_lab.evaluate import mean_difference, score, spearman
-from dysem_lab.inputs import names_of
+from dysem_lab.inputs import names_of, seed_of
 from dysem_lab.questions.asked import asked, require_study
 from dysem_lab.questions.finding import Facts, Finding, facts_of, sources_of
 from dysem_lab.questions.grid import Cell, CellResult, sweep
@@ -60,7 +60,7 @@ def dev_and_test(
     everything = load_data(source, task, languages=codes)
     if len(everything) < 2:
         raise InputError(f"{everything.name} has {len(everything)} pair; halves need at least 2")
-    order = np.random.default_rng(seed).permutation(len(everything))
+    order = np.random.default_rng(seed_of(seed)).permutation(len(everything))
     halves = [
         replace(
             everything.select(np.sort(part)),
@@ -132,8 +132,6 @@ def honest_choice(
     task = only_task(test)
     _check(dev, test, task)
     prepare(dev.needs(component), test.needs(component))
-    if (dev.model.fingerprint, dev.model.dtype) != (test.model.fingerprint, test.model.dtype):
-        raise InputError("dev and test must be studies of one model in one dtype")
     scores = table(dev, test, task, **given)
     of_test = facts_of(test, template=test.templates[0], **given)
     facts = replace(
@@ -147,7 +145,8 @@ def honest_choice(
 
 def _check(dev: Study, test: Study, task: str) -> None:
     """Raise `InputError` unless two studies have one model, task and languages."""
-    if (dev.name, dev.dtype) != (test.name, test.dtype):
+    known = [(one.known.fingerprint, one.known.dtype) for one in (dev, test) if one.known]
+    if (dev.name, dev.dtype) != (test.name, test.dtype) or len(set(known)) > 1:
         raise InputError("dev and test must be studies of one model in one dtype")
     of_dev, of_test = dev.task_languages(task), test.task_languages(task)
     if set(of_dev) != set(of_test):

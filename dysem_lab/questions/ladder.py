@@ -96,7 +96,7 @@ def ladder(
     given = asked(study, languages=languages, **of_sets)
     only_task(study)
     prepare(study.needs(component))
-    facts, scores = facts_of(study, **one_prompt(study), **given), table(study, **given)
+    facts, scores = facts_of(study, **one_prompt(study, given)), table(study, **given)
     return Finding("ladder", scores, figure(scores, facts), caption(scores), facts)
 
 

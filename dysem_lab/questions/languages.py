@@ -59,7 +59,8 @@ def language_overlap(
     """
     require_study(study)
     if task is None:
-        task = max(reversed(study.data), key=lambda name: len(study.task_languages(name)))
+        by_languages = {name: len(study.task_languages(name)) for name in reversed(study.data)}
+        task = max(by_languages, key=by_languages.__getitem__, default="")
     given = asked(study, task=task, setting=setting, component=component, k=k)
     if len(codes := study.task_languages(task)) < 2:
         raise InputError(f"{task} is in {codes[0]!r} alone; an overlap is of two languages or more")

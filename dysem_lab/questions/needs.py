@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from dysem_lab.data.sts import STSData
 from dysem_lab.data.transfer_data import TransferData
 from dysem_lab.display import Progress, amount, say
-from dysem_lab.errors import ModelError
+from dysem_lab.errors import InputError, ModelError
 from dysem_lab.models.capture import fill, fill_contrasts, missing_rows, space_of, stored_with
 from dysem_lab.models.facts import ModelFacts
 from dysem_lab.models.lens import LensModel
@@ -332,8 +332,11 @@ def prepare(
 
     Raises:
         Planned: In a plan, which ends here.
+        InputError: A study has no pairs.
         ModelError: As for `capture_needs`.
     """
+    if any(not need.study.data for need in needs):
+        raise InputError("the study has no pairs; give it some, as dl.Study(model, 'demo')")
     asked = _asked.get()
     if asked is not None:
         studies = [pairs for need in needs for pairs in need.study.data.values()]

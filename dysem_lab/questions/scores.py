@@ -56,9 +56,10 @@ def only_task(study: Study) -> str:
     return next(iter(study.data))
 
 
-def one_prompt(study: Study) -> dict[str, object]:
-    """Return what is said of a question in a study's first prompts."""
-    return {"template": study.templates[0], "setting": study.settings[0]}
+def one_prompt(study: Study, given: Mapping[str, object]) -> dict[str, object]:
+    """Return the settings of a question about languages, with the study's first prompts."""
+    prompt = {"template": study.templates[0], "setting": study.settings[0]}
+    return {"languages": given["languages"], **prompt, **given}
 
 
 def rank_languages(

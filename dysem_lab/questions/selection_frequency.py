@@ -47,7 +47,7 @@ def selection_frequency(
     given = asked(study, languages=languages, component=component, k=k, seed=seed)
     task = only_task(study)
     prepare(study.needs(component))
-    facts, counted = facts_of(study, **one_prompt(study), **given), table(study, task, **given)
+    facts, counted = facts_of(study, **one_prompt(study, given)), table(study, task, **given)
     return Finding("selection_frequency", counted, figure(counted, facts), caption(counted), facts)
 
 

@@ -81,8 +81,8 @@ def stability(
     if not isinstance(others, Mapping | None):
         raise InputError(f"others must be such as {{'dtype': {{name: study}}}}, got {others!r:.80}")
     others = {varied: studies for varied, studies in (others or {}).items() if studies}
-    if len(different_texts(study.texts(task, "en"))) < 2:
-        raise InputError(f"{task} has fewer than 2 different texts; stability needs at least 2")
+    if (n := len(different_texts(study.texts(task, "en")))) < 2:
+        raise InputError(f"{task} has {n} different texts; stability needs at least 2")
     for varied, studies in others.items():
         if len({tuple(other.texts(task, "en")) for other in studies.values()}) > 1:
             raise InputError(f"the studies that vary the {varied} have different pairs of {task}")
@@ -91,7 +91,7 @@ def stability(
         codes_of(one, languages)
     prepare(study.needs(component), *(one.needs(component) for one in changed))
     scores = table(study, task, **given, others=others)
-    of_study = facts_of(study, **one_prompt(study), **given)
+    of_study = facts_of(study, **one_prompt(study, given))
     on = "".join(
         f", {varied} on {amount(len(next(iter(studies.values())).data[task]), 'pair')}"
         for varied, studies in others.items()

@@ -278,8 +278,6 @@ class Study:
                 contrast, a contrast of prompts that are not in English, or a template that the
                 study does not have.
         """
-        if not self.data:
-            raise InputError("the study has no pairs; give it some, as dl.Study(model, 'demo')")
         if contrasts is None or isinstance(contrasts, Contrast):
             contrasts = [contrasts]
         for contrast in (given := several(contrasts, "contrasts")):

@@ -78,7 +78,7 @@ def translators(
     _check(study)
     prepare(study.needs(component))
     scores = table(study, language, **given)
-    facts = facts_of(study, [*study.data][:1], language=language, **one_prompt(study), **given)
+    facts = facts_of(study, [*study.data][:1], language=language, **one_prompt(study, given))
     drawn, said = figure(scores, facts), caption(scores)
     return Finding(f"translators_{language}", scores, drawn, said, facts)
 

@@ -803,9 +803,9 @@ def check_fill(lens, prompts, contrasts, wanted, folder, **limits):
         edit = Intervention(lens, contrast) if contrast else None
         rows = stored(lens, store, prompts, contrast, wanted, max_tokens)
         for kind, found in rows.items():
-            expected = capture(
-                lens, prompts, kind.component, kind.blocks, edit=edit, max_tokens=max_tokens
-            )[kind.component]
+            reached = contrast is None or contrast.reaches(kind, lens.n_layers)
+            asked = {"edit": edit if reached else None, "max_tokens": max_tokens}
+            expected = capture(lens, prompts, kind.component, kind.blocks, **asked)[kind.component]
             assert relative_errors(found, expected).max() < 1e-4, (contrast, kind)
     return store
 

@@ -143,7 +143,7 @@ def test_the_finding_has_what_each_token_sees_and_says_what_was_asked(tiny_lens)
     ("arguments", "said"),
     [
         ({"layer": 3}, "layer must be between 0 and 2, got 3"),
-        ({"head": 4}, "head must be between 0 and 3 here, got 4"),
+        ({"head": 4}, "head must be between 0 and 3, got 4"),
         ({"token": 3}, "token must be between -3 and 2 for this prompt, got 3"),
         ({"text": " "}, "text 0 is empty"),
         ({"template": "prompt"}, "unknown template 'prompt'"),

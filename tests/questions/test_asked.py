@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import dysem_lab as dl
+from dysem_lab.batch.jobs import plan
 from dysem_lab.errors import DysemLabError, InputError
 from dysem_lab.models import record
 from dysem_lab.models.places import place
@@ -121,7 +122,8 @@ FREE = (
 
 @pytest.fixture(scope="module")
 def lens(tiny_folder):
-    """Return a random model of four blocks."""
+    """Return a random model of four blocks, once no module is left to import what is patched."""
+    assert all(getattr(dl, name) for name in dl.__all__)
     return dl.load_model(tiny_folder("Llama", 4))
 
 
@@ -253,9 +255,12 @@ def test_what_is_no_study_is_refused(ask, what):
 
 def test_a_study_without_pairs_is_refused(lens):
     with pytest.raises(InputError, match="the study has no pairs; give it some"):
-        dl.Study(lens, {}).needs("attn")
-    with pytest.raises(InputError):
-        dl.ladder(dl.Study(lens, {}), ["en"])
+        dl.components(dl.Study(lens, {}))
+    for ask in (dl.ladder, dl.set_ablation, dl.heads):
+        with pytest.raises(InputError, match="has none; give one"):
+            ask(dl.Study(lens, {}), ["en"], *([[1]] if ask is dl.set_ablation else []))
+    with pytest.raises(InputError, match="unknown task"):
+        dl.language_overlap(dl.Study(lens, {}))
 
 
 KINDS = (None, 3, 2**70, float("nan"), "It rains.", [3], [[]], {}, object(), np.zeros(0))
@@ -381,3 +386,31 @@ def test_numbers_of_numpy_are_numbers_in_a_record():
     given = {"k": np.float32(0.25), "ks": np.array([1, 2]), 3: (np.int64(4), np.nan), "no": None}
     assert native(given) == {"k": 0.25, "ks": [1, 2], "3": [4, None], "no": None}
     assert [type(one) for one in native(given)["ks"]] == [int, int]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "said"),
+    [
+        ({"k": 0}, "k must be an integer >= 1 or a fraction"),
+        ({"ks": [0]}, "k must be an integer >= 1 or a fraction"),
+        ({"m": 99}, "m must be between 1 and"),
+        ({"layer": 99}, "layer must be between 0 and 7, got 99"),
+        ({"layers": [99]}, "layer must be between 0 and 7, got 99"),
+        ({"contrast_layer": 99}, "layer must be between 0 and 7, got 99"),
+        ({"component": "atn"}, "unknown component"),
+        ({"components": ["atn"]}, "unknown component"),
+        ({"seed": -1}, "seed must be a whole number of at least 0"),
+        ({"languages": ["en", "xx"]}, "'xx'"),
+    ],
+)
+def test_a_batch_says_what_will_fail_before_the_first_notebook(
+    tiny_folder, tmp_path, parameters, said
+):
+    (name,) = parameters
+    jobs = plan([str(tiny_folder("Llama", 8))], "demo", tmp_path, parameters=parameters)
+    asked = [job for job in jobs if name in job.parameters]
+    assert asked
+    # One uses fewer languages where there are; one says it as it begins; one has other blocks.
+    spared = {"m": "10_main_results", "component": "26_why_similar", "ks": "27_causal"}.get(name)
+    late = {job.notebook.stem for job in asked if said not in job.problem}
+    assert late <= {spared}

@@ -601,8 +601,8 @@ def test_a_caption_says_what_the_next_block_reads(rank, said):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"layers": []}, "give at least one block and one k"),
-        ({"ks": []}, "give at least one block and one k"),
+        ({"layers": []}, "layers must be one or more values in a list"),
+        ({"ks": []}, "ks must be one or more values in a list"),
         ({"ks": [0]}, "k must be an integer >= 1 or a fraction"),
         ({"layers": [3]}, "layer must be between 0 and 2, got 3"),
         ({"languages": ["en", "xx"]}, "unknown language 'xx'"),

@@ -261,7 +261,7 @@ def test_random_sets_of_all_dimensions_are_the_dense_mean(tmp_path):
 def test_ladder_refuses_what_it_cannot_do(tmp_path):
     data = {"T": made_up([1.0, 2, 3], ["en", "ja"])}
     study = planted(tmp_path, data, {"T": {c: normal((6, 4)) for c in ("en", "ja")}})
-    with pytest.raises(InputError, match="n_random must be at least 1 draw, got 0"):
+    with pytest.raises(InputError, match="n_random must be a whole number of at least 1, got 0"):
         ladder.ladder(study, ["en"], n_random=0)
     with pytest.raises(InputError, match="unknown language 'ru'; choose one of"):
         ladder.ladder(study, ["en", "ru"])
@@ -356,12 +356,13 @@ def test_both_studies_need_the_same_languages_task_and_model(choice_case, tmp_pa
     other = planted(tmp_path, data, {"T": {c: normal((6, 2)) for c in ("en", "ja")}})
     with pytest.raises(InputError, match="dev has en/ja, test en/ja/ru"):
         choice.honest_choice(other, test)
+    (pairs,) = test.data.values()
     with pytest.raises(InputError, match="unknown task 'X'; choose one of: T"):
-        choice.table(dev, test, "X", "attn", [2], None, 0)
+        choice.honest_choice(dev, test.on({"X": pairs}))
     half = planted(tmp_path, data, {"T": {"en": normal((6, 2))}})
-    facts, own = replace(half.model, dtype="bfloat16"), type(half).model.fget
+    facts, own = replace(half.model, dtype="bfloat16"), type(half).known.fget
     of_study = property(lambda study: facts if study is half else own(study))
-    monkeypatch.setattr(type(half), "model", of_study)
+    monkeypatch.setattr(type(half), "known", of_study)
     with pytest.raises(InputError, match="one model in one dtype"):
         choice.honest_choice(half, test)
     with pytest.raises(InputError, match="m must be between 1 and 3"):
@@ -720,9 +721,9 @@ def test_translators_refuse_what_they_cannot_compare(tmp_path):
         translators.translators(alone, "zh", ["en", "zh"])
     two = planted(tmp_path, {"one": one, "two": longer}, {"one": rows})
     with pytest.raises(InputError, match="'two' has other pairs than 'one'"):
-        translators.table(two, "zh", ["en", "zh"], "attn", 2, 0)
-    with pytest.raises(InputError, match="'zh' is not among the languages en/ja; add it"):
-        translators.table(two, "zh", ["en", "ja"], "attn", 2, 0)
+        translators.translators(two, "zh", ["en", "zh"], k=2)
+    with pytest.raises(InputError, match="unknown language of the consensus 'zh'; choose one of"):
+        translators.translators(two, "zh", ["en"], k=2)
 
 
 # Figures and captions

@@ -275,9 +275,9 @@ def test_texts_are_a_seeded_sample_of_different_ones(study):
 
 def test_refusals_name_the_value_and_the_remedy(study):
     for arguments, message in (
-        ((four(), 0, 3), "n_texts must be a whole number from 1, got 0"),
-        ((four(), 4, 0), "rounds must be a whole number from 1, got 0"),
-        ((four(), 4, 1.5), r"rounds must be a whole number from 1, got 1\.5"),
+        ((four(), 0, 3), "n_texts must be a whole number of at least 1, got 0"),
+        ((four(), 4, 0), "rounds must be a whole number of at least 1, got 0"),
+        ((four(), 4, 1.5), r"rounds must be a whole number of at least 1, got 1\.5"),
         (([], 4, 1), "one or more different"),
         ((four()[:1] * 2, 4, 1), "one or more different"),
         ((four()[1:], 4, 1), "prompteol at output layer 'penultimate' has nothing to be compared"),

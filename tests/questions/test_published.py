@@ -323,7 +323,7 @@ def test_a_ranking_gives_each_task_and_setting_its_own_order(study):
     ("arguments", "message"),
     [
         ({"languages": ["en", "xx"]}, r"unknown language of this study 'xx'.*en, ja, ru"),
-        ({"m": 0}, "m must be a number of languages, at least 1, got 0"),
+        ({"m": 0}, "m must be a whole number of at least 1, got 0"),
         ({"m": 2, "rows": [DySemRow("english", "mean")]}, "m=2 and rows .* exclude each other"),
         ({"rows": [DySemRow("english", "median")]}, "unknown vector 'median'"),
         ({"rows": [DySemRow("chinese", "mean")]}, "unknown prompt setting 'chinese'"),

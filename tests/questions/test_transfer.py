@@ -981,5 +981,5 @@ def test_the_record_names_model_data_and_versions(compared):
     assert [one["digest"] for one in record["data"]] == [one.digest for one in sets]
     assert record["data"][1]["n_items"] == {"train": 40, "test": 20}
     assert record["sampling"] == {"pairs": None, "sample": 30, "seed": 0}
-    assert record["parameters"] == {"layer": 6}
+    assert record["parameters"] == {"layer": 6, "sample": 30, "seed": 0}
     assert record["versions"]["scikit-learn"]
