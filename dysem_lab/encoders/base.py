@@ -407,11 +407,11 @@ def templates_of(template: str) -> Sequence[str]:
     Raises:
         InputError: No template of a prompt.
     """
+    if isinstance(template, str) and template == "none":
+        raise InputError("template 'none' has no prompt; use 'prompteol', or MeanPooling")
     known = (*TEMPLATE_NAMES, *metaeol())
     if not isinstance(template, str) or (template not in known and SLOT not in template):
         raise choices("template", template, (*TEMPLATE_NAMES, f"any string with {SLOT}"))
-    if template == "none":
-        raise InputError("template 'none' has no prompt; use 'prompteol', or MeanPooling")
     for part in parts_of(template):
         template_parts(part, "english", "en")
     return parts_of(template)
