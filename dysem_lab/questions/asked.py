@@ -54,8 +54,7 @@ def require_study(study: object) -> None:
     """Raise `InputError` where somebody gives something else in the place of a study."""
     if not isinstance(study, Study):
         raise InputError(
-            f"a question is asked of a study, got {study!r:.80}; make one as "
-            "dl.Study('gemma-3-270m', 'demo')"
+            f"study must be a model with its pairs, dl.Study(model, data), got {study!r:.80}"
         )
 
 

@@ -18,6 +18,7 @@ from dysem_lab.errors import InputError, choices
 from dysem_lab.evaluate import score
 from dysem_lab.inputs import names_of
 from dysem_lab.joint import cosine, pairwise_similarity
+from dysem_lab.questions.asked import require_study
 from dysem_lab.questions.finding import Facts
 from dysem_lab.questions.grid import check_ms, sweep
 from dysem_lab.questions.names import said as in_words
@@ -46,10 +47,7 @@ def only_task(study: Study) -> str:
     Raises:
         InputError: It is no study, or has no task or several.
     """
-    if not isinstance(study, Study):
-        raise InputError(
-            f"study must be a model with its pairs, dl.Study(model, data), got {study!r:.80}"
-        )
+    require_study(study)
     if len(study.data) != 1:
         names = ", ".join(study.data) or "none"
         raise InputError(f"this question is about one task, but the study has {names}; give one")
