@@ -120,8 +120,8 @@ def audit(
     task, codes = only_task(study), given["languages"]
     if len(study.data[task]) < 3:
         raise InputError(
-            "an audit compares scores of 3 pairs or more, of a consensus over one language or "
-            f"more; got {amount(len(study.data[task]), 'pair')} and languages {codes}"
+            "an audit compares scores of 3 pairs or more; got "
+            f"{amount(len(study.data[task]), 'pair')}"
         )
     prompts = [template for template in study.templates if template != "none"][: len(codes)]
     if not prompts:

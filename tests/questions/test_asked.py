@@ -249,7 +249,7 @@ def test_what_is_no_study_is_refused(ask, what):
     for name in STUDIED:
         if what in inspect.signature(getattr(dl, name)).parameters:
             for wrong in ("demo", None, dl.load_data("demo")):
-                with pytest.raises(InputError, match="study must be a model with its pairs, .*got"):
+                with pytest.raises(InputError, match="study must be a model with its pairs"):
                     ask(name, **{what: wrong})
 
 

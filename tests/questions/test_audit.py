@@ -434,7 +434,7 @@ def test_what_has_no_answer_is_refused(study, tiny_folder):
     for options, said in (
         ({"fit": data.head(36)}, "72 of the 72 texts of demo are scored, which leaves 0 to fit on"),
         ({"n_rotations": 0}, "n_rotations must be a whole number of at least 1"),
-        ({"languages": []}, r"over one language or more; got 36 pairs and languages \[\]"),
+        ({"languages": []}, r"languages must be one or more different codes, got \[\]"),
         ({"k": 0}, "k must be"),
         ({"languages": ["en", "de"]}, "unknown language 'de'"),
         ({"random_weights": other}, r"must have the model's \(L, d\) \(3, 32\), got \(2, 32\)"),
