@@ -21,7 +21,7 @@ from dysem_lab import paths
 from dysem_lab.digests import MANIFEST, file_digest, model_files
 from dysem_lab.display import say
 from dysem_lab.errors import ModelError
-from dysem_lab.models.gguf_tensors import unread_settings, unread_tensors
+from dysem_lab.models.gguf_tensors import parsed_once, unread_settings, unread_tensors
 from dysem_lab.models.storage import described, gguf_storage
 from dysem_lab.weights import loading, require_whole
 
@@ -195,8 +195,9 @@ def _convert_into(
             f"{name}: sha256 of the installed files is {found}, published {sha256}; "
             f"remedy: {remedy}"
         )
-    _convert(name, gguf, work, remedy)
-    storage = stored_as_of(sha256) or gguf_storage(gguf)
+    with parsed_once():
+        _convert(name, gguf, work, remedy)
+        storage = stored_as_of(sha256) or gguf_storage(gguf)
     gguf.unlink()
     written = {name: file_digest(file) for name, file in model_files(work).items()}
     manifest = {

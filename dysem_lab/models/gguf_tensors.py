@@ -1,7 +1,11 @@
 """Tensors and settings of a GGUF file that transformers passes over in silence."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 # Factors of the rotary frequencies, which transformers does not read: without them, those of a
 # model that was trained with another scaling would be wrong.
@@ -13,6 +17,19 @@ DEFAULTED = {
     "attention.sliding_window": "sliding_window",
     "attn_logit_softcapping": "attn_logit_softcapping",
 }
+
+
+@contextmanager
+def parsed_once() -> Iterator[None]:
+    """Let whoever reads a GGUF file in this block have one reader of it, which is not to change.
+
+    A reader parses the vocabulary, which takes seconds, and transformers makes three.
+    """
+    import gguf
+
+    parse = cache(gguf.GGUFReader)
+    with patch.object(gguf, "GGUFReader", lambda file: parse(str(file))):
+        yield
 
 
 def unread_tensors(gguf: Path, model: Any) -> list[str]:

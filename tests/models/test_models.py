@@ -29,9 +29,7 @@ from dysem_lab.models.loading import load_model, presets, size_of
 from dysem_lab.prompts import wrap
 
 SMALL = "smollm2-135m-instruct"
-CONVERT = (
-    f"from dysem_lab.models.embedded import ensure_embedded; print(ensure_embedded({SMALL!r}))"
-)
+CONVERT = "from pathlib import Path; from dysem_lab.models.embedded import ensure_gguf"
 
 
 @pytest.fixture
@@ -40,16 +38,14 @@ def own_cache(tmp_path, monkeypatch) -> Path:
     return tmp_path / "dysem-lab" / "models"
 
 
-def start_conversion() -> subprocess.Popen:
-    if embedded.installed_files(EMBEDDED[SMALL]) is None:
-        pytest.skip(f"{SMALL} is not installed")
-    return subprocess.Popen(
-        [sys.executable, "-c", CONVERT], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+def start_conversion(file: Path) -> subprocess.Popen:
+    command = [sys.executable, "-c", f"{CONVERT}; print(ensure_gguf(Path({str(file)!r})))"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def test_a_killed_conversion_leaves_nothing_and_two_at_once_make_one(own_cache):
-    killed = start_conversion()
+def test_a_killed_conversion_leaves_nothing_and_two_at_once_make_one(tiny_gguf, own_cache):
+    file = tiny_gguf()
+    killed = start_conversion(file)
     while not list(own_cache.glob("*.partial/model.gguf")) and killed.poll() is None:
         time.sleep(0.05)
     os.kill(killed.pid, signal.SIGKILL)
@@ -59,12 +55,12 @@ def test_a_killed_conversion_leaves_nothing_and_two_at_once_make_one(own_cache):
     ]
     assert finished == []
 
-    both = [start_conversion(), start_conversion()]
+    both = [start_conversion(file), start_conversion(file)]
     results = [process.communicate() for process in both]
     assert [process.returncode for process in both] == [0, 0], results
     folders = {output.strip() for output, _ in results}
     assert len(folders) == 1
-    said = [errors.count("Apache License 2.0") for _, errors in results]
+    said = [errors.count("Its licence is what its source says.") for _, errors in results]
     assert sorted(said) == [0, 1], "terms are shown once, by the process that converts"
     folder = Path(folders.pop())
     assert not list(own_cache.glob("*.partial"))
@@ -195,6 +191,20 @@ def test_a_gguf_of_which_something_would_not_be_read_is_refused(
 )
 def test_a_gguf_of_which_all_is_read_is_converted(tiny_gguf, settings):
     assert (ensure_gguf(tiny_gguf(settings=settings)) / "model.safetensors").is_file()
+
+
+def test_a_gguf_is_parsed_once_and_a_later_reader_is_the_librarys(tiny_gguf, monkeypatch):
+    parsed = []
+
+    class Reader(gguf.GGUFReader):
+        def __init__(self, file):
+            parsed.append(str(file))
+            super().__init__(file)
+
+    monkeypatch.setattr(gguf, "GGUFReader", Reader)
+    ensure_gguf(tiny_gguf())
+    assert len(parsed) == 1
+    assert gguf.GGUFReader is Reader
 
 
 def test_a_file_that_is_no_gguf_is_refused(own_cache, tmp_path):
