@@ -1,10 +1,6 @@
 """All k, m and vectors at once: against loops from the equations and the one-by-one functions."""
 
-import os
-import subprocess
-import sys
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +12,7 @@ from hypothesis.extra.numpy import arrays
 from dysem_lab.encoders.dysem import VECTORS, semantic_vectors
 from dysem_lab.errors import InputError
 from dysem_lab.joint import joint_set, pairwise_similarity
+from dysem_lab.questions import grid as module
 from dysem_lab.questions.grid import PAIRS_PER_CHUNK, Cell, check_ms, sweep
 from tests.reference import dysem_pair
 
@@ -239,61 +236,17 @@ def test_check_ms_takes_every_number_of_languages():
         check_ms([1, 2, 3], 2)
 
 
-SPEED = """
-import sys, time
-import numpy as np
-from dysem_lab.questions.scores import grid
-from dysem_lab.data.sts import STSData
-from dysem_lab.data.languages import LANGUAGES
-from dysem_lab.models.loading import source_digest
-from dysem_lab.models.passes import MAX_TOKENS
-from dysem_lab.prompts import wrap
-from dysem_lab.models.facts import ModelFacts
-from dysem_lab.models.store import Space, VectorStore, prompt_key
-from dysem_lab.questions.study import Study
-import torch
+def test_no_more_pairs_are_held_at_once_than_memory_is_bounded_for(monkeypatch):
+    held = []
 
-folder, N, D, codes = sys.argv[1], 1379, 640, list(LANGUAGES)
-store = VectorStore(folder + "/v.sqlite")
-source = source_digest(folder + "/model")
-facts = ModelFacts(folder + "/model", source, "f", "float32", "cpu", 2, D, "")
-store.remember(facts)
-sides = [f"{code} first {i}" for code in codes for i in range(N)]
-data = STSData(
-    "random", "memory", np.random.default_rng(0).uniform(0, 5, N),
-    {code: tuple([f"{code} {side} {i}" for i in range(N)] for side in ("one", "two"))
-     for code in codes},
-    np.arange(N), [""] * N,
-)
-study = Study(folder + "/model", data, languages=codes, store=store, dtype="float32")
-for setting in study.settings:
-    for code in codes:
-        prompts = wrap(data.texts(code), "prompteol", setting, code)
-        keys = [prompt_key(prompt, MAX_TOKENS) for prompt in prompts]
-        store.write({Space("f", "float32", "attn", "sum"): torch.randn(2 * N, D) + 1}, keys)
-start = time.process_time()
-table = grid(study, [0.05, 0.1, 0.25, 0.5, 1.0])
-seconds = time.process_time() - start
-# Not ru_maxrss, in which the process that started this one counts too.
-(peak,) = [line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")]
-print(len(table), seconds, int(peak) * 1024)
-"""
+    def chunk(vectors, source, *settings):
+        held.append(len(vectors) // 2)
+        return whole(vectors, source, *settings)
 
-
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
-def test_the_grid_of_a_whole_test_set_takes_under_a_minute_and_little_memory(tmp_path):
-    # One thread and processor time, so that a busy machine measures what a quiet one does.
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "config.json").write_text("{}")
-    run = subprocess.run(
-        [sys.executable, "-c", SPEED, str(tmp_path)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(tmp_path)},
-    )
-    (tmp_path / "v.sqlite").unlink(missing_ok=True)  # 160 MB
-    assert run.returncode == 0, run.stderr
-    n_cells, seconds, n_bytes = run.stdout.split()
-    assert int(n_cells) == 5 * 12 * 2 * 2
-    assert float(seconds) < 60
-    assert float(n_bytes) < 4 * 2**30
+    whole = module._chunk
+    monkeypatch.setattr(module, "_chunk", chunk)
+    vectors = random_vectors(2 * PAIRS_PER_CHUNK + 5, 1, 4)
+    sweep(vectors, vectors[:, 0], [2], [1])
+    assert held == [PAIRS_PER_CHUNK, PAIRS_PER_CHUNK, 5]
+    # The largest of a chunk's tensors: vectors of 12 languages and the widest model of the paper.
+    assert 2 * PAIRS_PER_CHUNK * 12 * 4096 * 4 < 100e6
