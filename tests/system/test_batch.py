@@ -201,55 +201,47 @@ def test_parameters_that_a_study_refuses_fail_before_anything_runs(
     assert message in batch.failure(job)
 
 
-def test_a_batch_that_was_killed_and_interrupted_gives_the_same_numbers(
-    made, tmp_path, monkeypatch
+def test_a_batch_gives_the_same_numbers_though_it_was_killed_and_whatever_surrounds_it(
+    made, tiny_folder, tmp_path, monkeypatch
 ):
-    folder, undisturbed, _ = made
-    out = tmp_path / "out"
-    temporary = Path(tempfile.mkdtemp())  # its path is short, which Chromium needs of it
-    monkeypatch.setenv("TMPDIR", str(temporary))
-    of_one = command(folder, out, "--only", "01")
-    for sign in (signal.SIGKILL, signal.SIGINT):
-        left = connections(out)
-        process = subprocess.Popen(of_one, start_new_session=True, stderr=subprocess.PIPE)
-        # Until there is a kernel, which then imports for seconds.
-        while process.poll() is None and not connections(out) - left:
-            time.sleep(0.2)
-        time.sleep(1)
-        assert process.poll() is None, process.stderr.read()
-        os.killpg(process.pid, sign)
-        _, errors = process.communicate(timeout=60)
-        deadline = time.monotonic() + 30
-        while running(out) and time.monotonic() < deadline:
-            time.sleep(0.2)
-        assert not running(out), "a notebook outlives its batch"
-        assert not list(temporary.glob("*.json")), "the file of a kernel's connection stays"
-        assert not list(out.glob("*.csv"))
-    assert process.returncode == 130
-    assert b"interrupted" in errors
-    assert b"Traceback" not in errors
-    subprocess.run(of_one, check=True, capture_output=True)
-    name = FIGURE.format(model=folder.name)
-    assert (out / f"{name}.csv").read_text() == (undisturbed / f"{name}.csv").read_text()
-    assert not [path for path in (out / "executed").iterdir() if path.name[0] == "."]
-    assert not list(temporary.glob("*.json"))
-    shutil.rmtree(temporary)
-
-
-def test_a_batch_of_two_models_takes_its_surroundings_as_they_are(tiny_folder, tmp_path):
     """Modules and JSON files of others, and names with braces, which papermill would fill in."""
+    folder, undisturbed, _ = made
     other = tiny_folder("Qwen3")
     here, out = tmp_path / "here", tmp_path / "o{u}t {0} {"
     model = here / "{model} {} it"
-    shutil.copytree(tiny_folder(), model)
+    shutil.copytree(folder, model)
     for module in ("html", "json", "pathlib", "fnmatch", "zmq", "pandas", "IPython", "dysem_lab"):
         (here / f"{module}.py").write_text("raise SystemExit('imported from the current folder')")
     out.mkdir()
     foreign = {"cut.json": b'{"name": "cut"', "list.json": b"[1]", "binary.json": b"\xff\x00"}
     for name, content in foreign.items():
         (out / name).write_bytes(content)
-    executable, *rest = command(model, out, "--model", str(other), "--only", "02", "--jobs", "2")
-    done = subprocess.run([executable, "-P", *rest], cwd=here, capture_output=True, text=True)
+    temporary = Path(tempfile.mkdtemp())  # its path is short, which Chromium needs of it
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    executable, *rest = command(model, out, "--model", str(other), "--only", "02")
+    of_both = [executable, "-P", *rest]
+    for sign in (signal.SIGKILL, signal.SIGINT):
+        left = connections(out)
+        process = subprocess.Popen(
+            of_both, cwd=here, start_new_session=True, stderr=subprocess.PIPE
+        )
+        # Until there is a kernel, which then imports for seconds.
+        while process.poll() is None and not connections(out) - left:
+            time.sleep(0.05)
+        time.sleep(1)
+        assert process.poll() is None, process.stderr.read()
+        os.killpg(process.pid, sign)
+        _, errors = process.communicate(timeout=60)
+        deadline = time.monotonic() + 30
+        while running(out) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not running(out), "a notebook outlives its batch"
+        assert not list(temporary.glob("*.json")), "the file of a kernel's connection stays"
+        assert not list(out.glob("*.csv"))
+    assert process.returncode == 130
+    assert b"interrupted" in errors
+    assert b"Traceback" not in errors
+    done = subprocess.run([*of_both, "--jobs", "2"], cwd=here, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     said = " ".join(done.stderr.split())
     for name, content in foreign.items():
@@ -263,8 +255,14 @@ def test_a_batch_of_two_models_takes_its_surroundings_as_they_are(tiny_folder, t
         assert f"{record.stem}.html" in index
         assert f"### {record.stem}" in gallery
         assert f"{record.stem}.csv" in gallery
+    (ours,) = (record for record in records if other.name not in record.stem)
+    (theirs,) = undisturbed.glob("random_vs_semantic_*.csv")
+    assert ours.with_suffix(".csv").read_text() == theirs.read_text()
     assert (out / "executed" / "02_random_vs_semantic_{model} {} it_demo_24.ipynb").is_file()
+    assert not [path for path in (out / "executed").iterdir() if path.name[0] == "."]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["here", out.name]
+    assert not list(temporary.glob("*.json"))
+    shutil.rmtree(temporary)
 
 
 def test_a_notebook_that_would_run_other_code_than_its_batch_does_not_run(tmp_path):
