@@ -14,7 +14,7 @@ from dysem_lab.models.loading import load_model
 from dysem_lab.models.parts import split
 from dysem_lab.models.places import Place
 from dysem_lab.models.readout import random_directions, read_out
-from dysem_lab.questions import concept_words
+from dysem_lab.questions import concept_words, saving
 from dysem_lab.questions.causal_passes import halves
 from dysem_lab.questions.concept import concept, table
 from dysem_lab.questions.concept_passes import Kind, Read, Reading
@@ -331,7 +331,8 @@ def finding(study):
     return concept(study, ("attn", "resid"), top=TOP, n_random=3, n_sets=2, n_examples=1)
 
 
-def test_the_finding_says_what_it_was_measured_on(finding, study, tmp_path):
+def test_the_finding_says_what_it_was_measured_on(finding, study, tmp_path, monkeypatch):
+    monkeypatch.setattr(saving, "find_browser", lambda: None)  # a PNG is of no matter here
     rows = finding.table
     kinds = len(rows.drop_duplicates(["component", "vector", "part"]))
     assert kinds == 2 * (2 * 4 + 2) + 2

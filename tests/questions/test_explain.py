@@ -14,7 +14,7 @@ from dysem_lab import paths
 from dysem_lab.encoders.base import Encoder
 from dysem_lab.errors import InputError, ModelError
 from dysem_lab.models.loading import load_model
-from dysem_lab.questions import explain_picture
+from dysem_lab.questions import explain_picture, saving
 from dysem_lab.questions import reference as references
 from dysem_lab.questions.explain import BY, explain, explain_difference
 from dysem_lab.questions.reference import corpus_of, reference
@@ -381,7 +381,8 @@ def test_a_difference_is_beside_random_triples(tiny_lens):
     assert "random" not in found.table
 
 
-def test_a_difference_of_tokens_is_that_of_two_matrices(tiny_lens, tmp_path):
+def test_a_difference_of_tokens_is_that_of_two_matrices(tiny_lens, tmp_path, monkeypatch):
+    monkeypatch.setattr(saving, "find_browser", lambda: None)  # a PNG is of no matter here
     encoder = dl.DySem(tiny_lens, ("en", "fr"), k=0.5)
     renderings = {"fr": [*RENDERINGS["fr"], "Il pleut."]}
     asked = {"centre": CORPUS, "progress": False}
@@ -629,7 +630,8 @@ def test_a_corpus_is_kept_on_disk_and_a_damaged_file_is_made_again(tiny_lens, mo
     assert len([*(paths.cache_dir() / "parts").iterdir()]) == 1
 
 
-def test_sentences_are_coloured_and_linked_without_a_script(tiny_lens, tmp_path):
+def test_sentences_are_coloured_and_linked_without_a_script(tiny_lens, tmp_path, monkeypatch):
+    monkeypatch.setattr(saving, "find_browser", lambda: None)  # a PNG is of no matter here
     encoder = dl.DySem(tiny_lens, ("en", "fr"), k=0.5)
     found = explain(encoder, "<b> & 'x'", Y, "token", "token", None, RENDERINGS, progress=False)
     assert "<script" not in found.above
