@@ -92,6 +92,15 @@ class Replacement(Edit):
         spanned = {} if self._basis is None else {"basis": _digest({"": self._basis})}
         self._settings = {**where_and_which, **spanned, **settings}
 
+    def check_reach(self, place: Place) -> None:
+        """Raise `InputError` where a vector is read before the change."""
+        n_layers = self.lens.n_layers
+        if place.stage(n_layers) < self.where.stage(n_layers):
+            raise InputError(
+                f"{place} is read before {self.where}, so the change there would not reach it; "
+                "read what comes later, or change an earlier block"
+            )
+
     @property
     def facts(self) -> ModelFacts:
         """The model's facts under a fingerprint of the edited model's own."""

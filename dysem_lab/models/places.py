@@ -46,6 +46,8 @@ COMPONENTS: dict[str, Component] = {
         "blocks.{layer}.attn.hook_v", "mean over the real tokens of `value`", "kv"
     ),
 }
+# The parts of a block in the order of its pass.
+BLOCK_ORDER = ("resid_pre", "value", "z", "attn_raw", "attn", "ffn_raw", "ffn", "resid")
 MEANS = ("mean", "value_mean")  # over tokens; all others are of the last token
 # Components with one vector of width d per text; the stream before a block is that after another.
 VECTOR_COMPONENTS = tuple(
@@ -105,6 +107,13 @@ class Place(NamedTuple):
         if self.component in ("resid", "resid_pre") and self.blocks == "sum":
             blocks = [n_layers - 1]  # the stream is cumulative already: its sum is h^L
         return [(block, hook.format(layer=block)) for block in blocks]
+
+    def stage(self, n_layers: int) -> tuple[int, int]:
+        """Return when the last of it is there in a pass: the block, and the part of it."""
+        if not self.per_block:
+            return n_layers, 0
+        part = self.component.removesuffix("_mean")
+        return self.read_at(n_layers)[-1][0], BLOCK_ORDER.index(part)
 
     def check(self, n_layers: int) -> None:
         """Raise `InputError` unless a model of so many blocks has it."""

@@ -19,7 +19,7 @@ from dysem_lab.errors import InputError, choices
 from dysem_lab.inputs import index_of, one_of, real_number, require_characters, whole_number
 from dysem_lab.models.facts import ModelFacts
 from dysem_lab.models.lens import LensModel
-from dysem_lab.models.places import Place
+from dysem_lab.models.places import BLOCK_ORDER, Place
 from dysem_lab.models.record import Edit, Hook, record
 from dysem_lab.prompts import SLOT, Prompt, auxiliaries
 
@@ -43,16 +43,19 @@ class Position(NamedTuple):
     reaches: str
 
 
-BLOCK_ORDER = ("resid_pre", "value", "z", "attn", "ffn", "resid")  # in the order of its pass
 POSITIONS: dict[str, Position] = {
     "heads": Position("blocks.{layer}.attn.hook_z", "z", "contextualised value vectors z", "z"),
-    "ffn": Position("blocks.{layer}.mlp.hook_out", "ffn_raw", "output of the FFN module", "ffn"),
+    "ffn": Position(
+        "blocks.{layer}.mlp.hook_out", "ffn_raw", "output of the FFN module", "ffn_raw"
+    ),
     "hidden": Position(
         "blocks.{layer}.hook_out", "resid", "residual stream after the block", "resid"
     ),
     # What CP's released code does where its paper says FFN output and hidden state: it edits the
     # module's *input*, and subtracts the auxiliary z there, a vector of another space.
-    "released_ffn": Position("blocks.{layer}.mlp.hook_in", "z", "input of the FFN, minus z", "ffn"),
+    "released_ffn": Position(
+        "blocks.{layer}.mlp.hook_in", "z", "input of the FFN, minus z", "ffn_raw"
+    ),
     "released_hidden": Position(
         "blocks.{layer}.hook_in", "z", "input of the block, minus z", "resid_pre"
     ),
@@ -128,11 +131,8 @@ class Contrast:
 
     def reaches(self, place: Place, n_layers: int) -> bool:
         """Whether the change is in a vector of the last token, of a model of so many blocks."""
-        last = place.read_at(n_layers)[-1][0] if place.per_block else n_layers
-        if last != self.layer:
-            return last > self.layer
-        part = place.component.removesuffix("_raw").removesuffix("_mean")
-        return BLOCK_ORDER.index(part) >= BLOCK_ORDER.index(POSITIONS[self.position].reaches)
+        changed = BLOCK_ORDER.index(POSITIONS[self.position].reaches)
+        return place.stage(n_layers) >= (self.layer, changed)
 
     def check_reach(self, place: Place, n_layers: int, named: str = "") -> None:
         """Raise `InputError` where a vector, which may be named, would be that of the plain pass.

@@ -16,6 +16,7 @@ from dysem_lab.questions.causal_sets import GAIN, KL, OWN
 
 COMPARED = {KL: (KL, "changed"), GAIN: (GAIN, "gain_rendering", "became")}  # and STS
 SHARES = ("changed", "became")
+ROUNDING = 1e-6  # of cosines of streams in float32
 N_RESAMPLES = 10_000  # no p is below its inverse, which Holm's factor leaves room for
 
 
@@ -141,17 +142,26 @@ def _with_interval(
 
 
 def _sts(found: Measured, keys: Sequence[Key], seed: int) -> dict[str, float]:
-    """Return the score of the cosines, the mean over draws; NaN where they are equal."""
+    """Return the score of the cosines, the mean over draws; NaN where only rounding tells them."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Spearman is undefined")
-        scored = pd.DataFrame([score(found.similarity[key], found.gold, seed=seed) for key in keys])
+        scored = pd.DataFrame(
+            [score(_told_apart(found.similarity[key]), found.gold, seed=seed) for key in keys]
+        )
         plain = spearman(found.similarity[None], found.gold)
     return {**scored[["spearman", "low", "high"]].mean().to_dict(), "spearman_plain": plain}
 
 
+def _told_apart(similarity: Float[np.ndarray, " pairs"]) -> Float[np.ndarray, " pairs"]:
+    """Return the cosines, or one for all where they are equal but for float32's rounding."""
+    alike = np.nanmax(similarity, initial=-1) - np.nanmin(similarity, initial=1) < ROUNDING
+    return np.full_like(similarity, 1.0) if alike else similarity
+
+
 def _sts_difference(found: Measured, own: Key, keys: Sequence[Key], seed: int) -> dict[str, float]:
     """Return the mean difference of the score to those of draws, the widest interval, largest p."""
-    pairs = [(found.similarity[own], found.similarity[key]) for key in keys]
+    cosines = found.similarity
+    pairs = [(_told_apart(cosines[own]), _told_apart(cosines[key])) for key in keys]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Spearman is undefined")
         every = pd.DataFrame(

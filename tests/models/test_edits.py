@@ -1,5 +1,7 @@
 """Ablation and patching against plain PyTorch hooks, the residual identity and each other."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from dysem_lab.models.edits import ablate, contrast, patch
 from dysem_lab.models.last_token import prefixes, record_edits
 from dysem_lab.models.places import Place
 from dysem_lab.models.readout import logit_lens, next_token_probabilities
-from dysem_lab.models.record import activations
+from dysem_lab.models.record import activations, record
 
 TEXTS = ["A dog sleeps.", "Two children build a castle of sand.", "It rains."]
 
@@ -354,3 +356,24 @@ def test_the_logit_lens_of_vectors_is_that_of_streams(tiny_lens, prompts):
 def test_vectors_without_a_logit_lens_are_refused(tiny_lens, vectors, said):
     with pytest.raises(InputError, match=said):
         logit_lens(tiny_lens, vectors)
+
+
+@pytest.mark.parametrize("architecture", ["Llama", "Gemma2"])
+def test_what_an_edit_does_not_reach_is_refused_and_nothing_else(tiny_folder, architecture):
+    lens = dl.load_model(tiny_folder(architecture))
+    own = dl.wrap(TEXTS[:1])
+    parts = ("resid_pre", "value", "z", "attn_raw", "attn", "ffn_raw", "ffn", "resid")
+    read = [Place(name, layer) for name in parts for layer in range(3)]
+    read += [Place(name) for name in ("attn", "ffn", "resid", "final", "mean")]
+    plain = {place: next(iter(record(lens, own, [place])))[1][place] for place in read}
+    for name, layer in [*product(parts, (0, 2)), ("final", None)]:
+        edit = ablate(lens, name if layer is None else f"{name}.{layer}")
+        for place in read:
+            found = next(iter(record(lens, own, [place], edit=edit)))[1][place]
+            # Without a norm behind it, what a module gives is what is added to the stream.
+            same = place == Place(f"{name}_raw", layer)
+            if same or torch.equal(found, plain[place]):
+                with pytest.raises(InputError, match="would not reach"):
+                    edit.check_reach(place)
+            else:
+                edit.check_reach(place)

@@ -7,6 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import dysem_lab as dl
+from dysem_lab.display import amount
 from dysem_lab.errors import InputError
 from dysem_lab.questions.head_ablation import caption
 from dysem_lab.questions.heads_picture import CHOSEN, PLAIN, RANDOM
@@ -76,7 +77,7 @@ def test_what_is_left_is_that_of_plain_hooks(tiny_folder, kind):
     assert (
         f"{table['similarity'][1]:.3f} without block {block + 1} head {head + 1}" in found.caption
     )
-    assert found.facts.record()["heads"] == chosen
+    assert [*map(tuple, found.facts.record()["parameters"]["heads"])] == chosen
 
 
 def test_the_verdict_needs_enough_sets_that_write_as_much():
@@ -95,7 +96,8 @@ def test_the_verdict_needs_enough_sets_that_write_as_much():
     assert "(4 on average, 70% as long)" in caption(less, 0.4)
     for few in (table[:-1], table.assign(heads=table["heads"].where(table.index < 2, "0.0"))):
         n = few.loc[few["which"] == RANDOM, "heads"].nunique()
-        assert f"too few other sets of heads to tell ({n} different draws)" in caption(few, 0.4)
+        draws = amount(n, "different draw")
+        assert f"too few other sets of heads to tell ({draws})" in caption(few, 0.4)
         assert "wrote as much" not in caption(few, 0.4)
 
 
