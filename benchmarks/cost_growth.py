@@ -123,9 +123,10 @@ def figure(table: pd.DataFrame) -> go.Figure:
                 col=column,
             )
         panels.update_xaxes(type="log", title=name, tickvals=size, row=1, col=column)
-        panels.update_yaxes(type="log", row=1, col=column)
+        room = [np.log10(seconds.min()) - 0.3, np.log10(seconds.max()) + 0.3]
+        panels.update_yaxes(type="log", dtick="D2", range=room, row=1, col=column)
     panels.update_yaxes(title="seconds of processor", row=1, col=1)
-    return panels.update_layout(width=1500, height=380, template="simple_white")
+    return panels.update_layout(width=1500, height=340, margin_t=50, template="simple_white")
 
 
 def main() -> None:
@@ -139,7 +140,7 @@ def main() -> None:
             rows.append({"varied": varied, "size": size, "seconds": processor_time(timed)})
             print(rows[-1], flush=True)
     table = pd.DataFrame(rows)
-    table.to_csv(out.with_suffix(".csv"), index=False)
+    table.to_csv(out.with_suffix(".csv"), index=False, float_format="%.4g")
     for name, of_name in table.groupby("varied", sort=False):
         print(f"{name}: expected {EXPECTED[name]}, found {slope(of_name):.2f}")
     try:

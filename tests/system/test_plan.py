@@ -1,9 +1,13 @@
 """The plan of large jobs: its page, hand-computed rows, and bytes that are those of real files."""
 
 import importlib.util
+import re
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
+from scipy.stats import linregress
 
 import dysem_lab as dl
 from tests.conftest import REPOSITORY
@@ -21,6 +25,19 @@ def plan():
 
 def test_the_page_has_the_tables_that_the_script_prints(plan):
     assert f"<!-- plan: --rate 100 --price 1 -->\n\n{plan.tables(100, 1)}\n\n<!-- end" in PAGE
+
+
+def test_the_page_has_the_slopes_of_the_committed_measurements():
+    table = pd.read_csv(REPOSITORY / "benchmarks" / "cost_growth.csv")
+    said = re.findall(r"^\| (\w+)[^|]*\| ([\d,]+) \| ([\d,]+) \| \d \| ([\d.]+) \|$", PAGE, re.M)
+    assert len(said) == table["varied"].nunique() == 5
+    for (_, least, most, slope), (_, rows) in zip(
+        said, table.groupby("varied", sort=False), strict=True
+    ):
+        size = rows["size"]
+        assert (f"{size.min():,}", f"{size.max():,}") == (least, most)
+        found = linregress(np.log(size), np.log(rows["seconds"])).slope
+        assert float(slope) == pytest.approx(found, abs=0.006)
 
 
 def test_rows_are_what_a_hand_computes(plan):
