@@ -6,28 +6,29 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 import torch
 
 import dysem_lab as dl
+from dysem_lab.batch import spread
+from dysem_lab.batch.jobs import plan
+from dysem_lab.cluster import pool
 from dysem_lab.cluster.capture import Request, capture_shards
 from dysem_lab.cluster.shards import shards
 from tests.conftest import REPOSITORY
 
-pytestmark = [
-    pytest.mark.skipif(
-        importlib.util.find_spec("ray") is None, reason="no ray: pip install -e '.[cluster]'"
-    ),
-    pytest.mark.usefixtures("_one_thread"),
-]
+pytestmark = pytest.mark.usefixtures("_one_thread")
 N = 22
 
 
 @pytest.fixture(scope="module")
 def ran(tiny_folder, tmp_path_factory):
-    """Return the request of a capture, its folder, and what became of the jobs of `ray_run`."""
+    """Return the request of a capture, its folder, and what `ray_run` said."""
+    if importlib.util.find_spec("ray") is None:
+        pytest.skip("no ray: pip install -e '.[cluster]'")
     folder = tmp_path_factory.mktemp("cluster")
     texts = [f"Sentence {i} of all{' and more' * (i % 5)}." for i in range(N)]
     pd.DataFrame({"text": texts}).to_parquet(folder / "texts.parquet")
@@ -38,10 +39,8 @@ def ran(tiny_folder, tmp_path_factory):
         model=str(tiny_folder("Llama")),
         rows=4,
     )
-    figures = {"models": [request.model, str(tiny_folder("Qwen3"))], "out": str(folder / "figures")}
-    given = {"request": dataclasses.asdict(request), "figures": figures}
     done = subprocess.run(
-        [sys.executable, "-m", "tests.ray_run", json.dumps(given)],
+        [sys.executable, "-m", "tests.ray_run", json.dumps(dataclasses.asdict(request))],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
@@ -87,8 +86,42 @@ def test_errors_of_workers_are_those_of_the_package(ran):
     assert "3 workers, but the cluster has 2 cores" in many
 
 
-def test_a_batch_is_spread_by_model_and_says_how_each_job_ended(ran):
-    outcomes = ran[2]["outcomes"]
+@pytest.mark.parametrize(
+    ("machines", "workers", "share"),
+    [
+        ([{"CPU": 8}], None, (1, {"num_cpus": 8})),
+        ([{"CPU": 8}], 3, (3, {"num_cpus": 2})),
+        ([{"CPU": 6}, {"CPU": 2}], None, (2, {"num_cpus": 3})),  # both on the first
+        ([{"CPU": 6}, {"CPU": 2}], 4, (4, {"num_cpus": 2})),
+        ([{"CPU": 8, "GPU": 2}, {"CPU": 8, "GPU": 1}], None, (3, {"num_gpus": 1})),
+        ([{"CPU": 8, "GPU": 2}], 1, (1, {"num_gpus": 1})),
+    ],
+)
+def test_workers_have_a_gpu_each_or_an_equal_share_of_the_cores(machines, workers, share):
+    nodes = [{"Alive": True, "Resources": machine} for machine in machines]
+    nodes.append({"Alive": False, "Resources": {"CPU": 99, "GPU": 99}})
+    assert pool.share_of(SimpleNamespace(nodes=lambda: nodes), workers) == share
+
+
+def test_a_batch_is_spread_by_model_and_says_how_each_job_ended(tmp_path, tiny_folder, monkeypatch):
+    given = []
+
+    def in_turn(ray, workers, tasks):
+        given.extend(tasks)
+        return (workers[0].make(*task) for task in given)
+
+    monkeypatch.setattr(spread, "connected", lambda: None)
+    monkeypatch.setattr(spread, "hired", lambda ray, n, kind: [kind()])
+    monkeypatch.setattr(spread, "pooled", in_turn)
+    models = [str(tiny_folder(name)) for name in ("Llama", "Qwen3")]
+    # Their study refuses its parameters, so that no notebook runs.
+    wrong = {"languages": ["zz"]}
+    jobs = plan(models, "demo", tmp_path / "figures", only=["02"], parameters=wrong)
+    said = {}
+    outcomes = spread.run_spread(jobs, 2, lambda job, *how: said.update({job.name: how[0]}))
+    assert outcomes == said == {job.name: "failed" for job in jobs}
     assert len(outcomes) == 2
-    assert set(outcomes.values()) == {"failed"}
-    assert dict(how for how in ran[2]["said"] if len(how) == 2) == outcomes
+    assert [{job.parameters["model"] for job in group} for group, _ in given] == [
+        {model} for model in models
+    ]
+    assert {n_parallel for _, n_parallel in given} == {2}
