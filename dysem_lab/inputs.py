@@ -55,7 +55,7 @@ def seed_of(value: object, what: str = "seed") -> int:
     return seed
 
 
-def check_k(k: object, d_model: object = "…", what: str = "k") -> int | float:
+def check_k(k: object, d_model: int | None = None, what: str = "k") -> int | float:
     """Return k, a number of dimensions or a fraction of d, as Python's int or float."""
     if isinstance(k, bool) or not isinstance(k, Real):
         raise InputError(f"{what} must be an int or a float, got {k!r:.200}")
@@ -63,9 +63,8 @@ def check_k(k: object, d_model: object = "…", what: str = "k") -> int | float:
         return int(k)
     if not isinstance(k, Integral) and 0 < float(k) <= 1:
         return float(k)
-    raise InputError(
-        f"{what} must be an integer >= 1 or a fraction in (0, 1] of d={d_model}, got {k!r}"
-    )
+    of = "d" if d_model is None else f"d={d_model}"
+    raise InputError(f"{what} must be an integer >= 1 or a fraction in (0, 1] of {of}, got {k!r}")
 
 
 def real_number(value: object, what: str) -> float:

@@ -98,7 +98,7 @@ def _number(least: int, what: str, study: Study, value: object) -> int:
 
 # One value of each kind: its name → what it has to be.
 ONE: dict[str, Callable[[Study, Any], Any]] = {
-    "k": lambda study, k: check_k(k, study.size[1] if study.size else "…"),
+    "k": lambda study, k: check_k(k, study.size[1] if study.size else None),
     "m": _m,
     "layer": block,
     "output_layer": _output,

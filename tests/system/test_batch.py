@@ -163,12 +163,19 @@ def test_what_is_up_to_date_is_skipped_and_what_changed_is_not(made, tmp_path):
     assert not any(job.why() for job in jobs)
 
 
-def test_a_failing_notebook_is_reported_and_the_others_go_on(made, tmp_path):
-    folder, _, _ = made
-    out = tmp_path / "out"
-    done = run(folder, out, "-p", "vector=klingon", "-p", "seed=3", "--jobs", "2")
+def test_a_failing_notebook_is_reported_and_the_others_go_on(made, tmp_path, monkeypatch):
+    (folder, _, jobs), out = made, tmp_path / "out"
+    copies = tmp_path / "notebooks"
+    copies.mkdir()
+    for job in jobs:
+        shutil.copy(job.notebook, copies)
+    broken = nbformat.read(copies / jobs[1].notebook.name, as_version=4)
+    broken.cells.append(nbformat.v4.new_code_cell("raise ValueError('no such moon')"))
+    nbformat.write(broken, copies / jobs[1].notebook.name)
+    monkeypatch.setattr(paths, "notebooks_dir", lambda: copies)
+    done = run(folder, out, "-p", "seed=3", "--jobs", "2")
     assert done.exit_code == 1
-    assert "unknown vector 'klingon'" in done.stderr.replace("\n", " ")
+    assert "no such moon" in done.stderr.replace("\n", " ")
     assert "02_random_vs_semantic" in done.stderr
     executed = next((out / "executed").glob("02_*.ipynb"))
     assert str(executed) in done.stderr.replace("\n", "")
@@ -190,6 +197,7 @@ def test_a_failing_notebook_is_reported_and_the_others_go_on(made, tmp_path):
         ({"languages": "xx"}, "unknown language 'xx'"),  # one name, not its letters
         ({"pairs": "lots"}, "lots"),
         ({"template": "prompteo"}, "did you mean 'prompteol'"),
+        ({"vector": "klingon"}, "unknown vector 'klingon'"),
     ],
 )
 def test_parameters_that_a_study_refuses_fail_before_anything_runs(

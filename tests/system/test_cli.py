@@ -326,7 +326,7 @@ WRONG = {
     "similarity A. B. --languages en,xx": "unknown language 'xx'",
     "similarity A. B. --languages en,en": "one or more different codes",
     "similarity A. B. --languages en,ja": "--languages en,ja needs --translator or --table",
-    "similarity A. B. --k 1.5": "a fraction in (0, 1], got '1.5'",
+    "similarity A. B. --k 1.5": "a fraction in (0, 1] of d, got 1.5",
     "similarity A. B. --k 0": "an integer >= 1",
     "similarity A. B. --k nan": "--k must be an integer or a fraction",
     "similarity A. B. --model gemma3-270m": "did you mean 'gemma-3-270m'?",
