@@ -215,7 +215,7 @@ def _renderings(
 def _of_study(study: Study, task: Sequence[str] | str | None, progress: Progress) -> Corpus:
     need = study.needs(READ)
     task = one_of(
-        next(iter(study.data), "") if task is None else task, study.data, "task of the study"
+        next(iter(study.data), "") if task is None else task, study.data, "task of this study"
     )
     need.capture(progress)
     texts = study.texts(task, "en")

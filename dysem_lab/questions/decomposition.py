@@ -73,7 +73,7 @@ def table(
     components: Sequence[str] = ("attn", "resid"),
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Return the table of `decomposition`, of each task of the study."""
+    """Return the table of `decomposition`, of each task of this study."""
     prompt = TEMPLATE_NAMES.get(study.templates[0], study.templates[0])
     rows: list[dict[str, object]] = []
     for task, data in study.data.items():
