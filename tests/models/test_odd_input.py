@@ -142,7 +142,7 @@ def test_a_rendering_that_has_become_null_is_made_again(tmp_path):
 
 def test_a_contrast_of_another_kind_and_an_alpha_beyond_floats_are_refused(tiny_lens):
     for given in ({"layer": 1}, ["heads"], {}):
-        with pytest.raises(InputError, match="contrast must be a Contrast"):
+        with pytest.raises(InputError, match=r"contrast must be a dl\.Contrast"):
             contrast(tiny_lens, given)
     with pytest.raises(InputError, match="alpha must be a number"):
         Contrast(alpha=10**400)
