@@ -10,6 +10,7 @@ from dysem_lab.cli.terminal import (
     Data,
     Dtype,
     Json,
+    K,
     Model,
     Pairs,
     Sample,
@@ -42,9 +43,7 @@ def audit(
         "language-specific"
     ),
     component: Annotated[str, typer.Option(help="attn, ffn, resid, attn_raw or final.")] = "attn",
-    k: Annotated[
-        str, typer.Option("--k", help="Dimensions per text: an integer, or a fraction of d.")
-    ] = "0.25",
+    k: K = "0.25",
     fit: Annotated[
         str, typer.Option(help="Other texts to fit on, as for --data; scored ones are left out.")
     ] = "demo",

@@ -10,6 +10,7 @@ from dysem_lab.cli.terminal import (
     Engine,
     Json,
     Model,
+    Setting,
     Template,
     Workers,
     codes_of,
@@ -45,13 +46,7 @@ def capture(
     components: Annotated[str, typer.Option(help="What is read, by comma.")] = "attn",
     layers: Annotated[str, typer.Option(help="sum, each, or the index of a block.")] = "sum",
     template: Template = "prompteol",
-    setting: Annotated[
-        str,
-        typer.Option(
-            help="english or language-specific.",
-            show_default="language-specific; english for a template of your own",
-        ),
-    ] = "",
+    setting: Setting = "",
     rows: Annotated[int, typer.Option(min=1, help="Texts of a shard.")] = 4096,
     engine: Engine = "local",
     workers: Workers = None,

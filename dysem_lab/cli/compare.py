@@ -11,6 +11,7 @@ from dysem_lab.cli.terminal import (
     K,
     Languages,
     Model,
+    Setting,
     Template,
     codes_of,
     err,
@@ -50,13 +51,7 @@ def similarity(
     k: K = "0.25",
     component: Annotated[str, typer.Option(help="attn, ffn, resid, attn_raw or final.")] = "attn",
     template: Template = "prompteol",
-    setting: Annotated[
-        str,
-        typer.Option(
-            help="english or language-specific.",
-            show_default="language-specific; english for a template of your own",
-        ),
-    ] = "",
+    setting: Setting = "",
     vector: Annotated[str, typer.Option(help="mean or source.")] = "mean",
     with_scale: Annotated[
         bool | None,

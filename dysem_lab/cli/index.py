@@ -13,6 +13,7 @@ from dysem_lab.cli.terminal import (
     K,
     Languages,
     Model,
+    Setting,
     Template,
     codes_of,
     number,
@@ -82,13 +83,7 @@ def build(
     k: K = "0.25",
     component: Annotated[str, typer.Option(help="attn, ffn, resid, attn_raw or final.")] = "attn",
     template: Template = "prompteol",
-    setting: Annotated[
-        str,
-        typer.Option(
-            help="english or language-specific.",
-            show_default="language-specific; english for a template of your own",
-        ),
-    ] = "",
+    setting: Setting = "",
     vector: Annotated[str, typer.Option(help="mean or source.")] = "mean",
     stored: Annotated[
         str, typer.Option("--stored", help="float32, float16 or int8: fewer bytes, other ranks.")

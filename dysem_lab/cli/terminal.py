@@ -41,6 +41,13 @@ Template = Annotated[
     str,
     typer.Option(help="prompteol, pretended_cot, knowledge, or a string with {text} for English."),
 ]
+Setting = Annotated[
+    str,
+    typer.Option(
+        help="english or language-specific.",
+        show_default="language-specific; english for a template of your own",
+    ),
+]
 Task = Annotated[str, typer.Option(help="STS12 … STS16, STSB, SICKR or another form of a task.")]
 Split = Annotated[str, typer.Option(help="test or dev.")]
 Pairs = Annotated[int | None, typer.Option(min=1, help="First pairs only.")]
