@@ -19,6 +19,7 @@ import pandas as pd
 
 from dysem_lab import paths
 from dysem_lab.batch.cells import defaults, notebooks, read_cells, tagged
+from dysem_lab.data.sts import languages_among
 from dysem_lab.digests import file_digest
 from dysem_lab.errors import InputError, choices
 from dysem_lab.inputs import path_of
@@ -44,11 +45,14 @@ class Job:
         notebook: The parameterised notebook.
         parameters: Every parameter, the defaults of the notebook included; ``out`` is not one.
         out: Folder that gets the figures.
+        other_languages: Whether the data do not have all languages that the notebook comes with, so
+            that the parameter has others.
     """
 
     notebook: Path
     parameters: Mapping[str, object]
     out: Path
+    other_languages: bool = False
 
     @property
     def name(self) -> str:
@@ -197,7 +201,8 @@ def plan(
 
     Args:
         models: Names for `dysem_lab.load_model`; empty leaves each notebook its own.
-        data: Source for `dysem_lab.load_data`.
+        data: Source for `dysem_lab.load_data`. Of the languages that a notebook comes with, it
+            keeps those that the data have; what is given in ``parameters`` stays as it is.
         out: Output folder.
         only: Notebook names, or their beginnings; empty is all.
         parameters: Values for notebook parameters; a notebook that lacks one keeps its own. Where
@@ -243,9 +248,26 @@ def plan(
                 if name in own
             }
             merged = {name: value for name, value in {**own, **used}.items() if name != "out"}
-            jobs.append(Job(path, merged, Path(out)))
+            own_languages = merged.get("languages")
+            if own_languages and "languages" not in used:
+                merged["languages"] = _languages_of_data(merged)
+            others = merged.get("languages") != own_languages
+            jobs.append(Job(path, merged, Path(out), others))
     _check_names(jobs)
     return jobs
+
+
+def _languages_of_data(parameters: Mapping[str, Any]) -> list[str]:
+    """Return the languages for a notebook that lets the data choose among its own.
+
+    Where the data have but one the notebook keeps its own, and says which there are.
+    """
+    own, split = parameters["languages"], parameters.get("split", "test")
+    try:
+        found = languages_among(parameters["data"], parameters.get("tasks"), split, own)
+    except InputError:  # of the source or a task; the notebook says so
+        return own
+    return found if len(found) > 1 else own
 
 
 def again(

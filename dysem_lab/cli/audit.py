@@ -33,8 +33,12 @@ def audit(
     task: Task = "",
     split: Split = "test",
     languages: Annotated[
-        str, typer.Option("--languages", help="Codes of the consensus, by comma.")
-    ] = "en,ja,ru",
+        str,
+        typer.Option(
+            help="Codes of the consensus, by comma.",
+            show_default="those of en,ja,ru that the data have",
+        ),
+    ] = "",
     templates: Annotated[
         str,
         typer.Option(help="DySem's prompt, and others that stand in the place of languages."),
@@ -82,7 +86,7 @@ def audit(
     as_json: Json = False,
 ) -> None:
     """Put every control beside DySem, and say which part of its gain remains."""
-    from dysem_lab.data.sts import TASKS, load_data
+    from dysem_lab.data.sts import TASKS, languages_among, load_data
     from dysem_lab.models.names import check_name
 
     # Whatever can be wrong is said before a model is loaded; names, before torch is imported.
@@ -92,7 +96,7 @@ def audit(
     if task:
         one_of(task, TASKS, "task")
     check_name(model)
-    codes = codes_of(languages)
+    codes = codes_of(languages) or languages_among(data, [task] if task else None, split)
 
     from dysem_lab.models.steering import Contrast
     from dysem_lab.questions.audit import audit as ask

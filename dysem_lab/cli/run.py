@@ -71,6 +71,7 @@ def figures(
         planned = [again(from_record, folder, model=model[0] if model else None, data=data)]
     else:
         planned = plan(model or [], data or "demo", folder, only=only or [], parameters=parameters)
+    _say_other_languages(planned)
     if dry_run:
         _dry_run(planned, as_json)
         return
@@ -127,6 +128,22 @@ def figures(
         )
     if failed:
         raise typer.Exit(1)
+
+
+def _say_other_languages(planned: list["Job"]) -> None:
+    """Print which notebooks run in other languages than they come with."""
+    ran_in: dict[str, dict[str, None]] = {}
+    for job in planned:
+        if job.other_languages:
+            codes = ", ".join(job.parameters["languages"])  # type: ignore[arg-type]
+            ran_in.setdefault(codes, {})[job.notebook.stem[:2]] = None
+    for codes, numbers in ran_in.items():
+        err.print(
+            f"the data lack languages of notebook {', '.join(numbers)}: in {codes} instead "
+            "(-p languages=… gives others)",
+            markup=False,
+            highlight=False,
+        )
 
 
 def _dry_run(planned: list["Job"], as_json: bool) -> None:

@@ -56,7 +56,7 @@ def evaluate(
         str,
         typer.Option(
             help="Codes of the consensus, by comma; with a preset, those to choose its m from.",
-            show_default="en,ja,ru; with a preset, all of the paper's that the data have",
+            show_default="those of en,ja,ru that the data have; with a preset, of the paper's",
         ),
     ] = "",
     k: Annotated[
@@ -113,6 +113,7 @@ def evaluate(
     others), with languages ranked by their scores on the same pairs, as the paper does.
     """
     from dysem_lab.data.languages import LANGUAGES
+    from dysem_lab.data.sts import USUAL_LANGUAGES, languages_among
     from dysem_lab.data.sts_tasks import TASKS
     from dysem_lab.models.names import check_name, preset_ids
     from dysem_lab.prompts import parts_of, template_parts
@@ -164,23 +165,14 @@ def evaluate(
     known = (preset or preset_of(name)) if compare else ""
     rows = paper_settings(known) if known else None
     if not codes:
-        there = set().union(*_languages_of(data, task, split))
-        usual = LANGUAGES if known else ("en", "ja", "ru")
-        codes = [code for code in usual if code in there] or ["en"]
+        wanted = LANGUAGES if known else USUAL_LANGUAGES
+        codes = languages_among(data, task, split, tuple(wanted)) or ["en"]
     templates, settings = list(dict.fromkeys([template, "none"])), settings_of(template)
     study = _said(Study(name, data, task, codes, templates=templates, settings=settings, **drawn))
     if compare:
         _compare(study, codes, known, rows, kept, seed, as_json)
     else:
         _evaluate(study, codes, kept, seed, as_json)
-
-
-def _languages_of(data: str, tasks: list[str] | None, split: str) -> list[tuple[str, ...]]:
-    """Return the languages that a source has each of the tasks in."""
-    from dysem_lab.data.sts import available_languages
-
-    of_source: list[str | None] = [*tasks] if tasks else [None]
-    return [available_languages(data, task, split) for task in of_source]
 
 
 def _said(study: "Study") -> "Study":
@@ -199,6 +191,7 @@ def _leaderboard(
     output: str,
 ) -> None:
     """Print scores and costs of systems, and the published ones in a block of their own."""
+    from dysem_lab.data.sts import available_languages
     from dysem_lab.encoders.systems import chosen_names, named_systems, needs_lens
     from dysem_lab.evaluate import AGGREGATIONS
     from dysem_lab.questions.leaderboard import (
@@ -219,7 +212,8 @@ def _leaderboard(
     chosen_names(names, languages or ["en"])  # refuses those that do not exist
     made_by, usual = translator_named(None, translator)
     if made_by is None and not languages:
-        there = _languages_of(data, tasks, drawn["split"])
+        named: list[str | None] = [*tasks] if tasks else [None]
+        there = [available_languages(data, task, drawn["split"]) for task in named]
         languages = [code for code in ("en", "zh", "fr", "de") if all(code in of for of in there)]
     languages = languages or usual
     study = _said(Study(model, data, tasks, ["en"] if made_by else languages, **drawn))

@@ -283,6 +283,29 @@ def available_languages(
     )
 
 
+USUAL_LANGUAGES = ("en", "ja", "ru")  # of a consensus that nobody has chosen
+
+
+def languages_among(
+    source: str | Path,
+    tasks: Sequence[str] | None,
+    split: str = "test",
+    wanted: Sequence[str] = USUAL_LANGUAGES,
+) -> list[str]:
+    """Return those of some languages that a source has; where that is one, as many of its own.
+
+    Args:
+        source: As for `load_data`, like `split`.
+        tasks: Some of them have the languages; None is the source's own pairs.
+        split: As there.
+        wanted: Codes, in the order of the result.
+    """
+    names: Sequence[str | None] = tasks or [None]
+    there = {code: None for task in names for code in available_languages(source, task, split)}
+    kept = [code for code in wanted if code in there]
+    return kept if len(kept) > 1 else list(there)[: len(wanted)]
+
+
 def load_tasks(
     source: str | Path,
     tasks: Sequence[str] | None = None,

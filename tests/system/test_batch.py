@@ -51,6 +51,10 @@ def run(*given):
     return CliRunner().invoke(cli, arguments(*given), catch_exceptions=False)
 
 
+def run_figures(*given):
+    return CliRunner().invoke(cli, ["figures", *given], catch_exceptions=False)
+
+
 def running(folder):
     """Return the command lines of processes that mention a folder."""
     lines = []
@@ -372,6 +376,28 @@ def test_a_single_value_is_a_list_of_one_where_a_notebook_has_a_list(
 def test_a_value_of_another_kind_is_refused_before_anything_runs(tmp_path, name, value, kind):
     with pytest.raises(InputError, match=f"notebook parameter '{name}' must be {kind}"):
         plan(["gemma-3-270m"], "demo", tmp_path, only=["01"], parameters={name: value})
+
+
+def test_a_notebook_takes_those_of_its_languages_that_the_data_have(tmp_path):
+    table = pd.DataFrame({"sentence1": ["a b"], "sentence2": ["b c"], "score": [1.0]})
+    own, others, one = ("en", "ru", "fr"), ("en", "fr", "de"), ("en",)
+    for name, codes in (("own", own), ("others", others), ("one", one)):
+        (tmp_path / name).mkdir()
+        for code in codes:
+            table.to_csv(tmp_path / name / f"test.{code}.csv", index=False)
+
+    def languages(data, **given):
+        (job,) = plan([], str(data), tmp_path, only=["01"], parameters=given)
+        return job.parameters["languages"], job.other_languages
+
+    assert languages("demo") == (["en", "ja", "ru"], False)
+    assert languages("hub") == (["en", "ru"], True)
+    assert languages(tmp_path / "own") == (["en", "ru"], True)
+    assert languages(tmp_path / "others") == (["en", "fr", "de"], True)
+    assert languages(tmp_path / "one") == (["en", "ja", "ru"], False)  # refused by the study
+    assert languages("hub", languages=["en", "ja"]) == (["en", "ja"], False)
+    said = run_figures("--data", str(tmp_path / "own"), "--only", "01", "--dry-run")
+    assert "lack languages of notebook 01: in en, ru instead" in said.stderr
 
 
 def test_known_names_are_not_folders_that_happen_to_be_here(tmp_path, monkeypatch):
