@@ -17,10 +17,13 @@ from plotly.subplots import make_subplots
 from tqdm.auto import tqdm
 
 from dysem_lab import paths
+from dysem_lab.data.fit_texts import fit_texts
 from dysem_lab.data.sts import STSData
+from dysem_lab.display import amount
 from dysem_lab.encoders.base import Encoder
 from dysem_lab.encoders.settings import check_settings
 from dysem_lab.encoders.systems import chosen_names, named_systems
+from dysem_lab.encoders.transform import Transform
 from dysem_lab.encoders.vectors import SemanticVectors, n_dims
 from dysem_lab.errors import InputError, MissingTranslationError, choices
 from dysem_lab.evaluate import (
@@ -69,6 +72,7 @@ def leaderboard(
     translator: Translator | None = None,
     k: int | float = 0.25,
     paraphrases: Paraphrases | None = None,
+    centred_on: object = None,
     aggregation: str = "all",
     n_timed: int = 32,
     seed: int = 0,
@@ -83,6 +87,8 @@ def leaderboard(
         k: DySem's dimensions, or fraction of d.
         paraphrases: Of GenEOL, from a source as for `dysem_lab.paraphrased`; None takes those of
             the demo set on its own texts, and leaves GenEOL out of "all" on others.
+        centred_on: Other texts, as for `dysem_lab.Transform`, such as "demo": each system has a
+            second row, its vectors less their mean there ("…_centred"). None has no such rows.
         aggregation: As for `score_systems`.
         n_timed: As for `score_systems`.
         seed: As for `score_systems`.
@@ -91,7 +97,8 @@ def leaderboard(
         As from `score_systems`.
 
     Raises:
-        InputError: As for `dysem_lab.named_systems` and `score_systems`.
+        InputError: As for `dysem_lab.named_systems` and `score_systems`, or texts to centre on that
+            are scored.
     """
     given = asked(study, k=k, n_timed=n_timed, seed=seed)
     one_of(aggregation, AGGREGATIONS, "aggregation")
@@ -101,9 +108,22 @@ def leaderboard(
     by = source_for(texts, paraphrases)
     named = names_of(methods, "method")
     chosen_names(named, codes, by is not None)
+    centre = None
+    if centred_on is not None:
+        centre, fitted_on = Transform("centre", centred_on), fit_texts(centred_on, codes)
+        if among := set(texts) & set(fitted_on.renderings["en"]):
+            raise InputError(
+                f"centred_on has {amount(len(among), 'text')} of those that are scored; give others"
+            )
+        given |= {"centred_on": f"{fitted_on.name} ({fitted_on.digest})"}
     prepare(study.needs("attn"), runs_the_model=True)
+    systems = named_systems(study.lens, methods, codes, translator, k, by)
+    if centre is not None:
+        systems |= {
+            f"{name}_centred": centre(of, store=study.store) for name, of in systems.items()
+        }
     scores = score_systems(
-        named_systems(study.lens, methods, codes, translator, k, by),
+        systems,
         study.data,
         store=study.store,
         aggregation=aggregation,

@@ -113,6 +113,24 @@ def test_a_translator_is_used_in_place_of_the_data_s_renderings(tiny_lens, data)
     assert both["spearman"][0] != both["spearman"][1]
 
 
+def test_each_system_may_be_centred_on_other_texts_beside_it(tiny_lens, tmp_path):
+    store = VectorStore(tmp_path / "v.sqlite")
+    study = dl.Study(tiny_lens, "demo", languages=["en", "fr"], pairs=12, store=store)
+    other = dl.load_data("demo", languages=["en", "fr"]).select(range(60, 72))
+    names = ["prompteol", "dysem"]
+    table = dl.leaderboard(study, names, centred_on=other, n_timed=0).table.set_index("system")
+    assert list(table.index) == ["prompteol", "dysem", "prompteol_centred", "dysem_centred"]
+    one, pairs = dl.PromptEncoder(tiny_lens), study.data["demo"]
+    mean = one.encode(other.texts("en"), progress=False).vectors.mean(0)
+    read = one.encode(pairs.texts("en"), progress=False).vectors - mean
+    similarity = torch.nn.functional.cosine_similarity(read[:12], read[12:])
+    expected = 100 * spearmanr(similarity, pairs.gold).statistic
+    assert table["spearman"]["prompteol_centred"] == pytest.approx(expected, abs=0.05)
+    assert table["n_dims"]["dysem_centred"] == table["n_dims"]["dysem"]  # the sets stay
+    with pytest.raises(InputError, match="centred_on has 24 texts of those that are scored"):
+        dl.leaderboard(study, names, centred_on="demo")
+
+
 def test_geneol_is_there_where_paraphrases_are(tiny_lens, tmp_path):
     store = VectorStore(tmp_path / "v.sqlite")
     study = dl.Study(tiny_lens, "demo", pairs=12, store=store)
