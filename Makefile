@@ -12,7 +12,7 @@ figures: $(INSTALLED)  ## Run the first figure notebook into figures/; ARGS="--d
 	$(BIN)/dysem-lab figures $(or $(ARGS),--only 01)
 
 gallery: $(INSTALLED)  ## Run every figure notebook into figures/; DATA=stsb, ARGS="--sample 1000 …"
-	$(BIN)/dysem-lab figures $(if $(DATA),--data $(DATA)) $(ARGS)
+	$(BIN)/dysem-lab figures --jobs 2 $(if $(DATA),--data $(DATA)) $(ARGS)
 
 test: tests $(if $(ARGS),,shapes)  ## Run the tests; ARGS="-k capture" goes to pytest
 

@@ -108,6 +108,7 @@ def run_batch(
             progress(done, total)
 
     capture(needed, advance)
+    todo.sort(key=lambda job: not job.runs_the_model)  # the longest ones first
     with ThreadPoolExecutor(max_workers=n_parallel) as pool:
         futures = {pool.submit(work, job): job for job in todo}
         try:
