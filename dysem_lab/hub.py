@@ -1,12 +1,13 @@
-"""Models of the hub: the commit that a name stands for, known in seconds with or without a network.
+"""The hub, known in seconds with or without a network, and the commit that a name stands for there.
 
-transformers asks for each file by itself and tries each five times, so that without a network its
-error comes after a minute; and a branch may move between two files.
+transformers and datasets ask for each file by itself and try each five times, so that without a
+network their error comes after a minute; and a branch may move between two files.
 """
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -37,6 +38,30 @@ def cached_snapshot(hub_id: str, revision: str | None = None) -> Path | None:
         if isinstance(file, str):
             return Path(file).parent
     return None
+
+
+@contextmanager
+def data_in_time() -> Iterator[None]:
+    """Let datasets read its cache alone while this is open, if the hub does not answer."""
+    from datasets import config
+
+    was, config.HF_HUB_OFFLINE = config.HF_HUB_OFFLINE, config.HF_HUB_OFFLINE or not _answers()
+    try:
+        yield
+    finally:
+        config.HF_HUB_OFFLINE = was
+
+
+def _answers() -> bool:
+    """Return whether there is a hub: any answer is one."""
+    from huggingface_hub import constants, get_session
+
+    seconds = float(os.environ.get("HF_HUB_ETAG_TIMEOUT", SECONDS))
+    try:
+        _within(seconds, partial(get_session().head, constants.ENDPOINT, timeout=seconds))
+    except Exception:  # of the network, of a proxy
+        return False
+    return True
 
 
 def find_on_hub(hub_id: str, revision: str | None = None) -> OnHub:

@@ -15,6 +15,7 @@ import pandas as pd
 
 from dysem_lab import paths
 from dysem_lab.errors import DataError
+from dysem_lab.hub import data_in_time
 from dysem_lab.inputs import half_of_a_pair
 from dysem_lab.startup import garbage_collection_paused
 
@@ -90,7 +91,8 @@ def read_from_hub(path: str, what: str, instead: str, **options: Any) -> pd.Data
     from datasets import load_dataset  # seconds to import, and wanted only here
 
     try:
-        return load_dataset(path, **options).to_pandas()
+        with data_in_time():
+            return load_dataset(path, **options).to_pandas()
     except Exception as error:  # of datasets, of the hub's client and of its network
         raise DataError(
             f"cannot load {path} ({what}) from the hub: {error}. Without a network use {instead}, "

@@ -9,6 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from dysem_lab import hub
+from dysem_lab.data.sts import load_data
+from dysem_lab.errors import DataError
 from dysem_lab.hub import cached_snapshot, find_on_hub
 from dysem_lab.models.loading import load_model, size_of, source_digest
 
@@ -126,6 +128,9 @@ def test_without_a_network_the_cache_answers_at_once(our_hub, tmp_path, monkeypa
         assert find_on_hub("a/model") == (FIRST, True)
         with pytest.raises(OSError, match="has no a/other"):
             find_on_hub("a/other")
+        start = time.monotonic()
+        with pytest.raises(DataError, match=r"cannot load .* from the hub.*use the demo set"):
+            load_data("hub", "STS13")
         assert time.monotonic() - start < 4
 
 
