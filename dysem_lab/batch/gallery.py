@@ -33,6 +33,7 @@ ALSO = {
 }
 ELSEWHERE = "Other figures"
 LARGEST_RECORD = 2**24  # bytes
+LONGEST_LINK = 32  # characters that a link shows of the texts that a figure's name begins with
 # What Markdown, in any of its kinds, may take for more than a character of a text: markup, a
 # formula, a link that it makes of a bare address, or the beginning of a list or a heading. An
 # interval such as [40.2, 68.7] is none of these, unless what follows makes it a link.
@@ -250,6 +251,7 @@ def _data(record: Mapping[str, Any]) -> str:
 
 
 def _parts(record: Mapping[str, Any]) -> tuple[str, str]:
-    """Return what stands in a figure's name before its model, and after it."""
+    """Return what stands in a figure's name before its model, and the beginning of the rest."""
     kind, _, rest = record["name"].partition(f"_{slug(Path(record['model']['name']).name)}")
-    return kind, rest.removeprefix("_")
+    rest = rest.removeprefix("_")
+    return kind, rest if len(rest) <= LONGEST_LINK else f"{rest[:LONGEST_LINK].rstrip('-.')}…"
