@@ -2,7 +2,9 @@
 
 Where sets are no full ones, y off S(y) lies column by column within blocks of rows, so that a query
 reads only the columns of its own S(x), and y on S(y) as sparse rows of (uint16 index, value). In
-float16 and int8 a column of a block has a scale: a stored value is float32(code · scale).
+float16 and int8 a column of a block has a scale: a stored value is float32(code · scale). In
+float32 y on S(y) is there a second time, 0 off S(y), in 8 bits and a step for each row: a query
+reads these of every row, and the values of few.
 """
 
 import mmap
@@ -29,6 +31,8 @@ DTYPES: dict[str, np.dtype] = {
     "float16": np.dtype("<f2"),
     "int8": np.dtype("i1"),
 }
+
+NO_CODES, NO_STEPS = np.zeros((0, 0), np.int8), np.zeros(0, np.float32)
 
 
 class Shape(NamedTuple):
@@ -59,12 +63,14 @@ def _arrays_of(shape: Shape) -> list[tuple[str, np.dtype, tuple[int, ...]]]:
         found.append(("scales", real, (len(blocks_of(shape.rows)), shape.width)))
     if shape.full:
         return [*found, ("vectors", codes, (shape.rows, shape.width))]
+    rough = [("rough", np.dtype("i1"), (shape.rows, shape.width)), ("steps", real, (shape.rows,))]
     return [
         *found,
         ("off", codes, (shape.rows * shape.width,)),
         ("values", codes, (shape.n_inside,)),
         ("columns", np.dtype("<u2"), (shape.n_inside,)),
         ("starts", np.dtype("<i8"), (shape.rows + 1,)),
+        *(rough if shape.dtype == "float32" else ()),
     ]
 
 
@@ -86,12 +92,23 @@ def packed(texts: SemanticVectors, dtype: str) -> tuple[Shape, dict[str, np.ndar
         arrays["inside2"] = np.einsum("ij,ij->i", inside, inside)
     if full:
         return Shape(n, d, dtype, True, 0), {**arrays, "vectors": codes}
+    if dtype == "float32":
+        arrays["rough"], arrays["steps"] = _rough(inside)
     outside = np.where(sets, codes.dtype.type(0), codes)
     arrays["off"] = np.concatenate([outside[rows].T.ravel() for rows in blocks_of(n)])
     arrays["values"] = codes[sets]
     arrays["columns"] = sets.nonzero()[1].astype(np.uint16)
     arrays["starts"] = np.concatenate([[0], sets.sum(1).cumsum()]).astype(np.int64)
     return Shape(n, d, dtype, False, len(arrays["values"])), arrays
+
+
+def _rough(
+    inside: Float[np.ndarray, "n d"],
+) -> tuple[Int[np.ndarray, "n d"], Float[np.ndarray, " n"]]:
+    """Return rows in 8 bits and the step of each: code · step is within half a step of a value."""
+    steps = np.abs(inside).max(1) / np.float32(127)
+    steps = np.where(steps >= np.finfo(np.float32).tiny, steps, np.float32(1))
+    return np.rint(inside / steps[:, None]).astype(np.int8), steps
 
 
 def _coded(
@@ -223,6 +240,12 @@ class Shard:
         if self.shape.dtype != "float32":
             codes = _float32(codes) * self.array("scales")[rows.start // BLOCK][columns]
         return codes, columns, starts - starts[0]
+
+    def roughly(self, rows: slice) -> tuple[Int[np.ndarray, "n1 d"], Float[np.ndarray, " n1"]]:
+        """Return y on S(y) of a block in 8 bits and the steps; of no row where it has none such."""
+        if self.shape.dtype != "float32":
+            return NO_CODES, NO_STEPS
+        return self.array("rough")[rows], self.array("steps")[rows]
 
     def by_block(self, rows: Int[np.ndarray, " n"]) -> list[Int[np.ndarray, " n"]]:
         """Return ascending rows, from 0, as those of each block that has some."""

@@ -21,7 +21,7 @@ from torch import Tensor
 from dysem_lab.encoders.vectors import SemanticVectors
 from dysem_lab.retrieval import kernels, layout
 from dysem_lab.retrieval.kernels import Best, Queries, Query, Rounded, Rows
-from dysem_lab.retrieval.layout import Shard
+from dysem_lab.retrieval.layout import NO_CODES, NO_STEPS, Shard
 
 MANY = 12  # queries from which on products of matrices are faster
 TILE_VALUES = 2**18  # of a tile: 1 MB
@@ -127,7 +127,8 @@ def _offer_some(
     if shard.shape.full:
         return _full(asked, shard.vectors(within), inside2, which, best)
     (query, rounded), found = asked[0], Best(*(array[0] for array in best))
-    of = Rows(shard.some_off(within, query.chosen), *shard.some_inside(within), inside2)
+    off, sparse = shard.some_off(within, query.chosen), shard.some_inside(within)
+    of = Rows(off, *sparse, inside2, NO_CODES, NO_STEPS)
     query = query._replace(chosen=np.arange(len(of.off)))
     return kernels.scan(query, rounded, of, which, _slack(shard.shape.width), found)
 
@@ -167,7 +168,8 @@ def _query(x: Float[Tensor, " d"], S: Bool[Tensor, " d"]) -> tuple[Query, Rounde
     outside2 = torch.where(S, 0.0, x * x)
     inside2 = float((x[S] ** 2).sum())
     exact = x[S].numpy(), x.numpy(), outside2.numpy(), inside2, inside2 + float(outside2.sum())
-    rounded = (values.float().numpy() for values in (x[S], x, outside2))
+    most = torch.cat([x.new_zeros(1), x.abs().sort(descending=True).values.cumsum(0)])
+    rounded = (values.float().numpy() for values in (x[S], x, outside2, most))
     return Query(S.nonzero()[:, 0].numpy(), *exact), Rounded(*rounded)
 
 
@@ -232,11 +234,12 @@ class _Few:
         """Offer the rows of a block that are searched, by their rows in the index; -1 are none."""
         slack, is_plain = _slack(shard.shape.width), shard.shape.dtype == "float32"
         sparse, inside2 = shard.inside(rows), shard.array("inside2")[rows]
+        rough = shard.roughly(rows)
         for i, (query, rounded) in enumerate(self._asked):
             # What is stored otherwise is made float32 as far as it is read.
             off = shard.off(rows, None if is_plain else query.chosen)
             at = query.chosen if is_plain else np.arange(len(off))
-            of, found = Rows(off, *sparse, inside2), Best(*(array[i] for array in best))
+            of, found = Rows(off, *sparse, inside2, *rough), Best(*(array[i] for array in best))
             there = query._replace(chosen=at), rounded
             kernels.scan(*there, of, which, slack, found)
 
@@ -264,7 +267,8 @@ class _Many:
     def block(self, shard: Shard, rows: slice, which: Int[np.ndarray, " n"], best: Best) -> None:
         """As `_Few.block`."""
         off, inside2 = shard.off(rows), shard.array("inside2")[rows]
-        of, slack = Rows(off, *shard.inside(rows), inside2), _slack(shard.shape.width)
+        of = Rows(off, *shard.inside(rows), inside2, NO_CODES, NO_STEPS)
+        slack = _slack(shard.shape.width)
         for a in range(0, len(which), self._height):
             n = len(which[a : a + self._height])
             tile, (dot, y2) = self._tile[:, :n], self._sums[:, :n]

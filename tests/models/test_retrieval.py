@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import dysem_lab as dl
 from dysem_lab.errors import DataError, InputError, ModelError
-from dysem_lab.retrieval import layout, records, scan
+from dysem_lab.retrieval import kernels, layout, records, scan
 from dysem_lab.retrieval.index import SemanticIndex
 
 pytest.importorskip("numba", reason="no numba: pip install -e '.[index]'")
@@ -122,6 +122,18 @@ def test_hits_of_fewer_bytes_are_exact_for_what_is_stored(many, dtype, texts, qu
     peaks = texts.vectors.abs().amax(0)  # of a column; a block's is no larger
     step = {"float16": 2.0**-10, "int8": 1 / 250}[dtype]
     assert ((vectors - texts.vectors).abs() <= peaks * step).all()
+
+
+@settings(max_examples=60)
+@given(texts=semantic())
+def test_what_is_read_of_every_row_is_within_its_bound(texts):
+    _, arrays = layout.packed(texts, "float32")
+    if texts.full:
+        return
+    inside = np.where(texts.sets, texts.vectors, np.float32(0)).astype(np.float64)
+    about = arrays["rough"] * arrays["steps"][:, None].astype(np.float64)
+    assert (np.abs(inside - about) <= kernels.HALF_STEP * arrays["steps"][:, None]).all()
+    assert not arrays["rough"][~texts.sets.numpy()].any()
 
 
 def test_of_many_rows_none_is_missed(tmp_path):
@@ -304,7 +316,7 @@ def test_another_file_in_the_place_of_an_index_is_refused(tmp_path):
     index = SemanticIndex.create(tmp_path / "index", D)
     file = tmp_path / "index" / "index.sqlite"
     with index._database.connection() as connection:
-        connection.execute(f"PRAGMA application_id={0x64796902}")
+        connection.execute(f"PRAGMA application_id={records.APPLICATION_ID + 1}")
     with pytest.raises(DataError, match="another format; it needs another version of dysem-lab"):
         SemanticIndex.open(tmp_path / "index")
     file.write_bytes(b"nothing of the kind" * 99)
