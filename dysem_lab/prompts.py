@@ -7,6 +7,7 @@ from typing import Any, Literal, Self, get_args
 
 from dysem_lab import paths
 from dysem_lab.data.languages import language
+from dysem_lab.display import amount
 from dysem_lab.errors import InputError, choices
 from dysem_lab.inputs import checked, names_of, one_of, require_characters
 
@@ -187,7 +188,9 @@ def wrap(
     if isinstance(languages, str):
         codes *= len(texts)
     if len(codes) != len(texts):
-        raise InputError(f"{len(codes)} language codes for {len(texts)} texts; give one or n")
+        raise InputError(
+            f"{amount(len(codes), 'language code')} for {amount(len(texts), 'text')}; give one or n"
+        )
     parts = {code: template_parts(template, setting, code) for code in set(codes)}
     prompts = []
     for text, code in zip(texts, codes, strict=True):

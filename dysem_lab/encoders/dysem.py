@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dysem_lab.consensus import consensus_set, vectors_of
+from dysem_lab.display import amount
 from dysem_lab.encoders.base import LensEncoder, View, require_language, texts_in
 from dysem_lab.encoders.settings import RANKINGS, VECTORS, check_settings
 from dysem_lab.encoders.vectors import SemanticVectors
@@ -272,9 +273,9 @@ class DySem(LensEncoder):
         views = []
         for code in dict.fromkeys([*self.languages, *([language] if of_source else [])]):
             missing = (
-                f"no rendering of {len(texts)} texts (such as {texts[0] if texts else ''!r}) in "
-                f"{code!r}: give DySem a translator, give encode the renderings, or use "
-                f"languages=({language!r},)"
+                f"no rendering of {amount(len(texts), 'text')} (such as "
+                f"{texts[0] if texts else ''!r}) in {code!r}: give DySem a translator, "
+                f"give encode the renderings, or use languages=({language!r},)"
             )
             in_code = rendered(texts, language, code, renderings, self.translator, missing)
             prompts = wrap(in_code, self.template, self.setting, code)

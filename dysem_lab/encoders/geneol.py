@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dysem_lab.data.languages import paraphrase_codes
+from dysem_lab.display import amount
 from dysem_lab.encoders.base import PromptEncoder, View, texts_in
 from dysem_lab.encoders.vectors import SemanticVectors
 from dysem_lab.errors import InputError
@@ -90,7 +91,7 @@ class GenEOL(PromptEncoder):
         found = []
         for code in [language, *paraphrase_codes(self.n_paraphrases, language)]:
             missing = (
-                f"no paraphrase {code!r} of {len(texts)} texts (such as "
+                f"no paraphrase {code!r} of {amount(len(texts), 'text')} (such as "
                 f"{texts[0] if texts else ''!r}): give GenEOL a table or translator that has it, "
                 "or pairs of dysem_lab.paraphrased"
             )

@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
+from dysem_lab.display import amount
 from dysem_lab.encoders.base import Encoder, require_language
 from dysem_lab.encoders.vectors import SemanticVectors
 from dysem_lab.errors import InputError, ModelError
@@ -216,4 +217,4 @@ def token_ids_of(
 def warn_shortened(n_texts: int, limit: int) -> None:
     """Warn of texts that lost their end, if there are any."""
     if n_texts:
-        warnings.warn(f"{n_texts} texts were shortened to fit {limit} tokens", stacklevel=4)
+        warnings.warn(f"{amount(n_texts, 'text')} shortened to fit {limit} tokens", stacklevel=4)

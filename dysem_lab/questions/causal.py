@@ -205,8 +205,8 @@ def _checked(study: Study, codes: Sequence[str], n_seeds: int) -> Study:
     task = only_task(study)
     if (n := len(study.data[task])) < least:
         raise InputError(
-            f"{n} pairs cannot be dealt to {n_seeds} seeds, in halves that choose and report; give "
-            f"{least} or more"
+            f"{amount(n, 'pair')} cannot be dealt to {amount(n_seeds, 'seed')}, in halves that "
+            f"choose and report; give {least} or more"
         )
     read = list(dict.fromkeys(["en", *codes]))
     return study.prompted(study.templates[0], study.settings[0], read)

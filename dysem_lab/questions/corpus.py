@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dysem_lab.attribution import shares_of_mean_cosine
 from dysem_lab.consensus import consensus_set, resolve_k
-from dysem_lab.display import Progress, silent
+from dysem_lab.display import Progress, amount, silent
 from dysem_lab.encoders.dysem import DySem, language_vectors
 from dysem_lab.errors import InputError
 from dysem_lab.inputs import by_language, checked, one_of
@@ -184,7 +184,7 @@ def read_corpus(
             )
         for name in READ:
             vectors[setting, name] = torch.cat([part[name] for part in parts], dim=1)
-    return Corpus(source.lens, unique, source.languages, vectors, f"{len(unique):,} texts")
+    return Corpus(source.lens, unique, source.languages, vectors, amount(len(unique), "text"))
 
 
 def _renderings(
@@ -206,7 +206,8 @@ def _renderings(
         if code != language and dysem.translator:
             progress(len(found), len(dysem.languages), "Translating")
         missing = (
-            f"no renderings of {len(unique)} texts in {code!r}: give them, or DySem a translator"
+            f"no renderings of {amount(len(unique), 'text')} in {code!r}: give them, or DySem a "
+            "translator"
         )
         found[code] = rendered(unique, language, code, {}, dysem.translator, missing)
     return found
@@ -227,4 +228,6 @@ def _of_study(study: Study, task: Sequence[str] | str | None, progress: Progress
         for name in READ
     }
     name, codes = study.data[task].name, tuple(study.task_languages(task))
-    return Corpus(study.lens, unique, codes, vectors, f"{name}, {len(unique):,} texts", name)
+    return Corpus(
+        study.lens, unique, codes, vectors, f"{name}, {amount(len(unique), 'text')}", name
+    )

@@ -532,5 +532,5 @@ def caption(table: pd.DataFrame) -> str:
     if missing:
         parts.append(f"not scored: {', '.join(missing)}")
     if rows["n_timed"].notna().any():
-        parts.append(f"timed on {rows['n_timed'].max():.0f} texts")
-    return f"{SCORE}, {over}, of {len(rows)} systems: {'; '.join(parts)}."
+        parts.append(f"timed on {amount(rows['n_timed'].max(), 'text')}")
+    return f"{SCORE}, {over}, of {amount(len(rows), 'system')}: {'; '.join(parts)}."

@@ -89,7 +89,7 @@ def residuals(
     unsaid = asked(study, n_parts=n_parts)
     task, codes = only_task(study), given["languages"]
     if (n := len(study.data[task])) < 3:
-        raise InputError(f"{n} pairs have no ranks to compare; give 3 or more")
+        raise InputError(f"{amount(n, 'pair')} cannot be compared by rank; give 3 or more")
     corpus = corpus_of(centre, ["en"], "en")
     read = list(dict.fromkeys(["en", *codes]))
     study = study.prompted(study.templates[0], study.settings[0], read)

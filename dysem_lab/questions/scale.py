@@ -190,7 +190,7 @@ def _pairs(encoder: LensEncoder, pairs: STSData | str, language: str = "en") -> 
             f"{'/'.join(encoder.languages)}; give pairs in these languages"
         )
     if len(pairs) < 2:
-        raise InputError(f"{pairs.name} has {len(pairs)} pairs; a scale needs 2 or more")
+        raise InputError(f"{pairs.name} has {amount(len(pairs), 'pair')}; a scale needs 2 or more")
     return pairs
 
 

@@ -81,7 +81,7 @@ def search(
         f"{encoder.name}, {amount(found.n_texts, 'text')}",
         query,
         found.n_texts,
-        [{"label": f"{found.n_texts:,} texts", "language": language}],
+        [{"label": amount(found.n_texts, "text"), "language": language}],
         unsaid=asked,
     )
     return Finding("search", found.table, figure(found), caption(found), facts)
@@ -277,8 +277,8 @@ def caption(found: Nearest) -> str:
         return f"No text is near to “{found.query}”{said}."
     best = found.table.iloc[0]
     return (
-        f"Of {found.n_texts} texts the nearest to “{found.query}” is “{best['text']}”, similarity "
-        f"{best['similarity']:.4f} on {amount(best['n_dims'], 'dimension')}{said}."
+        f"Of {amount(found.n_texts, 'text')} the nearest to “{found.query}” is “{best['text']}”, "
+        f"similarity {best['similarity']:.4f} on {amount(best['n_dims'], 'dimension')}{said}."
     )
 
 

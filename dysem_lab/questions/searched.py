@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dysem_lab.display import Progress, silent
+from dysem_lab.display import Progress, amount, silent
 from dysem_lab.encoders.base import Encoder, require_encoder, require_language
 from dysem_lab.encoders.vectors import SemanticVectors
 from dysem_lab.errors import InputError, choices
@@ -65,7 +65,10 @@ class Corpus:
             raise InputError("the corpus is empty; give a list of one or more texts")
         for code, column in self.renderings.items():
             if len(column) != len(texts):
-                raise InputError(f"{len(column)} renderings in {code!r} for {len(texts)} texts")
+                raise InputError(
+                    f"{amount(len(column), 'rendering')} in {code!r} for "
+                    f"{amount(len(texts), 'text')}"
+                )
         self.encoder, self.texts, self.language = encoder, texts, language
         self._store = store
         self._chunks: list[SemanticVectors] = []

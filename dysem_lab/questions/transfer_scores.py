@@ -52,6 +52,7 @@ from tqdm.auto import tqdm
 
 from dysem_lab.bootstrap import LEVEL, N_RESAMPLES
 from dysem_lab.data.transfer_data import TransferData
+from dysem_lab.display import amount
 from dysem_lab.errors import InputError, choices
 from dysem_lab.evaluate import wilson_interval
 from dysem_lab.inputs import at_least, seed_of
@@ -376,15 +377,15 @@ def _check_classes(data: TransferData, inner_folds: int) -> None:
     # Three are what is left over by two nested folds that take one each.
     if counts.min() < 3:
         raise InputError(
-            f"{data.task}: class {smallest!r} has {counts.min()} texts of {counts.sum()} to train "
-            "on, and needs 3; give a larger sample"
+            f"{data.task}: class {smallest!r} has {amount(counts.min(), 'text')} of "
+            f"{counts.sum()} to train on, and needs 3; give a larger sample"
         )
     folds = 0 if data.splits == WITH_DEV else inner_folds
     folds = max(folds, OUTER_FOLDS) if data.splits == CROSS_VALIDATED else folds
     if counts.min() < folds:
         warnings.warn(
-            f"{data.task}: class {smallest!r} has {counts.min()} texts to train on, fewer than the "
-            f"{folds} folds, so some folds are without it; give a larger sample",
+            f"{data.task}: class {smallest!r} has {amount(counts.min(), 'text')} to train on, "
+            f"fewer than the {folds} folds, so some folds are without it; give a larger sample",
             stacklevel=4,
         )
 

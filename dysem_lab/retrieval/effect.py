@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from dysem_lab.display import amount
 from dysem_lab.encoders.vectors import SemanticVectors, require_semantic
 from dysem_lab.errors import InputError
 from dysem_lab.inputs import at_least, one_of
@@ -46,7 +47,9 @@ def ranking_kept(texts: SemanticVectors, dtype: str, k: int = 10, n: int = 100) 
     one_of(dtype, DTYPES, "dtype")
     k, n = at_least(k, 1, "k"), min(at_least(n, 1, "n"), len(texts))
     if len(texts) <= k:
-        raise InputError(f"{len(texts)} texts have no {k} nearest ones beside a query; give more")
+        raise InputError(
+            f"the {k} nearest beside a query need more than {amount(len(texts), 'text')}; give more"
+        )
     rows = np.linspace(0, len(texts) - 1, n).astype(int)
     queries, ranked = texts[rows], []
     for others in (as_stored(texts, dtype), texts):

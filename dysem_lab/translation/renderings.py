@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from dysem_lab.display import amount
 from dysem_lab.errors import InputError, MissingTranslationError
 from dysem_lab.inputs import checked
 from dysem_lab.translation.translate import Translator, label_of, required_renderings
@@ -29,7 +30,9 @@ def rendered(
     if target in given:
         column = checked(given[target], f"{target} rendering")
         if len(column) != len(texts):
-            raise InputError(f"{len(column)} renderings in {target!r} for {len(texts)} texts")
+            raise InputError(
+                f"{amount(len(column), 'rendering')} in {target!r} for {amount(len(texts), 'text')}"
+            )
         return column
     if not texts:
         return []

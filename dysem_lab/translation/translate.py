@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
+from dysem_lab.display import amount
 from dysem_lab.errors import InputError, MissingTranslationError
 from dysem_lab.inputs import checked, half_of_a_pair, has_words, listed, require_characters
 
@@ -54,7 +55,8 @@ def required_renderings(
     made = listed(made, "rendering")
     if len(made) != len(texts):
         raise MissingTranslationError(
-            f"{name} gave {len(made)} renderings in {target!r} of {len(texts)} texts"
+            f"{name} gave {amount(len(made), 'rendering')} in {target!r} of "
+            f"{amount(len(texts), 'text')}"
         )
     for rendering, text in zip(made, texts, strict=True):
         words = isinstance(rendering, str) and has_words(rendering)

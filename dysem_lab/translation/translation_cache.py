@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 
 from dysem_lab import paths
 from dysem_lab.database import Database
-from dysem_lab.display import say
+from dysem_lab.display import amount, say
 from dysem_lab.errors import InputError
 from dysem_lab.inputs import at_least, path_of, require_characters
 from dysem_lab.translation.translate import Translator, asked, label_of, required_renderings
@@ -122,8 +122,8 @@ class CachedTranslator:
         if damaged:
             shown = ", ".join(f"{text[:60]!r}" for text in damaged[:SHOWN])
             warnings.warn(
-                f"{self.path}: {len(damaged)} renderings in {key[2]!r} are damaged and made again: "
-                f"{shown}{', …' * (len(damaged) > SHOWN)}",
+                f"{self.path}: damaged and made again: {amount(len(damaged), 'rendering')} in "
+                f"{key[2]!r}: {shown}{', …' * (len(damaged) > SHOWN)}",
                 stacklevel=3,
             )
         return known

@@ -127,7 +127,7 @@ def test_missing_renderings_are_refused(tiny_lens):
     table = ParallelTable({"en": ["A dog."], "ja": ["犬。"]})
     with pytest.raises(MissingTranslationError, match=r"no rendering in 'ja' of 'A cat\.'"):
         DySem(tiny_lens, ("en", "ja"), table).encode(["A dog.", "A cat."])
-    with pytest.raises(InputError, match="2 renderings in 'ja' for 1 texts"):
+    with pytest.raises(InputError, match="2 renderings in 'ja' for 1 text"):
         DySem(tiny_lens, ("en", "ja")).encode(["A dog."], renderings={"ja": ["犬。", "猫。"]})
 
 

@@ -136,7 +136,7 @@ def test_a_rendering_that_has_become_null_is_made_again(tmp_path):
         )
         connection.execute("INSERT INTO translations VALUES ('echo', 'en', 'fr', 'a', NULL, x'00')")
     connection.close()
-    with pytest.warns(UserWarning, match="1 renderings in 'fr' are damaged"):
+    with pytest.warns(UserWarning, match="made again: 1 rendering in 'fr'"):
         assert CachedTranslator(_Echo(), path).translate(["a"], "en", "fr") == ["fr a"]
 
 

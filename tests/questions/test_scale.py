@@ -74,5 +74,5 @@ def test_what_has_no_scale_is_refused(tiny_lens):
     encoder = dl.DySem(tiny_lens, ("en", "de"), k=0.5)
     with pytest.raises(InputError, match="made up has no de, so there is no scale in en/de"):
         scale(encoder, pairs())
-    with pytest.raises(InputError, match="has 1 pairs; a scale needs 2 or more"):
+    with pytest.raises(InputError, match="has 1 pair; a scale needs 2 or more"):
         scale(dl.PromptEncoder(tiny_lens), pairs(1))

@@ -618,7 +618,7 @@ def test_a_changed_row_is_named_and_made_again_and_kept(tmp_path, change):
     assert made == ["counting en-fr a", "counting en-fr b"]
     assert asked == ["a"]
     if "source" not in change:
-        assert "c.sqlite: 1 renderings in 'fr' are damaged and made again: 'a'" in warned[0]
+        assert "c.sqlite: damaged and made again: 1 rendering in 'fr': 'a'" in warned[0]
     assert made_of(path, ["a", "b"]) == (made, [], [])
 
 
