@@ -195,11 +195,8 @@ class Directions:
             InputError: Vectors of another width, or an `encode` that does not give one finite
                 number per vector and direction.
         """
-        (k, d), width = self.vectors.shape, vectors.shape[1]
-        if width != d:
-            raise InputError(
-                f"directions have {d} dimensions, the vectors {width}; give some of that width"
-            )
+        k = len(self.vectors)
+        self.require_width(vectors.shape[1])
         if self.encode is None:
             return torch.linalg.lstsq(self.vectors.T, vectors.double().T).solution.T
         with torch.no_grad():
@@ -210,6 +207,13 @@ class Directions:
                 f"{tuple(found.shape)}"
             )
         return found.detach().cpu().double()
+
+    def require_width(self, width: int) -> None:
+        """Raise `InputError` unless directions are of vectors of a width."""
+        if width != (d := self.vectors.shape[1]):
+            raise InputError(
+                f"directions have {d} dimensions, the vectors {width}; give some of that width"
+            )
 
     def record(self) -> dict[str, object]:
         """Return what tells them from others, as JSON values."""

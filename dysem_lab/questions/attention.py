@@ -1,6 +1,7 @@
 """Who looks at whom? The attention pattern of any head, over the tokens of a prompt."""
 
 import html
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,7 @@ from dysem_lab.display import amount
 from dysem_lab.errors import InputError, ModelError
 from dysem_lab.inputs import index_of, whole_number
 from dysem_lab.models.lens import LensModel, require_model
+from dysem_lab.models.passes import MAX_TOKENS, tokenize
 from dysem_lab.models.readout import label, token_texts
 from dysem_lab.models.record import activations
 from dysem_lab.prompts import wrap
@@ -57,6 +59,10 @@ def attention(
         ModelError: As for `read_patterns`.
     """
     head = index_of(head, require_model(lens).n_heads, "head")
+    with warnings.catch_warnings():  # of a long text, which the pass says
+        warnings.simplefilter("ignore")
+        (ids,) = tokenize(lens, wrap([text], template), MAX_TOKENS)
+    _position(len(ids), token)
     patterns = read_patterns(lens, text, template, layer)
     drawn = figure(patterns, layer, head, value_weighted=value_weighted, token=token)
     asked = {"layer": layer, "head": head, "value_weighted": value_weighted, "token": token}
@@ -187,7 +193,7 @@ def figure(
     """Return the figure of `attention` from patterns that were read already."""
     z = patterns.of_head(layer, head, value_weighted).numpy()
     n = len(z)
-    chosen = _position(patterns, token)
+    chosen = _position(len(patterns.tokens), token)
     labels = [label(text) for text in patterns.tokens]
     symbol = "‖α v‖" if value_weighted else "α"
     looks = f"what {labels[chosen]} (token {chosen + 1}) looks at"
@@ -256,7 +262,7 @@ def caption(
     patterns: Patterns, layer: int, head: int, *, value_weighted: bool = False, token: int = -1
 ) -> str:
     """Return one line: what a token looks at most in one head."""
-    position = _position(patterns, token)
+    position = _position(len(patterns.tokens), token)
     row = patterns.of_head(layer, head, value_weighted)[position]
     best = row.topk(min(3, len(row)))
     total = float(row.sum())
@@ -276,9 +282,9 @@ def _name(patterns: Patterns, position: int) -> str:
     return html.unescape(label(patterns.tokens[position]))
 
 
-def _position(patterns: Patterns, token: int) -> int:
-    """Return a position from the start, once it is known to be one."""
-    n, position = len(patterns.tokens), whole_number(token)
+def _position(n: int, token: int) -> int:
+    """Return a position from the start, once it is known to be one of n."""
+    position = whole_number(token)
     if position is None or not -n <= position < n:
         raise InputError(f"token must be between {-n} and {n - 1} for this prompt, got {token!r}")
     return position % n

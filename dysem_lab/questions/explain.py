@@ -18,11 +18,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from dysem_lab.attribution import Directions, one_sided, two_sided, without_largest
+from dysem_lab.data.fit_texts import FitTexts
 from dysem_lab.display import Progress, bar
-from dysem_lab.encoders.base import Encoder, require_encoder, require_language
+from dysem_lab.encoders.base import Encoder, LensEncoder, require_encoder, require_language
 from dysem_lab.errors import InputError
-from dysem_lab.inputs import at_least, by_language, checked, one_of
+from dysem_lab.inputs import at_least, by_language, checked, index_of, one_of
 from dysem_lab.joint import joint_cosine, joint_set
+from dysem_lab.models.parts import require_split
 from dysem_lab.models.text_tokens import text_tokens
 from dysem_lab.prompts import normalize
 from dysem_lab.questions.explain_picture import WHERE, caption, figure
@@ -283,10 +285,26 @@ def _explained(
                 "a dimension of x meets the same dimension of y only; by='dimension' alone says "
                 "what each adds"
             )
+    for each in filter(None, (by, by_other)):
+        require_parts(encoder, each)
     columns = columns_of(encoder, given, renderings, language)
     along_what = _directions_of(directions, by, by_other)
     settings = (centre, drop_largest, language, progress, along_what)
     return explanation(Texts(encoder, columns, by, *settings), by_other)
+
+
+def require_parts(encoder: Encoder, by: str) -> None:
+    """Raise `InputError` unless an encoder's vectors are sums of such parts."""
+    if by in ("dimension", "direction"):
+        require_encoder(encoder)
+    elif not isinstance(encoder, LensEncoder) or not in_parts(encoder):
+        raise InputError(
+            f"a vector of {require_encoder(encoder).name} is not kept as a sum of what a pass "
+            "writes at one token; explain it by 'dimension' or 'direction', or an encoder that it "
+            "changes"
+        )
+    elif by in BY_PASS:
+        require_split(encoder.place.component, by)
 
 
 def columns_of(
@@ -343,6 +361,26 @@ def _directions_of(given: Rows | Directions | None, *by: str | None) -> Directio
     return given if given is None or isinstance(given, Directions) else Directions(given)
 
 
+def _corpus_beside(
+    columns: Mapping[str, Sequence[str]], encoder: Encoder, centre: object, language: str
+) -> tuple[FitTexts, int]:
+    """Return the corpus that texts are centred on, and how many of its texts they are.
+
+    Raises:
+        InputError: As for `corpus_of`, or hardly any others.
+    """
+    corpus = corpus_of("demo" if centre is None else centre, encoder.languages, language)
+    # As the encoder reads them: with or without a full stop is one text.
+    explained = set(map(normalize, columns[language]))
+    others = [text for text in corpus.renderings[language] if normalize(text) not in explained]
+    if len(set(map(normalize, others))) < 2:
+        raise InputError(
+            "the reference corpus holds fewer than two other texts than those explained, so their "
+            "similarity would come of the centring; give others, or centre=None"
+        )
+    return corpus, corpus.n_texts - len(others)
+
+
 class Texts:
     """A few texts under an encoder, split in one way, beside the corpus that they are centred on.
 
@@ -368,28 +406,29 @@ class Texts:
         directions: Directions | None = None,
     ) -> None:
         """Run the texts, and the corpus where one is needed."""
-        self.encoder = require_encoder(encoder)
+        self.encoder = encoder
         self.columns, self.by, self.language = columns, by, language
         self.others = dict(zip(range(1, len(columns[language])), "yz", strict=False))
         self.centre, self.progress = centre, progress
-        self.n_largest = at_least(drop_largest, 0, "drop_largest")
+        self.n_largest = index_of(drop_largest, encoder.width, "drop_largest")
         self.split: Split | None = None
         self._given = directions
         self.directions = directions if by == "direction" else None
         self.read: Float[Tensor, "views n d"] | None = None
+        if self.directions is not None:
+            self.directions.require_width(encoder.width)
+        self.centred, self.among = centre is not None, 0
+        corpus = None
+        if self.centred or self.n_largest:
+            corpus, self.among = _corpus_beside(columns, encoder, centre, language)
         whole, views = by in ("dimension", "direction"), []
         if in_parts(encoder):
             views = encoder.views(columns, language)
             split = split_texts(encoder, views, "language" if whole else by)
             self.split = None if whole else split
             self.read, self.encoded = split.read, encoder.combined(views, split.read)
-        elif whole:
-            self.encoded = encoder.encode_renderings(columns, language, progress=False)
         else:
-            raise InputError(
-                f"a vector of {encoder.name} is not kept as a sum of what a pass writes at one "
-                "token; explain it by 'dimension' or 'direction', or an encoder that it changes"
-            )
+            self.encoded = encoder.encode_renderings(columns, language, progress=False)
         if self.directions is not None:
             self.split = along(self.encoded.vectors, self.directions)
         self.views = [view.name for view in views]
@@ -400,19 +439,8 @@ class Texts:
                 "y and z are one text to the encoder, so x is as near to one as to the other; give "
                 "two that differ in more than a final full stop"
             )
-        self.centred, self.among = centre is not None, 0
         self.reference: Reference | None = None
-        if self.centred or self.n_largest:
-            corpus = corpus_of("demo" if centre is None else centre, encoder.languages, language)
-            # As the encoder reads them: with or without a full stop is one text.
-            explained = set(map(normalize, columns[language]))
-            others = [t for t in corpus.renderings[language] if normalize(t) not in explained]
-            self.among = corpus.n_texts - len(others)
-            if len(set(map(normalize, others))) < 2:
-                raise InputError(
-                    "the reference corpus holds fewer than two other texts than those explained, "
-                    "so their similarity would come of the centring; give others, or centre=None"
-                )
+        if corpus is not None:
             self.reference = reference(
                 encoder,
                 corpus,

@@ -18,7 +18,7 @@ from dysem_lab.errors import InputError
 from dysem_lab.inputs import array_of, at_least, seed_of
 from dysem_lab.joint import joint_cosine
 from dysem_lab.models.lens import LensModel
-from dysem_lab.questions.explain import Texts, columns_of
+from dysem_lab.questions.explain import Texts, columns_of, require_parts
 from dysem_lab.questions.finding import Facts, Finding
 from dysem_lab.questions.heads_passes import (
     Head,
@@ -98,13 +98,15 @@ def head_ablation(
     if centre is None:
         raise InputError("a head is replaced by its mean over a corpus; give centre a corpus")
     columns = columns_of(encoder, [x, y], renderings, language)
-    texts = Texts(encoder, columns, "head", centre, 0, language, progress)
-    lens, views = encoder.lens, encoder.views(columns, language)
+    require_parts(encoder, "head")
+    lens = encoder.lens
+    chosen = _heads(heads, lens)
+    views = encoder.views(columns, language)
     if any(view.edit for view in views):
         raise InputError(
             f"{encoder.name} changes heads itself; ask it of the encoder without a contrast"
         )
-    chosen = _heads(heads, lens)
+    texts = Texts(encoder, columns, "head", centre, 0, language, progress)
     assert texts.split is not None  # as it is by head
     assert texts.reference is not None
     labels, parts = texts.split.texts[0].labels, texts.parts(0)

@@ -125,10 +125,13 @@ def heads(
         raise InputError(f"give n_heads, and 6 pairs or more; got {numbers} of {n_pairs}")
     read = list(dict.fromkeys(["en", *codes]))
     study = study.prompted(study.templates[0], study.settings[0], read)
-    prepare(study.needs("attn"), runs_the_model=True)
+
+    def check() -> None:
+        if max(numbers) > (most := study.lens.n_layers * study.lens.n_heads // 2):
+            raise InputError(f"n_heads must be {most} at most, half of them, got {numbers}")
+
+    prepare(study.needs("attn"), runs_the_model=True, check=check)
     lens, (choosing, reporting) = study.lens, halves(study, [seed], ["en"])[seed]
-    if max(numbers) > (most := lens.n_layers * lens.n_heads // 2):
-        raise InputError(f"n_heads must be {most} at most, half of them, got {numbers}")
     means = part_means(lens, choosing.prompts("en"))
     ranked = shares_of_variance(_parts(choosing, codes, k, means))
     table = _table(_parts(reporting, codes, k, means), ranked, means, _gold(reporting), seed)

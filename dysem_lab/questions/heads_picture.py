@@ -191,8 +191,11 @@ def caption(table: pd.DataFrame, ablation: pd.DataFrame, n_texts: int) -> str:
     else:
         found = f"{which} cannot be compared with others"
     if len(unfair):
+        drawn = unfair["n_heads"].map(random["n_mean"])
+        every = (drawn >= len(heads) - unfair["n_heads"]).all()
+        beside = "all other heads" if every else "the random heads beside them"
         found += (
-            f". Nothing is said of {_numbers(unfair)} of them: all other heads have parts that are "
+            f". Nothing is said of {_numbers(unfair)} of them: {beside} have parts that are "
             f"together {_listed(f'{share:.0%}' for share in long[unfair.index])} as long"
         )
     lead = heads.iloc[0]

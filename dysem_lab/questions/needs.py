@@ -5,7 +5,7 @@ and then lets them answer from the store.
 """
 
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -321,7 +321,10 @@ def planning() -> Iterator[list[Ask]]:
 
 
 def prepare(
-    *needs: Need, data: Iterable[STSData | TransferData] = (), runs_the_model: bool = False
+    *needs: Need,
+    data: Iterable[STSData | TransferData] = (),
+    runs_the_model: bool = False,
+    check: Callable[[], None] | None = None,
 ) -> None:
     """Say what a question needs, and capture it: the first thing that a question does.
 
@@ -329,6 +332,7 @@ def prepare(
         needs: Vectors, from `Study.needs`.
         data: What it reads besides the studies' pairs.
         runs_the_model: It will run the model besides, which no plan counts.
+        check: Refuses what only the loaded model shows to be wrong; no plan calls it.
 
     Raises:
         Planned: In a plan, which ends here.
@@ -343,5 +347,7 @@ def prepare(
         digests = [one.digest for one in (*studies, *data)]
         asked.append(Ask(list(needs), digests, runs_the_model))
         raise Planned
+    if check is not None:
+        check()
     if needs:
         capture_needs(needs)

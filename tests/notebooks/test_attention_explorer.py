@@ -151,8 +151,9 @@ def test_the_finding_has_what_each_token_sees_and_says_what_was_asked(tiny_lens)
 )
 def test_errors_name_the_bad_value(tiny_lens, arguments, said):
     settings = {"text": "Hi.", "layer": 0, "head": 0, "template": "none", **arguments}
-    with pytest.raises(InputError, match=said):
+    with counted(tiny_lens) as work, pytest.raises(InputError, match=said):
         attention(tiny_lens, **settings)
+    assert work.rows == 0
 
 
 def test_bytes_that_are_part_of_a_character_are_shown_as_bytes(tiny_lens):

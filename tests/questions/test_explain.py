@@ -14,6 +14,7 @@ from dysem_lab import paths
 from dysem_lab.encoders.base import Encoder
 from dysem_lab.errors import InputError, ModelError
 from dysem_lab.models.loading import load_model
+from dysem_lab.models.record import counted
 from dysem_lab.questions import explain_picture, saving
 from dysem_lab.questions import reference as references
 from dysem_lab.questions.explain import BY, explain, explain_difference
@@ -451,7 +452,7 @@ def test_texts_that_cannot_be_told_apart_are_refused(tiny_lens):
         ((X, Y, Z), {"centre": {"en": [X, Y, Z]}}, "fewer than two other texts than those"),
         ((X, Y, Z), {"renderings": {"fr": ["un", "deux"]}}, "must be the 3 texts in it"),
         ((X, Y, Z), {"by_other": "dimension"}, "meets the same dimension"),
-        ((X, Y, Z), {"drop_largest": 10_000}, "drop fewer"),
+        ((X, Y, Z), {"drop_largest": 31}, "drop fewer"),
         ((X, Y, Z), {"by": "direction"}, "go together"),
     ]
     for texts, asked, said in refused:
@@ -513,9 +514,10 @@ def test_what_has_no_answer_is_refused(tiny_lens):
     with pytest.raises(InputError, match="empty"):
         explain(encoder, X, "", "head", None, None, progress=False)
     with pytest.raises(InputError, match="drop fewer"):
-        explain(encoder, X, Y, "head", None, CORPUS, None, 10_000, progress=False)
-    with pytest.raises(InputError, match="drop_largest"):
-        explain(encoder, X, Y, "head", None, CORPUS, None, -1, progress=False)
+        explain(encoder, X, Y, "head", None, CORPUS, None, 31, progress=False)
+    for n in (-1, 32, True, math.nan):
+        with pytest.raises(InputError, match="drop_largest must be between 0 and 31"):
+            explain(encoder, X, Y, "head", None, CORPUS, None, n, progress=False)
     with pytest.raises(InputError, match="must be the 2 texts in it"):
         explain(encoder, X, Y, "head", None, None, {"fr": ["un"]}, progress=False)
     with pytest.raises(InputError, match="mean pooling is not kept as a sum of what a pass writes"):
@@ -526,6 +528,26 @@ def test_what_has_no_answer_is_refused(tiny_lens):
         explain(encoder, X, [Y], "head", None, None, progress=False)
     with pytest.raises(InputError, match="was not split"):
         explain(encoder, X, Y, "head", None, None, progress=False).matrix()
+
+
+def test_what_needs_no_pass_to_be_refused_is_refused_before_one(tiny_lens):
+    encoder, new = dl.DySem(tiny_lens, ("en",), k=0.5), ("Nobody read this.", "Nor this one.")
+    with counted(tiny_lens) as work:
+        for given, said in (
+            ({"centre": "nothing"}, "no folder nothing"),
+            ({"centre": {"fr": ["un", "deux"]}}, "unknown language"),
+            ({"centre": {"en": [*new, "One more."]}}, "fewer than two other texts"),
+            ({"drop_largest": 32}, "drop_largest"),
+            ({"by": "ffn"}, "'attn' is no sum over 'ffn'"),
+            ({"by": "token", "by_other": "ffn"}, "'attn' is no sum over 'ffn'"),
+            ({"by": "direction", "directions": np.ones((1, 31))}, "31 dimensions, the vectors 32"),
+        ):
+            given = {"centre": CORPUS, "progress": False, **given}
+            with pytest.raises(dl.DysemLabError, match=said):
+                explain(encoder, *new, **given)
+            with pytest.raises(dl.DysemLabError, match=said):
+                explain_difference(encoder, *new, "Nor that.", **given)
+    assert work.rows == 0
 
 
 def test_each_data_type_is_explained_by_its_own_pass(tiny_folder, tiny_lens):

@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM
 import dysem_lab as dl
 from dysem_lab.display import amount
 from dysem_lab.errors import InputError
+from dysem_lab.models.record import counted
 from dysem_lab.questions.head_ablation import caption
 from dysem_lab.questions.heads_picture import CHOSEN, PLAIN, RANDOM
 from tests.questions.test_heads import Plain
@@ -124,8 +125,9 @@ def test_what_has_no_answer_is_refused(tiny_lens):
         (pd.DataFrame({"block": [1]}), "no columns block and head"),
         (pd.DataFrame({"block": [1], "head": [None]}), "heads must be some of"),
     ):
-        with pytest.raises(InputError, match=said):
-            dl.head_ablation(encoder, X, Y, heads, CORPUS, progress=False)
+        with counted(tiny_lens) as work, pytest.raises(InputError, match=said):
+            dl.head_ablation(encoder, "Nobody read this.", Y, heads, CORPUS, progress=False)
+        assert work.rows == 0
     with pytest.raises(InputError, match="give centre a corpus"):
         dl.head_ablation(encoder, X, Y, [(0, 0)], None, progress=False)
     steered = dl.DySem(tiny_lens, ("en",), k=0.5, setting="english", contrast=dl.Contrast(1))

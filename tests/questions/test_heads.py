@@ -1,6 +1,7 @@
 """Heads and residuals: against plain PyTorch hooks on tiny models, and by hand."""
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ import dysem_lab as dl
 from dysem_lab.errors import InputError
 from dysem_lab.models.edits import Together
 from dysem_lab.models.parts import Part
+from dysem_lab.models.record import counted
 from dysem_lab.questions import heads_passes, heads_picture, pair_parts, residuals
 from dysem_lab.questions.causal_passes import halves
 from dysem_lab.questions.heads_passes import (
@@ -414,7 +416,8 @@ def made_ablation(difference, p=0.001):
 def shorter(ablation, n):
     """Return ablations where no heads write as much as the first n."""
     less = (ablation["which"] == RANDOM) & (ablation["n_heads"] == n)
-    return ablation.assign(length=ablation["length"].mask(less, 1.38))
+    every = ablation["n_mean"].mask(less, 12 - n)
+    return ablation.assign(length=ablation["length"].mask(less, 1.38), n_mean=every)
 
 
 @pytest.mark.parametrize(
@@ -443,13 +446,18 @@ def shorter(ablation, n):
             "cannot be compared with others. Nothing is said of 2 or 4 of them: all other heads "
             "have parts that are together 69% or 69% as long.",
         ),
+        (
+            made_ablation(-5.0).assign(length=[1.0, 2.0, 1.38, 2.0, 1.38], n_mean=3.0),
+            "of 2 or 4 of them: the random heads beside them have parts that are together 69%",
+        ),
     ],
 )
 def test_a_caption_begins_with_what_was_found(finding, ablation, said):
     caption = heads_picture.caption(finding.table, ablation, 30)
     assert caption.startswith("The heads whose parts tell pairs apart")
     assert said in caption
-    assert "70.0 [69.0, 71.0] before; after mean ablation of so many heads 2: 60.0 (3 ra" in caption
+    begun = r"70\.0 \[69\.0, 71\.0\] before; after mean ablation of so many heads 2: 60\.0 \("
+    assert re.search(rf"{begun}\d+ random", caption)
 
 
 @pytest.mark.parametrize(
@@ -464,8 +472,9 @@ def test_a_caption_begins_with_what_was_found(finding, ablation, said):
     ],
 )
 def test_what_cannot_be_asked_is_refused(study, change, message):
-    with pytest.raises(InputError, match=message):
+    with counted(study.lens) as work, pytest.raises(InputError, match=message):
         dl.heads(study, **{"languages": CODES, **change})
+    assert work.rows == 0
 
 
 # --- residuals
@@ -515,7 +524,7 @@ def test_the_parts_of_a_residual_push_in_its_direction(study):
 
 def test_a_residual_needs_three_pairs(study):
     few = dl.Study(study.lens, "demo", languages=CODES, pairs=2)
-    with pytest.raises(InputError, match="2 pairs have no ranks to compare"):
+    with pytest.raises(InputError, match="2 pairs cannot be compared by rank"):
         dl.residuals(few, CODES)
 
 
