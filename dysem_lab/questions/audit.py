@@ -123,6 +123,12 @@ def audit(
             "an audit compares scores of 3 pairs or more; got "
             f"{amount(len(study.data[task]), 'pair')}"
         )
+    gold = study.data[task].gold
+    if len(set(gold.tolist())) < 2:
+        raise InputError(
+            f"all {len(gold)} pairs have the score {gold[0]:g}, so there is no order to compare "
+            "with; give pairs with different ones"
+        )
     prompts = [template for template in study.templates if template != "none"][: len(codes)]
     if not prompts:
         raise InputError("the study has no prompt, only 'none'; give it templates='prompteol'")
@@ -184,7 +190,13 @@ def audit(
     fresh = None if random_weights is None else random_weights.name
     unsaid = {"fit": only_task(other), "fit_split": fit_split, "random_weights": fresh}
     facts = replace(facts, unsaid=unsaid)
-    scores = table(rows, study.data[task].gold, seed=seed)
+    scores = table(rows, gold, seed=seed)
+    for row in (scores.iloc[0], scores[scores["control"] == "plain cosine"].iloc[0]):
+        if np.isnan(row["spearman"]):
+            raise InputError(
+                f"{row['control']} finds all of these pairs equally similar, or has no similarity "
+                "of them, so there is no gain to audit; give pairs of other texts"
+            )
     return Finding("audit", scores, figure(scores, facts), caption(scores), facts)
 
 

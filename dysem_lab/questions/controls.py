@@ -287,7 +287,8 @@ def views(
         said = f"{prompts.shape[1]} prompts for {m} languages"
         yield Row("English prompts", "mean", [dysem(Vectors(prompts, of.english), k, "mean")], said)
     if copies is not None:
-        said = f"{m - 1} copies, each word left out with probability {P_DROPPED}, and the text"
+        made = "1 copy" if m == 2 else f"{m - 1} copies"
+        said = f"{made}, each word left out with probability {P_DROPPED}, and the text"
         yield Row("dropped words", "mean", [dysem(Vectors(copies, of.english), k, "mean")], said)
     if paraphrases is None:
         yield Row("paraphrases", vector, [], "none of these texts are there; give paraphrases=")

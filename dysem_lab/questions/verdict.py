@@ -193,7 +193,7 @@ def _below(row: pd.Series) -> bool:
 
 def _given(row: pd.Series, table: pd.DataFrame) -> float:
     """Return how much of the gain a control gives: its own gain over the plain cosine."""
-    return row["spearman"] - _plain(table)["spearman"]
+    return _rounded(row["spearman"] - _plain(table)["spearman"])
 
 
 def _left(row: pd.Series) -> str:
@@ -223,8 +223,13 @@ def _signed(row: pd.Series) -> str:
 
 
 def _said(values: Sequence[float]) -> str:
-    value, low, high = (f"{number:.1f}" for number in values)
+    value, low, high = (f"{_rounded(number):.1f}" for number in values)
     return f"{value} [{low}, {high}]"
+
+
+def _rounded(number: float) -> float:
+    """Return a number with one decimal; a negative that is none with one is 0."""
+    return round(number, 1) + 0.0
 
 
 def _each(rows: pd.DataFrame) -> list[pd.Series]:

@@ -107,6 +107,14 @@ def test_of_vectors_without_any_effect_nothing_remains():
     assert "Nothing remains" in caption(table)
 
 
+def test_no_gain_at_all_has_no_sign():
+    rng = np.random.default_rng(4)
+    x = np.repeat(np.abs(rng.normal(size=(80, 1, 8))), 3, axis=1)  # DySem is the plain cosine
+    page = verdict(made_up_audit(of(x[:60]), of(x[60:]), rng.normal(size=30), k=8))
+    assert ": a gain of 0.0 [0.0, 0.0].\nNothing remains" in page
+    assert "-0.0" not in page
+
+
 def test_of_a_gain_by_averaging_nothing_remains_either():
     table = made_up_audit(*averaged(), k=48)
     page = verdict(table)
@@ -446,6 +454,15 @@ def test_what_has_no_answer_is_refused(study, tiny_folder):
         few = dl.Study(study.lens, data.head(n), languages=LANGUAGES, store=study.store)
         with pytest.raises(InputError, match=f"of 3 pairs or more; got {said}"):
             dl.audit(few, LANGUAGES)
+    same = {code: ([x[0]] * 3, [y[0]] * 3) for code, (x, y) in data.sentences.items()}
+    three = data.head(3)
+    for changed, said in (
+        ({"gold": np.full(3, 2.5)}, "all 3 pairs have the score 2.5, so there is no order"),
+        ({"sentences": same, "gold": np.arange(3.0)}, "DySem finds all of these pairs equally sim"),
+    ):
+        pairs = dl.Study(study.lens, replace(three, **changed), languages=LANGUAGES)
+        with pytest.raises(InputError, match=said):
+            dl.audit(pairs, LANGUAGES, n_rotations=1)
     for question in (dl.audit, dl.heads, dl.residuals, dl.set_ablation):
         with pytest.raises(InputError, match=r"study must be a model with its pairs, .*got None"):
             question(None, LANGUAGES, *[[1]] * (question is dl.set_ablation))
