@@ -143,12 +143,17 @@ def caption(effect: Effect, dimensions: str = OWN) -> str:
     words = effect.tokens[effect.tokens["rank"] == 1].set_index("set")["token"].map(visible)
     return (
         f"{dimensions} of the donor ({n_dims:.0f} of {effect.d_model} dimensions) takes the "
-        f"receiver {own.item():.0%} of the way to the donor at block {effect.layer + 1}: further "
+        f"receiver {_share(own)} of the way to the donor at block {effect.layer + 1}: further "
         f"than {int((size < own).sum())} of {len(size)} random sets of its size (mean "
-        f"{size.mean():.0%}) and than {int((rotated < own).sum())} of {len(rotated)} times the "
-        f"same construction in a random rotation ({rotated.mean():.0%}); the complement of S(x) "
-        f"goes {moved[COMPLEMENT].item():.0%}, the whole vector {moved[WHOLE].item():.0%}. Next "
+        f"{_share(size)}) and than {int((rotated < own).sum())} of {len(rotated)} times the "
+        f"same construction in a random rotation ({_share(rotated)}); the complement of S(x) goes "
+        f"{_share(moved[COMPLEMENT])}, the whole vector {_share(moved[WHOLE])}. Next "
         f"word “{words[dimensions]}”, where the receiver's own is “{words[RECEIVER]}” and the "
         f"donor's “{words[DONOR]}”. One pair of texts is an example and no test: that is notebook "
         "27."
     )
+
+
+def _share(moved: Float[Tensor, " draws"]) -> str:
+    """Return a mean in percent; a negative that is none in whole percents is 0."""
+    return f"{round(moved.mean().item(), 2) + 0.0:.0%}"
