@@ -155,6 +155,7 @@ def logit_lens(
 
     Source: nostalgebraist, "interpreting GPT: the logit lens" (2020).
     """
+    top = at_least(top, 1, "top")
     if isinstance(prompts, np.ndarray):
         numbers = prompts.dtype.kind in "fiu"
         prompts = torch.from_numpy(prompts) if numbers else prompts.tolist()

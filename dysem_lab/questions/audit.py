@@ -40,7 +40,7 @@ from dysem_lab.questions.controls import (
 )
 from dysem_lab.questions.finding import Facts, Finding, facts_of
 from dysem_lab.questions.needs import prepare
-from dysem_lab.questions.scores import only_task, pair_cosine
+from dysem_lab.questions.scores import only_task, pair_cosine, require_order
 from dysem_lab.questions.study import Study
 from dysem_lab.questions.style import (
     PALETTE,
@@ -110,9 +110,10 @@ def audit(
         words is `dysem_lab.questions.verdict.verdict`.
 
     Raises:
-        InputError: Several tasks, fewer than 3 pairs, no language or one that the study does not
-            have, k out of range, no draws, fewer than two other texts to fit on, or random weights
-            of another shape or data.
+        InputError: Several tasks, fewer than 3 pairs, pairs with one score, or that DySem or the
+            plain cosine finds all equally similar, no language or one that the study does not have,
+            k out of range, no draws, fewer than two other texts to fit on, or random weights of
+            another shape or data.
         MissingTranslationError: The given paraphrases lack one of a text.
     """
     of_sets = {"component": component, "k": k, "n_rotations": n_rotations, "seed": seed}
@@ -123,12 +124,7 @@ def audit(
             "an audit compares scores of 3 pairs or more; got "
             f"{amount(len(study.data[task]), 'pair')}"
         )
-    gold = study.data[task].gold
-    if len(set(gold.tolist())) < 2:
-        raise InputError(
-            f"all {len(gold)} pairs have the score {gold[0]:g}, so there is no order to compare "
-            "with; give pairs with different ones"
-        )
+    require_order(study.data[task])
     prompts = [template for template in study.templates if template != "none"][: len(codes)]
     if not prompts:
         raise InputError("the study has no prompt, only 'none'; give it templates='prompteol'")
@@ -190,7 +186,7 @@ def audit(
     fresh = None if random_weights is None else random_weights.name
     unsaid = {"fit": only_task(other), "fit_split": fit_split, "random_weights": fresh}
     facts = replace(facts, unsaid=unsaid)
-    scores = table(rows, gold, seed=seed)
+    scores = table(rows, study.data[task].gold, seed=seed)
     for row in (scores.iloc[0], scores[scores["control"] == "plain cosine"].iloc[0]):
         if np.isnan(row["spearman"]):
             raise InputError(

@@ -26,6 +26,7 @@ from dysem_lab.questions.style import PALETTE, error_bar, interval, layout, line
 DELETION, INSERTION = "deletion", "insertion"
 MAIN = (TEXT, FROZEN, DELETION)  # what the winner is chosen by
 LEVEL = 0.05
+ENOUGH = 6  # pairs; on which of two orders all of fewer agree is chance too often to be sure
 COLOURS = dict(zip((*METHODS, RANDOM), (*PALETTE[:6], "#999999"), strict=True))
 REMOVED = {TEXT: "words dropped from the text", READING: "words hidden from the last token"}
 MARKED = {  # (sets, curve) → symbol, and what it is
@@ -194,15 +195,18 @@ def _meaning(main: pd.DataFrame, first: str, inserted: str) -> str:
     """
     other = f"; by insertion {IN_WORDS[inserted]} leads" if inserted != first else ""
     best = "finds the words that carry a similarity best by deletion"
+    if main.loc[first, "low"] <= 0:
+        best = "leads by deletion, though not surely ahead of random orders"
+    surely = (main["p_holm"] < LEVEL) & (main["n_pairs"] >= ENOUGH)
     if first == SUM:
-        behind = main[(main["ahead_low"] > 0) & (main["p_holm"] < LEVEL)].index
+        behind = main[(main["ahead_low"] > 0) & surely].index
         names = [IN_WORDS[name] for name in behind if name != RANDOM]
         beaten = (
             f", surely ahead of {', '.join(names)}" if names else ", though ahead of none surely"
         )
         return f"The exact sum {best}{beaten}{other}."
     row = main.loc[first]
-    sure = row["ahead_high"] < 0 and row["p_holm"] < LEVEL
+    sure = row["ahead_high"] < 0 and surely[first]
     far = -row[["ahead", "ahead_high", "ahead_low"]]
     gap = f"{far['ahead']:.2f} [{far['ahead_high']:.2f}, {far['ahead_low']:.2f}]"
     how = (
@@ -215,13 +219,14 @@ def _meaning(main: pd.DataFrame, first: str, inserted: str) -> str:
 def _beside_integrated(row: pd.Series) -> str:
     """Return whether the exact sum's area is at least that of integrated gradients."""
     said = interval(row, "ahead", ("ahead_low", "ahead_high"), "+.2f")
-    if row["ahead_low"] > 0:
+    few = row["n_pairs"] < ENOUGH
+    if row["ahead_low"] > 0 and not few:
         verdict = "is above that of"
-    elif row["ahead_high"] < 0:
+    elif row["ahead_high"] < 0 and not few:
         verdict = "is below that of"
     else:
         verdict = "is not surely another than that of"
     return (
         f"The exact sum's area {verdict} integrated gradients, by {said} on the same "
-        f"{row['n_pairs']:.0f} pairs, at one pass in place of {row['passes']:.0f}."
+        f"{amount(row['n_pairs'], 'pair')}, at one pass in place of {row['passes']:.0f}."
     )

@@ -42,7 +42,7 @@ from dysem_lab.questions.pair_parts import (
     part_means,
     shares_of_variance,
 )
-from dysem_lab.questions.scores import only_task
+from dysem_lab.questions.scores import only_task, require_order
 from dysem_lab.questions.study import Study
 
 N_NAMED = 8  # heads whose attention is shown by example
@@ -109,8 +109,8 @@ def heads(
         tried. Intervals are 95 % bootstraps over pairs.
 
     Raises:
-        InputError: Several tasks, fewer than 6 pairs, an unknown language, k, or as many heads as
-            leave no random ones.
+        InputError: Several tasks, fewer than 6 pairs, pairs with one score, an unknown language,
+            k, or as many heads as leave no random ones.
         ModelError: The parts do not add up in this architecture.
 
     Source: heads of a sum, Gandelsman et al. (arXiv 2310.05916); mean ablation, Wang et al.
@@ -123,6 +123,7 @@ def heads(
     n_pairs = len(study.data[task])
     if not numbers or n_pairs < 6:
         raise InputError(f"give n_heads, and 6 pairs or more; got {numbers} of {n_pairs}")
+    require_order(study.data[task])
     read = list(dict.fromkeys(["en", *codes]))
     study = study.prompted(study.templates[0], study.settings[0], read)
 

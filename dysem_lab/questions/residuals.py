@@ -24,7 +24,7 @@ from dysem_lab.questions.finding import Facts, Finding, facts_of
 from dysem_lab.questions.needs import prepare
 from dysem_lab.questions.pair_parts import PairParts, pair_parts, part_means
 from dysem_lab.questions.reference import corpus_of
-from dysem_lab.questions.scores import only_task
+from dysem_lab.questions.scores import only_task, require_order
 from dysem_lab.questions.study import Study
 from dysem_lab.questions.style import PALETTE, annotate, layout, side_by_side
 
@@ -79,8 +79,8 @@ def residuals(
         all pairs, and ``push``, the difference of the two.
 
     Raises:
-        InputError: Several tasks, fewer than 3 pairs, an unknown language or k, or a corpus that is
-            none.
+        InputError: Several tasks, fewer than 3 pairs, pairs with one score, an unknown language or
+            k, or a corpus that is none.
         ModelError: The parts do not add up in this architecture.
 
     Source: rank residuals, Spearman (1904); parts, as for `dysem_lab.explain`.
@@ -90,6 +90,7 @@ def residuals(
     task, codes = only_task(study), given["languages"]
     if (n := len(study.data[task])) < 3:
         raise InputError(f"{amount(n, 'pair')} cannot be compared by rank; give 3 or more")
+    require_order(study.data[task])
     corpus = corpus_of(centre, ["en"], "en")
     read = list(dict.fromkeys(["en", *codes]))
     study = study.prompted(study.templates[0], study.settings[0], read)
@@ -207,7 +208,7 @@ def caption(table: pd.DataFrame, parts: pd.DataFrame) -> str:
     often = parts.assign(name=[_name(row) for _, row in parts.iterrows()])["name"].value_counts()
     whole = spearman(kept["similarity"].to_numpy(), kept["gold"].to_numpy())
     return (
-        f"The score is lost {lead}: {counted} of the {len(furthest)} pairs (a tenth) "
+        f"The score is lost {lead}: {counted} of the {amount(len(furthest), 'pair')} (a tenth) "
         f"that are furthest from their rating, which make {furthest['share'].sum():.0%} of the "
         f"squared rank residuals. The part that most often pushes the {parts['pair'].nunique()} "
         f"furthest there is {often.index[0]} ({amount(often.iloc[0], 'pair')}). Spearman × 100 of "

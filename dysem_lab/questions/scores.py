@@ -12,6 +12,8 @@ import pandas as pd
 from jaxtyping import Float
 from torch import Tensor
 
+from dysem_lab.data.sts import STSData
+from dysem_lab.display import amount
 from dysem_lab.encoders.settings import VECTORS
 from dysem_lab.encoders.vectors import SemanticVectors, n_dims
 from dysem_lab.errors import InputError, choices
@@ -52,6 +54,15 @@ def only_task(study: Study) -> str:
         names = ", ".join(study.data) or "none"
         raise InputError(f"this question is about one task, but the study has {names}; give one")
     return next(iter(study.data))
+
+
+def require_order(data: STSData) -> None:
+    """Raise `InputError` where no pair is rated above another, so that there are no ranks."""
+    if len(set(data.gold.tolist())) < 2:
+        raise InputError(
+            f"{amount(len(data), 'pair')} with the one score {data.gold[0]:g} have no order to "
+            "compare with; give pairs with different ones"
+        )
 
 
 def one_prompt(study: Study, given: Mapping[str, object]) -> dict[str, object]:

@@ -13,7 +13,7 @@ from dysem_lab.models.edits import ablate, contrast, patch
 from dysem_lab.models.last_token import prefixes, record_edits
 from dysem_lab.models.places import Place
 from dysem_lab.models.readout import logit_lens, next_token_probabilities
-from dysem_lab.models.record import activations, record
+from dysem_lab.models.record import activations, counted, record
 
 TEXTS = ["A dog sleeps.", "Two children build a castle of sand.", "It rains."]
 
@@ -331,6 +331,9 @@ def test_the_logit_lens_of_vectors_is_that_of_streams(tiny_lens, prompts):
         assert of_vectors["id"].tolist() == expected["id"].tolist()
         assert np.allclose(of_vectors["probability"], expected["probability"], atol=1e-5)
         assert of_vectors["vector"].tolist() == [0] * 4 + [1] * 4
+    with counted(tiny_lens) as work, pytest.raises(InputError, match="top must be a whole number"):
+        logit_lens(tiny_lens, prompts[:2], top=0)
+    assert work.rows == 0
     again = logit_lens(tiny_lens, stream[:, 0], top=4, seed=0)
     assert again["random"].tolist() == logit_lens(tiny_lens, stream[:, 0], top=4)["random"].tolist()
     assert again["random"].iloc[:4].is_monotonic_decreasing

@@ -457,7 +457,7 @@ def test_what_has_no_answer_is_refused(study, tiny_folder):
     same = {code: ([x[0]] * 3, [y[0]] * 3) for code, (x, y) in data.sentences.items()}
     three = data.head(3)
     for changed, said in (
-        ({"gold": np.full(3, 2.5)}, "all 3 pairs have the score 2.5, so there is no order"),
+        ({"gold": np.full(3, 2.5)}, "3 pairs with the one score 2.5 have no order"),
         ({"sentences": same, "gold": np.arange(3.0)}, "DySem finds all of these pairs equally sim"),
     ):
         pairs = dl.Study(study.lens, replace(three, **changed), languages=LANGUAGES)

@@ -175,6 +175,11 @@ def test_in_an_additive_similarity_the_true_weights_win_and_their_negatives_lose
     led = question.caption(table.assign(area=table["area"].where(~other, 2.0)))
     assert "best by deletion, surely ahead of" in led
     assert "; by insertion leave-one-out leads." in led
+    few = question.caption(table.assign(n_pairs=5))
+    assert "best by deletion, though ahead of none surely" in few
+    assert "is not surely another than that of integrated gradients" in few
+    chance = question.caption(table.assign(low=-1.0))
+    assert chance.startswith("The exact sum leads by deletion, though not surely ahead of random")
     failing = question._failing(
         question._of_pairs(given, question.measured(given, plan), ["x"] * 20, ["y"] * 20)
     )

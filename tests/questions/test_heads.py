@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -520,6 +521,18 @@ def test_the_parts_of_a_residual_push_in_its_direction(study):
         assert list(zip(of_pair["block"], of_pair["head"], strict=True)) == named
         np.testing.assert_allclose(of_pair["push"], push[pair][best], atol=1e-9)
         np.testing.assert_allclose(of_pair["push"], of_pair["added"] - of_pair["usual"])
+
+
+def test_pairs_with_one_score_are_refused_before_a_pass(study):
+    data = study.data["demo"]
+    same = dl.Study(study.lens, replace(data, gold=np.full(len(data), 3.0)), languages=CODES)
+    for question in (dl.heads, dl.residuals):
+        with (
+            counted(study.lens) as work,
+            pytest.raises(InputError, match="pairs with the one score 3 have no order"),
+        ):
+            question(same, CODES)
+        assert work.rows == 0
 
 
 def test_a_residual_needs_three_pairs(study):
