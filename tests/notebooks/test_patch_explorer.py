@@ -13,7 +13,14 @@ from dysem_lab.explorers.patch_explorer import explore_patch
 from dysem_lab.models.loading import load_model
 from dysem_lab.questions.causal_sets import COMPLEMENT, LARGEST, OWN, ROTATED, SIZE, WHOLE, rotation
 from dysem_lab.questions.patching import Exchange
-from dysem_lab.questions.patching_picture import DONOR, RECEIVER, SHOWN, caption, figure
+from dysem_lab.questions.patching_picture import (
+    DONOR,
+    RECEIVER,
+    SHOWN,
+    _share,
+    caption,
+    figure,
+)
 from tests.notebooks.conftest import run_lines
 from tests.notebooks.test_attention_explorer import passes
 
@@ -227,3 +234,8 @@ def test_a_finding_says_what_was_asked_and_saves(tiny_lens, tmp_path):
     assert recorded["parameters"].items() >= asked.items()
     assert "block 2" in str(finding.facts)
     assert "block 2" in finding.figure.layout.title.text
+
+
+def test_no_way_at_all_has_no_sign():
+    assert _share(torch.tensor([-0.004, 0.001])) == "0%"
+    assert _share(torch.tensor([-0.06, -0.08])) == "-7%"
