@@ -200,7 +200,8 @@ def explanation(texts: "Texts", by_other: str | None = None) -> Explanation:
     kind, title = f"explain_{by}", f"Why is the similarity of these two {similarity:.2f}?"
     if "z" in others.values():
         kind = f"explain_difference_{by}"
-        title = f"Why is the first {similarity:+.2f} nearer to the second than to the third?"
+        nearer = "nearer to the second" if similarity >= 0 else "less near to the second"
+        title = f"Why is the first {abs(similarity):.2f} {nearer} than to the third?"
     said = caption(table, similarity, own, texts.centred, texts.n_largest)
     if texts.centred and texts.reference and texts.reference.n_texts < ROUGH:
         said += (
