@@ -240,11 +240,15 @@ def _numbers(at: pd.DataFrame, main: str, n_texts: int) -> str:
         )
     if main == KL:
         random = rows.loc[SIZE]
+        sts = (
+            f"STS {own['spearman_plain']:.1f} before, {own['spearman']:.1f} after "
+            f"({_against(random, 'spearman', '.1f')})"
+        )
+        if own[["spearman_plain", "spearman"]].isna().any():
+            sts = "no STS, as the scores or the similarities of these pairs are all equal"
         return (
             f"KL in nats over {n_texts} texts: {', '.join(said)}. Another top token in "
-            f"{own['changed']:.0%} ({_against(random, 'changed', '.0%')}); STS "
-            f"{own['spearman_plain']:.1f} before, {own['spearman']:.1f} after "
-            f"({_against(random, 'spearman', '.1f')})."
+            f"{own['changed']:.0%} ({_against(random, 'changed', '.0%')}); {sts}."
         )
     return (
         f"Gain of the donor's top token in nats over {n_texts} texts: {', '.join(said)}. The top "
