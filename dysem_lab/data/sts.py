@@ -10,6 +10,7 @@ import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -260,6 +261,12 @@ def load_data(
     data = _aligned(f"{task} {split}", place, tables, TASKS[task].part)
     _warn_of_another_size(data, task, split, tables)
     return data
+
+
+@cache
+def demo_data() -> STSData:
+    """Return the demo set in all its languages."""
+    return load_data("demo", languages=LANGUAGES)
 
 
 def available_languages(

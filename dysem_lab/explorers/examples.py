@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-from dysem_lab.data.languages import LANGUAGES
-from dysem_lab.data.sts import STSData, load_data
+from dysem_lab.data.sts import demo_data
 from dysem_lab.translation.parallel_table import ParallelTable
 
 # The kind of pair in the demo set → what a button says; as on the static pages.
@@ -15,12 +14,6 @@ KINDS = {
     "word-sense": "Word sense",
     "unrelated": "Unrelated",
 }
-
-
-@cache
-def demo_data() -> STSData:
-    """Return the demo set in all its languages."""
-    return load_data("demo", languages=tuple(LANGUAGES))
 
 
 @cache

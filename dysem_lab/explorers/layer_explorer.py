@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dysem_lab.consensus import resolve_k
+from dysem_lab.data.sts import demo_data
 from dysem_lab.display import Progress
 from dysem_lab.encoders.dysem import DySem
 from dysem_lab.encoders.settings import VECTORS
 from dysem_lab.explorers.controls import menu, slider
-from dysem_lab.explorers.examples import demo_data, example_pairs, pair_of
+from dysem_lab.explorers.examples import example_pairs, pair_of
 from dysem_lab.explorers.panel import Panel, State, View
 from dysem_lab.explorers.python import IMPORT, assigned, call
 from dysem_lab.explorers.renderings import (

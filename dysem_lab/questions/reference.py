@@ -6,7 +6,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 
 import numpy as np
 import torch
@@ -21,8 +21,7 @@ from dysem_lab.attribution import (
     without_largest,
 )
 from dysem_lab.data.fit_texts import FitTexts, fit_texts
-from dysem_lab.data.languages import LANGUAGES
-from dysem_lab.data.sts import STSData, load_data
+from dysem_lab.data.sts import demo_data
 from dysem_lab.display import Progress, silent
 from dysem_lab.encoders.base import Encoder
 from dysem_lab.errors import InputError
@@ -54,19 +53,13 @@ def corpus_of(given: object, languages: Sequence[str], language: str) -> FitText
         InputError: As there, or a language that the corpus does not have.
     """
     demo = isinstance(given, str) and given == "demo"  # an array has no one answer to ==
-    found = fit_texts(_demo() if demo else given, languages, language)
+    found = fit_texts(demo_data() if demo else given, languages, language)
     if lacking := [code for code in (language, *languages) if code not in found.renderings]:
         raise InputError(
             f"the reference corpus ({found.name}) has no {', '.join(lacking)}; give one that has, "
             f"as centre={{'{lacking[0]}': […]}}, or centre=None"
         )
     return found
-
-
-@cache
-def _demo() -> STSData:
-    """Return the demo set in all its languages."""
-    return load_data("demo", languages=LANGUAGES)
 
 
 @dataclass(frozen=True, eq=False)
