@@ -47,11 +47,8 @@ def fitted(kind: str, vectors: Float[Tensor, "n d"], k: int | None = None) -> Ma
             spread for "z", a mean of zero for "mean_direction", NaN.
     """
     one_of(kind, FITTED, "transform that is fitted on vectors")
-    if k is None and kind in PROJECTIONS:
-        raise InputError(f"{kind!r} needs k, the number of directions that are kept")
-    x = _several(vectors)
+    k, x = directions_of(kind, k), _several(vectors)
     n, d = x.shape
-    k = TOP if k is None else at_least(k, 1, "k, the number of principal directions,")
     if kind in WITH_K and k > d:
         raise InputError(f"k={k} principal directions are more than the {d} dimensions")
     if n < (fewest := fewest_texts(kind, k)):
@@ -82,6 +79,17 @@ def fitted(kind: str, vectors: Float[Tensor, "n d"], k: int | None = None) -> Ma
         return _double(lambda v: (v - mean) - ((v - mean) @ directions) @ directions.T)
     basis = directions if kind == "pca" else directions / variances.sqrt()
     return _double(lambda v: (v - mean) @ basis)
+
+
+def directions_of(kind: str, k: int | None) -> int:
+    """Return how many directions a kind removes or keeps: k, or 3 where it may be left out.
+
+    Raises:
+        InputError: No k where it is needed, or one below 1.
+    """
+    if k is None and kind in PROJECTIONS:
+        raise InputError(f"{kind!r} needs k, the number of directions that are kept")
+    return TOP if k is None else at_least(k, 1, "k, the number of principal directions,")
 
 
 def fewest_texts(kind: str, k: int = TOP) -> int:

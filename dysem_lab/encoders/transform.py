@@ -14,16 +14,16 @@ from dysem_lab.encoders.base import Encoder, texts_in
 from dysem_lab.encoders.maps import (
     FITTED,
     PROJECTIONS,
-    TOP,
     WITH_K,
     Map,
+    directions_of,
     fitted,
     random_rotation,
     rotated,
 )
 from dysem_lab.encoders.vectors import SemanticVectors
 from dysem_lab.errors import InputError
-from dysem_lab.inputs import at_least, checked, one_of, seed_of
+from dysem_lab.inputs import checked, one_of, seed_of
 from dysem_lab.models.facts import ModelFacts
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.store import VectorStore
@@ -66,9 +66,7 @@ class Transform:
         self.kind, self.fit = one_of(kind, KINDS, "transform"), fit
         if k is not None and kind not in WITH_K:
             raise InputError(f"k={k!r} goes with {', '.join(WITH_K)}, not with {kind!r}")
-        if k is None and kind in PROJECTIONS:
-            raise InputError(f"{kind!r} needs k, the number of directions that are kept")
-        self.k = TOP if k is None else at_least(k, 1, "k")
+        self.k = directions_of(kind, k)
         self.seed = seed_of(seed)
 
     def __repr__(self) -> str:
