@@ -58,6 +58,13 @@ def require_study(study: object) -> None:
         )
 
 
+def require_same_shape(random_weights: Study, study: Study) -> None:
+    """Raise `InputError` unless the random weights are of a model of the same shape."""
+    shape, needed = ((of.model.n_layers, of.model.d_model) for of in (random_weights, study))
+    if shape != needed:
+        raise InputError(f"random_weights must have the model's (L, d) {needed}, got {shape}")
+
+
 def codes_of(study: Study, languages: str | Sequence[str]) -> list[str]:
     """Return languages, once they are different ones that every task has."""
     codes = different(languages, "language")

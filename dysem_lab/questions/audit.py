@@ -22,7 +22,7 @@ from dysem_lab.errors import InputError
 from dysem_lab.evaluate import holm, paired_difference, score
 from dysem_lab.models.steering import Contrast
 from dysem_lab.questions import floors
-from dysem_lab.questions.asked import asked, require_study
+from dysem_lab.questions.asked import asked, require_same_shape, require_study
 from dysem_lab.questions.controls import (
     CONTROLS,
     GROUPS,
@@ -165,12 +165,14 @@ def audit(
     shortened = torch.stack([of.english, *map(english_of, copies)], dim=1)
     reworded = next((part.vectors(only_task(part), component) for part in rephrased), None)
     size = resolve_k(k, of.english.shape[1])
+    if untrained is not None:
+        require_same_shape(untrained, own)
     rows = chain(
         _rows(
             *(of, to_fit, size, range(seed, seed + n_rotations)),
             *(contrasted, views, shortened, reworded),
         ),
-        [_untrained(vectors_of(_same(untrained, own)) if untrained else None, size)],
+        [_untrained(vectors_of(untrained) if untrained else None, size)],
         _floors(own, [other.texts(only_task(other), "en")[i] for i in kept]),
         _parts(own.data[task], of),
     )
@@ -232,14 +234,6 @@ def _rephrased(
         return [], None
     pairs = paraphrased(english.data[task], by, min(n, N_WRITTEN))
     return [english.on({task: pairs}, languages=pairs.languages)], by.name
-
-
-def _same(untrained: Study, study: Study) -> Study:
-    """Return the study of random weights, once it is known to differ in nothing else."""
-    shape, needed = ((of.model.n_layers, of.model.d_model) for of in (untrained, study))
-    if shape != needed:
-        raise InputError(f"random_weights must have the model's (L, d) {needed}, got {shape}")
-    return untrained
 
 
 def _rows(

@@ -15,7 +15,7 @@ from dysem_lab.errors import InputError
 from dysem_lab.inputs import array_of, one_of, seed_of
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.readout import readers, token_texts
-from dysem_lab.questions.asked import asked, codes_of, require_study
+from dysem_lab.questions.asked import asked, codes_of, require_same_shape, require_study
 from dysem_lab.questions.causal_passes import (
     Half,
     Key,
@@ -224,13 +224,10 @@ def _prepared(study: Study, layers: Sequence[int], floor: Study | None) -> dict[
         if of.n_layers - 1 in layers:
             needs.append(of.needs("attn"))
     if len({of.data[only_task(of)].digest for of in models.values()}) > 1:
-        raise InputError("random_weights must have the same pairs, got other pairs")
+        raise InputError("random_weights must be a study of the same pairs; sample them alike")
     prepare(*needs, runs_the_model=True)
-    shapes = [(of.model.n_layers, of.model.d_model) for of in models.values()]
-    if shapes[0] != shapes[-1]:
-        raise InputError(
-            f"random_weights must have the model's (L, d) {shapes[0]}, got {shapes[1]}"
-        )
+    if floor is not None:
+        require_same_shape(floor, study)
     return models
 
 

@@ -627,5 +627,5 @@ def test_too_few_pairs_and_another_models_pairs_are_refused(study):
     with pytest.raises(InputError, match="5 pairs cannot be dealt to 1 seed,"):
         dl.set_ablation(few.on(study.data["demo"].head(5)), CODES, [0], seeds=[0])
     other = dl.Study(study.lens, "demo", languages=CODES, pairs=7)
-    with pytest.raises(InputError, match="random_weights must have the same pairs"):
+    with pytest.raises(InputError, match="a study of the same pairs"):
         dl.set_ablation(study, CODES, [0], random_weights=other, seeds=[0])
