@@ -165,8 +165,7 @@ def explore_pair(
             )
             figure = pair_figure(view) if found is None else found.figure
             why = "" if found is None else f"{found.above}<p>{html.escape(str(found))}</p>"
-        encoder = DySem(lens, codes, **chosen)
-        place, offer = standing.of(encoder, view.similarity, own)
+        place, offer = standing.of(view.encoder, view.similarity, own)
         cut = cut_note(lens, texts.texts, state["template"], state["setting"])
         note = " ".join(filter(None, (texts.note, cut)))
         return View(

@@ -211,7 +211,7 @@ def _numbers(view: PairView) -> list[str]:
         f"<b>DySem similarity {_number(view.similarity)}</b> on |U| = {view.n_dims} of {d} "
         f"dimensions (|S(x)| = {int(Sx.sum())}, |S(y)| = {int(Sy.sum())}, "
         f"{int((Sx & Sy).sum())} in both)",
-        *([mean] if view.settings["vector"] == "mean" else []),
+        *([mean] if view.encoder.vector == "mean" else []),
         f"<b>plain cosine {_number(view.plain)}</b> ({view.language}, all {d} dimensions)",
         *([] if view.n_dims else [UNDEFINED]),
     ]

@@ -21,7 +21,6 @@ from dysem_lab.errors import MissingTranslationError
 from dysem_lab.inputs import by_language, has_words, names_of
 from dysem_lab.joint import joint_set
 from dysem_lab.models.capture import CUMULATIVE, capture, unique_prompts
-from dysem_lab.models.facts import ModelFacts
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.store import VectorStore
 from dysem_lab.prompts import TEMPLATE_NAMES, wrap
@@ -79,46 +78,43 @@ class PairView:
         encoded: v and S of x and y, two rows.
         first: Language → x in it.
         second: Language → y in it.
-        languages: The m languages 𝓛 of the consensus.
+        encoder: The DySem that they are seen by; its languages are 𝓛.
         language: The texts' own, of the plain cosine.
         similarity: Of x and y on U (Eqs. 16–17); NaN where U is empty.
         n_dims: |U|.
         all_dimensions: Cosine of v(x) and v(y) on all d dimensions.
         plain: Cosine of s^(source)(x) and s^(source)(y) on all d: no consensus, no mean.
         per_language: Language → that cosine in each of 𝓛.
-        settings: k, component, template, setting and vector, as for `dysem_lab.DySem`.
-        model: Which model.
     """
 
     encoded: SemanticVectors
     first: Mapping[str, str]
     second: Mapping[str, str]
-    languages: tuple[str, ...]
+    encoder: DySem
     language: str
     similarity: float
     n_dims: int
     all_dimensions: float
     plain: float
     per_language: dict[str, float]
-    settings: dict[str, Any]
-    model: ModelFacts
 
     @property
     def facts(self) -> Facts:
         """What it was measured on."""
-        settings = self.settings
+        of = self.encoder
         shown = [
-            TEMPLATE_NAMES.get(settings["template"], settings["template"]),
-            settings["setting"],
-            "/".join(self.languages),
-            SYMBOLS.get(settings["component"], settings["component"]),
-            f"{settings['vector']} vector",
-            f"k {settings['k']}",
+            TEMPLATE_NAMES.get(of.template, of.template),
+            of.setting,
+            "/".join(of.languages),
+            SYMBOLS.get(of.component, of.component),
+            f"{of.vector} vector",
+            f"k {of.k}",
         ]
+        names = ("k", "component", "template", "setting", "vector", "languages")
+        settings = {name: getattr(of, name) for name in names}
         texts = {"first": dict(self.first), "second": dict(self.second), "language": self.language}
-        unsaid = {**texts, **settings, "languages": self.languages}
         label = f"{self.first[self.language]} / {self.second[self.language]}"
-        return Facts(self.model, ", ".join(shown), label, 1, unsaid=unsaid)
+        return Facts(of.facts, ", ".join(shown), label, 1, unsaid={**texts, **settings})
 
 
 def pair_view(
@@ -262,18 +258,15 @@ def _view(
 ) -> PairView:
     """Return what is said of two texts, from s^(ℓ) of both in each language."""
     similarity = pair_similarity(encoded)[0].item() if encoded.sets.any() else math.nan
-    names = ("k", "component", "template", "setting", "vector")
     return PairView(
         encoded,
         {code: x for code, (x, _) in columns.items()},
         {code: y for code, (_, y) in columns.items()},
-        encoder.languages,
+        encoder,
         language,
         similarity,
         int(joint_set(*encoded.sets).sum()),
         pair_cosine(encoded.vectors).item(),
         pair_cosine(read[language]).item(),
         {code: pair_cosine(read[code]).item() for code in encoder.languages},
-        {name: getattr(encoder, name) for name in names},
-        encoder.facts,
     )
