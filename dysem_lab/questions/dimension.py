@@ -34,6 +34,7 @@ LOGIT_LENS = {
 }
 WIDTH = 110  # characters of a sentence in the figure
 ROTATED_COLOUR = PALETTE[6]
+BARS: dict[str, Any] = {"orientation": "h", "showlegend": False}
 
 
 def dimension(
@@ -73,7 +74,7 @@ def dimension_figure(facts: DimensionFacts) -> go.Figure:
     Args:
         facts: From `dimension_facts`.
     """
-    j, d = facts.dimension, len(facts.frequency)
+    j = facts.dimension
     half, third = [{"colspan": 3}, None, None], [{"colspan": 2}, None]
     figure = make_subplots(
         rows=3,
@@ -91,6 +92,21 @@ def dimension_figure(facts: DimensionFacts) -> go.Figure:
             "sentences with the largest values (pale: not in S(x))",
         ],
     )
+    _draw_places(figure, facts)
+    _draw_languages(figure, facts)
+    _draw_tokens(figure, facts)
+    _draw_sentences(figure, facts)
+    figure.update_annotations(font_size=13)
+    symbol = superscript(SYMBOLS[facts.component])
+    title = f"Dimension {j} of {symbol}"
+    n_lines = max(int(facts.tokens["rank"].max()), len(facts.languages))
+    height = 500 + 22 * (len(facts.sentences) + n_lines)
+    return layout(figure, title, facts.measured_on, height)
+
+
+def _draw_places(figure: go.Figure, facts: DimensionFacts) -> None:
+    """Draw how often each dimension is selected, and what it adds, the largest first."""
+    j, d = facts.dimension, len(facts.frequency)
     for column, values, rotated in (
         (1, facts.frequency, facts.rotated.frequency),
         (4, facts.share, facts.rotated.share),
@@ -118,8 +134,23 @@ def dimension_figure(facts: DimensionFacts) -> go.Figure:
             showlegend=False,
             **where,
         )
+    figure.update_xaxes(title=f"place among the {d} dimensions", row=1)
+    figure.update_yaxes(tickformat=".0%", rangemode="tozero", row=1, col=1)
+    log: dict[str, Any] = {"type": "log", "row": 1, "col": 4}
+    figure.update_xaxes(dtick=1, **log)
+    lowest = min(-6, math.floor(math.log10(max(float(facts.share[j]), 1e-12))))
+    decades = list(range(0, lowest - 1, -2))
+    figure.update_yaxes(
+        range=[lowest - 0.3, 0.3],
+        tickvals=[10.0**of for of in decades],
+        ticktext=[f"{100 * 10.0**of:.10g}%" for of in decades],
+        **log,
+    )
+
+
+def _draw_languages(figure: go.Figure, facts: DimensionFacts) -> None:
+    """Draw in how many of the texts the dimension is positive, by language."""
     names = [language_named(code).name for code in facts.languages["language"]]
-    bars = {"orientation": "h", "showlegend": False}
     figure.add_bar(
         x=facts.languages["positive"],
         y=names,
@@ -128,9 +159,17 @@ def dimension_figure(facts: DimensionFacts) -> go.Figure:
         hovertemplate="%{y}: positive in %{x:.1%}, mean %{customdata:.3g}<extra></extra>",
         row=2,
         col=1,
-        **bars,
+        **BARS,
     )
-    for column, (direction, colour) in enumerate(((PROMOTED, PALETTE[0]), (DEMOTED, PALETTE[1]))):
+    figure.update_xaxes(range=[0, 1], tickformat=".0%", row=2, col=1)
+    figure.update_yaxes(autorange="reversed", row=2, col=1)
+
+
+def _draw_tokens(figure: go.Figure, facts: DimensionFacts) -> None:
+    """Draw the tokens that the dimension promotes, and those that it demotes."""
+    n_tokens, longest = facts.tokens["rank"].max(), 2.1 * facts.tokens["effect"].abs().max()
+    for column, direction, colour in ((3, PROMOTED, PALETTE[0]), (5, DEMOTED, PALETTE[1])):
+        at = {"row": 2, "col": column}
         part = facts.tokens[facts.tokens["direction"] == direction]
         figure.add_bar(
             x=part["effect"].abs(),
@@ -140,10 +179,15 @@ def dimension_figure(facts: DimensionFacts) -> go.Figure:
             textposition="outside",
             cliponaxis=False,
             hovertemplate="%{text}<extra></extra>",
-            row=2,
-            col=3 + 2 * column,
-            **bars,
+            **at,
+            **BARS,
         )
+        figure.update_xaxes(range=[0, longest], showticklabels=False, showgrid=False, **at)
+        figure.update_yaxes(range=[n_tokens + 0.6, 0.4], showticklabels=False, showgrid=False, **at)
+
+
+def _draw_sentences(figure: go.Figure, facts: DimensionFacts) -> None:
+    """Draw the sentences with the largest values."""
     figure.add_bar(
         x=facts.sentences["value"],
         y=facts.sentences["rank"],
@@ -155,7 +199,7 @@ def dimension_figure(facts: DimensionFacts) -> go.Figure:
         hovertemplate="%{x:.4g}, positive in %{customdata}<extra></extra>",
         row=3,
         col=1,
-        **bars,
+        **BARS,
     )
     figure.add_scatter(
         x=[0] * len(facts.sentences),
@@ -171,36 +215,9 @@ def dimension_figure(facts: DimensionFacts) -> go.Figure:
         row=3,
         col=1,
     )
-    n_tokens, n_sentences = facts.tokens["rank"].max(), len(facts.sentences)
-    longest = 2.1 * facts.tokens["effect"].abs().max()
-    figure.update_xaxes(title=f"place among the {d} dimensions", row=1)
-    figure.update_yaxes(tickformat=".0%", rangemode="tozero", row=1, col=1)
-    log: dict[str, Any] = {"type": "log", "row": 1, "col": 4}
-    figure.update_xaxes(dtick=1, **log)
-    lowest = min(-6, math.floor(math.log10(max(float(facts.share[j]), 1e-12))))
-    decades = list(range(0, lowest - 1, -2))
-    figure.update_yaxes(
-        range=[lowest - 0.3, 0.3],
-        tickvals=[10.0**of for of in decades],
-        ticktext=[f"{100 * 10.0**of:.10g}%" for of in decades],
-        **log,
-    )
-    figure.update_xaxes(range=[0, 1], tickformat=".0%", row=2, col=1)
-    figure.update_yaxes(autorange="reversed", row=2, col=1)
-    for column in (3, 5):
-        figure.update_xaxes(
-            range=[0, longest], showticklabels=False, showgrid=False, row=2, col=column
-        )
-        figure.update_yaxes(
-            range=[n_tokens + 0.6, 0.4], showticklabels=False, showgrid=False, row=2, col=column
-        )
-    figure.update_yaxes(range=[n_sentences + 0.6, 0.4], showticklabels=False, row=3)
+    last = len(facts.sentences) + 0.6
+    figure.update_yaxes(range=[last, 0.4], showticklabels=False, row=3)
     figure.update_xaxes(title="mean over the languages", row=3)
-    figure.update_annotations(font_size=13)
-    symbol = superscript(SYMBOLS[facts.component])
-    title = f"Dimension {j} of {symbol}"
-    height = 500 + 22 * (n_sentences + max(int(n_tokens), len(names)))
-    return layout(figure, title, facts.measured_on, height)
 
 
 def survival(facts: DimensionFacts) -> str:
