@@ -384,7 +384,7 @@ class Intervention(Edit):
         return [(POSITIONS[contrast.position].hook.format(layer=contrast.layer), replace_vectors)]
 
 
-def edit_of(lens: LensModel, contrast: Contrast | None) -> Edit:
+def as_edit(lens: LensModel, contrast: Contrast | None) -> Edit:
     """Return a contrast on a model as an edit of the forward pass; None is the plain pass."""
     return Edit(lens) if contrast is None else Intervention(lens, contrast)
 

@@ -18,7 +18,7 @@ from dysem_lab.inputs import checked, several
 from dysem_lab.models.capture import unique_prompts
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.readout import next_token_probabilities, token_texts, visible
-from dysem_lab.models.steering import Contrast, edit_of, warn_if_alpha_is_undone
+from dysem_lab.models.steering import Contrast, as_edit, warn_if_alpha_is_undone
 from dysem_lab.prompts import Prompt, wrap
 from dysem_lab.questions.asked import asked
 from dysem_lab.questions.contrast import both_norms
@@ -163,7 +163,7 @@ def _compared(
 ) -> pd.DataFrame:
     unique = unique_prompts(prompts)
     found = {
-        name: next_token_probabilities(lens, unique, edit_of(lens, contrast))
+        name: next_token_probabilities(lens, unique, as_edit(lens, contrast))
         for name, contrast in variants.items()
     }
     first, n_tokens = next(iter(found.values())), next(iter(found.values())).shape[1]

@@ -14,7 +14,7 @@ from dysem_lab.models.capture import unique_prompts
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.readout import token_texts, visible
 from dysem_lab.models.record import Edit, activations, finite
-from dysem_lab.models.steering import Contrast, edit_of, warn_if_alpha_is_undone
+from dysem_lab.models.steering import Contrast, as_edit, warn_if_alpha_is_undone
 from dysem_lab.prompts import wrap
 from dysem_lab.questions.asked import asked
 from dysem_lab.questions.finding import Facts, Finding, facts_of
@@ -89,7 +89,7 @@ def table(lens: LensModel, prompt: str, contrast: Contrast) -> pd.DataFrame:
         return finite(lens, "the residual stream", rows), read.ids[0].tolist()
 
     plain, ids = stream(None)
-    changed, _ = stream(edit_of(lens, contrast))
+    changed, _ = stream(as_edit(lens, contrast))
     change = (changed - plain).norm(dim=-1) / plain.norm(dim=-1)
     similarity = cosine(changed.flatten(0, 1), plain.flatten(0, 1)).view_as(change)
     tokens = token_texts(lens, ids)

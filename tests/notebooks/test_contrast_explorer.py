@@ -15,7 +15,7 @@ from dysem_lab.explorers.contrast_explorer import effect_text, explore_contrast
 from dysem_lab.models.loading import load_model
 from dysem_lab.models.readout import next_token_probabilities
 from dysem_lab.models.record import counted
-from dysem_lab.models.steering import Contrast, edit_of
+from dysem_lab.models.steering import Contrast, as_edit
 from dysem_lab.prompts import wrap
 from dysem_lab.questions.contrast_effect import (
     contrast_effect,
@@ -117,7 +117,7 @@ def test_every_setting_equals_the_encoder_and_the_predictions_of_the_package(
         of.auxiliary, of.heads,
     )  # fmt: skip
     torch.testing.assert_close(found.vectors, encoder.encode(TEXTS).vectors, atol=2e-5, rtol=1e-4)
-    expected = next_token_probabilities(tiny_lens, wrap(TEXTS[:1]), edit_of(tiny_lens, contrast))[0]
+    expected = next_token_probabilities(tiny_lens, wrap(TEXTS[:1]), as_edit(tiny_lens, contrast))[0]
     torch.testing.assert_close(found.probabilities, expected, atol=1e-6, rtol=1e-4)
 
 
@@ -142,7 +142,7 @@ def test_the_view_names_the_most_probable_tokens_and_compares_with_the_probes(ti
     contrast = Contrast(1)
     view = read_effect(SteeredTexts(tiny_lens, TEXTS), contrast, "last", 5)
     plain = next_token_probabilities(tiny_lens, wrap(TEXTS[:1]))[0]
-    steered = next_token_probabilities(tiny_lens, wrap(TEXTS[:1]), edit_of(tiny_lens, contrast))[0]
+    steered = next_token_probabilities(tiny_lens, wrap(TEXTS[:1]), as_edit(tiny_lens, contrast))[0]
     assert view.moved == pytest.approx(float((plain - steered).abs().sum()) / 2, abs=1e-5)
     for variant, p in (("plain", plain), (str(contrast), steered)):
         rows = view.tokens[view.tokens["variant"] == variant]
@@ -268,7 +268,7 @@ def test_the_embedded_model_predicts_as_the_package_does_elsewhere(embedded):
     contrast = Contrast(4)
     texts = SteeredTexts(lens, ["A dog sleeps.", "A puppy naps on the sofa."])
     found = texts.read(contrast, "penultimate")
-    expected = next_token_probabilities(lens, wrap(["A dog sleeps."]), edit_of(lens, contrast))[0]
+    expected = next_token_probabilities(lens, wrap(["A dog sleeps."]), as_edit(lens, contrast))[0]
     torch.testing.assert_close(found.probabilities, expected, atol=1e-4, rtol=1e-2)
     encoder = ContrastivePrompting(lens, 4)
     vectors = encoder.encode(texts.texts).vectors

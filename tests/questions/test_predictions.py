@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from dysem_lab.errors import InputError, ModelError
 from dysem_lab.models import readout
 from dysem_lab.models.loading import load_model, locate
-from dysem_lab.models.steering import Contrast, edit_of
+from dysem_lab.models.steering import Contrast, as_edit
 from dysem_lab.prompts import wrap
 from dysem_lab.questions import predictions, stream
 from tests.conftest import tiny_config
@@ -152,7 +152,7 @@ def test_probabilities_are_those_of_transformers_plain_and_under_a_contrast(pair
         expected = torch.stack(
             [contrasted_pass(model, tokenizer, text, contrast)[0] for text in IN_PROMPT]
         )
-        found = readout.next_token_probabilities(lens, prompts, edit_of(lens, contrast))
+        found = readout.next_token_probabilities(lens, prompts, as_edit(lens, contrast))
         assert torch.allclose(found, expected, atol=1e-5), contrast
         if architecture == "Llama":
             assert (expected - plain).abs().max() > 1e-3, contrast
@@ -196,7 +196,7 @@ def test_an_embedded_model_predicts_what_transformers_says(embedded):
     found = readout.next_token_probabilities(lens, wrap(TEXTS[:1]))[0]
     expected, _ = plain_pass(model, tokenizer, PROMPT.format(TEXTS[0]))
     assert torch.allclose(found, expected, atol=1e-4)
-    found = readout.next_token_probabilities(lens, wrap(TEXTS[:1]), edit_of(lens, contrast))[0]
+    found = readout.next_token_probabilities(lens, wrap(TEXTS[:1]), as_edit(lens, contrast))[0]
     expected, _ = contrasted_pass(model, tokenizer, TEXTS[0], contrast)
     assert torch.allclose(found, expected, atol=1e-4)
 
@@ -227,7 +227,7 @@ def test_one_pass_per_prompt_and_variant_with_one_position_unembedded(tiny_lens)
 def test_hooks_are_gone_after_a_pass_and_after_an_error(tiny_lens):
     points = tiny_lens.bridge.hook_dict.values()
     before = readout.next_token_probabilities(tiny_lens, wrap(TEXTS))
-    readout.next_token_probabilities(tiny_lens, wrap(TEXTS), edit_of(tiny_lens, Contrast(1)))
+    readout.next_token_probabilities(tiny_lens, wrap(TEXTS), as_edit(tiny_lens, Contrast(1)))
     stream.table(tiny_lens, wrap(TEXTS)[0], Contrast(1))
     broken = Contrast(1, alpha=1e300)
     with pytest.raises(ModelError, match=r"the prediction is not finite in torch\.float32; take"):
