@@ -143,7 +143,7 @@ def place(text: str | Place) -> Place:
     component, blocks, last = found["component"], found["blocks"] or "sum", found["last"]
     if component not in COMPONENTS:
         raise choices("component", component, COMPONENTS)
-    if "{layer}" not in COMPONENTS[component].hook and blocks != "sum":
+    if not Place(component).per_block and blocks != "sum":
         raise InputError(
             f"{text!r} is no place; {component!r} is of the whole model, after its last block: "
             f"write {component!r}, or 'resid.{blocks}' for the stream after a block"
@@ -179,8 +179,7 @@ def places(components: str | Iterable[str], layers: Blocks = "sum") -> list[Plac
 
 
 def _of(component: str, blocks: Blocks) -> Place:
-    per_block = "{layer}" in COMPONENTS[component].hook
-    return Place(component, blocks if per_block else "sum")
+    return Place(component, blocks if Place(component).per_block else "sum")
 
 
 def output_place(output_layer: int | str, n_layers: int) -> Place:
