@@ -61,7 +61,8 @@ def decomposition(
     Source: DySem Section 3.1 and Figure 2.
     """
     given = asked(study, languages=languages, k=k, components=components, seed=seed)
-    prepare(study.needs([*dict.fromkeys((*PLAIN, *given["components"]))]))
+    pooled = study.prompted("none").needs(())
+    prepare(study.needs([*dict.fromkeys((*PLAIN, *given["components"]))]), pooled)
     facts, scores = facts_of(study, **given), table(study, **given)
     return Finding("decomposition", scores, figure(scores, facts), caption(scores), facts)
 
