@@ -24,7 +24,7 @@ from dysem_lab.models.loading import stored_as
 from dysem_lab.models.passes import TOKENS_PER_BATCH, plan_batches
 from dysem_lab.models.places import Place
 from dysem_lab.models.storage import described
-from dysem_lab.models.store import VectorStore, prompt_key
+from dysem_lab.models.store import VectorStore, prompt_key, require_store
 from dysem_lab.prompts import wrap
 
 
@@ -132,6 +132,7 @@ class TrainedEncoder(Encoder):
             for batch, vectors in self._embedded(unique, progress):
                 rows[batch] = vectors
         elif unique:
+            require_store(store)
             remedy = "remove the hooks, call eval(), or load the encoder anew"
             self._identity.require_own_pass(self.model_name, self._networks, remedy)
             facts, keys = self.facts, [prompt_key(prompt, self.max_tokens) for prompt in unique]

@@ -18,7 +18,7 @@ from dysem_lab.models.passes import MAX_TOKENS
 from dysem_lab.models.places import Blocks, Place, places
 from dysem_lab.models.record import Edit, edit_of, record, row_shape
 from dysem_lab.models.steering import AuxiliaryVectors, Contrast, Intervention, contrast_facts
-from dysem_lab.models.store import Space, VectorStore, prompt_key
+from dysem_lab.models.store import Space, VectorStore, prompt_key, require_store
 
 MIN_TEXTS_FOR_BAR = 50
 # What a pass that writes to the store reads besides what was asked for: small, and then there for
@@ -86,12 +86,13 @@ def capture(
     max_tokens = at_least(max_tokens, 1, "max_tokens")
     limits: dict[str, Any] = {"max_tokens": max_tokens, "tokens_per_batch": tokens_per_batch}
     if store is not None and unique:
+        require_store(store)
         lens.check_own_pass()
         facts = edit.facts
         keys = [prompt_key(prompt, max_tokens) for prompt in unique]
         only = missing_rows(facts, store, keys, wanted)
         with _bar(progress, len(only), description) as bar:
-            for n_texts in fill(lens, unique, wanted, store, only, edit=edit, **limits):
+            for n_texts in fill(lens, unique, keys, wanted, store, only, edit=edit, **limits):
                 bar.update(n_texts)
         rows = read_rows(facts, store, keys, wanted)
     else:
@@ -156,6 +157,7 @@ def stored_with(wanted: Sequence[Place]) -> list[Place]:
 def fill(
     lens: LensModel,
     prompts: Sequence[str],
+    keys: Sequence[str],
     wanted: Sequence[Place],
     store: VectorStore,
     only: Sequence[int],
@@ -170,8 +172,8 @@ def fill(
     undisturbed run would have made next, so the numbers are equal. The cumulative vectors are
     stored along with those that are wanted.
 
-    Arguments and errors as for `capture`; the prompts are all different, and only those at the
-    positions from `missing_rows` are run.
+    Arguments and errors as for `capture`; the prompts are all different, ``keys`` are theirs in the
+    store (`prompt_key`), and only those at the positions from `missing_rows` are run.
     """
     lens.check_own_pass()
     edit = edit_of(lens, edit)
@@ -181,7 +183,7 @@ def fill(
     limits: dict[str, Any] = {"max_tokens": max_tokens, "tokens_per_batch": tokens_per_batch}
     for batch, read in record(lens, prompts, everything, only, edit=edit, **limits):
         rows = {space_of(facts, place): read[place] for place in everything}
-        store.write(rows, [prompt_key(prompts[index], max_tokens) for index in batch])
+        store.write(rows, [keys[index] for index in batch])
         yield len(batch)
 
 
@@ -245,7 +247,7 @@ def fill_contrasts(
     for contrast, rows in lacking.items():
         if contrast not in last_token_only and rows:
             edit = Intervention(lens, contrast) if contrast else None
-            yield from fill(lens, prompts, wanted, store, sorted(rows), edit=edit, **limits)
+            yield from fill(lens, prompts, keys, wanted, store, sorted(rows), edit=edit, **limits)
 
 
 def _bar(progress: bool, n_texts: int, description: str) -> "tqdm[NoReturn]":

@@ -7,6 +7,7 @@ from dysem_lab.models.embedded import EMBEDDED
 from dysem_lab.models.facts import ModelFacts
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.loading import load_model, resolve_device, size_of, source_digest
+from dysem_lab.models.names import check_name
 from dysem_lab.models.store import VectorStore
 from dysem_lab.models.untrained import name_of, untrained
 
@@ -23,7 +24,9 @@ class NamedModel:
     def __init__(
         self, model: str | Path | LensModel, device: str = "auto", dtype: str = "auto"
     ) -> None:
-        """Check device and data type; nothing is loaded."""
+        """Check name, device and data type; nothing is loaded."""
+        if not isinstance(model, LensModel):
+            check_name(model)
         self._given = model if isinstance(model, LensModel) else None
         self._source = model.name if isinstance(model, LensModel) else model
         self._device, self._dtype = resolve_device(device, dtype)

@@ -355,6 +355,13 @@ class VectorStore:
                 connection.execute("VACUUM")
 
 
+def require_store(store: object) -> VectorStore:
+    """Return the store; raise `InputError` where it is something else, such as its path."""
+    if not isinstance(store, VectorStore):
+        raise InputError(f"store must be dl.VectorStore(path), got {store!r:.200}")
+    return store
+
+
 def prompt_key(prompt: str, max_tokens: int) -> str:
     """Return the hash under which a prompt's rows are kept: 32 hex digits.
 

@@ -252,8 +252,9 @@ def fill_missing(
             warn_if_alpha_is_undone(contrast, study.lens)
         yield from fill_contrasts(study.lens, prompts, contrasts, wanted, study.store)
     else:
-        only = missing_rows(study.lens.facts, study.store, list(unique), wanted)
-        yield from fill(study.lens, prompts, wanted, study.store, only)
+        keys = list(unique)
+        only = missing_rows(study.lens.facts, study.store, keys, wanted)
+        yield from fill(study.lens, prompts, keys, wanted, study.store, only)
 
 
 def capture_needs(needs: Sequence[Need], *, progress: bool = True) -> pd.DataFrame:

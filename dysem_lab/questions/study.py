@@ -24,10 +24,7 @@ from dysem_lab.display import amount, card
 from dysem_lab.encoders.contrastive import check_output
 from dysem_lab.errors import InputError, choices
 from dysem_lab.inputs import different, names_of, one_of, seed_of, several
-from dysem_lab.models.capture import (
-    read_rows,
-    space_of,
-)
+from dysem_lab.models.capture import read_rows, space_of
 from dysem_lab.models.facts import ModelFacts
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.loading import DEFAULT_MODEL
@@ -35,7 +32,7 @@ from dysem_lab.models.named import NamedModel, UntrainedModel
 from dysem_lab.models.passes import MAX_TOKENS
 from dysem_lab.models.places import Blocks, Place, output_place, places
 from dysem_lab.models.steering import Contrast, contrast_facts, require_contrast
-from dysem_lab.models.store import VectorStore, prompt_key
+from dysem_lab.models.store import VectorStore, prompt_key, require_store
 from dysem_lab.prompts import SETTINGS, parts_of, template_parts, wrap
 from dysem_lab.questions.needs import Need, Prompts, capture_needs, fill_missing, prepare
 
@@ -84,10 +81,7 @@ class Study:
         """Check every name; the model is loaded when a vector is missing."""
         codes = list(dict.fromkeys(["en", *names_of(languages, "language")]))
         self.languages = codes
-        given = names_of(templates, "template")
-        self.templates = list(
-            dict.fromkeys(name for names in map(parts_of, given) for name in names)
-        )
+        self.templates = _parts(templates)
         self.settings = names_of(settings, "setting")
         self._check_prompts()
         named = None if tasks is None else names_of(tasks, "task")
@@ -96,7 +90,7 @@ class Study:
             for task, pairs_of in _taken(data, named, split, codes).items()
         }
         self.sampling = {"pairs": pairs, "sample": sample, "seed": seed if sample else None}
-        self.store = store if store is not None else VectorStore()
+        self.store = VectorStore() if store is None else require_store(store)
         self._model = NamedModel(model, device, dtype)
         self._wrapped: dict[tuple[str, str, str, str], Prompts] = {}
 
@@ -180,9 +174,7 @@ class Study:
         """
         other = copy(self)
         if templates is not None:
-            given = names_of(templates, "template")
-            parts = (name for names in map(parts_of, given) for name in names)
-            other.templates = list(dict.fromkeys(parts))
+            other.templates = _parts(templates)
         if settings is not None:
             other.settings = names_of(settings, "setting")
         if languages is not None:
@@ -301,13 +293,11 @@ class Study:
             for contrast in steered:
                 check_output(name, contrast, self.n_layers)
             wanted.append(output_place(name, self.n_layers))
-        given = self.templates if templates is None else names_of(templates, "template")
-        meant = [*chain(*map(parts_of, given))]
+        meant = self.templates if templates is None else _parts(templates)
         for template in meant:
             if template not in self.templates:
                 raise choices("template of the study", template, self.templates)
-        of_each = tuple(dict.fromkeys(wanted)), tuple(contrasts), tuple(dict.fromkeys(meant))
-        return Need(self, *of_each)
+        return Need(self, tuple(dict.fromkeys(wanted)), tuple(contrasts), tuple(meant))
 
     def capture(
         self,
@@ -358,13 +348,16 @@ class Study:
             Float32 ``[2n, m, d]``, or ``[2n, m, L, d]`` for "each".
 
         Raises:
-            InputError: A name that the study does not have, a language twice.
+            InputError: A name that the study does not have, a language twice, or a block that the
+                model does not have.
         """
         there = self.task_languages(task)
         codes = there if languages is None else different(languages, "language")
         template = template if template is not None else self.templates[0]
         setting = setting if setting is not None else self.settings[0]
         (place,) = places(component, layers)
+        if not isinstance(place.blocks, str):
+            place.check(self.n_layers)
         if contrast is not None:
             require_contrast(contrast)
             contrast.check_reach(place, self.n_layers)
@@ -427,6 +420,11 @@ class Study:
         for _ in fill_missing(self, unique, [place], [contrast]):
             pass
         return read_rows(facts, self.store, list(unique), [place])[place]
+
+
+def _parts(templates: str | Sequence[str]) -> list[str]:
+    """Return the different templates that names stand for: "ck" is two."""
+    return list(dict.fromkeys(chain(*map(parts_of, names_of(templates, "template")))))
 
 
 def named_layers(

@@ -26,13 +26,14 @@ from dysem_lab.models import passes as forward_passes
 from dysem_lab.models.capture import capture
 from dysem_lab.models.loading import load_model
 from dysem_lab.models.places import place
+from dysem_lab.models.readout import logit_lens
 from dysem_lab.models.steering import Contrast
 from dysem_lab.models.store import ENTRY_BYTES, VectorStore
 from dysem_lab.prompts import SETTINGS, wrap
-from dysem_lab.questions import languages, layers, scores
+from dysem_lab.questions import decomposition, languages, layers, scores
 from dysem_lab.questions.finding import Finding, facts_of
 from dysem_lab.questions.grid import Cell, sweep
-from dysem_lab.questions.needs import capture_needs
+from dysem_lab.questions.needs import Planned, capture_needs, planning
 from dysem_lab.questions.study import Study
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
@@ -865,3 +866,36 @@ def test_a_study_may_be_the_model_alone(tiny_lens, store):
     assert nothing.facts.record()["data"] == []
     with pytest.raises(InputError, match="unknown task 'STSB'"):
         Study(tiny_lens, {}, ["STSB"], store=store)
+
+
+@pytest.mark.parametrize(
+    ("ask", "said"),
+    [
+        (lambda lens, path: Study(lens, "demo", store=path), "store must be dl.VectorStore"),
+        (
+            lambda lens, path: Study(None, "demo"),
+            "named by a string or a path",
+        ),
+        (lambda lens, path: Study("gemma-3-270", "demo"), "did you mean 'gemma-3-270m'"),
+        (lambda lens, path: capture(lens, ["It rains."], store=path), "store must be"),
+        (lambda lens, path: logit_lens(lens, ["It rains."], top=0), "top must be"),
+        (
+            lambda lens, path: Study(lens, "demo", store=VectorStore(path)).vectors(
+                "demo", layers=99
+            ),
+            "layer must be between 0 and",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused_before_any_pass(tiny_lens, tmp_path, passes, ask, said):
+    with pytest.raises(InputError, match=said):
+        ask(tiny_lens, str(tmp_path / "v.sqlite"))
+    assert not passes
+
+
+def test_the_decomposition_says_that_it_needs_mean_pooling(tiny_lens, store):
+    study = Study(tiny_lens, load_data("demo").head(4), store=store)
+    with planning() as asked, pytest.raises(Planned):
+        decomposition.decomposition(study, ["en"])
+    n_passes = sum(int(need.plan()["passes"].sum()) for need in asked[0].needs)
+    assert n_passes == 2 * 8  # each text in the prompt, and bare
