@@ -96,7 +96,6 @@ def similarity(
                 codes.remove(code)
                 err.print(f"Without {code}: {error}", highlight=False, markup=False)
 
-    from dysem_lab.encoders.dysem import DySem
     from dysem_lab.models.loading import load_model
     from dysem_lab.models.store import VectorStore
     from dysem_lab.questions.pair import UNDEFINED
@@ -104,7 +103,6 @@ def similarity(
     from dysem_lab.questions.scale import scale, seconds_needed, unread
 
     lens = load_model(model, dtype=dtype)
-    dysem = DySem(lens, codes, made_by, kept, component, template, setting, vector)
     store = VectorStore()
     view = pair_view(
         lens,
@@ -118,7 +116,7 @@ def similarity(
         vector=vector,
         captures=Captures(lens, store),
     )
-    place, to_read = None, 0
+    dysem, place, to_read = view.encoder, None, 0
     has_scale = set(codes) <= set(LANGUAGES)  # the demo set is in these
     if with_scale is None and has_scale:
         to_read = unread(dysem, store)
