@@ -175,7 +175,6 @@ def logit_lens(
     unique = unique_prompts(prompts)
     if not unique:
         raise InputError("there are no prompts; give one or more")
-    top = at_least(top, 1, "top")
     stream = capture(lens, unique, "resid", "each", edit=edit, progress=False)["resid"]
     found = read_out(lens, stream.flatten(0, 1), top)
     top = found.ids.shape[1]

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from dysem_lab.attribution import kept_words, one_sided, removal_counts
@@ -42,8 +42,6 @@ TEXT, READING = "text", "reading"  # where a word is removed from
 REMOVALS = (TEXT, READING)
 FROZEN, ANEW = "frozen", "anew"  # U
 SETS = (FROZEN, ANEW)
-
-Kept = Bool[np.ndarray, " words"]  # which words of a text are left
 
 
 class Plan(NamedTuple):
