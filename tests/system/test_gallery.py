@@ -468,6 +468,19 @@ def test_what_notebooks_say_was_found_is_in_the_captions_of_their_figures():
     assert n_found
 
 
+def test_the_results_page_says_of_explanations_what_their_notebooks_say():
+    said = (REPOSITORY / "docs" / "results.md").read_text(encoding="utf-8")
+    points = re.findall(r"^- \*\*.*?\(notebook (\d\d), (.*?)\).*$", said, re.MULTILINE)
+    lines = re.findall(r"^- \*\*.*?\(notebook \d\d, .*$", said, re.MULTILINE)
+    assert [number for number, _ in points] == ["25", "27", "28", "29", "30"]
+    for (number, size), line in zip(points, lines, strict=True):
+        (path,) = (REPOSITORY / "notebooks").glob(f"{number}_*.ipynb")
+        cells = ["".join(cell["source"]) for cell in json.loads(path.read_text("utf-8"))["cells"]]
+        (found,) = (cell for cell in cells if FOUND.match(cell))
+        for value in [*re.findall(r"-?\d+\.\d+", line), size.split(" ")[0]]:
+            assert re.search(rf"(?<![\d.]){re.escape(value)}(?!\d)", found), (number, value)
+
+
 def test_what_the_papers_show_is_linked_to_the_figures_of_each_model(tmp_path):
     for name, model in (("k_sweep_a_demo", "m/a"), ("k_sweep_a_stsb", "m/a"), ("m_sweep_b", "m/b")):
         (tmp_path / f"{name}.json").write_text(json.dumps(record(name, model)))
