@@ -261,7 +261,9 @@ def _run_notebook(parent: int, package: Path, call: Mapping[str, Any]) -> None:
         os._exit(1)
 
     threading.Thread(target=end_with_parent, daemon=True).start()
-    papermill.execute_notebook(**call, kernel_name="python3", progress_bar=False, log_output=True)
+    papermill.execute_notebook(
+        **call, kernel_name="python3", language="python", progress_bar=False, log_output=True
+    )
 
 
 if __name__ == "__main__":
