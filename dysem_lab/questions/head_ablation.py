@@ -58,7 +58,7 @@ def head_ablation(
     centre: object = "demo",
     renderings: Mapping[str, Sequence[str]] | None = None,
     *,
-    n_draws: int = 20,
+    n_draws: int = 60,
     language: str = "en",
     seed: int = 0,
     progress: bool | Progress = True,
