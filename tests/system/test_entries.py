@@ -235,7 +235,7 @@ def test_a_bare_name_is_one_name(tiny_lens):
     assert capture_pair(tiny_lens, *TEXTS, "fr").languages == ("fr",)
     assert explore_layers(tiny_lens, *TEXTS, "en").controls["m"].max == 1
     assert explore_pair(tiny_lens, *TEXTS, "en").controls["languages"].value == "en"
-    assert pair_view(tiny_lens, {"en": "A."}, {"en": "B."}, "en").languages == ("en",)
+    assert pair_view(tiny_lens, {"en": "A."}, {"en": "B."}, "en").encoder.languages == ("en",)
     assert list(named_systems(tiny_lens, "mean")) == ["mean"]
     assert not set(named_systems(tiny_lens, ["mean", "echo"], "en")) & set(DYSEM)
     for bad in (None, 3, ["mean", 3], {"mean"}):
