@@ -59,9 +59,10 @@ def corpus(d: int, m: int, n: int = CORPUS) -> Job:
 def index_bytes(n: int, d: int, k: int) -> int:
     """Return the bytes of an index of n texts in float32, without their ids and texts.
 
-    Of each text: d values by column, k on its set with their columns (16 bits), a norm, a place.
+    Of each text: d values by column, k on its set with their columns (16 bits), these in 8 bits for
+    all d with a step, a norm, a place.
     """
-    return n * (d * VALUE + k * (VALUE + 2) + VALUE + 8)
+    return n * (d * VALUE + k * (VALUE + 2) + d + VALUE + VALUE + 8)
 
 
 def tables(rate: float, price: float) -> str:
