@@ -108,14 +108,14 @@ def leaderboard(
     by = source_for(texts, paraphrases)
     named = names_of(methods, "method")
     chosen_names(named, codes, by is not None)
-    centre = None
+    centre, given["centred_on"] = None, None
     if centred_on is not None:
         centre, fitted_on = Transform("centre", centred_on), fit_texts(centred_on, codes)
         if among := set(texts) & set(fitted_on.renderings["en"]):
             raise InputError(
                 f"centred_on has {amount(len(among), 'text')} of those that are scored; give others"
             )
-        given |= {"centred_on": f"{fitted_on.name} ({fitted_on.digest})"}
+        given["centred_on"] = f"{fitted_on.name} ({fitted_on.digest})"
     prepare(study.needs("attn"), runs_the_model=True)
     systems = named_systems(study.lens, methods, codes, translator, k, by)
     if centre is not None:

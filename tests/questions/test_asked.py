@@ -116,7 +116,7 @@ WRONG: dict[str, list[Any]] = {
 }
 FREE = (
     *("corpus", "test", "others", "translator", "paraphrases", "random_weights"),
-    *("fit", "fit_split", "centre", "dimension"),
+    *("fit", "fit_split", "centre", "centred_on", "dimension"),
 )
 
 
