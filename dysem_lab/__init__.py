@@ -39,8 +39,9 @@ from importlib.metadata import version
 
 import lazy_loader
 
-from dysem_lab.startup import garbage_collection_paused
+from dysem_lab.startup import garbage_collection_paused, let_waiting_threads_sleep
 
+let_waiting_threads_sleep()
 __version__ = version("dysem-lab")
 _load, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 

@@ -1,6 +1,7 @@
 """What keeps the first call quick: measured by what is imported, not by the clock."""
 
 import gc
+import os
 import subprocess
 import sys
 
@@ -32,6 +33,24 @@ def test_what_shows_figures_compiles_no_grammar_of_addresses(code):
     found = modules_after(code)
     assert "nbformat" in found
     assert "rfc3987_syntax" not in found
+
+
+@pytest.mark.parametrize(
+    ("given", "spins"),
+    [
+        ({}, "1000"),
+        ({"GOMP_SPINCOUNT": "7"}, "7"),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, "None"),
+    ],
+)
+def test_waiting_threads_sleep_unless_the_user_says_how_they_wait(given, spins):
+    names = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    kept = {name: value for name, value in os.environ.items() if name not in names}
+    code = "import os, dysem_lab; print(os.environ.get('GOMP_SPINCOUNT'))"
+    said = subprocess.run(
+        [sys.executable, "-c", code], env=kept | given, capture_output=True, text=True, check=True
+    )
+    assert said.stdout.strip() == spins
 
 
 def test_jsonschema_still_validates_and_the_grammar_can_still_be_imported():
