@@ -177,7 +177,7 @@ def _over_columns(
         c += 1
 
 
-# The next two take the slices of one row, over which a loop from 0 needs no other checks.
+# The next three take slices of one row, over which a loop from 0 needs no other checks.
 @njit(nogil=True, cache=True)
 def _gathered(values: np.ndarray, columns: np.ndarray, x: np.ndarray) -> np.float32:
     """Return Σ x_j y_j over a sparse row.
