@@ -119,6 +119,8 @@ def path_of(given: str | Path, what: str = "path") -> Path:
     """Return a path with ~ as the user's folder, once it is known that a file could have it."""
     if not isinstance(given, str | Path):
         raise InputError(f"{what} must be a string or a path, got {given!r:.200}")
+    if given == "":  # which Path takes for the current folder
+        raise InputError(f"{what} is an empty string; give a path, '.' for the current folder")
     try:
         path = Path(given).expanduser()
         path.exists()

@@ -7,6 +7,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from dysem_lab.models.readout import label, visible
+from dysem_lab.prompts import TEMPLATE_NAMES
 from dysem_lab.questions.finding import Facts
 from dysem_lab.questions.style import DIVERGING, PALETTE, layout, with_gaps
 
@@ -36,6 +37,11 @@ def names_of_parts(table: pd.DataFrame, prefix: str = "") -> list[str]:
     return [_name_of(*row) for row in parts.astype(object).where(parts.notna(), None).to_numpy()]
 
 
+def name_of_view(name: str) -> str:
+    """Return what a pass over the texts is called: a language's code, or a template's name."""
+    return TEMPLATE_NAMES.get(name, str(name))
+
+
 def _name_of(
     kind: str,
     block: int | None,
@@ -50,7 +56,7 @@ def _name_of(
     if token is not None:
         return label(token) + (" (auxiliary)" if kind == "auxiliary" else "")
     if kind in ("language", "dimension"):
-        return str(language if kind == "language" else dimension)
+        return name_of_view(str(language)) if kind == "language" else str(dimension)
     if direction is not None:
         return visible(direction) if isinstance(direction, str) else f"direction {direction}"
     if block is None:
@@ -156,7 +162,7 @@ def _token_rows(table: pd.DataFrame) -> tuple[go.Figure, int]:
                 [part["contribution"].tolist()],
                 bound,
                 x=places,
-                y=[str(language)],
+                y=[name_of_view(language)],
                 customdata=[list(zip(names_of_parts(part), _hover(part), strict=True))],
                 hovertemplate="%{customdata[0]}: %{z:.4f}%{customdata[1]}<extra></extra>",
                 showscale=row == 1,
@@ -292,8 +298,8 @@ def caption(
 
 def _told_apart(table: pd.DataFrame, rows: pd.DataFrame, prefix: str = "") -> list[str]:
     """Return names of parts for a sentence: with the place of a token that is there twice."""
-    where = [prefix + name for name in WHERE if prefix + name in table]
-    every = pd.Series(names_of_parts(table.drop_duplicates(where), prefix))
+    columns = [prefix + name for name in WHERE if prefix + name in table]
+    every = pd.Series(names_of_parts(table.drop_duplicates(columns), prefix))
     twice = set(every[every.duplicated()])
     found = []
     for name, (_, row) in zip(names_of_parts(rows, prefix), rows.iterrows(), strict=True):
@@ -301,7 +307,8 @@ def _told_apart(table: pd.DataFrame, rows: pd.DataFrame, prefix: str = "") -> li
             name = f"dimension {name}"
         elif name in twice and pd.notna(row.get(prefix + "position")):
             of = row.get(prefix + "language")
-            name += f" (token {row[prefix + 'position'] + 1}{'' if pd.isna(of) else f', {of}'})"
+            where = "" if pd.isna(of) else f", {name_of_view(of)}"
+            name += f" (token {row[prefix + 'position'] + 1}{where})"
         found.append(name)
     return found
 

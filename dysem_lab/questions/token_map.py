@@ -13,7 +13,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from dysem_lab.models.readout import visible
-from dysem_lab.questions.explain_picture import of_three
+from dysem_lab.questions.explain_picture import name_of_view, of_three
 from dysem_lab.questions.style import PALETTE, rgba
 
 LISTED = 8  # words that are named
@@ -97,7 +97,7 @@ def _lines(
         rest = [
             f"{kind} {totals[i]:+.3f}" for i, kind in zip(others.index, others["kind"], strict=True)
         ]
-        shown = html.escape(side if pd.isna(language) else f"{side}, {language}")
+        shown = html.escape(side if pd.isna(language) else f"{side}, {name_of_view(language)}")
         said = f' <span class="dl-name">{html.escape(", ".join(rest))}</span>' if rest else ""
         lines.append(
             f'<div class="dl-line" dir="auto"><span class="dl-name">{shown}</span>'

@@ -195,23 +195,31 @@ def test_lesson_0_wrong_places(answer, message):
 
 @pytest.fixture(scope="module")
 def why(tiny_gemma):
-    """Return an explanation with known parts: "cat" adds 0.3 in two places, "mat" 0.5 in one."""
+    """Return an explanation with known parts: "cat" adds 0.3 in two places, "mats" 0.5 in one."""
     encoder = lesson0.encoder_of(tiny_gemma)
     data = dl.load_data("demo").head(3)
     found = dl.explain(encoder, "A cat.", "A mat.", "token", centre=data, progress=False)
-    rows = [(" cat", True, 0.3), (" mat", True, 0.5), (" cat", True, 0.3), ("word", False, 0.9)]
+    rows = [(" cat", True, 0.3), (" mats", True, 0.5), (" Con", True, 0.1), ("cat", True, 0.3)]
+    rows += [(" end", True, 0.1), (".", True, 0.0), ("word", False, 0.9)]
     table = pd.DataFrame(rows, columns=["token", "of_text", "contribution"])
     object.__setattr__(found, "table", table)
     return found
 
 
-def test_lesson_0_the_strongest_word_counts_with_all_its_places_and_not_the_template(why):
-    assert "Through 'cat' comes +0.600" in lesson0.check(3, "Cat", why).text
-    assert "Through 'cat'" in lesson0.check(3, "concatenated", why).text  # a part of a long word
-    assert "'mat' adds +0.500, and a token of the first sentence adds more" in told(
-        0, 3, "mat", why
+@pytest.mark.parametrize("word", ["Cat", "cat ", "concat", "con", "“Cat”", "cat."])
+def test_lesson_0_the_strongest_word_is_any_that_has_its_token(word, why):
+    assert "Through 'cat' comes +0.600" in lesson0.check(3, word, why).text
+
+
+def test_lesson_0_a_letter_a_sentence_and_the_template_are_no_word(why):
+    assert "'mats' adds +0.500, and a token of the first sentence adds more" in told(
+        0, 3, "mats", why
     )
-    assert "is no word of the first sentence. Its tokens: cat, mat" in told(0, 3, "word", why)
+    assert "'End.' adds +0.100, and a token" in told(0, 3, "End.", why)
+    for word in ("word", "c", "at", "concatenated", "cat mats concat end."):
+        assert "is no word of the first sentence. Its words: cat, mats, concat, end." in told(
+            0, 3, word, why
+        )
     assert "`word` is empty" in told(0, 3, " ", why)
     assert "in quotation marks" in told(0, 3, 5, why)
 

@@ -8,6 +8,7 @@ import nbformat
 import numpy as np
 import pytest
 import torch
+from scipy.stats import rankdata
 
 import dysem_lab as dl
 from checks import lesson1, lesson2, lesson3, lesson4
@@ -84,6 +85,19 @@ def test_a_number_may_be_of_any_library(lesson, number):
 def test_whatever_is_no_right_answer_gets_a_sentence(lesson, answer, message):
     with pytest.raises(NotSolvedError, match=message):
         lesson.check(1, answer)
+
+
+def test_a_way_through_without_a_return_is_wrong_and_not_open(lesson):
+    made = Lesson(9, "Signs")
+
+    @made.exercise(1, "Sign", hints=())
+    def sign(function) -> str:
+        require(function(1.0) == 1 and function(-2.0) == -1, "wrong")
+        return "right"
+
+    said = "not right yet.* None when it was given float -2"
+    with pytest.raises(NotSolvedError, match=said):
+        made.check(1, lambda x: 1 if x > 0 else None)
 
 
 def test_an_unwritten_function_is_open_and_an_error_in_one_is_told_with_its_line(lesson):
@@ -497,6 +511,7 @@ def test_lesson_3_takes_another_way_to_the_last_token():
         (lambda h, m: h.mean(0), "over the prompts of the batch"),
         (lambda h, m: h.mean(2), "over the dimensions"),
         (lambda h, m: h[torch.arange(len(h)), m.sum(1) - 1], "last real token's vector"),
+        (lambda h, m: (h * m[..., None]).amax(1), "the largest value over the tokens"),
         (
             lambda h, m: (h[:, 0] + h[torch.arange(len(h)), m.sum(1) - 1]) / 2,
             "on random vectors it is not the mean",
@@ -535,6 +550,11 @@ def test_lesson_3_wrong_cosines(answer, message):
         lesson3.check(4, answer)
 
 
+def without_ties(differences):
+    n = len(differences)
+    return 100 * (1 - 6 * (differences**2).sum() / (n * (n**2 - 1)))
+
+
 def ranks_without_ties(values):
     return np.argsort(np.argsort(np.asarray(values), kind="stable"), kind="stable")
 
@@ -546,6 +566,7 @@ def ranks_without_ties(values):
         (lambda s, g: np.corrcoef(s, g)[0, 1], "Pearson's correlation of the values"),
         (lambda s, g: dl.spearman(s, g) / 100, "x 100; yours is between -1 and 1"),
         (lambda s, g: abs(dl.spearman(s, g)), "keep the sign"),
+        (lambda s, g: without_ties(rankdata(s) - rankdata(g)), "only where no ranks are tied"),
         (
             lambda s, g: 100 * np.corrcoef(np.argsort(s.numpy()), np.argsort(g.numpy()))[0, 1],
             "`argsort` lists",

@@ -245,7 +245,14 @@ def test_a_patch_in_place_is_as_right_as_a_copy():
         (lambda p, c, k: (p - c) / (k - c), "the other way round"),
         (lambda p, c, k: p / c, "subtract it from both first"),
         (lambda p, c, k: min(max((p - k) / (c - k), 0.0), 1.0), "You cut the result off"),
+        (lambda p, c, k: min((p - k) / (c - k), 1.0), "You cut the result off at 1."),
+        (lambda p, c, k: max((p - k) / (c - k), 0.0), "You cut the result off at 0."),
         (lambda p, c, k: (k - p) / (c - k), "The sign is turned round"),
+        # Each of these agrees with another mistake on one example.
+        (lambda p, c, k: abs((p - k) / (c - k)), "the absolute value"),
+        (lambda p, c, k: p / k, "You divide patched by corrupted"),
+        (lambda p, c, k: (p - k) / abs(c - k), "by the size of the way"),
+        (lambda p, c, k: 100 * (p - k) / (c - k), "That is a percentage"),
         (lambda p, c, k: float((p - k) / (c - k)), "stopped in line"),  # not of a whole map
         (lambda p, c, k: (p + 1) / 4, "With clean = 0.5 and corrupted = -0.3, patched = 0.9"),
         (lambda p, c, k: (p - k) / (abs(c) + abs(k)), "With clean = 2 and corrupted = 1"),
@@ -430,9 +437,17 @@ def test_wrong_ablations(answer, message):
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (lambda b, a, t: (a[t] / b[t]).log(), "the sign is turned round"),
+        (lambda b, a, t: (a[t] / b[t]).log(), "The sign is turned round"),
+        (lambda b, a, t: (b[t] / a[t]).log().abs(), "the absolute value"),
+        (lambda b, a, t: max(0.0, float((b[t] / a[t]).log())), "You cut the drop off at 0"),
         (lambda b, a, t: b[t] - a[t], "subtract logarithms"),
-        (lambda b, a, t: b[t] / a[t], "that is the ratio"),
+        (lambda b, a, t: b[t] / a[t], "That is the ratio."),
+        (lambda b, a, t: a[t] / b[t], "the wrong way round"),
+        (lambda b, a, t: a[t].log(), "logarithms of what is left"),
+        (
+            lambda b, a, t: b[t].log(),
+            "from 0.5 to 0.25, the drop has to be 0.693",
+        ),
         (lambda b, a, t: (b[t] / a[t]).log2(), "to base 2"),
         (lambda b, a, t: (b[t] / a[t]).log10(), "to base 10"),
         (lambda b, a, t: (b.max() / a[b.argmax()]).log(), "the most probable token"),
@@ -694,14 +709,17 @@ def test_wrong_counts_of_seen_pairs(answer, message):
     [
         (lambda dev, test: max(test.values()), "you had to look at the test labels"),
         (lambda dev, test: max(dev.values()), "You report the dev score"),
-        (lambda dev, test: sum(test.values()) / len(test), "the mean over all languages"),
-        (lambda dev, test: test[min(dev, key=dev.get)], "the worst language on dev"),
+        (lambda dev, test: sum(test.values()) / len(test), "the mean over all of them"),
+        (lambda dev, test: test[min(dev, key=dev.get)], "the worst one on dev"),
+        (lambda dev, test: next(iter(test.values())), "the first one of the test scores"),
+        (lambda dev, test: dev[max(test, key=test.get)], "choose on test and report dev"),
+        (lambda dev, test: test[sorted(dev, key=dev.get)[-2]], "On dev fr is best"),
         (lambda dev, test: max(dev, key=dev.get), "must be a number, but is str"),
         (
             lambda dev, test: list(test.values())[int(np.argmax(list(dev.values())))],
             "go by the name",
         ),
-        (lambda dev, test: test.get("fr", 50.0), "for random scores it is not"),
+        (lambda dev, test: test.get("fr", 50.0), "On dev system"),
     ],
 )
 def test_wrong_choices(answer, message):

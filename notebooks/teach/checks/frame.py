@@ -53,6 +53,7 @@ with or without them.
 Over 400 lines, as whatever a check needs is imported from one place.
 """
 
+import copy
 import html
 import inspect
 import numbers
@@ -74,6 +75,10 @@ TOLERANCE = 1e-4
 
 class WrongError(DysemLabError):
     """What is wrong with an answer, in a sentence for the student."""
+
+
+class NothingError(WrongError):
+    """A function that gave a value for other inputs, and None for this one."""
 
 
 class UnsolvedError(DysemLabError):
@@ -290,8 +295,10 @@ def _guarded(answer: Any) -> Any:
         raise UnsolvedError(OPEN)
     if not isinstance(answer, FunctionType):
         return answer
+    gave = False  # anything, for an earlier input
 
     def call(*arguments: Any) -> Any:
+        nonlocal gave
         copies = [_copied(argument) for argument in arguments]
         try:
             value = answer(*copies)
@@ -303,18 +310,27 @@ def _guarded(answer: Any) -> Any:
             ) from None
         except Exception as error:
             _tell(answer, arguments, error)
+        if value is None and gave:
+            given = ", ".join(map(describe, arguments))
+            raise NothingError(
+                f"`{answer.__name__}` returned a value for other inputs, and None when it was "
+                f"given {given}. Every way through it has to end in a `return` with a value."
+            )
         if value is ... or value is None:
             raise UnsolvedError(
                 f"`{answer.__name__}` returns nothing: its body is still to be written, "
                 "or it ends without a `return`."
             )
+        gave = True
         return value
 
     return call
 
 
 def _copied(argument: Any) -> Any:
-    return argument.clone() if isinstance(argument, Tensor) else argument
+    if isinstance(argument, Tensor):
+        return argument.clone()
+    return copy.copy(argument) if isinstance(argument, list | dict) else argument
 
 
 def _tell(function: FunctionType, arguments: Iterable[object], error: Exception) -> NoReturn:
@@ -442,7 +458,7 @@ def require_same(
     examples: Iterable[Sequence[Any]],
     name: str,
     *,
-    otherwise: str,
+    otherwise: str | Callable[..., str],
     shapes: Mapping[tuple[int, ...], str] | None = None,
     mistakes: Mapping[str, Callable[..., Any]] | None = None,
     tolerance: float = TOLERANCE,
@@ -453,8 +469,9 @@ def require_same(
         answer: The function.
         right: What it must return, by another way of computing it.
         examples: The arguments of each call: two or more, most often drawn at random.
-        name: As for `require_close`, as are otherwise, shapes and tolerance.
-        otherwise: Message where no mistake explains the values.
+        name: As for `require_close`, as are shapes and tolerance.
+        otherwise: Message where no mistake explains the values, or a function that makes one of
+            the first example that is wrong.
         shapes: Of typical mistakes in the first example.
         mistakes: Message → what the mistake computes; told where it explains every example.
         tolerance: Largest error.
@@ -471,13 +488,14 @@ def require_same(
             found.append((require_tensor(value, expected.shape, name, known), expected))
         else:
             found.append((require_number(value, name), expected))
-    if all(_agree(value, expected, tolerance) for value, expected in found):
+    wrong_at = [i for i, of in enumerate(found) if not _agree(*of, tolerance)]
+    if not wrong_at:
         return
     for message, wrong in (mistakes or {}).items():
         pairs = zip(found, given, strict=True)
         if all(_agree(value, wrong(*example), tolerance) for (value, _), example in pairs):
             raise WrongError(message)
-    raise WrongError(otherwise)
+    raise WrongError(otherwise(*given[wrong_at[0]]) if callable(otherwise) else otherwise)
 
 
 def drawn(seed: int, *shapes: tuple[int, ...]) -> list[Tensor]:

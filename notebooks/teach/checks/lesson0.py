@@ -173,20 +173,25 @@ def place(of: Callable[[float, Tensor], Tensor | float]) -> str:
 def strongest(word: str, why: Explanation) -> str:
     """Test that the word is the one of the first sentence that adds most to the similarity."""
     require(isinstance(word, str), f"`word` must be a word in quotation marks, not {word!r:.40}.")
-    typed = word.strip().lower()
+    typed = _bare(word)
     require(typed, "`word` is empty: type the word.")
     own = why.table[why.table["of_text"].eq(True)]
-    added = own.groupby(own["token"].str.strip().str.lower())["contribution"].sum()
-    added = added[added.index != ""]
-    mine = added[[token in typed or typed in token for token in added.index]]
+    begins = own["token"].str.match(r"\s").cumsum()
+    found = pd.DataFrame({"token": own["token"].map(_bare), "contribution": own["contribution"]})
+    found["word"] = own["token"].groupby(begins).transform("".join).map(_bare)
+    found = found[found["token"] != ""]
+    added = found.groupby("token")["contribution"].sum()
+    words = found.loc[(found["token"] == typed) | (found["word"] == typed), "word"]
+    mine = found.loc[found["word"].isin(words), "token"]
     require(
         len(mine),
-        f"{word!r} is no word of the first sentence. Its tokens: {', '.join(added.index)}.",
+        f"{word!r} is no word of the first sentence. Its words: "
+        f"{', '.join(found['word'].unique())}.",
     )
     require(
-        added.idxmax() in mine.index,
-        f"{word!r} adds {mine.max():+.3f}, and a token of the first sentence adds more: "
-        f"{added.max():+.3f}. Look for the deepest orange.",
+        added.idxmax() in set(mine),
+        f"{word!r} adds {added[mine.unique()].max():+.3f}, and a token of the first sentence adds "
+        f"more: {added.max():+.3f}. Look for the deepest orange.",
     )
     return (
         f"Through {added.idxmax()!r} comes {added.max():+.3f} of {why.similarity:.3f}. It looks "
@@ -222,6 +227,12 @@ def control(value: float, similarity: float, others: Tensor) -> str:
         f"A model that has learnt nothing puts your two sentences above {expected:.0%} of its "
         "random pairs. Whatever that is, it is not understanding."
     )
+
+
+def _bare(word: str) -> str:
+    """Return a word without what stands around it; a mark alone is itself."""
+    word = word.strip().lower()
+    return word.strip("\"'“”‘’.,;:!?()") or word
 
 
 CLAIMS = {

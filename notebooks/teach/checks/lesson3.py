@@ -153,7 +153,7 @@ def last_real(last_token: Callable[[Tensor], Tensor]) -> str:
 )
 def mean_pooling(mean_vector: Callable[[Tensor, Tensor], Tensor]) -> str:
     """Test means that are known, and that padding has no influence."""
-    hidden = torch.tensor([[[1.0, 10], [3, 30], [8, 80]], [[2.0, 20], [4, 40], [6, 60]]])
+    hidden = torch.tensor([[[3.0, 30], [1, 10], [8, 80]], [[6.0, 60], [4, 40], [2, 20]]])
     mask = torch.tensor([[1, 1, 0], [1, 1, 1]])
     real = hidden * mask[..., None]
     found = require_close(
@@ -175,8 +175,9 @@ def mean_pooling(mean_vector: Callable[[Tensor, Tensor], Tensor]) -> str:
             "This is the last real token's vector, not the mean.": hidden[
                 torch.arange(2), mask.sum(1) - 1
             ],
+            "This is the largest value over the tokens, not the mean.": real.amax(1),
         },
-        otherwise="The mean of (1, 10) and (3, 30), with a padded third token, is (2, 20).",
+        otherwise="The mean of (3, 30) and (1, 10), with a padded third token, is (2, 20).",
     )
     disturbed = hidden.masked_fill(mask[..., None] == 0, 1000.0)
     require_close(
@@ -314,7 +315,16 @@ def rank_correlation(spearman: Callable[[Tensor, Tensor], float]) -> str:
         "Pairs with the same similarity got different ranks, by where they stand in the list. "
         "Ties share their mean rank (scipy.stats.rankdata does that).",
     )
-    require_close(value, 100 * math.sqrt(0.8), otherwise="Ties must share their mean rank.")
+    require_close(
+        value,
+        100 * math.sqrt(0.8),
+        mistakes={
+            "1 - 6 Σ D² / (n (n² - 1)) holds only where no ranks are tied. Take Pearson's "
+            "correlation of the ranks.": 90.0,
+        },
+        otherwise="Ties must share their mean rank, and the result must be Pearson's correlation "
+        "of the ranks.",
+    )
     examples = []
     for seed, n in enumerate((8, 15, 30)):
         a, b = drawn(seed, (n,), (n,))

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from checks.frame import (
     Lesson,
-    UnsolvedError,
+    NothingError,
     WrongError,
     drawn,
     require,
@@ -317,7 +317,7 @@ def similarity(sim: Callable[[Tensor, Tensor, Tensor], Tensor]) -> str:
     )
     try:
         nothing = float(sim(vx, vy, torch.zeros(5, dtype=torch.bool)))
-    except UnsolvedError:
+    except NothingError:
         raise WrongError(
             "With an empty joint set your function returns None. Return NaN, float('nan'), a "
             "number that says that there is none: whoever adds up or counts needs a number."

@@ -9,7 +9,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from checks.frame import Lesson, drawn, require, require_close, require_number, require_tensor
+from checks.frame import (
+    Lesson,
+    drawn,
+    require,
+    require_close,
+    require_number,
+    require_same,
+    require_tensor,
+)
 from checks.quiz5 import QUESTIONS
 from checks.tools import every_block, fitted, tokens_of
 from dysem_lab import ContrastivePrompting, LensModel, capture, wrap
@@ -383,6 +391,10 @@ def patching(patch_last: Callable[[Tensor], HookFunction]) -> str:
     return "The hook replaces the last token at any hook point, and leaves all others as they were."
 
 
+def _recovered(patched: float, clean: float, corrupted: float) -> float:
+    return (patched - corrupted) / (clean - corrupted)
+
+
 @LESSON.exercise(
     5,
     "How much of an effect is recovered",
@@ -395,34 +407,50 @@ def patching(patch_last: Callable[[Tensor], HookFunction]) -> str:
 )
 def recovering(recovered: Callable[..., Tensor | float]) -> str:
     """Test the normalised patching score."""
-    for clean, corrupted, patched, expected in (
-        (3.0, -1.0, -1.0, 0.0),
-        (3.0, -1.0, 3.0, 1.0),
-        (3.0, -1.0, 0.0, 0.25),
-        (0.5, -0.3, 0.9, 1.5),
-        (2.0, 1.0, 0.5, -0.5),
-        (-0.4, 0.6, 0.1, 0.5),
-    ):
-        found = require_number(recovered(patched, clean, corrupted), "recovered(...)")
-        clipped = min(max(expected, 0.0), 1.0)
-        require_close(
-            found,
-            expected,
-            mistakes={
-                "0 has to mean that nothing came back, and 1 everything; yours is the other way "
-                "round. Measure from corrupted, not from clean.": 1 - expected,
-                "That is the change itself. Divide by the whole way from corrupted to clean, so "
-                "that it is a share.": patched - corrupted,
-                "You divide patched by clean. The corrupted run is not at 0, so subtract it from "
-                "both first.": patched / clean,
-                "The sign is turned round: a patch that goes towards clean counts as "
-                "positive.": -expected,
-                f"You cut the result off at 0 and 1. A patch can overshoot ({expected:g} here), "
-                "and hiding that would hide a finding.": clipped,
-            },
-            otherwise=f"With clean = {clean:g} and corrupted = {corrupted:g}, patched = "
-            f"{patched:g} has recovered {expected:g}, not {found:g}.",
-        )
+    examples = [  # patched, clean, corrupted
+        (-1.0, 3.0, -1.0),
+        (3.0, 3.0, -1.0),
+        (0.0, 3.0, -1.0),
+        (0.9, 0.5, -0.3),
+        (0.5, 2.0, 1.0),
+        (0.1, -0.4, 0.6),
+    ]
+    require_same(
+        recovered,
+        _recovered,
+        examples,
+        "recovered(...)",
+        mistakes={
+            "0 has to mean that nothing came back, and 1 everything; yours is the other way round. "
+            "Measure from corrupted, not from clean.": lambda *of: 1 - _recovered(*of),
+            "That is the change itself. Divide by the whole way from corrupted to clean, so that "
+            "it is a share.": lambda patched, clean, corrupted: patched - corrupted,
+            "You divide patched by clean. The corrupted run is not at 0, so subtract it from both "
+            "first.": lambda patched, clean, corrupted: patched / clean,
+            "You divide patched by corrupted. Neither run is at 0: subtract corrupted from patched "
+            "and from clean first.": lambda patched, clean, corrupted: patched / corrupted,
+            "The sign is turned round: a patch that goes towards clean counts as positive.": (
+                lambda *of: -_recovered(*of)
+            ),
+            "You took the absolute value: a patch that leads away from clean has recovered less "
+            "than nothing.": lambda *of: abs(_recovered(*of)),
+            "You divide by the size of the way. Where clean is below corrupted the way goes down, "
+            "and a patch that goes down with it has recovered something: no abs().": (
+                lambda patched, clean, corrupted: (patched - corrupted) / abs(clean - corrupted)
+            ),
+            "You cut the result off at 0 and 1. A patch can overshoot, and hiding that would hide "
+            "a finding.": lambda *of: min(max(_recovered(*of), 0.0), 1.0),
+            "You cut the result off at 1. A patch can overshoot, and hiding that would hide a "
+            "finding.": lambda *of: min(_recovered(*of), 1.0),
+            "You cut the result off at 0. A patch can lead away from clean, and hiding that would "
+            "hide a finding.": lambda *of: max(_recovered(*of), 0.0),
+            "That is a percentage: a share is 1 for all of it.": lambda *of: 100 * _recovered(*of),
+        },
+        otherwise=lambda patched, clean, corrupted: (
+            f"With clean = {clean:g} and corrupted = {corrupted:g}, patched = {patched:g} has "
+            f"recovered {_recovered(patched, clean, corrupted):g} of the way."
+        ),
+    )
     require_close(
         recovered(torch.tensor([[3.0], [1.0]]), 3.0, -1.0),
         torch.tensor([[1.0], [0.5]]),

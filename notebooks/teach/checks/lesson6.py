@@ -438,36 +438,59 @@ def _zeroed(tensor: Tensor, part: tuple[int | slice, ...]) -> Tensor:
 )
 def dropping(drop: Callable[[Tensor, Tensor, int], float]) -> str:
     """Test the loss of log-probability."""
+    examples = []
     for token, p, q in ((0, 0.5, 0.25), (1, 0.2, 0.4), (2, 0.002, 0.001), (0, 0.3, 0.3)):
         before, after = torch.full((3,), (1 - p) / 2), torch.full((3,), (1 - q) / 2)
         before[token], after[token] = p, q
-        found = require_number(drop(before, after, token), "drop(...)")
-        expected = math.log(p / q)
-        top = before.argmax()
-        case = f"When token {token} goes from {p:g} to {q:g}"
-        require_close(
-            found,
-            expected,
-            mistakes={
-                f"{case}, the sign is turned round: a part that helped has a positive drop when it "
-                "is taken away.": -expected,
-                f"{case}, you subtract probabilities. Then 0.002 → 0.001 hardly counts, although "
-                "the token lost half of what it had: subtract logarithms.": p - q,
-                f"{case}, that is the ratio. Its logarithm is 0 where nothing changed.": p / q,
-                f"{case}, that is the logarithm to base 2 (bits) or 10; nats, the natural one, are "
-                "asked for: .log().": expected / math.log(2),
-                f"{case}, that is the logarithm to base 10; nats, the natural one, are asked "
-                "for.": expected / math.log(10),
-                f"{case}, you look at the most probable token, not at the one asked for.": float(
-                    (before[top] / after[top]).log()
-                ),
-                f"{case}, that is the share that was lost. Use the difference of logarithms.": (
-                    (p - q) / p
-                ),
-            },
-            otherwise=f"{case}, the drop has to be {expected:.3f} nats, not {found:.3f}.",
-            tolerance=1e-3,
-        )
+        examples.append((before, after, token))
+
+    def right(before: Tensor, after: Tensor, token: int) -> float:
+        return float((before[token] / after[token]).log())
+
+    def of_top(before: Tensor, after: Tensor, token: int) -> float:
+        return right(before, after, int(before.argmax()))
+
+    require_same(
+        drop,
+        right,
+        examples,
+        "drop(...)",
+        mistakes={
+            "The sign is turned round: a part that helped has a positive drop when it is taken "
+            "away.": lambda *of: -right(*of),
+            "You took the absolute value: where the token is more probable without the part the "
+            "drop is negative.": lambda *of: abs(right(*of)),
+            "You cut the drop off at 0: where the token is more probable without the part it is "
+            "negative, and that is a finding.": lambda *of: max(right(*of), 0.0),
+            "You subtract probabilities. Then 0.002 → 0.001 hardly counts, although the token lost "
+            "half of what it had: subtract logarithms.": lambda b, a, token: b[token] - a[token],
+            "That is the ratio. Its logarithm is 0 where nothing changed.": (
+                lambda b, a, token: b[token] / a[token]
+            ),
+            "That is the ratio, the wrong way round; the logarithm of before / after is asked "
+            "for.": lambda b, a, token: a[token] / b[token],
+            "That is the logarithm to base 2 (bits); nats, the natural one, are asked for: "
+            ".log().": lambda *of: right(*of) / math.log(2),
+            "That is the logarithm to base 10; nats, the natural one, are asked for: .log().": (
+                lambda *of: right(*of) / math.log(10)
+            ),
+            "You look at the most probable token, not at the one asked for.": of_top,
+            "That is the share that was lost. Use the difference of logarithms.": (
+                lambda b, a, token: (b[token] - a[token]) / b[token]
+            ),
+            "That is how probable the token is afterwards; its loss is asked for.": (
+                lambda b, a, token: a[token]
+            ),
+            "These are logarithms of what is left; the loss is log before - log after.": (
+                lambda b, a, token: a[token].log()
+            ),
+        },
+        otherwise=lambda b, a, token: (
+            f"When token {token} goes from {b[token]:g} to {a[token]:g}, the drop has to be "
+            f"{right(b, a, token):.3f} nats."
+        ),
+        tolerance=1e-3,
+    )
     return (
         "In nats: 0 is no effect, 0.69 is half of the probability lost; below 0 the part had "
         "worked against the token, which is more probable without it."

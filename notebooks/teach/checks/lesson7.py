@@ -317,47 +317,54 @@ def leaked(seen_before: Callable[[Sequence[Pair], Sequence[Pair]], int]) -> str:
 )
 def honest(honest_score: Callable[[Mapping[str, float], Mapping[str, float]], float]) -> str:
     """Test that the choice is made on dev and reported on test."""
-    dev = {"ja": 61.0, "en": 58.0, "fr": 64.0, "de": 40.0}
-    for test in (
-        {"ja": 66.0, "en": 59.0, "fr": 60.0, "de": 41.0},
-        {"de": 20.0, "fr": 50.0, "en": 30.0, "ja": 70.0},
-    ):
-        found = require_number(honest_score(dict(dev), dict(test)), "honest_score(dev, test)")
-        best = max(test.values())
-        first = next(iter(test.values()))
-        require_close(
-            found,
-            test["fr"],
-            mistakes={
-                f"You report {best:g}, the best test score. To know that it is the best you had to "
-                "look at the test labels: choose on dev.": best,
-                "You report the dev score of the choice. It was chosen for being high there, so it "
-                "flatters: report the test score.": 64.0,
-                "You report the mean over all languages: the score of the chosen one is asked "
-                "for.": sum(test.values()) / len(test),
-                "You choose the worst language on dev.": test["de"],
-                "You take the same place in both dictionaries. They are in different orders: go by "
-                "the name.": list(test.values())[2],
-                "You take the first one of the test scores.": first,
-            },
-            otherwise=f"On dev French is best, so its test score, {test['fr']:g}, is to be "
-            f"reported, not {found:g}.",
-        )
     rng = np.random.default_rng(0)
-    worlds = []
+    worlds: list[tuple[dict[str, float], dict[str, float]]] = []
+    dev = {"ja": 61.0, "en": 58.0, "fr": 64.0, "de": 40.0}
+    worlds.append((dev, {"ja": 66.0, "en": 59.0, "fr": 60.0, "de": 41.0}))
+    worlds.append((dev, {"de": 20.0, "fr": 50.0, "en": 30.0, "ja": 70.0}))
     for n in (3, 6, 12):
         names = [f"system {i}" for i in range(n)]
         dev_scores, test_scores = (
             dict(zip(names, rng.uniform(40, 70, n), strict=True)) for _ in range(2)
         )
         worlds.append((dev_scores, dict(sorted(test_scores.items(), key=lambda item: item[1]))))
+
+    def same_place(dev: Mapping[str, float], test: Mapping[str, float]) -> float:
+        return list(test.values())[list(dev.values()).index(max(dev.values()))]
+
+    def right(dev: Mapping[str, float], test: Mapping[str, float]) -> float:
+        return test[max(dev, key=lambda name: dev[name])]
+
     require_same(
         honest_score,
-        lambda dev, test: test[max(dev, key=dev.get)],
+        right,
         worlds,
         "honest_score(dev, test)",
-        otherwise="For four languages it is right, but for random scores it is not the test score "
-        "of the one that is best on dev.",
+        mistakes={
+            "You report the best test score. To know that it is the best you had to look at the "
+            "test labels: choose on dev.": lambda dev, test: max(test.values()),
+            "You report the dev score of the choice. It was chosen for being high there, so it "
+            "flatters: report the test score.": lambda dev, test: max(dev.values()),
+            "You report the mean over all of them: the score of the chosen one is asked for.": (
+                lambda dev, test: sum(test.values()) / len(test)
+            ),
+            "You choose the worst one on dev.": (
+                lambda dev, test: test[min(dev, key=lambda name: dev[name])]
+            ),
+            "You take the same place in both dictionaries. They are in different orders: go by the "
+            "name.": same_place,
+            "You take the first one of the test scores.": lambda dev, test: next(
+                iter(test.values())
+            ),
+            "You take the last one of the test scores.": lambda dev, test: [*test.values()][-1],
+            "You choose on test and report dev: it is the other way round.": (
+                lambda dev, test: dev[max(test, key=lambda name: test[name])]
+            ),
+        },
+        otherwise=lambda dev, test: (
+            f"On dev {max(dev, key=lambda name: dev[name])} is best, so its test score, "
+            f"{right(dev, test):.1f}, is to be reported."
+        ),
     )
     return "The test labels had no say in the choice, so the score is not flattered."
 
