@@ -29,6 +29,7 @@ from dysem_lab.questions.study import Study
 from dysem_lab.questions.style import PALETTE, annotate, layout, side_by_side
 
 SHOWN = 6  # pairs that are written beside the figure
+SURE = 6  # pairs of one kind that a coin would not give, at 5 %
 WIDTH = 62  # characters of a text there
 
 
@@ -197,23 +198,32 @@ def caption(table: pd.DataFrame, parts: pd.DataFrame) -> str:
     kept = table[table["residual"].notna()]
     furthest = kept.head(max(1, round(len(kept) / 10)))
     alike = int((furthest["residual"] > 0).sum())
+    n = len(furthest)
     kinds = {
         "pairs that the model finds more alike than people do": alike,
-        "pairs that people find more alike than the model does": len(furthest) - alike,
+        "pairs that people find more alike than the model does": n - alike,
     }
     most = max(kinds, key=lambda name: kinds[name])
-    sure = binomtest(kinds[most], len(furthest)).pvalue < 0.05
+    sure = binomtest(kinds[most], n).pvalue < 0.05
     lead = f"mostly on {most}" if sure else f"about equally on {' and on '.join(kinds)}"
     counted = str(kinds[most]) if sure else " and ".join(map(str, kinds.values()))
+    said = (
+        f"The score is lost {lead}: {counted} of the {n} pairs (a tenth) that are furthest from "
+        f"their rating, which make {furthest['share'].sum():.0%} of the squared rank residuals."
+    )
+    if n < SURE:
+        said = (
+            f"{amount(len(kept), 'pair')} are too few to say on which the score is lost; the one "
+            f"that is furthest from its rating makes {kept['share'].iloc[0]:.0%} of the squared "
+            "rank residuals."
+        )
     often = parts.assign(name=[_name(row) for _, row in parts.iterrows()])["name"].value_counts()
     whole = spearman(kept["similarity"].to_numpy(), kept["gold"].to_numpy())
     return (
-        f"The score is lost {lead}: {counted} of the {amount(len(furthest), 'pair')} (a tenth) "
-        f"that are furthest from their rating, which make {furthest['share'].sum():.0%} of the "
-        f"squared rank residuals. The part that most often pushes the {parts['pair'].nunique()} "
-        f"furthest there is {often.index[0]} ({amount(often.iloc[0], 'pair')}). Spearman × 100 of "
-        f"the centred similarity {whole:.1f} on {amount(len(kept), 'pair')}; residuals are "
-        "differences of ranks, from 0 to 1."
+        f"{said} The part that most often pushes the {parts['pair'].nunique()} furthest there is "
+        f"{often.index[0]} ({amount(often.iloc[0], 'pair')}). Spearman × 100 of the centred "
+        f"similarity {whole:.1f} on {amount(len(kept), 'pair')}; residuals are differences of "
+        "ranks, from 0 to 1."
     )
 
 

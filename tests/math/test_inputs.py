@@ -1,5 +1,7 @@
 """One rule for texts, names and whole numbers, whoever hands them over."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,6 +17,7 @@ from dysem_lab.inputs import (
     has_words,
     index_of,
     names_of,
+    path_of,
     seed_of,
     several,
     whole_number,
@@ -121,3 +124,9 @@ def test_several_values_come_in_an_order_and_different_ones_once():
     for bad in ([], ["en", "en"]):
         with pytest.raises(InputError, match="languages must be one or more different codes"):
             different(bad, "language")
+
+
+def test_an_empty_path_is_not_the_current_folder():
+    with pytest.raises(InputError, match=r"folder is an empty string; give a path, '.' for"):
+        path_of("", "folder")
+    assert path_of(".") == Path()

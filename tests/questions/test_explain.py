@@ -723,6 +723,16 @@ def test_what_is_left_out_without_centring_is_said(tiny_lens):
     assert "largest dimensions of 264 texts of demo" in str(found.facts)
 
 
+def test_the_passes_of_a_plain_encoder_are_called_by_the_names_of_their_prompts(tiny_lens):
+    encoder = dl.PromptEncoder(tiny_lens, "prompteol", "attn.sum")
+    found = explain(encoder, X, Y, "language", centre=None, progress=False)
+    assert "PromptEOL" in found.caption
+    assert "prompteol" not in found.caption
+    assert explain_picture.names_of_parts(found.table) == ["PromptEOL"]
+    above = explain(encoder, X, Y, "token", "token", centre=None, progress=False).above
+    assert "x, PromptEOL" in above
+
+
 def test_tokens_that_are_there_twice_are_told_apart(tiny_lens):
     encoder = dl.DySem(tiny_lens, ("en",), k=0.9)
     table = explain(encoder, "aaaa", "b", "token", centre=None, progress=False).table

@@ -558,6 +558,18 @@ def test_parts_are_held_for_one_batch_at_a_time(study, monkeypatch):
     assert 1 <= most <= 2
 
 
+@pytest.mark.parametrize(("n", "said"), [(6, "6 pairs are too few"), (60, "the 6 pairs (a tenth)")])
+def test_a_caption_of_few_pairs_says_that_they_are_few(n, said):
+    residual = np.linspace(0.9, 0.1, n)
+    columns = {"similarity": range(n), "gold": range(n), "residual": residual}
+    table = pd.DataFrame({**columns, "share": residual**2 / (residual**2).sum()})
+    parts = pd.DataFrame({"pair": [0], "kind": ["head"], "block": [0], "head": [0]})
+    caption = residuals.caption(table, parts)
+    assert said in caption
+    assert ("mostly on pairs that the model finds more alike" in caption) == (n == 60)
+    assert ("a tenth" in caption) == (n == 60)
+
+
 def test_names_of_parts():
     assert residuals._name(pd.Series({"kind": "head", "block": 3, "head": 1})) == "block 4 head 2"
     assert residuals._name(pd.Series({"kind": "bias", "block": 0, "head": None})) == "block 1 bias"
