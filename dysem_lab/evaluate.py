@@ -14,7 +14,6 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from scipy.stats import binomtest
 from torch import Tensor
 
 from dysem_lab.bootstrap import (
@@ -192,6 +191,9 @@ def wilson_interval(n_successes: int, n: int) -> tuple[float, float]:
         n_successes: Successes.
         n: Trials, at least 1.
     """
+    # Half a second of CPU, which explorers and commands would wait for that ask for no share.
+    from scipy.stats import binomtest
+
     interval = binomtest(n_successes, n).proportion_ci(LEVEL, method="wilson")
     return float(interval.low), float(interval.high)
 

@@ -144,6 +144,7 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """Say what is installed, and which models, data, GPU, browser and translations are seen."""
+    import os
     import platform
 
     import torch
@@ -170,7 +171,8 @@ def doctor(
         "dysem-lab": __version__,
         "python": platform.python_version(),
         **library_versions(),
-        "cores": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
         "GPU": gpu,
         **{
             f"embedded {model.name}": model.weights(dtype)

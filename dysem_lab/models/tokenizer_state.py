@@ -36,6 +36,7 @@ def tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> str:
     """
     special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
     special.pop("pad_token", None)  # pads are never seen
+    n_tokens = len(tokenizer)  # counted anew at each call, in milliseconds
     state: dict[str, Any] = {
         "settings": {
             key: value
@@ -43,9 +44,9 @@ def tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> str:
             if isinstance(value, PLAIN) and key not in TOKENIZER_IDLE
         },
         "special": special,
-        "n_tokens": len(tokenizer),
+        "n_tokens": n_tokens,
         "sample": tokenizer.convert_ids_to_tokens(
-            list(range(0, len(tokenizer), max(1, len(tokenizer) // SAMPLED_TOKENS)))
+            list(range(0, n_tokens, max(1, n_tokens // SAMPLED_TOKENS)))
         ),
         "probes": [_ids(tokenizer, text) for text in (*PROBES, " ".join(special.values()))],
     }

@@ -35,6 +35,12 @@ def test_what_shows_figures_compiles_no_grammar_of_addresses(code):
     assert "rfc3987_syntax" not in found
 
 
+def test_an_explorer_waits_for_no_statistics_that_it_shows_none_of():
+    found = modules_after("import dysem_lab as dl; dl.explore_pair, dl.explore_search")
+    assert "dysem_lab.explorers.search_explorer" in found
+    assert "scipy.stats" not in found
+
+
 @pytest.mark.parametrize(
     ("given", "spins"),
     [
