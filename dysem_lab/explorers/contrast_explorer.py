@@ -25,7 +25,13 @@ from dysem_lab.questions.contrast_effect import (
     read_effect,
     summary,
 )
-from dysem_lab.questions.names import NORM_NAMES, POSITION_NAMES, named
+from dysem_lab.questions.names import (
+    AUXILIARY_NAMES,
+    NORM_NAMES,
+    OUTPUT_NAMES,
+    POSITION_NAMES,
+    named,
+)
 from dysem_lab.questions.scale import Scale
 from dysem_lab.questions.steered import SteeredTexts
 
@@ -116,6 +122,8 @@ def explore_contrast(
     outputs: list[int | str] = [*range(1, lens.n_layers + 1), "penultimate", "last", "final"]
     if output_layer not in outputs:
         raise choices("output layer", output_layer, outputs)
+    after = {block: f"after block {block}" for block in range(1, lens.n_layers + 1)}
+    output_names = {**after, **OUTPUT_NAMES}
     others = list(dict.fromkeys([*auxiliaries(), first.auxiliary]))
     return Panel(
         {
@@ -126,8 +134,8 @@ def explore_contrast(
             "alpha": slider("α", float(first.alpha), -5.0, 10.0, 0.1),
             "norm": menu("Norm", named(NORM_NAMES, NORMS), first.norm),
             "position": menu("Position", named(POSITION_NAMES, POSITIONS), first.position),
-            "auxiliary": menu("Auxiliary", others, first.auxiliary),
-            "output_layer": menu("Output layer", outputs, output_layer),
+            "auxiliary": menu("Auxiliary", named(AUXILIARY_NAMES, others), first.auxiliary),
+            "output_layer": menu("Vector read", named(output_names, outputs), output_layer),
         },
         update,
         python,

@@ -43,6 +43,19 @@ NORM_NAMES = {
     "head_recovering": "each head as long as it was",
     "self_scaling": "scaled by α, nothing subtracted",
 }
+AUXILIARY_NAMES = {
+    "irrelevant": "asks for the irrelevant information",
+    "redundant": "asks for the redundant information",
+    "background": "asks for the background",
+    "descriptive": "asks for a descriptive term",
+    "sentiment": "asks for the sentiment",
+    "entity": "asks for the entity or relation",
+}
+OUTPUT_NAMES = {
+    "penultimate": "after the last block but one",
+    "last": "after the last block",
+    "final": "after the final norm",
+}
 OUTPUTS = {"penultimate": "the penultimate block", "final": "the final norm"}
 # Setting of a question → how it is said with its value ({s} is nothing for one, and "s" for more),
 # and what its values are called.
@@ -93,6 +106,6 @@ def said(name: str, value: Any) -> str:
     return pattern.format(in_words, s="" if in_words == "1" else "s")
 
 
-def named(names: Mapping[str, str], values: Iterable[Any]) -> list[tuple[str, Any]]:
+def named(names: Mapping[Any, str], values: Iterable[Any]) -> list[tuple[str, Any]]:
     """Return values with what people call them, for a menu; one without a name is its own."""
     return [(names.get(value, str(value)), value) for value in values]

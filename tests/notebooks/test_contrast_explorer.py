@@ -248,6 +248,10 @@ def test_sliders_run_last_tokens_only_and_what_was_seen_runs_nothing(tiny_lens):
         panel.set(layer=1, alpha=2.0).wait()
     assert widths == []
     assert panel.figure.to_json() == before
+    menus = {name: dict(panel.controls[name].options) for name in ("auxiliary", "output_layer")}
+    assert menus["auxiliary"]["asks for the irrelevant information"] == "irrelevant"
+    assert menus["output_layer"]["after block 2"] == 2
+    assert menus["output_layer"]["after the last block but one"] == "penultimate"
     panel.set(layer=3, output_layer=2).wait()
     assert "output_layer 2 is read before block 2 has run" in panel.message
     panel.set(output_layer="last", probes="A line.\n\n Another one.").wait()
