@@ -123,7 +123,7 @@ def explore_contrast(
     if output_layer not in outputs:
         raise choices("output layer", output_layer, outputs)
     after = {block: f"after block {block}" for block in range(1, lens.n_layers + 1)}
-    output_names = {**after, **OUTPUT_NAMES}
+    output_names: dict[Any, str] = {**after, **OUTPUT_NAMES}
     others = list(dict.fromkeys([*auxiliaries(), first.auxiliary]))
     return Panel(
         {
