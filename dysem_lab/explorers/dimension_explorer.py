@@ -6,18 +6,32 @@ Dimensions are counted from 0.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from torch import Tensor
+
 from dysem_lab.consensus import resolve_k
 from dysem_lab.display import Progress
-from dysem_lab.encoders.dysem import DySem
+from dysem_lab.encoders.dysem import DySem, language_vectors
+from dysem_lab.errors import InputError
 from dysem_lab.explorers.controls import menu, slider
 from dysem_lab.explorers.panel import Panel, State, View
 from dysem_lab.explorers.python import IMPORT, call
+from dysem_lab.explorers.renderings import (
+    Renderer,
+    cut_note,
+    language_boxes,
+    parse_renderings,
+    sentence_boxes,
+    typed_sentence,
+)
 from dysem_lab.questions.corpus import read_corpus
 from dysem_lab.questions.dimension import dimension as dimension_of
-from dysem_lab.questions.dimension import dimension_figure, dimension_text
-from dysem_lab.questions.dimension_facts import dimension_facts, most_telling
+from dysem_lab.questions.dimension import dimension_figure, dimension_text, sentence_text
+from dysem_lab.questions.dimension_facts import dimension_facts, most_telling, of_sentence
 from dysem_lab.questions.names import SETTING_NAMES, VECTOR_NAMES, named
 from dysem_lab.questions.study import Study
+
+
+CHOSEN = ("dimension", "component", "setting", "m", "k")  # controls of `dimension_facts`
 
 
 def explore_dimensions(
@@ -30,9 +44,10 @@ def explore_dimensions(
     top: int = 10,
     plain: bool | None = None,
 ) -> Panel:
-    """Return an explorer of dimensions; the corpus is read once, and nothing after runs the model.
+    """Return an explorer of dimensions; the corpus is read once.
 
-    A click on a point of the upper plots chooses its dimension.
+    A click on a point of the upper plots chooses its dimension. A sentence that is typed in is read
+    in those of the corpus' languages that it is to be had in; nothing else runs the model.
 
     Args:
         source: As for `read_corpus`. The copied line of Python calls an estimator ``dysem``, its
@@ -50,18 +65,64 @@ def explore_dimensions(
     """
     corpus = read_corpus(source, texts, renderings)
 
+    renderer = Renderer(source.translator if isinstance(source, DySem) else None)
+    template = source.template if isinstance(source, DySem) else source.templates[0]
+    own = "en" if "en" in corpus.languages else corpus.languages[0]
+    read: dict[tuple[Any, ...], Tensor] = {}  # the last sentence's vectors
+
+    def sentence(state: State) -> tuple[Tensor, list[str], str]:
+        """Return the sentence's vectors ``[m, d]``, their languages, and what to know of them."""
+        text, typed = typed_sentence(state["text"], "sentence"), state["renderings"]
+        component, setting, codes = state["component"], state["setting"], corpus.languages
+        if text in corpus.texts and state["language"] == own and not typed.strip():
+            of_corpus = corpus.read(component, setting, state["m"])
+            return of_corpus[corpus.texts.index(text)], list(codes[: state["m"]]), ""
+        found = renderer.render(
+            [text], [parse_renderings(typed)], codes[: state["m"]], state["language"], codes
+        )
+        texts = {code: found.texts[0][code] for code in found.languages if code in codes}
+        if not texts:
+            raise InputError(
+                f"the corpus is read in {', '.join(codes)}, and the sentence is in none of these; "
+                "type a translation into one of them in the settings"
+            )
+        key = (component, setting, *texts.items())
+        if key not in read:
+            read.clear()
+            contrast = source.contrast if isinstance(source, DySem) else None
+            given = {code: [of] for code, of in texts.items()}
+            vectors = language_vectors(
+                corpus.lens, given, component, template, setting, contrast, progress=False
+            )
+            read[key] = vectors[component][0]
+        notes = (found.note, cut_note(corpus.lens, [texts], template, setting))
+        return read[key], list(texts), " ".join(filter(None, notes))
+
     def update(state: State, progress: Progress) -> View:
-        facts = dimension_facts(corpus, **state, top=top)
+        chosen = {name: state[name] for name in CHOSEN}
+        facts = dimension_facts(corpus, **chosen, top=top)
+        vectors, languages, note = sentence(state)
+        of = of_sentence(
+            corpus,
+            vectors,
+            languages,
+            state["dimension"],
+            component=state["component"],
+            setting=state["setting"],
+            k=state["k"],
+        )
         hint = "<p>Click a point of the upper plots to see its dimension.</p>"
-        return View(dimension_figure(facts), dimension_text(facts) + hint)
+        said = sentence_text(of, languages)
+        return View(dimension_figure(facts), said + dimension_text(facts) + hint, note)
 
     def python(state: State) -> str:
         if isinstance(source, Study):
             of = ["study"] if texts is None else ["study", repr(texts)]
         else:
             of = ["dysem", "texts"] if renderings is None else ["dysem", "texts", "renderings"]
-        read = f"dl.read_corpus({', '.join(of)})"
-        line = call("dl.dimension", dimension_of, read, **state, top=top)
+        corpus_of = f"dl.read_corpus({', '.join(of)})"
+        chosen = {name: state[name] for name in CHOSEN}
+        line = call("dl.dimension", dimension_of, corpus_of, **chosen, top=top)
         return f"{IMPORT}\n\n{line}"
 
     d_model, m = corpus.lens.d_model, len(corpus.languages)
@@ -72,6 +133,8 @@ def explore_dimensions(
     panel = Panel(
         {
             "dimension": slider("Dimension", first, 0, d_model - 1),
+            **sentence_boxes("text", "Sentence", corpus.texts[0], "renderings"),
+            "language": language_boxes(corpus.languages, own)["language"],
             "component": menu("Vector", named(VECTOR_NAMES, corpus.components), component),
             "setting": menu("Prompts", named(SETTING_NAMES, corpus.settings), setting),
             "m": slider("m languages", m, 1, m),
@@ -80,7 +143,7 @@ def explore_dimensions(
         update,
         python,
         lambda state: f"Dimension {state['dimension']}",
-        folded=("component", "setting", "m", "k"),
+        folded=("renderings", "language", "component", "setting", "m", "k"),
         plain=plain,
     ).refresh()
 

@@ -7,6 +7,7 @@ are counted from 0.
 import html
 import math
 import textwrap
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -19,7 +20,12 @@ from dysem_lab.inputs import index_of, one_of
 from dysem_lab.models.readout import DEMOTED, PROMOTED, READ, label
 from dysem_lab.questions.asked import asked
 from dysem_lab.questions.corpus import Corpus, read_corpus
-from dysem_lab.questions.dimension_facts import DimensionFacts, by_size, dimension_facts
+from dysem_lab.questions.dimension_facts import (
+    DimensionFacts,
+    OfSentence,
+    by_size,
+    dimension_facts,
+)
 from dysem_lab.questions.finding import Finding
 from dysem_lab.questions.names import SYMBOLS
 from dysem_lab.questions.study import Study
@@ -281,6 +287,22 @@ def dimension_table(facts: DimensionFacts) -> pd.DataFrame:
     columns += ["rotated_low", "rotated_high"]
     return pd.concat(
         [part.reindex(columns=columns).astype(object) for part in parts], ignore_index=True
+    )
+
+
+def sentence_text(of: OfSentence, languages: Sequence[str]) -> str:
+    """Return as HTML where a sentence stands on a dimension.
+
+    Args:
+        of: From `of_sentence`.
+        languages: Those that the sentence was read in.
+    """
+    where = "in" if of.selected else "not in"
+    positive = "/".join(of.positive) or "no language"
+    return (
+        f"<p><b>The sentence</b> has {of.value:.4g} (mean over {'/'.join(languages)}), more than "
+        f"{of.below:.0%} of the corpus in the same languages. The dimension is {where} its S(x), "
+        f"and positive in {positive}.</p>"
     )
 
 

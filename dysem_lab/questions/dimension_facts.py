@@ -1,5 +1,6 @@
 """What is known of one dimension of a corpus, and of the same place in random rotations."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -7,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from dysem_lab.consensus import consensus_set, resolve_k
 from dysem_lab.inputs import at_least, index_of
 from dysem_lab.models.readout import dimension_lens
 from dysem_lab.questions.corpus import Corpus, Measured
@@ -156,6 +158,55 @@ def dimension_facts(
             len(corpus.texts),
             unsaid={"dimension": j, **settings, "languages": codes, "top": top},
         ),
+    )
+
+
+class OfSentence(NamedTuple):
+    """What a dimension has in one sentence, and where that stands in a corpus.
+
+    Attributes:
+        value: s̄_j, the mean over the sentence's languages.
+        below: Share of the corpus' texts whose mean over the same languages is smaller.
+        selected: Whether j is in S(x) of these languages.
+        positive: Those of them in which s_j > 0.
+    """
+
+    value: float
+    below: float
+    selected: bool
+    positive: list[str]
+
+
+def of_sentence(
+    corpus: Corpus,
+    vectors: Float[Tensor, "m d"],
+    languages: Sequence[str],
+    dimension: int,
+    *,
+    component: str = "attn",
+    setting: str = "english",
+    k: int | float = 0.25,
+) -> OfSentence:
+    """Return what a dimension has in a sentence that need not be one of the corpus.
+
+    Args:
+        corpus: From `read_corpus`.
+        vectors: s^(ℓ) of the sentence in its languages, read as the corpus is.
+        languages: Their codes, each of the corpus.
+        dimension: j, from 0.
+        component: As for `dimension_facts`, like `setting` and `k`.
+        setting: Of the prompts.
+        k: Dimensions per text, or fraction of d.
+    """
+    all_languages = corpus.read(component, setting, len(corpus.languages))
+    same = [corpus.languages.index(code) for code in languages]
+    value = vectors[:, dimension].mean()
+    of_corpus = all_languages[:, same, dimension].mean(1)
+    return OfSentence(
+        float(value),
+        float((of_corpus < value).float().mean()),
+        bool(consensus_set(vectors[None], resolve_k(k, vectors.shape[-1]))[0, dimension]),
+        [code for code, s in zip(languages, vectors, strict=True) if s[dimension] > 0],
     )
 
 

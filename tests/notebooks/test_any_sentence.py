@@ -9,6 +9,7 @@ from dysem_lab.errors import MissingTranslationError
 from dysem_lab.explorers import renderings
 from dysem_lab.explorers.attention_explorer import explore_attention
 from dysem_lab.explorers.contrast_explorer import explore_contrast
+from dysem_lab.explorers.dimension_explorer import explore_dimensions
 from dysem_lab.explorers.layer_explorer import explore_layers
 from dysem_lab.explorers.pair_explorer import explore_pair
 from dysem_lab.explorers.patch_explorer import explore_patch
@@ -28,7 +29,9 @@ ODD = (
     " two\nlines ",
     "word " * 700,
 )
+CORPUS = [TEXT, "It rains.", "Oh."]
 OPEN = {
+    "dimensions": (lambda lens: explore_dimensions(dl.DySem(lens, ("en",)), CORPUS), "text"),
     "pair": (lambda lens: explore_pair(lens, TEXT, "It rains.", ("en",), show="paper"), "first"),
     "layers": (lambda lens: explore_layers(lens, TEXT, "It rains.", ("en",)), "second"),
     "search": (lambda lens: explore_search(dl.DySem(lens, ("en",), k=8), [TEXT, "Oh."]), "query"),

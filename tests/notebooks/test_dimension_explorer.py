@@ -250,6 +250,40 @@ def test_sliders_and_clicks_run_no_pass(study):
     assert work.rows == 0
 
 
+def test_a_typed_sentence_stands_where_a_loop_puts_it(tiny_folder):
+    folder = tiny_folder("Llama")
+    dysem = DySem(load_model(folder), ("en", "fr"))
+    panel = explore_dimensions(dysem, TEXTS, RENDERINGS, dimension=7, k=5)
+    panel.set(setting="language-specific").wait()
+    vectors = by_hand(folder, "attn", "language-specific")
+
+    def said(i, value, languages):
+        """Return what the panel has to say of a text of the corpus."""
+        same = [("en", "fr").index(code) for code in languages]
+        below = sum(sum(text[j][7] for j in same) / len(same) < value for text in vectors) / 3
+        positive = "/".join(c for c, j in zip(languages, same, strict=True) if vectors[i][j][7] > 0)
+        return (
+            f"</b> has {value:.4g} (mean over {'/'.join(languages)}), more than {below:.0%} of",
+            f"and positive in {positive or 'no language'}.",
+        )
+
+    # The first of the corpus, then another one as if it were not in it, in one language and in two.
+    for part in said(0, (vectors[0][0][7] + vectors[0][1][7]) / 2, ("en", "fr")):
+        assert part in panel._text.value
+    other, as_typed = TEXTS[3], f"fr: {RENDERINGS['fr'][3]}"
+    panel.set(text=other, renderings=as_typed).wait()
+    assert (panel.message, panel.note) == ("", "")
+    for part in said(2, (vectors[2][0][7] + vectors[2][1][7]) / 2, ("en", "fr")):
+        assert part in panel._text.value
+    panel.set(text=f"{other} ").wait()
+    panel.set(language="fr", text="Il pleut.").wait()
+    assert "Read in French alone" in panel.note
+    for part in said(1, vectors[1][1][7], ("fr",)):
+        assert part in panel._text.value
+    panel.set(language="ja").wait()
+    assert "the sentence is in none of these" in panel.message
+
+
 def test_the_lines_of_python_reproduce_the_views(study, tiny_lens):
     dysem = DySem(tiny_lens, ("en", "fr"))
     names = {"study": study, "dysem": dysem, "texts": TEXTS, "renderings": RENDERINGS}
