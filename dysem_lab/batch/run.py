@@ -1,7 +1,8 @@
 """The batch job: figure notebooks run by papermill, skipped where they are up to date.
 
-First the vectors that any of the notebooks needs are captured, once, by one loaded model at a time;
-then the notebooks read them from the store, several at once if wanted, without loading a model.
+The vectors that any of the notebooks needs are captured once, by one loaded model at a time. Each
+notebook runs as soon as its own are in the store, several at once if wanted, without loading a
+model.
 
 A notebook writes into a work folder of its own; its figures move into the output folder together
 when it has succeeded, and a stamp records what they were made from. A killed run therefore leaves
@@ -11,48 +12,57 @@ finished figures whole, and the same command again makes the rest.
 import contextlib
 import errno
 import json
-import logging
 import os
 import shutil
-import subprocess
-import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
+import torch
 from filelock import FileLock
 
-from dysem_lab import paths
 from dysem_lab.batch.cells import notebooks, read_cells
 from dysem_lab.batch.gallery import write_gallery
 from dysem_lab.batch.jobs import EXECUTED, Job, JobNeed, needs
+from dysem_lab.batch.kernels import Kernels, n_threads
 from dysem_lab.digests import file_digest
 from dysem_lab.errors import ModelError
 from dysem_lab.questions import saving
 from dysem_lab.questions.needs import Need
-from dysem_lab.startup import import_nbformat
 
 
-def capture(needed: Sequence[JobNeed], progress: Callable[[int], None]) -> None:
+def capture(needed: Sequence[JobNeed], progress: Callable[[int], None]) -> Iterator[Job]:
     """Capture what the jobs need into the store, holding one model at a time.
 
     A model that cannot be loaded is left to its notebooks, which report it. ``progress`` is called
     after each batch with the number of texts that it held.
+
+    Yields:
+        Each job, as soon as all that it needs is there; the plans of a job take for granted what
+        those before it of the same model capture.
     """
-    models: dict[tuple[str, str], list[tuple[Need, pd.DataFrame]]] = {}
-    for need, plan in (pair for of_job in needed for pair in of_job.plans):
-        models.setdefault((need.study.name, need.study.dtype), []).append((need, plan))
+    models: dict[tuple[str, str], list[tuple[Job, Need, pd.DataFrame]]] = {}
+    for of_job in needed:
+        for need, plan in of_job.plans:
+            of_model = models.setdefault((need.study.name, need.study.dtype), [])
+            of_model.append((of_job.job, need, plan))
+    left = {of_job.job.name: len(of_job.plans) for of_job in needed}
+    yield from (of_job.job for of_job in needed if not of_job.plans)
     for plans in models.values():
-        with contextlib.suppress(ModelError):
-            for need, plan in plans:
-                for n_texts in need.fill(plan):
+        loads = True
+        for job, need, plan in plans:
+            try:
+                for n_texts in need.fill(plan) if loads else ():
                     progress(n_texts)
-        for need, _ in plans:
+            except ModelError:
+                loads = False
+            left[job.name] -= 1
+            if not left[job.name]:
+                yield job
+        for _, need, _ in plans:
             need.study.release()
 
 
@@ -77,16 +87,16 @@ def run_batch(
         DataError: The output folder cannot be written to.
     """
     outcomes: dict[str, str] = {}
-    running: set[subprocess.Popen[bytes]] = set()
 
     def end(job: Job, outcome: str, seconds: float) -> None:
         outcomes[job.name] = outcome
         if report is not None:
             report(job, outcome, seconds)
 
-    def work(job: Job) -> tuple[str, float]:
-        start = time.monotonic()
-        return _execute(job, n_parallel, running), time.monotonic() - start
+    def work(job: Job) -> None:
+        with free:
+            start = time.monotonic()
+            end(job, _execute(job, kernels), time.monotonic() - start)
 
     todo = []
     for job in jobs:
@@ -107,22 +117,37 @@ def run_batch(
         if progress is not None:
             progress(done, total)
 
-    capture(needed, advance)
-    todo.sort(key=lambda job: not job.runs_the_model)  # the longest ones first
+    free = threading.Semaphore(n_parallel - 1)  # the capture is one of those that run at once
+    kernels, futures = Kernels(n_parallel), list[Future[None]]()
     with ThreadPoolExecutor(max_workers=n_parallel) as pool:
-        futures = {pool.submit(work, job): job for job in todo}
         try:
-            for future in as_completed(futures):
-                end(futures[future], *future.result())
+            with _threads(n_threads(n_parallel)):
+                for job in capture(needed, advance):
+                    futures.append(pool.submit(work, job))
+            free.release()
+            for future in wait(futures, return_when=FIRST_EXCEPTION).done:
+                future.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
-            for process in list(running):
-                process.kill()
+            kernels.close(kill=True)
+            free.release(n_parallel)
             raise
         finally:
+            kernels.close()
             for out in {job.out for job in jobs if job.out.is_dir()}:
                 write_gallery(out, notebooks())
     return outcomes
+
+
+@contextlib.contextmanager
+def _threads(n: int) -> Iterator[None]:
+    """Have torch compute with so many threads, unless the user has set their number."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(before if "OMP_NUM_THREADS" in os.environ else n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _check_folder(out: Path) -> None:
@@ -135,18 +160,18 @@ def _check_folder(out: Path) -> None:
         raise saving.unwritable(out, error) from error
 
 
-def _execute(job: Job, n_parallel: int, running: set[subprocess.Popen[bytes]]) -> str:
-    """Run one notebook in a papermill process of its own and take over its figures."""
+def _execute(job: Job, kernels: Kernels) -> str:
+    """Run one notebook in a process of its own and take over its figures."""
     try:
         # Two batches may share a folder; the second to come finds the figures made.
         with FileLock(job.stamp.with_suffix(".lock")):
-            return _make(job, n_parallel, running) if job.why() else "up to date"
+            return _make(job, kernels) if job.why() else "up to date"
     except OSError as error:
         where = error.filename2 or error.filename or job.out
         raise saving.unwritable(Path(where), error) from error
 
 
-def _make(job: Job, n_parallel: int, running: set[subprocess.Popen[bytes]]) -> str:
+def _make(job: Job, kernels: Kernels) -> str:
     """Run one notebook in a folder of its own, and take over its figures once they are whole."""
     inputs = job.inputs()
     work = job.stamp.parent / f".{job.name}.work"
@@ -158,27 +183,7 @@ def _make(job: Job, n_parallel: int, running: set[subprocess.Popen[bytes]]) -> s
             "output_path": _literal(work / "run.ipynb"),
             "parameters": {**job.parameters, "out": str(made)},
         }
-        threads = max(1, (os.cpu_count() or 1) // n_parallel)
-        with job.log.open("wb") as log:
-            process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "dysem_lab.batch.run"),
-                    *(str(os.getpid()), str(paths.package_file("")), json.dumps(call)),
-                ],
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # an interrupt is for the batch, which ends its notebooks
-                # A number of threads that the user has set stays.
-                env={
-                    **{"OMP_NUM_THREADS": str(threads), **os.environ, **_interpreter()},
-                    saving.JOB_VARIABLE: json.dumps(job.made_by),
-                },
-            )
-            running.add(process)
-            try:
-                code = process.wait()
-            finally:
-                running.discard(process)
+        code = kernels.run(call, {saving.JOB_VARIABLE: json.dumps(job.made_by)}, job.log)
         if (work / "run.ipynb").exists():
             (work / "run.ipynb").replace(job.executed)
         if code != 0:
@@ -193,16 +198,6 @@ def _make(job: Job, n_parallel: int, running: set[subprocess.Popen[bytes]]) -> s
     with saving.atomic_write(job.stamp) as path:
         path.write_text(json.dumps(stamp, indent=2) + "\n", encoding="utf-8")
     return "made"
-
-
-def _interpreter() -> dict[str, str]:
-    """Return the environment in which neither papermill nor a kernel imports what lies here."""
-    settings = {"PYTHONWARNINGS": "default", "PYTHONSAFEPATH": "1"}
-    if given := os.environ.get("PYTHONPATH"):
-        # A kernel removes the first entry where it is the current folder, which it does not expect
-        # to have been named.
-        settings["PYTHONPATH"] = os.pathsep.join([os.devnull, given])
-    return settings
 
 
 def _literal(path: Path) -> str:
@@ -235,36 +230,3 @@ def failure(job: Job) -> str:
         cause = job.log.read_text(errors="replace").strip().rpartition("\n")[2]
     where = " and ".join(str(path) for path in (job.executed, job.log) if path.exists())
     return f"{cause or 'no error was recorded'}" + (f"\n  see {where}" if where else "")
-
-
-def _run_notebook(parent: int, package: Path, call: Mapping[str, Any]) -> None:
-    """Run one notebook in this process, and end with the batch that started it.
-
-    The kernel, a child of this process, does the same, so a killed batch leaves nothing running.
-    Figures are stamped with the code of the batch's ``package``, so it must be this one.
-    """
-    if (here := paths.package_file("")) != package:
-        sys.exit(
-            f"the notebook would run the code in {here}, not the batch's in {package}, which only "
-            f"the current folder leads to; install that, or set PYTHONPATH={package.parent}"
-        )
-    import_nbformat()
-    import papermill
-
-    # The file by which the kernel is reached: a killed run leaves it in its work folder.
-    tempfile.tempdir = str(Path(call["parameters"]["out"]).parent)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")  # cells' output, into the log
-
-    def end_with_parent() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
-    papermill.execute_notebook(
-        **call, kernel_name="python3", language="python", progress_bar=False, log_output=True
-    )
-
-
-if __name__ == "__main__":
-    _run_notebook(int(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3]))

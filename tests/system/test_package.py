@@ -196,6 +196,7 @@ ORDER = [
     "batch.cells",
     "batch.gallery",
     "batch.jobs",
+    "batch.kernels",
     "batch.run",
     "batch.spread",
     "pages.packed",
