@@ -151,6 +151,11 @@ class Job:
         """The vectors that the notebook needs."""
         return [need for ask in self._asked for need in ask.needs]
 
+    @property
+    def n_texts(self) -> int:
+        """How many prompts these vectors are of."""
+        return sum(len(unique) for need in self.vectors for *_, unique in need.groups())
+
     def why(self) -> str:
         """Return why the job has to run, or "" if it is up to date."""
         try:

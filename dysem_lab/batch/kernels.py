@@ -44,11 +44,15 @@ class Kernels:
 
     Args:
         n_parallel: Notebooks that run at once; they share the machine's cores.
+
+    Attributes:
+        killed: Whether they were ended before they had finished.
     """
 
     def __init__(self, n_parallel: int) -> None:
         """Start nothing yet."""
         self._threads = n_threads(n_parallel)
+        self.killed = False
         self._idle: list[subprocess.Popen[str]] = []
         self._all: list[subprocess.Popen[str]] = []
 
@@ -92,13 +96,22 @@ class Kernels:
         self._all.append(process)
         return process
 
-    def close(self, *, kill: bool = False) -> None:
-        """End the processes, and with ``kill`` the notebooks that run in them."""
+    def kill(self) -> None:
+        """End the notebooks that run; no other is to run."""
+        self.killed = True
         for process in self._all:
-            if kill:
-                process.kill()
+            process.kill()
+            process.stdin.close()  # type: ignore[union-attr]  # a pipe, by whose end forks end
+
+    def close(self) -> None:
+        """End the processes, which run no notebook any more."""
+        for process in self._all:
+            assert process.stdin is not None
+            assert process.stdout is not None
             with contextlib.suppress(BrokenPipeError):
-                process.stdin.close()  # type: ignore[union-attr]  # a pipe
+                process.stdin.close()
+            process.wait()
+            process.stdout.close()
 
 
 def _interpreter() -> dict[str, str]:
@@ -114,11 +127,8 @@ def _interpreter() -> dict[str, str]:
 # --- in such a process
 
 
-def _serve(package: Path) -> None:
+def _serve(asked: IO[str], answers: IO[str], package: Path) -> None:
     """Run notebooks as they are asked for, until nobody can ask any more."""
-    # What is printed meanwhile is no answer.
-    asked, answers = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
     if WARM:
         import_nbformat()
         with garbage_collection_paused(), contextlib.suppress(Exception):  # a notebook says why
@@ -135,6 +145,8 @@ def _serve(package: Path) -> None:
             answers.close()
             os._exit(_run(asked, package, **given))
         print(status, file=answers, flush=True)
+        if not WARM:
+            return
 
 
 def _run(
@@ -161,13 +173,13 @@ def _run(
                 f"only the current folder leads to; install that, or set "
                 f"PYTHONPATH={package.parent}"
             )
+        given = {"kernel_manager_class": _forked_kernel(asked)} if WARM else {}
         import_nbformat()
         import papermill
 
         # The file by which the kernel is reached: a killed run leaves it in its work folder.
         tempfile.tempdir = str(Path(call["parameters"]["out"]).parent)
         logging.basicConfig(level=logging.INFO, format="%(message)s")  # cells' output, into the log
-        given = {"kernel_manager_class": _forked_kernel(asked)} if WARM else {}
 
         def end_with_batch() -> None:
             os.read(asked.fileno(), 1)  # nothing comes while this notebook runs, until the end
@@ -194,7 +206,8 @@ def _run(
 def _forked_kernel(asked: IO[str]) -> type:
     """Fork this process into a kernel, and return what papermill is to manage it by.
 
-    It forks before papermill starts threads and waits for the file that says how it is reached.
+    It has no threads yet, and no settings that are papermill's alone. The kernel waits for the file
+    that says how it is reached.
     """
     from jupyter_client.manager import AsyncKernelManager
     from jupyter_client.provisioning import LocalProvisioner
@@ -265,4 +278,7 @@ def _be_kernel(parent: int, connection_file: str) -> NoReturn:
 
 
 if __name__ == "__main__":
-    _serve(Path(sys.argv[1]))
+    # What is printed meanwhile is no answer.
+    with os.fdopen(os.dup(0)) as asked, os.fdopen(os.dup(1), "w") as answers:
+        os.dup2(2, 1)
+        _serve(asked, answers, Path(sys.argv[1]))

@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from itertools import chain
 from pathlib import Path
 
 import pandas as pd
@@ -41,16 +42,16 @@ def capture(needed: Sequence[JobNeed], progress: Callable[[int], None]) -> Itera
     after each batch with the number of texts that it held.
 
     Yields:
-        Each job, as soon as all that it needs is there; the plans of a job take for granted what
+        Each job, as soon as all that it needs is there: the plans of a job take for granted what
         those before it of the same model capture.
     """
+    yield from (of_job.job for of_job in needed if not of_job.plans)
     models: dict[tuple[str, str], list[tuple[Job, Need, pd.DataFrame]]] = {}
     for of_job in needed:
         for need, plan in of_job.plans:
             of_model = models.setdefault((need.study.name, need.study.dtype), [])
             of_model.append((of_job.job, need, plan))
     left = {of_job.job.name: len(of_job.plans) for of_job in needed}
-    yield from (of_job.job for of_job in needed if not of_job.plans)
     for plans in models.values():
         loads = True
         for job, need, plan in plans:
@@ -95,8 +96,12 @@ def run_batch(
 
     def work(job: Job) -> None:
         with free:
+            if kernels.killed:
+                return
             start = time.monotonic()
-            end(job, _execute(job, kernels), time.monotonic() - start)
+            outcome = _execute(job, kernels)
+        if not kernels.killed:
+            end(job, outcome, time.monotonic() - start)
 
     todo = []
     for job in jobs:
@@ -108,7 +113,9 @@ def run_batch(
             todo.append(job)
     for out in {job.out for job in todo}:
         _check_folder(out)
-    needed = needs(todo)
+    # Those that run the model take longest, so they begin at once and capture what they need.
+    longest = sorted((job for job in todo if job.runs_the_model), key=lambda job: -job.n_texts)
+    needed = needs([job for job in todo if not job.runs_the_model])
     done, total = 0, sum(need.passes for need in needed)
 
     def advance(n_texts: int) -> None:
@@ -118,22 +125,24 @@ def run_batch(
             progress(done, total)
 
     free = threading.Semaphore(n_parallel - 1)  # the capture is one of those that run at once
-    kernels, futures = Kernels(n_parallel), list[Future[None]]()
-    with ThreadPoolExecutor(max_workers=n_parallel) as pool:
+    futures: list[Future[None]] = []
+    with (
+        contextlib.closing(Kernels(n_parallel)) as kernels,
+        ThreadPoolExecutor(max_workers=n_parallel) as pool,
+    ):
         try:
             with _threads(n_threads(n_parallel)):
-                for job in capture(needed, advance):
+                for job in chain(longest, capture(needed, advance)):
                     futures.append(pool.submit(work, job))
             free.release()
             for future in wait(futures, return_when=FIRST_EXCEPTION).done:
                 future.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
-            kernels.close(kill=True)
-            free.release(n_parallel)
+            kernels.kill()
+            free.release()
             raise
         finally:
-            kernels.close()
             for out in {job.out for job in jobs if job.out.is_dir()}:
                 write_gallery(out, notebooks())
     return outcomes

@@ -1,5 +1,6 @@
 """`dysem-lab models`, `store` and `doctor`: what there is."""
 
+import platform
 from pathlib import Path
 from typing import Annotated
 
@@ -145,7 +146,6 @@ def doctor(
 ) -> None:
     """Say what is installed, and which models, data, GPU, browser and translations are seen."""
     import os
-    import platform
 
     import torch
 
@@ -171,6 +171,7 @@ def doctor(
         "dysem-lab": __version__,
         "python": platform.python_version(),
         **library_versions(),
+        "system": _system(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "GPU": gpu,
@@ -206,6 +207,17 @@ def doctor(
         print_table("Files of models, hashed anew", ("file", "state"), rows)
     if any(row["state"].startswith("DAMAGED") for row in verified):
         raise typer.Exit(1)
+
+
+def _system() -> str:
+    """Return the operating system, and whether anything here was tried on it."""
+    named = f"{platform.system()} {platform.machine()}"
+    if platform.system() == "Linux":
+        return named
+    return (
+        f"{named}, which nothing here was tried on: a model passes the load-time checks or is "
+        "refused, and each notebook of `dysem-lab figures` starts a process of its own"
+    )
 
 
 def _verdict(*, models: bool, folder: bool, browser: bool, translator: bool) -> str:

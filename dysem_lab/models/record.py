@@ -348,10 +348,29 @@ def record(
         pooled = edit.pooled(these, mask)
         readers = {place: Reader(place, lens, mask, pooled) for place in places}
         hooks = edit.hooks(these, mask)
+        if not all_positions:
+            hooks += _ffn_of_last_token(lens, mask, n_blocks - 1)
         hooks += [hook for reader in readers.values() for hook in reader.hooks()]
         whole_mask = torch.nn.functional.pad(mask, (n_shared, 0), value=1)
         forward(lens, ids, whole_mask, hooks, shared, n_blocks)
         yield batch, {place: reader.read() for place, reader in readers.items()}
+
+
+def _ffn_of_last_token(lens: LensModel, mask: Int[Tensor, "batch pos"], block: int) -> list[Hook]:
+    """Return hooks by which the FFN of a block runs for the last token alone, in place of all.
+
+    Nothing reads the other tokens after the last block that runs.
+    """
+    last = (torch.arange(len(mask), device=mask.device), mask.sum(1) - 1)
+
+    def keep(x: Float[Tensor, "batch pos d"], hook: object) -> Float[Tensor, "batch 1 d"]:
+        return x[last][:, None]
+
+    def spread(x: Float[Tensor, "batch 1 d"], hook: object) -> Float[Tensor, "batch pos d"]:
+        return x.expand(-1, mask.shape[1], -1)
+
+    points = {f"blocks.{block}.mlp.hook_in": keep, f"blocks.{block}.mlp.hook_out": spread}
+    return [*points.items()] if points.keys() <= lens.bridge.hook_dict.keys() else []
 
 
 def shared_prefix(

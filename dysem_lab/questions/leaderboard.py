@@ -278,7 +278,7 @@ def _timed(
     readable = {}
     for name, encoder in encoders.items():  # once without a clock: translations, first-call costs
         try:
-            _encoded_pairs(encoder, chosen, None, False)
+            _encoded_pairs(encoder, chosen if encoder.translator else chosen.head(1), None, False)
             readable[name] = encoder
         except MissingTranslationError:
             continue

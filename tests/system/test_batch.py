@@ -13,6 +13,7 @@ from pathlib import Path
 
 import nbformat
 import pandas as pd
+import psutil
 import pytest
 from typer.testing import CliRunner
 
@@ -55,13 +56,11 @@ def run_figures(*given):
     return CliRunner().invoke(cli, ["figures", *given], catch_exceptions=False)
 
 
-def running(folder):
-    """Return the command lines of processes that mention a folder."""
-    lines = []
-    for process in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            lines.append(process.read_bytes().decode(errors="replace"))
-    return [line for line in lines if str(folder) in line]
+def below(pid):
+    """Return the processes that a process has started, and those that they have."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).children(recursive=True)
+    return []
 
 
 def of_another(job):
@@ -207,7 +206,7 @@ def test_a_failing_notebook_is_reported_and_the_others_go_on(made, tmp_path, mon
 def test_parameters_that_a_study_refuses_fail_before_anything_runs(
     tiny_folder, tmp_path, monkeypatch, parameters, message
 ):
-    monkeypatch.setattr(batch.subprocess, "Popen", lambda *_, **__: pytest.fail("it was run"))
+    monkeypatch.setattr(batch.Kernels, "run", lambda *_: pytest.fail("it was run"))
     (job,) = plan([str(tiny_folder())], "demo", tmp_path, only=["02"], parameters=parameters)
     assert batch.run_batch([job]) == {job.name: "failed"}
     assert message in batch.failure(job)
@@ -242,12 +241,12 @@ def test_a_batch_gives_the_same_numbers_though_it_was_killed_and_whatever_surrou
             time.sleep(0.05)
         time.sleep(1)
         assert process.poll() is None, process.stderr.read()
+        started = below(process.pid)
+        assert len(started) >= 3, "a process that forks, a notebook and its kernel"
         os.killpg(process.pid, sign)
         _, errors = process.communicate(timeout=60)
-        deadline = time.monotonic() + 30
-        while running(out) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert not running(out), "a notebook outlives its batch"
+        _, alive = psutil.wait_procs(started, timeout=30)
+        assert not alive, "a notebook outlives its batch"
         assert not list(temporary.glob("*.json")), "the file of a kernel's connection stays"
         assert not list(out.glob("*.csv"))
     assert process.returncode == 130
@@ -278,11 +277,13 @@ def test_a_batch_gives_the_same_numbers_though_it_was_killed_and_whatever_surrou
 
 
 def test_a_notebook_that_would_run_other_code_than_its_batch_does_not_run(tmp_path):
-    command = [sys.executable, "-m", "dysem_lab.batch.run", str(os.getpid()), str(tmp_path), "{}"]
-    run = subprocess.run(command, capture_output=True, text=True)
-    assert run.returncode == 1
-    assert f"not the batch's in {tmp_path}" in run.stderr
-    assert f"set PYTHONPATH={tmp_path.parent}" in run.stderr
+    command = [sys.executable, "-m", "dysem_lab.batch.kernels", str(tmp_path)]
+    log = tmp_path / "log"
+    asked = json.dumps({"call": {}, "environment": {}, "log": str(log)}) + "\n"
+    run = subprocess.run(command, input=asked, capture_output=True, text=True)
+    assert run.stdout == "1\n", run.stderr
+    assert f"not the batch's in {tmp_path}" in log.read_text()
+    assert f"set PYTHONPATH={tmp_path.parent}" in log.read_text()
 
 
 STAMPS = (

@@ -66,6 +66,12 @@ def test_doctor_says_that_apples_gpu_was_not_tried(monkeypatch):
     assert "device='mps'" in seen["GPU"]
 
 
+def test_doctor_says_on_what_nothing_was_tried(monkeypatch):
+    monkeypatch.setattr("platform.system", lambda: "Windows")
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    assert "nothing here was tried on" in json.loads(run("doctor", "--json").stdout)["system"]
+
+
 def test_models_and_doctor_are_readable(monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     assert "meta-llama/Llama-2-7b-hf" in run("models").output
