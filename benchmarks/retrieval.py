@@ -237,6 +237,7 @@ def measured(
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         index = dl.SemanticIndex.create(Path(folder) / "index", d, dtype=dtype)
         added = built(index, portions(n, common, args), look)
+        peak = in_memory("VmHWM")  # of the process: a size that is measured alone is run alone
         start = time.perf_counter()
         said = (
             index.build_first_stage(CANDIDATES, args.share)
@@ -272,7 +273,8 @@ def measured(
                 "top_10_in_common": in_common(found["index"], exact),
                 "megabytes": index.n_bytes / 1e6,
                 "megabytes_plain": n * d * 4 / 1e6,
-                "megabytes_in_memory": in_memory(),
+                "megabytes_in_memory": in_memory("RssAnon"),
+                "megabytes_at_most_until_added": peak,
                 "seconds_to_add": added,
                 "load_before": load,
             }
@@ -295,11 +297,11 @@ def measured(
             yield row
 
 
-def in_memory() -> float | None:
-    """Return the megabytes that this process has for itself, without mapped files."""
+def in_memory(kind: str) -> float | None:
+    """Return the megabytes that this process has for itself, or ever had: RssAnon, VmHWM."""
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.exists() else []
-    return next((int(line.split()[1]) / 1e3 for line in lines if "RssAnon" in line), None)
+    return next((int(line.split()[1]) / 1e3 for line in lines if kind in line), None)
 
 
 def machine() -> str:

@@ -15,10 +15,12 @@ What is computed in float32 only says which rows can be left out, by a margin th
 rounding; each of the others is computed again in float64. So scores and ranks are those of float64.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
 
 # Sums may be taken in another order and fused; NaN and infinity keep their meaning.
 FAST = {"reassoc", "contract", "nsz"}
@@ -30,12 +32,16 @@ ALONE = 8  # where fewer than one query in so many can have a row, ‖x‖² is 
 
 
 class Rows(NamedTuple):
-    """The rows of a block, float32: of shape [c, n] y off S(y), and y on S(y)."""
+    """The rows of a block, in float32 or as codes: of shape [c, n] y off S(y), and y on S(y).
+
+    Codes are int8, or uint16 for the bits of a float16. Which value one stands for, `_stored` says.
+    """
 
     off: np.ndarray
     values: np.ndarray
     columns: np.ndarray
     starts: np.ndarray  # of n + 1: where a row begins in values and columns
+    scales: np.ndarray  # float32 [d]: of the codes of each dimension, 1 of what is float32
     inside2: np.ndarray  # ‖y‖²_{S(y)}
     rough: np.ndarray  # int8 [n, d]: y on S(y) in steps of its row, 0 off it; or [0, 0]
     steps: np.ndarray  # of n; or of none
@@ -85,6 +91,26 @@ class Best(NamedTuple):
     scores: np.ndarray  # float64 [k]
     rows: np.ndarray  # int64 [k]
     counts: np.ndarray  # int64 [2]: rows in the heap; rows without a similarity
+
+
+def _value(typing: Any, code: Any, scale: Any) -> Any:
+    """Return the type of `_stored`, and what writes its instructions."""
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        found, by = values
+        if code == types.float32:
+            return found
+        if code == types.uint16:
+            found = builder.fpext(builder.bitcast(found, ir.HalfType()), ir.FloatType())
+        else:
+            found = builder.sitofp(found, ir.FloatType())
+        return builder.fmul(found, by)
+
+    return types.float32(code, types.float32), generate
+
+
+# Of a code and its scale, the value that it stands for: float32(code · scale), or a float32 itself.
+_stored: Any = intrinsic(_value)
 
 
 @njit(nogil=True, cache=True)
@@ -143,56 +169,62 @@ def _exact(query: Query, rows: Rows, i: int, best: Best, row: int) -> None:
     """Offer row i of a block, computed in float64."""
     dot, y2, x2 = 0.0, 0.0, query.inside2
     for c in range(len(query.chosen)):
-        y = np.float64(rows.off[query.chosen[c], i])
+        j = query.chosen[c]
+        y = np.float64(_stored(rows.off[j, i], rows.scales[j]))
         dot += query.on[c] * y
         y2 += y * y
     for e in range(rows.starts[i], rows.starts[i + 1]):
-        y = np.float64(rows.values[e])
-        dot += query.x[rows.columns[e]] * y
+        j = np.int64(rows.columns[e])
+        y = np.float64(_stored(rows.values[e], rows.scales[j]))
+        dot += query.x[j] * y
         y2 += y * y
-        x2 += query.outside2[rows.columns[e]]
+        x2 += query.outside2[j]
     _offer(best, dot, x2, y2, row)
 
 
 @njit(nogil=True, cache=True, fastmath=FAST)
 def _over_columns(
-    chosen: np.ndarray, on: np.ndarray, off: np.ndarray, dot: np.ndarray, y2: np.ndarray
+    query: Query, on: np.ndarray, rows: Rows, dot: np.ndarray, y2: np.ndarray
 ) -> None:
     """Add the sums over S(x) to dot and ‖y‖², four columns at a time."""
+    chosen, off, scales = query.chosen, rows.off, rows.scales
     n, c = len(dot), 0
     while c + 4 <= len(chosen):
-        first, second = off[chosen[c]], off[chosen[c + 1]]
-        third, fourth = off[chosen[c + 2]], off[chosen[c + 3]]
+        h, j, k, m = chosen[c], chosen[c + 1], chosen[c + 2], chosen[c + 3]
+        first, second, third, fourth = off[h], off[j], off[k], off[m]
+        s0, s1, s2, s3 = scales[h], scales[j], scales[k], scales[m]
         x0, x1, x2, x3 = on[c], on[c + 1], on[c + 2], on[c + 3]
         for i in range(n):
-            a, b, e, f = first[i], second[i], third[i], fourth[i]
+            a, b = _stored(first[i], s0), _stored(second[i], s1)
+            e, f = _stored(third[i], s2), _stored(fourth[i], s3)
             dot[i] += x0 * a + x1 * b + x2 * e + x3 * f
             y2[i] += a * a + b * b + e * e + f * f
         c += 4
     while c < len(chosen):
-        column, x0 = off[chosen[c]], on[c]
+        column, s0, x0 = off[chosen[c]], scales[chosen[c]], on[c]
         for i in range(n):
-            dot[i] += x0 * column[i]
-            y2[i] += column[i] * column[i]
+            a = _stored(column[i], s0)
+            dot[i] += x0 * a
+            y2[i] += a * a
         c += 1
 
 
 # The next three take slices of one row, over which a loop from 0 needs no other checks.
 @njit(nogil=True, cache=True)
-def _gathered(values: np.ndarray, columns: np.ndarray, x: np.ndarray) -> np.float32:
-    """Return Σ x_j y_j over a sparse row.
+def _gathered(codes: np.ndarray, columns: np.ndarray, x: np.ndarray) -> np.float32:
+    """Return Σ x_j c_j over a sparse row of codes.
 
     Four sums of single values: a vector instruction that gathers values takes longer.
     """
     first, second, third, fourth = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
-    n = len(values) // 4 * 4
+    n, one = len(codes) // 4 * 4, np.float32(1)
     for e in range(0, n, 4):
-        first += values[e] * x[np.int64(columns[e])]
-        second += values[e + 1] * x[np.int64(columns[e + 1])]
-        third += values[e + 2] * x[np.int64(columns[e + 2])]
-        fourth += values[e + 3] * x[np.int64(columns[e + 3])]
-    for e in range(n, len(values)):
-        first += values[e] * x[np.int64(columns[e])]
+        first += _stored(codes[e], one) * x[np.int64(columns[e])]
+        second += _stored(codes[e + 1], one) * x[np.int64(columns[e + 1])]
+        third += _stored(codes[e + 2], one) * x[np.int64(columns[e + 2])]
+        fourth += _stored(codes[e + 3], one) * x[np.int64(columns[e + 3])]
+    for e in range(n, len(codes)):
+        first += _stored(codes[e], one) * x[np.int64(columns[e])]
     return (first + second) + (third + fourth)
 
 
@@ -201,7 +233,7 @@ def _roughly(codes: np.ndarray, x: np.ndarray) -> np.float32:
     """Return Σ x_j c_j over a row of codes."""
     total = np.float32(0)
     for j in range(len(codes)):
-        total += np.float32(codes[j]) * x[j]
+        total += _stored(codes[j], np.float32(1)) * x[j]
     return total
 
 
@@ -287,7 +319,8 @@ def scan(
     """
     n = len(which)
     dot, y2 = np.zeros(n, np.float32), rows.inside2.copy()
-    _over_columns(query.chosen, rounded.on, rows.off, dot, y2)
+    _over_columns(query, rounded.on, rows, dot, y2)
+    x = rounded.x * rows.scales  # of a dimension instead of each of its codes
     x2, bound = np.float32(query.inside2), _bound(best, query, slack)
     for i in range(n):
         if which[i] < 0:
@@ -298,7 +331,7 @@ def scan(
             most = about + HALF_STEP * rows.steps[i] * rounded.most[b - a]
             if not _is_hopeful(most, y2[i], bound):
                 continue
-        d = dot[i] + _gathered(rows.values[a:b], rows.columns[a:b], rounded.x)
+        d = dot[i] + _gathered(rows.values[a:b], rows.columns[a:b], x)
         if _is_hopeful(d, y2[i], bound):
             whole = x2 + _outside(rounded.outside2, rows.columns[a:b])
             bound = _look(query, rows, i, d, whole, y2[i], slack, best, which[i])
@@ -387,20 +420,31 @@ def sift(
 
 
 @njit(nogil=True, cache=True)
+def products(codes: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Return Σ x_j c_j for each row of codes [n, d]."""
+    found = np.empty(len(codes), np.float32)
+    for i in range(len(codes)):
+        found[i] = _roughly(codes[i], x)
+    return found
+
+
+@njit(nogil=True, cache=True)
 def select_full(
     x: np.ndarray,
-    vectors: np.ndarray,
+    codes: np.ndarray,
+    scales: np.ndarray,
     dot: np.ndarray,
     norm2: np.ndarray,
     which: np.ndarray,
     slack: float,
     best: Best,
 ) -> None:
-    """As `scan`, of rows whose sets are full: float32 [n, d], with their inner products.
+    """As `scan`, of rows whose sets are full: codes or float32 [n, d], with their inner products.
 
     Args:
         x: The query, float64 [d].
-        vectors: The rows.
+        codes: The rows.
+        scales: Of the codes of each dimension, float32 [d].
         dot: Their inner products with x in float32, [n].
         norm2: Their squared norms in float32, [n].
         which: Their rows in the index, int64 [n]; -1 for those that are not searched.
@@ -421,7 +465,7 @@ def select_full(
                 continue
         exact_dot, exact_norm2 = 0.0, 0.0
         for j in range(len(x)):
-            y = np.float64(vectors[i, j])
+            y = np.float64(_stored(codes[i, j], scales[j]))
             exact_dot += x[j] * y
             exact_norm2 += y * y
         _offer(best, exact_dot, norm2_x, exact_norm2, which[i])

@@ -2,8 +2,8 @@
 
 Where sets are no full ones, y off S(y) lies column by column within blocks of rows, so that a query
 reads only the columns of its own S(x), and y on S(y) as sparse rows of (uint16 index, value). In
-float16 and int8 a column of a block has a scale: a stored value is float32(code · scale). In
-float32 y on S(y) is there a second time, 0 off S(y), in 8 bits and a step for each row: a query
+float16 and int8 a column of a block has a scale: a stored value is float32(code · scale). What is
+stored of y on S(y) is there a second time, 0 off S(y), in 8 bits and a step for each row: a query
 reads these of every row, and the values of few.
 """
 
@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import xxhash
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from dysem_lab.encoders.vectors import SemanticVectors
@@ -63,14 +63,14 @@ def _arrays_of(shape: Shape) -> list[tuple[str, np.dtype, tuple[int, ...]]]:
         found.append(("scales", real, (len(blocks_of(shape.rows)), shape.width)))
     if shape.full:
         return [*found, ("vectors", codes, (shape.rows, shape.width))]
-    rough = [("rough", np.dtype("i1"), (shape.rows, shape.width)), ("steps", real, (shape.rows,))]
     return [
         *found,
         ("off", codes, (shape.rows * shape.width,)),
         ("values", codes, (shape.n_inside,)),
         ("columns", np.dtype("<u2"), (shape.n_inside,)),
         ("starts", np.dtype("<i8"), (shape.rows + 1,)),
-        *(rough if shape.dtype == "float32" else ()),
+        ("rough", np.dtype("i1"), (shape.rows, shape.width)),
+        ("steps", real, (shape.rows,)),
     ]
 
 
@@ -92,8 +92,7 @@ def packed(texts: SemanticVectors, dtype: str) -> tuple[Shape, dict[str, np.ndar
         arrays["inside2"] = np.einsum("ij,ij->i", inside, inside)
     if full:
         return Shape(n, d, dtype, True, 0), {**arrays, "vectors": codes}
-    if dtype == "float32":
-        arrays["rough"], arrays["steps"] = _rough(inside)
+    arrays["rough"], arrays["steps"] = _rough(inside)
     outside = np.where(sets, codes.dtype.type(0), codes)
     arrays["off"] = np.concatenate([outside[rows].T.ravel() for rows in blocks_of(n)])
     arrays["values"] = codes[sets]
@@ -218,34 +217,32 @@ class Shard:
         """The rows of each block, from 0."""
         return blocks_of(self.shape.rows)
 
-    def off(
-        self, rows: slice, chosen: Int[np.ndarray, " c"] | None = None
-    ) -> Float[np.ndarray, "c n"]:
-        """Return y off S(y) of a block, as float32: the chosen dimensions of it, or all."""
-        d = self.shape.width
-        codes = self.array("off")[rows.start * d : rows.stop * d].reshape(d, -1)
-        if self.shape.dtype == "float32":
-            return codes if chosen is None else codes[chosen]
-        some = slice(None) if chosen is None else chosen
-        scales = self.array("scales")[rows.start // BLOCK][some]
-        return _float32(codes[some]) * scales[:, None]
-
-    def inside(
+    def coded(
         self, rows: slice
-    ) -> tuple[Float[np.ndarray, " i"], Int[np.ndarray, " i"], Int[np.ndarray, " n1"]]:
-        """Return y on S(y) of a block: values as float32, their dimensions, where rows begin."""
-        starts = self.array("starts")[rows.start : rows.stop + 1]
-        some = slice(starts[0], starts[-1])
-        codes, columns = self.array("values")[some], self.array("columns")[some]
-        if self.shape.dtype != "float32":
-            codes = _float32(codes) * self.array("scales")[rows.start // BLOCK][columns]
-        return codes, columns, starts - starts[0]
+    ) -> tuple[
+        Shaped[np.ndarray, "d n"],
+        Shaped[np.ndarray, " i"],
+        Int[np.ndarray, " i"],
+        Int[np.ndarray, " n1"],
+        Float[np.ndarray, " d"],
+    ]:
+        """Return a block as it is stored.
 
-    def roughly(self, rows: slice) -> tuple[Int[np.ndarray, "n1 d"], Float[np.ndarray, " n1"]]:
-        """Return y on S(y) of a block in 8 bits and the steps; of no row where it has none such."""
-        if self.shape.dtype != "float32":
-            return NO_CODES, NO_STEPS
-        return self.array("rough")[rows], self.array("steps")[rows]
+        Returns:
+            y off S(y); of y on S(y) the values, their dimensions, and where rows begin; of each
+            dimension what a code of it is multiplied by, 1 in float32.
+        """
+        d, starts = self.shape.width, self.array("starts")[rows.start : rows.stop + 1]
+        off = self.array("off")[rows.start * d : rows.stop * d].reshape(d, -1)
+        some = slice(starts[0], starts[-1])
+        values, columns = self.array("values")[some], self.array("columns")[some]
+        return off, values, columns, starts - starts[0], self.scales(rows.start)
+
+    def scales(self, row: int) -> Float[np.ndarray, " d"]:
+        """Return the scale of each dimension in the block of a row; 1 in float32."""
+        if self.shape.dtype == "float32":
+            return np.ones(self.shape.width, np.float32)
+        return self.array("scales")[row // BLOCK]
 
     def by_block(self, rows: Int[np.ndarray, " n"]) -> list[Int[np.ndarray, " n"]]:
         """Return ascending rows, from 0, as those of each block that has some."""
@@ -258,30 +255,19 @@ class Shard:
         d, block = self.shape.width, self.blocks[rows[0] // BLOCK]
         codes = self.array("off")[block.start * d : block.stop * d].reshape(d, -1)
         some = np.ascontiguousarray(codes[chosen[:, None], rows - block.start])
-        if self.shape.dtype == "float32":
-            return some
-        return _float32(some) * self.array("scales")[rows[0] // BLOCK][chosen, None]
+        return values_of(some, self.scales(rows[0])[chosen, None])
 
     def some_inside(
         self, rows: Int[np.ndarray, " n"]
     ) -> tuple[Float[np.ndarray, " i"], Int[np.ndarray, " i"], Int[np.ndarray, " n1"]]:
-        """As `inside`, of some rows of one block."""
+        """Return values, dimensions and starts of y on S(y), of some rows of one block."""
         starts = self.array("starts")
         sizes = starts[rows + 1] - starts[rows]
         ends = np.concatenate([[0], sizes.cumsum()]).astype(np.int64)
         at = np.arange(ends[-1]) + np.repeat(starts[rows] - ends[:-1], sizes)
-        codes, columns = self.array("values")[at], self.array("columns")[at]
-        if self.shape.dtype != "float32":
-            codes = _float32(codes) * self.array("scales")[rows[0] // BLOCK][columns]
-        return codes, columns, ends
-
-    def vectors(self, rows: slice | Int[np.ndarray, " n"]) -> Float[np.ndarray, "n d"]:
-        """Return rows of one block whose sets are full, as float32."""
-        codes = self.array("vectors")[rows]
-        if self.shape.dtype == "float32":
-            return codes
-        first = rows.start if isinstance(rows, slice) else rows[0]
-        return _float32(codes) * self.array("scales")[first // BLOCK]
+        columns = self.array("columns")[at]
+        values = values_of(self.array("values")[at], self.scales(rows[0])[columns])
+        return values, columns, ends
 
     def read(self, rows: Int[np.ndarray, " n"]) -> tuple[Float[Tensor, "n d"], Bool[Tensor, "n d"]]:
         """Return the stored vectors and sets of some rows, from 0."""
@@ -293,7 +279,8 @@ class Shard:
             here = order[done : done + len(within)]
             done += len(within)
             if self.shape.full:
-                vectors[here], sets[here] = self.vectors(within), True
+                codes = self.array("vectors")[within]
+                vectors[here], sets[here] = values_of(codes, self.scales(within[0])), True
                 continue
             vectors[here] = self.some_off(within, np.arange(d)).T
             values, columns, starts = self.some_inside(within)
@@ -302,6 +289,10 @@ class Shard:
         return torch.from_numpy(vectors), torch.from_numpy(sets)
 
 
-def _float32(codes: np.ndarray) -> Float[np.ndarray, "*axes"]:
-    """Return codes as float32; torch does so many times faster than numpy."""
-    return torch.from_numpy(codes).float().numpy()
+def values_of(
+    codes: Shaped[np.ndarray, "*axes"], scales: Float[np.ndarray, "*axes"]
+) -> Float[np.ndarray, "*axes"]:
+    """Return the values that codes with these scales stand for, float32; of float32 itself."""
+    if codes.dtype == np.float32:
+        return codes
+    return torch.from_numpy(codes).float().numpy() * scales  # numpy's conversion is slow

@@ -16,7 +16,7 @@ from dysem_lab.errors import DataError, InputError, some_of
 from dysem_lab.inputs import listed, require_characters, whole_number
 from dysem_lab.retrieval.layout import DTYPES, Shape, packed, rows_per_shard, write
 
-APPLICATION_ID = 0x64796902  # "dyi": a semantic index of the second format
+APPLICATION_ID = 0x64796903  # "dyi": a semantic index of the third format
 PATTERN = "shard-*.bin"
 STAGES = "first-stage-*.faiss"
 NAMES_PER_QUERY = 500

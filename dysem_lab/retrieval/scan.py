@@ -14,14 +14,14 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from dysem_lab.encoders.vectors import SemanticVectors
 from dysem_lab.retrieval import kernels, layout
 from dysem_lab.retrieval.kernels import Best, Queries, Query, Rounded, Rows
-from dysem_lab.retrieval.layout import NO_CODES, NO_STEPS, Shard
+from dysem_lab.retrieval.layout import NO_CODES, NO_STEPS, Shard, values_of
 
 MANY = 12  # queries from which on products of matrices are faster
 TILE_VALUES = 2**18  # of a tile: 1 MB
@@ -62,13 +62,14 @@ def _best_rows(
     queries: SemanticVectors, shards: Sequence[Shard], allowed: Bool[np.ndarray, " n"], k: int
 ) -> Found:
     asked = [_query(x, S) for x, S in zip(queries.vectors, queries.sets, strict=True)]
-    blocks = (
+    wanted = [
         (shard, rows)
         for shard in shards
         for rows in shard.blocks
         if allowed[shard.first + rows.start : shard.first + rows.stop].any()
-    )
-    n_threads, next_block = torch.get_num_threads(), Lock()
+    ]
+    n_threads = max(1, min(torch.get_num_threads(), len(wanted)))
+    blocks, next_block = iter(wanted), Lock()
     many = _together(asked) if len(asked) >= MANY else None
 
     def work(best: Best) -> None:
@@ -81,7 +82,7 @@ def _best_rows(
             within = np.arange(shard.first + rows.start, shard.first + rows.stop)
             which = np.where(allowed[within], within, -1)
             if shard.shape.full:
-                _full(asked, shard.vectors(rows), shard.array("inside2")[rows], which, best)
+                _full(asked, *_codes_of(shard, rows), shard.array("inside2")[rows], which, best)
             else:
                 search.block(shard, rows, which, best)
 
@@ -90,7 +91,10 @@ def _best_rows(
     # machine is busy.
     best = [_empty(len(asked), k) for _ in range(n_threads)]
     with ThreadPoolExecutor(n_threads) as pool, _one_blas_thread(len(asked)):
-        list(pool.map(work, best))
+        others = [pool.submit(work, of) for of in best[1:]]
+        work(best[0])  # here: a thread less to wait for
+        for other in others:
+            other.result()
     return _merged(best, k)
 
 
@@ -125,10 +129,10 @@ def _offer_some(
     """Offer some rows of one block of a shard, from 0, to one query."""
     which, inside2 = within + shard.first, shard.array("inside2")[within]
     if shard.shape.full:
-        return _full(asked, shard.vectors(within), inside2, which, best)
+        return _full(asked, *_codes_of(shard, within), inside2, which, best)
     (query, rounded), found = asked[0], Best(*(array[0] for array in best))
     off, sparse = shard.some_off(within, query.chosen), shard.some_inside(within)
-    of = Rows(off, *sparse, inside2, NO_CODES, NO_STEPS)
+    of = Rows(off, *sparse, np.ones_like(rounded.x), inside2, NO_CODES, NO_STEPS)
     query = query._replace(chosen=np.arange(len(of.off)))
     return kernels.scan(query, rounded, of, which, _slack(shard.shape.width), found)
 
@@ -161,16 +165,18 @@ def _merged(best: Sequence[Best], k: int) -> Found:
 
 def _query(x: Float[Tensor, " d"], S: Bool[Tensor, " d"]) -> tuple[Query, Rounded]:
     """Return a query as the kernels take it."""
-    x, S = x.detach().cpu().double(), S.cpu()
-    on = x[S].abs()
-    peak = on.max() if len(on) and on.max() > 0 else x.abs().max()
-    x = x / peak if peak > 0 else x
-    outside2 = torch.where(S, 0.0, x * x)
-    inside2 = float((x[S] ** 2).sum())
-    exact = x[S].numpy(), x.numpy(), outside2.numpy(), inside2, inside2 + float(outside2.sum())
-    most = torch.cat([x.new_zeros(1), x.abs().sort(descending=True).values.cumsum(0)])
-    rounded = (values.float().numpy() for values in (x[S], x, outside2, most))
-    return Query(S.nonzero()[:, 0].numpy(), *exact), Rounded(*rounded)
+    values, chosen = x.detach().cpu().double().numpy(), S.cpu().numpy().nonzero()[0]
+    on = np.abs(values[chosen])
+    peak = on.max() if on.any() else np.abs(values).max()
+    values = values / peak if peak > 0 else values
+    outside2, most = values * values, np.zeros(len(values) + 1)
+    outside2[chosen] = 0
+    np.cumsum(np.sort(np.abs(values))[::-1], out=most[1:])
+    on, inside2 = values[chosen], float(np.square(values[chosen]).sum())
+    whole2 = inside2 + float(outside2.sum())
+    with np.errstate(over="ignore", under="ignore"):  # the kernels see to that
+        rounded = (of.astype(np.float32) for of in (on, values, outside2, most))
+        return Query(chosen, on, values, outside2, inside2, whole2), Rounded(*rounded)
 
 
 def _together(asked: Sequence[tuple[Query, Rounded]]) -> Queries:
@@ -198,25 +204,46 @@ def _slack(n_terms: int) -> float:
     """Return a bound of the error of a cosine in float32 whose sums have so many terms.
 
     A sum of n products errs by at most (n + 1) u Σ|x_j y_j| ≤ (n + 1) u ‖x‖‖y‖, in any order, a
-    norm by half as much of itself; u = 2⁻²⁴. The rest is for what is rounded around them.
+    norm by half as much of itself; u = 2⁻²⁴. The rest is for what is rounded around them: of a code
+    the stored value, and x_j · scale, by u each.
     """
     return 2 * (n_terms + 16) * 2.0**-24
 
 
+def _bits(codes: Shaped[np.ndarray, "*axes"]) -> Shaped[np.ndarray, "*axes"]:
+    """Return codes as the kernels take them: numba knows no float16."""
+    return codes.view(np.uint16) if codes.dtype == np.float16 else codes
+
+
+def _codes_of(
+    shard: Shard, rows: slice | Int[np.ndarray, " n"]
+) -> tuple[Shaped[np.ndarray, "n d"], Float[np.ndarray, " d"]]:
+    """Return rows of one block whose sets are full as they are stored, and their scales."""
+    first = rows.start if isinstance(rows, slice) else rows[0]
+    return shard.array("vectors")[rows], shard.scales(first)
+
+
 def _full(
     asked: Sequence[tuple[Query, Rounded]],
-    vectors: Float[np.ndarray, "n d"],
+    codes: Shaped[np.ndarray, "n d"],
+    scales: Float[np.ndarray, " d"],
     norm2: Float[np.ndarray, " n"],
     which: Int[np.ndarray, " n"],
     best: Best,
 ) -> None:
     """Search rows whose sets are full: joint sets are all dimensions, whatever S(x) is."""
     x = np.stack([rounded.x for _, rounded in asked])
+    slack = _slack(x.shape[1])
     with np.errstate(over="ignore", invalid="ignore"):
-        dots = [vectors @ x[0]] if len(x) == 1 else x @ vectors.T
+        if len(x) < MANY and codes.dtype != np.float32:
+            codes = _bits(codes)
+            dots = [kernels.products(codes, row * scales) for row in x]
+        else:
+            codes = values_of(codes, scales)
+            dots = [codes @ x[0]] if len(x) == 1 else x @ codes.T
     for i, ((query, _), dot) in enumerate(zip(asked, dots, strict=True)):
         found = Best(*(array[i] for array in best))
-        kernels.select_full(query.x, vectors, dot, norm2, which, _slack(len(x[0])), found)
+        kernels.select_full(query.x, codes, scales, dot, norm2, which, slack, found)
 
 
 class _Few:
@@ -232,16 +259,11 @@ class _Few:
 
     def block(self, shard: Shard, rows: slice, which: Int[np.ndarray, " n"], best: Best) -> None:
         """Offer the rows of a block that are searched, by their rows in the index; -1 are none."""
-        slack, is_plain = _slack(shard.shape.width), shard.shape.dtype == "float32"
-        sparse, inside2 = shard.inside(rows), shard.array("inside2")[rows]
-        rough = shard.roughly(rows)
+        off, values, *places = shard.coded(rows)
+        of_each = (shard.array(name)[rows] for name in ("inside2", "rough", "steps"))
+        of, slack = Rows(_bits(off), _bits(values), *places, *of_each), _slack(shard.shape.width)
         for i, (query, rounded) in enumerate(self._asked):
-            # What is stored otherwise is made float32 as far as it is read.
-            off = shard.off(rows, None if is_plain else query.chosen)
-            at = query.chosen if is_plain else np.arange(len(off))
-            of, found = Rows(off, *sparse, inside2, *rough), Best(*(array[i] for array in best))
-            there = query._replace(chosen=at), rounded
-            kernels.scan(*there, of, which, slack, found)
+            kernels.scan(query, rounded, of, which, slack, Best(*(array[i] for array in best)))
 
 
 class _Many:
@@ -266,8 +288,10 @@ class _Many:
 
     def block(self, shard: Shard, rows: slice, which: Int[np.ndarray, " n"], best: Best) -> None:
         """As `_Few.block`."""
-        off, inside2 = shard.off(rows), shard.array("inside2")[rows]
-        of = Rows(off, *shard.inside(rows), inside2, NO_CODES, NO_STEPS)
+        off, values, columns, starts, scales = shard.coded(rows)
+        off, values = values_of(off, scales[:, None]), values_of(values, scales[columns])
+        inside2 = shard.array("inside2")[rows]
+        of = Rows(off, values, columns, starts, scales, inside2, NO_CODES, NO_STEPS)
         slack = _slack(shard.shape.width)
         for a in range(0, len(which), self._height):
             n = len(which[a : a + self._height])

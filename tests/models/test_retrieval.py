@@ -104,8 +104,8 @@ def test_hits_are_those_of_the_joint_cosine_in_float64(many, texts, queries, k, 
 
 @pytest.mark.parametrize("dtype", ["float16", "int8"])
 @pytest.mark.parametrize("many", [False, True], ids=["few queries", "many"])
-@settings(max_examples=40)
-@given(texts=semantic(pool=[0.0, 1e3, -1e3, 1e-3]), queries=semantic(most=4))
+@settings(max_examples=80)
+@given(texts=semantic(), queries=semantic(most=4))
 def test_hits_of_fewer_bytes_are_exact_for_what_is_stored(many, dtype, texts, queries):
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
         patch.setattr(layout, "BLOCK", 8)
@@ -121,16 +121,19 @@ def test_hits_of_fewer_bytes_are_exact_for_what_is_stored(many, dtype, texts, qu
     agrees(found, reference(queries, dl.SemanticVectors(vectors, sets)))
     peaks = texts.vectors.abs().amax(0)  # of a column; a block's is no larger
     step = {"float16": 2.0**-10, "int8": 1 / 250}[dtype]
-    assert ((vectors - texts.vectors).abs() <= peaks * step).all()
+    tiny = 2.0**-126  # below, no scale of float32 tells values apart
+    assert ((vectors - texts.vectors).abs() <= peaks * step + tiny).all()
 
 
+@pytest.mark.parametrize("dtype", layout.DTYPES)
 @settings(max_examples=60)
 @given(texts=semantic())
-def test_what_is_read_of_every_row_is_within_its_bound(texts):
-    _, arrays = layout.packed(texts, "float32")
+def test_what_is_read_of_every_row_is_within_its_bound(dtype, texts):
+    _, arrays = layout.packed(texts, dtype)
     if texts.full:
         return
-    inside = np.where(texts.sets, texts.vectors, np.float32(0)).astype(np.float64)
+    stored = layout.as_stored(texts, dtype).vectors
+    inside = np.where(texts.sets, stored, np.float32(0)).astype(np.float64)
     about = arrays["rough"] * arrays["steps"][:, None].astype(np.float64)
     assert (np.abs(inside - about) <= kernels.HALF_STEP * arrays["steps"][:, None]).all()
     assert not arrays["rough"][~texts.sets.numpy()].any()
