@@ -55,9 +55,8 @@ class SemanticVectors:
             InputError: Something else; 0.9 is no position.
         """
         rows = _positions(index, len(self))
-        if self.full:
-            return SemanticVectors(self.vectors[rows])
-        return SemanticVectors(self.vectors[rows], self.sets[rows])
+        everything = self.sets.stride() == (0, 0) and self.full  # else many values are looked at
+        return SemanticVectors(self.vectors[rows], None if everything else self.sets[rows])
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Float[np.ndarray, "n d"]:
         """Return the vectors, if they are all that there is to the texts.

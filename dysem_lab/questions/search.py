@@ -138,12 +138,12 @@ def beyond_shared(
 
 
 def _best(
-    corpus: Corpus, asked: SemanticVectors, n: int
+    corpus: Corpus, asked: SemanticVectors, n: int, progress: Progress
 ) -> tuple[list[int], Float[np.ndarray, " m"], int]:
     """Return positions and similarities of the n nearest texts, and how many have none."""
     encoded, plain = corpus.encode(), type(corpus.encoder).similarity is Encoder.similarity
     if plain and len(corpus) >= INDEXED and find_spec("numba"):
-        hits = corpus.index().search(asked, n)
+        hits = corpus.index(progress).search(asked, n)
         found = [position for position in hits.ids[0] if position is not None]
         return found, hits.scores[0, : len(found)].numpy(), int(hits.n_undefined[0])
     U = joint_set(asked.sets, encoded.sets)
@@ -179,7 +179,7 @@ def nearest(
     n = at_least(n, 1, "n")
     asked = corpus.encode_query(query, renderings or {})
     encoded = corpus.encode(progress)
-    positions, similarity, n_undefined = _best(corpus, asked, n)
+    positions, similarity, n_undefined = _best(corpus, asked, n, progress)
     chosen = encoded[positions]
     U = joint_set(asked.sets, chosen.sets)
     top, together, shares = beyond_shared(asked, chosen, corpus.mean())

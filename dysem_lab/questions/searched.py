@@ -86,6 +86,8 @@ class Corpus:
         Args:
             progress: Called before each chunk; where it stops the work, the next call goes on.
         """
+        if self._encoded is not None:
+            return self._encoded
         # Texts of similar length together waste little padding.
         order = sorted(range(len(self)), key=lambda i: (-len(self.texts[i]), i))
         for start in range(len(self._chunks) * CHUNK, len(self), CHUNK):
@@ -93,18 +95,18 @@ class Corpus:
             rows = order[start : start + CHUNK]
             columns = {code: [column[i] for i in rows] for code, column in self.renderings.items()}
             self._chunks.append(self._encode([self.texts[i] for i in rows], columns))
-        if self._encoded is None:
-            back = torch.tensor(order).argsort()
-            self._encoded = SemanticVectors(
-                torch.cat([chunk.vectors for chunk in self._chunks])[back],
-                torch.cat([chunk.sets for chunk in self._chunks])[back],
-            )
+        back = torch.tensor(order).argsort()
+        self._encoded = SemanticVectors(
+            torch.cat([chunk.vectors for chunk in self._chunks])[back],
+            torch.cat([chunk.sets for chunk in self._chunks])[back],
+        )
         return self._encoded
 
-    def index(self) -> SemanticIndex:
+    def index(self, progress: Progress = silent) -> SemanticIndex:
         """Return the texts by their positions as an index, which lasts as long as the corpus."""
         if self._index is None:
-            encoded, folder = self.encode(), tempfile.mkdtemp(prefix="dysem-lab-")
+            encoded, folder = self.encode(progress), tempfile.mkdtemp(prefix="dysem-lab-")
+            progress(0, len(self), "Making an index of the corpus")
             weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
             index = SemanticIndex.create(Path(folder) / "index", encoded.vectors.shape[1])
             index.add(range(len(encoded)), encoded)

@@ -87,16 +87,25 @@ def packed(texts: SemanticVectors, dtype: str) -> tuple[Shape, dict[str, np.ndar
     codes, stored = vectors, vectors
     if dtype != "float32":
         codes, stored, arrays["scales"] = _coded(vectors, dtype)
-    inside = stored if full else np.where(sets, stored, np.float32(0))
-    with np.errstate(over="ignore"):  # a search computes such rows in float64
-        arrays["inside2"] = np.einsum("ij,ij->i", inside, inside)
+    arrays["inside2"] = np.empty(n, np.float32)
+    if not full:
+        arrays["rough"], arrays["steps"] = np.empty((n, d), np.int8), np.empty(n, np.float32)
+        arrays["off"] = np.empty(n * d, codes.dtype)
+    values, columns = [], []
+    for rows in blocks_of(n):  # at once, they would be copied many times through memory
+        inside = stored[rows] if full else np.where(sets[rows], stored[rows], np.float32(0))
+        with np.errstate(over="ignore"):  # a search computes such rows in float64
+            arrays["inside2"][rows] = np.einsum("ij,ij->i", inside, inside)
+        if not full:
+            arrays["rough"][rows], arrays["steps"][rows] = _rough(inside)
+            outside = np.where(sets[rows], codes.dtype.type(0), codes[rows])
+            arrays["off"][rows.start * d : rows.stop * d] = outside.T.ravel()
+            on = sets[rows].ravel().nonzero()[0]
+            values.append(codes[rows].ravel()[on])
+            columns.append((on % d).astype(np.uint16))
     if full:
         return Shape(n, d, dtype, True, 0), {**arrays, "vectors": codes}
-    arrays["rough"], arrays["steps"] = _rough(inside)
-    outside = np.where(sets, codes.dtype.type(0), codes)
-    arrays["off"] = np.concatenate([outside[rows].T.ravel() for rows in blocks_of(n)])
-    arrays["values"] = codes[sets]
-    arrays["columns"] = sets.nonzero()[1].astype(np.uint16)
+    arrays["values"], arrays["columns"] = np.concatenate(values), np.concatenate(columns)
     arrays["starts"] = np.concatenate([[0], sets.sum(1).cumsum()]).astype(np.int64)
     return Shape(n, d, dtype, False, len(arrays["values"])), arrays
 
@@ -107,7 +116,8 @@ def _rough(
     """Return rows in 8 bits and the step of each: code · step is within half a step of a value."""
     steps = np.abs(inside).max(1) / np.float32(127)
     steps = np.where(steps >= np.finfo(np.float32).tiny, steps, np.float32(1))
-    return np.rint(inside / steps[:, None]).astype(np.int8), steps
+    scaled = inside / steps[:, None]
+    return np.rint(scaled, out=scaled).astype(np.int8), steps
 
 
 def _coded(
