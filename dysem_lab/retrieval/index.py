@@ -233,6 +233,9 @@ class SemanticIndex(Reader):
             rows = sorted(set(found.rows[found.rows >= 0].tolist()))
             with self._database.connection("BEGIN") as connection:
                 known = records.texts_at(connection, rows)
+                state = records.facts_of(connection, self.path)["state"]
+                if len(known) < len(rows) and state == self._state:
+                    raise records.not_whole(self.path, "it does not know all texts of its shards")
                 # Else all texts of a shard were removed meanwhile, or have other rows.
                 if len(known) == len(rows) and self._is_numbered(connection):
                     break

@@ -182,6 +182,8 @@ class Reader:
                 if facts["state"] == self._state:
                     return
                 wanted = records.shards_of(connection, self.width, self.dtype)
+                if any(of.first + of.shape.rows > facts["rows"] for of in wanted):
+                    raise records.not_whole(self.path, f"it has more than {facts['rows']:,} rows")
                 alive = records.living(connection, facts["rows"], wanted)
             try:
                 shards = {

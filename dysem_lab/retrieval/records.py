@@ -62,12 +62,19 @@ def facts_of(connection: sqlite3.Connection, path: Path) -> dict[str, Any]:
     kinds = {"width": int, "dtype": str, "encoder": str, "made_by": str, "state": int, "rows": int}
     wrong = [name for name, kind in kinds.items() if not isinstance(found.get(name), kind)]
     if wrong or found["dtype"] not in DTYPES:
-        raise DataError(
-            f"{path} is no whole index: it does not say its {some_of(wrong) or 'dtype'}; move it "
-            "away and build it anew"
-        )
-    parsed = {name: json.loads(found.get(name, "null")) for name in ("encoder", "first_stage")}
+        raise not_whole(path, f"it does not say its {some_of(wrong) or 'dtype'}")
+    try:
+        parsed = {name: json.loads(found.get(name, "null")) for name in ("encoder", "first_stage")}
+    except ValueError as error:
+        raise not_whole(
+            path, f"what it says of its encoder or first stage is no JSON: {error}"
+        ) from error
     return {"compacted": 0, **found, **parsed}
+
+
+def not_whole(path: Path, why: str) -> DataError:
+    """Return the error of an index whose SQLite file is readable, but not what was written."""
+    return DataError(f"{path} is no whole index: {why}; move it away and build it anew")
 
 
 def shards_of(connection: sqlite3.Connection, width: int, dtype: str) -> list[ShardRecord]:

@@ -1,5 +1,7 @@
 """The search of a corpus on disk against the joint-set cosine in float64, on odd vectors too."""
 
+import contextlib
+import sqlite3
 import tempfile
 from pathlib import Path
 
@@ -297,6 +299,25 @@ def test_a_damaged_shard_is_named_and_can_be_made_anew(tmp_path):
     index.add(damaged["id"], texts[3:], damaged["text"].tolist(), replace=True)
     assert index.damaged().empty
     assert index.search(texts, 1).ids[:, 0].tolist() == list(range(6))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("DELETE FROM texts", "does not know all texts of its shards"),
+        ("UPDATE facts SET value=3 WHERE name='rows'", "has more than 3 rows"),
+        ("UPDATE facts SET value='{' WHERE name='encoder'", "no JSON"),
+        ("UPDATE facts SET value='int4' WHERE name='dtype'", "does not say its dtype"),
+        ("DELETE FROM facts", "does not say its width"),
+    ],
+)
+def test_an_index_that_lost_a_part_of_its_own_file_is_refused(tmp_path, change, said):
+    SemanticIndex.create(tmp_path / "index", D).add(range(6), drawn(6, 0))
+    with contextlib.closing(sqlite3.connect(tmp_path / "index" / "index.sqlite")) as connection:
+        connection.execute(change)
+        connection.commit()
+    with pytest.raises(DataError, match=f"{said}.*; move it away and build it anew"):
+        SemanticIndex.open(tmp_path / "index").search(drawn(1, 1), 2)
 
 
 def test_an_index_of_another_encoder_is_refused_by_what_differs(tmp_path, tiny_lens, tiny_folder):
