@@ -316,19 +316,25 @@ def _add(
     as_json: bool,
 ) -> None:
     """Encode and add the texts that are not there yet, and say so."""
-    from dysem_lab.retrieval.effect import ranking_kept
-
     new = _new(there, set(there.ids), ids, texts)
     names, added = [ids[i] for i in new], [texts[i] for i in new]
     there_already = len(ids) - len(new)
     facts: dict[str, Any] = {"index": there.path, "added": len(new), "there already": there_already}
+    kept: dict[str, float] = {}
     for rows, vectors in encoded(encoder, added, language, as_json):
         there.add(names[rows], vectors, added[rows])
-        if there.dtype != "float32" and rows.start == 0 and len(vectors) > 10:
-            kept = ranking_kept(vectors, there.dtype)
-            facts[f"10 nearest kept by {there.dtype} (of {len(vectors)} texts)"] = round(kept, 4)
-    facts |= {"texts": len(there), "megabytes": there.n_bytes / 1e6}
-    say(facts, as_json)
+        kept = kept or _kept(there.dtype, vectors)
+    say({**facts, **kept, "texts": len(there), "megabytes": there.n_bytes / 1e6}, as_json)
+
+
+def _kept(dtype: str, vectors: Any) -> dict[str, float]:
+    """Return what a data type keeps of the ranking, of the first texts that are enough to say."""
+    from dysem_lab.retrieval.effect import ranking_kept
+
+    if dtype == "float32" or len(vectors) <= 10:
+        return {}
+    share = round(ranking_kept(vectors, dtype), 4)
+    return {f"10 nearest kept by {dtype} (of {len(vectors)} texts)": share}
 
 
 def _add_shards(
@@ -341,12 +347,14 @@ def _add_shards(
     if not isinstance(encoder, LensEncoder):
         raise InputError(f"{encoder.name} reads no model of the kind that shards are of")
     known, n_new, n = set(there.ids), 0, 0
+    kept: dict[str, float] = {}
     for rows, vectors in encoded_shards(shards, encoder, language):
         texts = rows.texts[language]
         new = _new(there, known, rows.ids, texts)
         there.add([rows.ids[i] for i in new], vectors[new], [texts[i] for i in new])
         n_new, n = n_new + len(new), n + len(rows.ids)
-    facts = {"index": there.path, "added": n_new, "there already": n - n_new}
+        kept = kept or (_kept(there.dtype, vectors) if new else {})
+    facts = {"index": there.path, "added": n_new, "there already": n - n_new, **kept}
     say({**facts, "texts": len(there), "megabytes": there.n_bytes / 1e6}, as_json)
 
 

@@ -367,6 +367,10 @@ def test_the_command_line_captures_and_builds_an_index_of_shards(request_for, ta
     )
     with pytest.raises(InputError, match="either a file of texts or --shards"):
         run("index", "build", tmp_path / "index", *model)
+    whole = request_for(folder=str(tmp_path / "one shard"), rows=N)
+    captured(whole)
+    index = ("index", "build", tmp_path / "int8", "--shards", whole.folder, *model)
+    assert 0.5 < run(*index, "--stored", "int8")[f"10 nearest kept by int8 (of {N} texts)"] <= 1
 
 
 def _store(folder):
