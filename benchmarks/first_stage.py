@@ -112,7 +112,7 @@ def main() -> None:
                 **said,
                 "share": share,
                 "candidates": n,
-                "lists": found["first stage"].partition(", ")[2].rpartition(", ")[2],
+                "lists": found["first stage"].rpartition(", ")[2].removesuffix(" lists read"),
                 "recall@10": found["recall@10"],
                 "milliseconds": milliseconds(index, texts[:1], n),
                 "milliseconds_exact": exact,

@@ -346,6 +346,16 @@ def cells(of: dict) -> list[object]:
 NAMES = ("numpy", "faiss", "usearch", "index", "first stage")
 
 
+def on_disk(of: dict) -> str:
+    """Return what a size took that was measured without plain scans, as an item of a list."""
+    return (
+        f"- {of['texts']:,} × {of['width']} on disk: {of['seconds_to_add']:,.0f} s to add; at most "
+        f"{of['megabytes_at_most_until_added']:,.0f} MB in memory until then, texts that are drawn "
+        f"and files that are mapped included; {of['megabytes_in_memory']:,.0f} MB of its own after "
+        "the searches"
+    )
+
+
 def missing(measures: list[dict]) -> list[str]:
     """Return what of WANTED, and of 10 million texts on disk, no machine has measured."""
     there = {(of["texts"], of["dtype"], of["queries"], of["common"]) for of in measures}
@@ -377,10 +387,12 @@ def table(measures: list[dict]) -> str:
             "|---" * (HEAD.count(" | ") + 1) + "|",
             *(f"| {' | '.join(map(str, cells(of)))} |" for of in of_machine),
             "",
+            *(on_disk(of) for of in of_machine if of.get("alone") and of["queries"] == 1),
+            "",
         ]
     if absent := missing(measures):
         lines += ["Not measured:", "", *(f"- {said}" for said in absent), ""]
-    return "\n".join(lines)
+    return "\n".join(lines).replace("\n\n\n", "\n\n")
 
 
 def _order(of: dict) -> tuple:
