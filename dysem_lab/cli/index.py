@@ -86,8 +86,13 @@ def build(
     setting: Setting = "",
     vector: Annotated[str, typer.Option(help="mean or source.")] = "mean",
     stored: Annotated[
-        str, typer.Option("--stored", help="float32, float16 or int8: fewer bytes, other ranks.")
-    ] = "float32",
+        str,
+        typer.Option(
+            "--stored",
+            help="float32, float16 or int8: fewer bytes, other ranks.",
+            show_default="float32, or what the index has",
+        ),
+    ] = "",
     language: Language = "en",
     as_json: Json = False,
 ) -> None:
@@ -98,7 +103,7 @@ def build(
 
     # Whatever can be wrong is said before a model is loaded.
     kept = number(k)
-    one_of(stored, STORED, "data type")
+    one_of(stored or STORED[0], STORED, "data type")
     one_of(method, NAMES, "method")
     check_name(model)
     setting = setting or settings_of(template)[-1]
@@ -119,6 +124,7 @@ def build(
     from dysem_lab.encoders.systems import named_systems, needs_lens
     from dysem_lab.models.loading import load_model
     from dysem_lab.retrieval.index import SemanticIndex
+    from dysem_lab.retrieval.records import is_begun
 
     lens = load_model(model) if needs_lens(method) else None
     encoder: Encoder
@@ -127,14 +133,16 @@ def build(
         encoder = DySem(lens, codes, made_by, kept, component, template, setting, vector)
     else:
         (encoder,) = named_systems(lens, method, codes, made_by, kept).values()
-    if (folder / "index.sqlite").is_file():
+    if is_begun(folder):
         there = SemanticIndex.open(folder, encoder)
-        if there.dtype != stored:
+        if there.dtype != (stored or there.dtype):
             raise InputError(
                 f"{folder} stores {there.dtype}, not {stored}; build another, or leave --stored out"
             )
     else:
-        there = SemanticIndex.create(folder, encoder.width, dtype=stored, encoder=encoder)
+        there = SemanticIndex.create(
+            folder, encoder.width, dtype=stored or STORED[0], encoder=encoder
+        )
     if shards:
         _add_shards(there, encoder, shards, language, as_json)
     else:

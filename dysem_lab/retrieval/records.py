@@ -52,6 +52,14 @@ def database(folder: Path) -> Database:
     )
 
 
+def is_begun(folder: Path) -> bool:
+    """Return whether a folder has an index; where `create` was killed at once, it has none."""
+    if not (folder / "index.sqlite").is_file():
+        return False
+    with database(folder).connection() as connection:
+        return bool(connection.execute("SELECT count(*) FROM facts").fetchone()[0])
+
+
 def facts_of(connection: sqlite3.Connection, path: Path) -> dict[str, Any]:
     """Return what an index says of itself.
 

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 import dysem_lab as dl
 from dysem_lab.cli import cli
 from dysem_lab.errors import DysemLabError, InputError
+from dysem_lab.retrieval import records
 
 pytest.importorskip("numba", reason="no numba: pip install -e '.[index]'")
 pytestmark = pytest.mark.usefixtures("_one_thread")
@@ -141,7 +142,14 @@ def test_fewer_bytes_say_what_they_do_to_the_ranking(tmp_path, tiny_folder):
     kept = asked(*build, "--stored", "int8")["10 nearest kept by int8 (of 12 texts)"]
     assert 0.5 < kept <= 1
     with pytest.raises(InputError, match="stores int8, not float32"):
-        run(*build)
+        run(*build, "--stored", "float32")
+    assert asked(*build)["there already"] == 12  # in what the index has
+
+
+def test_a_build_that_was_killed_at_its_very_beginning_goes_on(built):
+    folder, build = built
+    records.database(folder)  # tables, and nothing in them yet
+    assert asked(*build)["added"] == 4
 
 
 def test_what_is_wrong_is_said(built, tmp_path, tiny_folder):
