@@ -55,8 +55,9 @@ class SemanticVectors:
             InputError: Something else; 0.9 is no position.
         """
         rows = _positions(index, len(self))
-        everything = self.sets.stride() == (0, 0) and self.full  # else many values are looked at
-        return SemanticVectors(self.vectors[rows], None if everything else self.sets[rows])
+        if self.sets.stride() == (0, 0) and self.full:  # else many values would be looked at
+            return SemanticVectors(self.vectors[rows])
+        return SemanticVectors(self.vectors[rows], self.sets[rows])
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Float[np.ndarray, "n d"]:
         """Return the vectors, if they are all that there is to the texts.

@@ -56,7 +56,6 @@ class SemanticIndex(Reader):
 
     `create` makes one and `open` opens it. Processes may share it: one writes at a time, and a
     search sees the state that was there when it began.
-
     """
 
     @classmethod
@@ -73,9 +72,8 @@ class SemanticIndex(Reader):
         Args:
             path: The folder; it is made.
             width: Number of dimensions, d.
-            dtype: "float32"; "float16" or "int8" for a half or a quarter of the bytes of each
-                value, which changes vectors and so the ranking (`dysem_lab.retrieval.effect` says
-                how much).
+            dtype: "float32"; "float16" or "int8" for a half or a quarter of a value's bytes, which
+                changes vectors and so the ranking (`dysem_lab.retrieval.effect` says how much).
             encoder: What makes the vectors; `open` then refuses another.
 
         Raises:

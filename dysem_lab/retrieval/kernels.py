@@ -13,6 +13,8 @@ show already that a row is none of the k best, its sparse row is read, and then 
 
 What is computed in float32 only says which rows can be left out, by a margin that is a bound of its
 rounding; each of the others is computed again in float64. So scores and ranks are those of float64.
+
+Over 400 lines, as loops that are compiled together stand together.
 """
 
 from typing import Any, NamedTuple
