@@ -348,18 +348,22 @@ def record(
         pooled = edit.pooled(these, mask)
         readers = {place: Reader(place, lens, mask, pooled) for place in places}
         hooks = edit.hooks(these, mask)
-        if not all_positions:
-            hooks += _ffn_of_last_token(lens, mask, n_blocks - 1)
         hooks += [hook for reader in readers.values() for hook in reader.hooks()]
+        if not all_positions:
+            keep, spread = _ffn_of_last_token(lens, mask, n_blocks - 1)
+            hooks = [*spread, *hooks, *keep]  # an edit and a reader see every position
         whole_mask = torch.nn.functional.pad(mask, (n_shared, 0), value=1)
         forward(lens, ids, whole_mask, hooks, shared, n_blocks)
         yield batch, {place: reader.read() for place, reader in readers.items()}
 
 
-def _ffn_of_last_token(lens: LensModel, mask: Int[Tensor, "batch pos"], block: int) -> list[Hook]:
+def _ffn_of_last_token(
+    lens: LensModel, mask: Int[Tensor, "batch pos"], block: int
+) -> tuple[list[Hook], list[Hook]]:
     """Return hooks by which the FFN of a block runs for the last token alone, in place of all.
 
-    Nothing reads the other tokens after the last block that runs.
+    Nothing reads the other tokens after the last block that runs. The first hooks keep that token
+    of the FFN's input, the second spread what comes of it over all positions.
     """
     last = (torch.arange(len(mask), device=mask.device), mask.sum(1) - 1)
 
@@ -367,10 +371,12 @@ def _ffn_of_last_token(lens: LensModel, mask: Int[Tensor, "batch pos"], block: i
         return x[last][:, None]
 
     def spread(x: Float[Tensor, "batch 1 d"], hook: object) -> Float[Tensor, "batch pos d"]:
-        return x.expand(-1, mask.shape[1], -1)
+        return x.expand(-1, mask.shape[1], -1).clone()  # an edit may write into it
 
-    points = {f"blocks.{block}.mlp.hook_in": keep, f"blocks.{block}.mlp.hook_out": spread}
-    return [*points.items()] if points.keys() <= lens.bridge.hook_dict.keys() else []
+    points = (f"blocks.{block}.mlp.hook_in", f"blocks.{block}.mlp.hook_out")
+    if not all(point in lens.bridge.hook_dict for point in points):
+        return [], []
+    return [(points[0], keep)], [(points[1], spread)]
 
 
 def shared_prefix(
