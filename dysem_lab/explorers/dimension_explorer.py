@@ -30,7 +30,6 @@ from dysem_lab.questions.dimension_facts import dimension_facts, most_telling, o
 from dysem_lab.questions.names import SETTING_NAMES, VECTOR_NAMES, named
 from dysem_lab.questions.study import Study
 
-
 CHOSEN = ("dimension", "component", "setting", "m", "k")  # controls of `dimension_facts`
 
 
