@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 NOTEBOOKS := $(shell git ls-files '*.ipynb' 2>/dev/null)
 STRIP_KEYS := metadata.papermill metadata.widgets cell.metadata.papermill cell.metadata.execution metadata.language_info
 
-.PHONY: figures gallery test tests shapes bench lab app docs site check format lock clean
+.PHONY: figures gallery test tests shapes bench lab app docs films site check format lock clean
 
 figures: $(INSTALLED)  ## Run the first figure notebook into figures/; ARGS="--data stsb …" goes to the batch job
 	$(BIN)/dysem-lab figures $(or $(ARGS),--only 01)
@@ -36,7 +36,16 @@ app: $(INSTALLED)  ## Serve the explorers as pages, to browsers on this machine 
 
 docs: $(INSTALLED)  ## Run what the site shows and has changed, and build it; ARGS="01 0_" are beginnings of names
 	$(BIN)/python docs/run_notebooks.py $(ARGS)
+	$(BIN)/dysem-lab export-explorer --out build/explorer
+	$(MAKE) films
 	$(MAKE) site
+
+films: build/films/lesson0.webm  ## Silent films of the page, an explorer and lesson 0, for the site
+
+build/films/lesson0.webm: $(wildcard dysem_lab/pages/* dysem_lab/explorers/*) \
+		notebooks/explore/1_pair.ipynb notebooks/teach/0_whole_game.ipynb \
+		tests/notebooks/test_films.py tests/notebooks/recording.py | $(INSTALLED)
+	$(BIN)/python -m pytest --quiet tests/notebooks/test_films.py
 
 site: $(INSTALLED)  ## Build the site into build/site, with what has been run
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

@@ -26,6 +26,7 @@ STUB = (REPOSITORY / "dysem_lab" / "__init__.pyi").read_text(encoding="utf-8")
 HOMES = {name: home for home, name in re.findall(r"^from \.([\w.]+) import (\w+)", STUB, re.M)}
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
 NAME = re.compile(r"<code>((?:dysem_lab|dl)\.[\w.]+)</code>")
+FILM = re.compile(r"<!-- film: (\w+) -->")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -42,7 +43,14 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             files.append(File.generated(config, name, content=whole))
         else:
             files.append(File.generated(config, name, abs_src_path=str(path)))
+    for path in sorted(films().glob("*.webm")):
+        files.append(File.generated(config, f"films/{path.name}", abs_src_path=str(path)))
     return files
+
+
+def films() -> Path:
+    """Return the folder of the silent films: what `make films` made, or DYSEM_LAB_FILMS."""
+    return Path(os.environ.get("DYSEM_LAB_FILMS", REPOSITORY / "build" / "films"))
 
 
 def explorer_page() -> Path:
@@ -84,7 +92,26 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
     for marker, text in MADE.items():
         if f"<!-- {marker} -->" in markdown:
             markdown = markdown.replace(f"<!-- {marker} -->", text())
-    return markdown
+
+    def shown(mark: re.Match[str]) -> str:
+        file = files.get_file_from_path(f"films/{mark[1]}.webm")
+        return film(mark[1], file.url_relative_to(page.file)) if file else ""
+
+    return FILM.sub(shown, markdown)
+
+
+def film(name: str, address: str) -> str:
+    """Return a silent film with its caption; what one sees in it, in words too."""
+    about = json.loads((films() / f"{name}.json").read_text(encoding="utf-8"))
+    title, *said = map(html.escape, [about["title"], *about["said"]])
+    seen = "".join(f"<li>{sentence}</li>" for sentence in said)
+    return (
+        f'<figure class="film"><video controls muted preload="metadata" src="{address}" '
+        f'width="{about["width"]}" height="{about["height"]}" aria-label="{title}"></video>\n'
+        f"<figcaption>{title} Silent, {about['seconds']} seconds; waiting is left out.\n"
+        f"<details><summary>What one sees, in words</summary><ol>{seen}</ol></details>"
+        "</figcaption></figure>"
+    )
 
 
 def on_page_content(content: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:

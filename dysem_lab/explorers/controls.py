@@ -48,6 +48,22 @@ def slider(label: str, value: float, low: float, high: float, step: float = 1) -
     return _labelled(kind, label, NARROW, continuous_update=True, **numbers)
 
 
+def number_box(slider: Any) -> Any:
+    """Return a box for the number of a slider, which follows it and moves it.
+
+    A box has its label as a name; a slider of ipywidgets has none to a screen reader, unless a
+    script of the page gives it one.
+    """
+    widgets = library("ipywidgets")
+    whole = isinstance(slider, widgets.IntSlider)
+    kind = widgets.BoundedIntText if whole else widgets.BoundedFloatText
+    numbers = {name: getattr(slider, name) for name in ("value", "min", "max", "step")}
+    box = _labelled(kind, slider.description, NARROW, **numbers)
+    for name in numbers:
+        widgets.link((slider, name), (box, name))
+    return box
+
+
 def menu(label: str, options: Sequence[Any], value: Any) -> Any:
     """Return a drop-down menu; options are values, or pairs of a name and a value."""
     return _labelled(library("ipywidgets").Dropdown, label, NARROW, options=options, value=value)

@@ -16,7 +16,7 @@ import plotly.graph_objects as go
 
 from dysem_lab.display import Progress
 from dysem_lab.errors import DysemLabError, InputError, choices
-from dysem_lab.explorers.controls import button, library
+from dysem_lab.explorers.controls import button, library, number_box
 from dysem_lab.explorers.screen import (
     STYLE,
     PlainScreen,
@@ -141,7 +141,7 @@ class Panel:
         self.box = widgets.VBox(
             [
                 widgets.HTML(f"<style>{STYLE}</style>", layout={"display": "none"}),
-                *self._head(widgets, folded, examples or {}),
+                *self._head(widgets, folded, examples or {}, plain),
                 self._working,
                 self._message,
                 self._text,
@@ -155,10 +155,17 @@ class Panel:
         for control in self.controls.values():
             control.observe(lambda _: self.start(), names="value")
 
-    def _head(self, widgets: Any, folded: Sequence[str], examples: Mapping[str, State]) -> list:
+    def _head(
+        self, widgets: Any, folded: Sequence[str], examples: Mapping[str, State], plain: bool
+    ) -> list:
         """Return what stands above the result: controls, examples, and the settings, closed."""
         row = {"display": "flex", "flex_flow": "row wrap", "width": "100%"}
-        shown = [control for name, control in self.controls.items() if name not in folded]
+        sliders = (widgets.IntSlider, widgets.FloatSlider)
+        boxes = {
+            name: number_box(control) if plain and isinstance(control, sliders) else control
+            for name, control in self.controls.items()
+        }
+        shown = [box for name, box in boxes.items() if name not in folded]
         head = [widgets.Box(shown, layout=row)]
         chips = []
         for label, values in examples.items():
@@ -169,7 +176,7 @@ class Panel:
         if chips:
             head.append(widgets.Box([widgets.Label("For example"), *chips], layout=row))
         if folded:
-            inside = widgets.Box([self.controls[name] for name in folded], layout=row)
+            inside = widgets.Box([boxes[name] for name in folded], layout=row)
             inside.layout.display = "none"
             # A button, which a keyboard can reach: the header of an accordion is none.
             opener = widgets.ToggleButton(

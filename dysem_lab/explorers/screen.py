@@ -128,8 +128,9 @@ class PlainScreen:
         drawn = go.Figure(figure).update_layout(width=None, autosize=True)
         page = drawn.to_html(include_plotlyjs=self._plotly, config=CONFIG)
         height = (figure.layout.height or 450) + 20
+        title = html.escape(re.sub(r"<[^>]+>", " ", figure.layout.title.text or "Figure"))
         self.box.value = (
-            f'<iframe title="figure" srcdoc="{html.escape(page)}" '
+            f'<iframe title="{title}" srcdoc="{html.escape(page)}" '
             f'style="width:100%;height:{height}px;border:0"></iframe>'
         )
         self._python.value = (

@@ -29,10 +29,15 @@ def check_walk(page, root):
         page.keyboard.press("Tab")
 
 
-def check_panel(page):
-    """The same for an explorer's panel, its settings opened and folded again by Enter."""
+def check_panel(page, number=".dysem-panel .noUi-handle"):
+    """The same for an explorer's panel, its settings opened and folded again by Enter.
+
+    Args:
+        page: The page.
+        number: Where a number is set, among the settings.
+    """
     settings = page.locator(".dysem-panel button", has_text="Settings")
     settings.press("Enter")
-    page.wait_for_function("() => document.querySelector('.dysem-panel .noUi-handle').offsetParent")
+    page.locator(number).last.wait_for()
     check_walk(page, ".dysem-panel")
     settings.press("Enter")

@@ -199,6 +199,7 @@ def lab(browser, tmp_path_factory):
     """JupyterLab on a copy of the explorers' notebooks, which share a kernel and its imports."""
     folder, port = tmp_path_factory.mktemp("lab"), free_port()
     shutil.copytree(REPOSITORY / "notebooks" / "explore", folder / "root")
+    shutil.copytree(REPOSITORY / "notebooks" / "teach", folder / "root" / "teach")
     quiet = {
         "@jupyterlab/apputils-extension:notification": {
             "fetchNews": "false",
@@ -293,6 +294,58 @@ def test_an_explorer_notebook_runs_in_jupyterlab(lab, page, path):
     page.set_viewport_size({"width": 1150, "height": 1100})
     check_look(page, f"lab-dark-{path.stem}")
     page.evaluate(EMPTY)
+
+
+# What a host without anywidget shows: the figure in a frame, which a browser draws by itself.
+PLAIN = """import sys
+sys.modules["anywidget"] = None"""
+IN_FRAME = "iframe[title]"
+
+
+@pytest.fixture(scope="module")
+def plain_app(browser, tmp_path_factory):
+    """The explorer of two sentences, served where there is no anywidget."""
+    folder, port = tmp_path_factory.mktemp("plain"), free_port()
+    notebook = json.loads(EXPLORERS[0].read_text("utf-8"))
+    first = next(cell for cell in notebook["cells"] if cell["cell_type"] == "code")
+    first["source"] = [*first["source"], "\n", PLAIN]
+    (folder / "root").mkdir()
+    (folder / "root" / "plain.ipynb").write_text(json.dumps(notebook), "utf-8")
+    arguments = ["voila", str(folder / "root"), "--no-browser", "--template=dysem"]
+    arguments += ["--Voila.ip=127.0.0.1", f"--port={port}", "--Voila.auto_token=True"]
+    arguments += [f"--Voila.token={TOKEN}"]
+    with serving(arguments, folder, port, f"/?token={TOKEN}") as address:
+        yield address
+
+
+@pytest.mark.parametrize(("width", "theme"), [(1280, "light"), (400, "dark")])
+def test_the_plain_panel_works_without_anywidget(plain_app, page, width, theme):
+    page.set_viewport_size({"width": width, "height": 1100})
+    page.goto(f"{plain_app}/voila/render/plain.ipynb?token={TOKEN}&theme={theme}")
+    frame = page.frame_locator(IN_FRAME)
+    frame.locator(".main-svg").first.wait_for()
+    page.wait_for_timeout(500)  # plotly draws in the next frames
+    page.screenshot(path=SCREENSHOTS / f"plain-{theme}-{width}.png")
+    assert page.evaluate(ERROR) == ""
+    assert not page.evaluate(TOO_WIDE)
+    assert page.locator(".dysem-panel .js-plotly-plot, .dysem-panel .dysem-take").count() == 0
+    check_panel(page, '.dysem-panel input[type="number"]')
+    page.locator(".dysem-panel button", has_text="Settings").press("Enter")
+    k = page.get_by_label("k dimensions")
+    before = page.evaluate(NUMBERS), page.locator(IN_FRAME).get_attribute("srcdoc")
+    k.fill("9")
+    k.press("Tab")
+    page.wait_for_function(f"(old) => ({NUMBERS})() !== old", arg=before[0])
+    page.wait_for_function(
+        f"(old) => document.querySelector('{IN_FRAME}').srcdoc !== old", arg=before[1]
+    )
+    frame.locator(".main-svg").first.wait_for()
+    page.locator(".dysem-panel button", has_text="Download figure").press("Enter")
+    with page.expect_download() as saved:
+        page.get_by_role("status").get_by_role("link").press("Enter")
+    assert saved.value.suggested_filename.endswith(".html")
+    page.screenshot(path=SCREENSHOTS / f"plain-{theme}-{width}-after.png", full_page=True)
+    assert page.complaints == []
 
 
 def open_in_the_app(app, page, theme, name):

@@ -382,6 +382,7 @@ def test_a_plain_panel_needs_ipywidgets_alone(monkeypatch):
     assert panel.plot is None
     frame = html.unescape(re.search(r'srcdoc="([^"]+)"', panel._screen.box.value)[1])
     assert '"text":"k 3"' in frame
+    assert '<iframe title="k 3" ' in panel._screen.box.value
     assert not re.search(r'<script[^>]* src="http', frame)  # nothing is fetched
     assert "k is 3" in panel._text.value
     assert "<pre>answer = 3 * 2</pre>" in panel._screen.take.children[0].value
@@ -389,6 +390,25 @@ def test_a_plain_panel_needs_ipywidgets_alone(monkeypatch):
     assert '"text":"k 7"' in html.unescape(panel._screen.box.value)
     modules = {widget._model_module for widget in widgets_in(panel.box)}
     assert modules <= {"@jupyter-widgets/controls", "@jupyter-widgets/base"}
+
+
+def test_a_number_of_a_plain_panel_is_a_labelled_box():
+    """A slider of ipywidgets has no name to a screen reader without the panel's script."""
+    boxes = {"k": slider("Dimensions", 3, 1, 9), "alpha": slider("α", 0.5, -1.0, 2.0, 0.1)}
+    panel = Panel(boxes, bars, lambda state: "", folded=["alpha"], plain=True).refresh()
+    names = [type(widget).__name__ for widget in widgets_in(panel.box)]
+    assert not [name for name in names if "Slider" in name]
+    number, share = (
+        widget for widget in widgets_in(panel.box) if "Bounded" in type(widget).__name__
+    )
+    assert (number.description, number.value, number.min, number.max) == ("Dimensions", 3, 1, 9)
+    assert (share.description, share.value, share.step) == ("α", 0.5, 0.1)
+    number.value = 7
+    assert panel.wait().text == "k is 7"
+    panel.set(k=2).wait()
+    assert number.value == 2
+    panel.controls["k"].max = 5
+    assert number.max == 5
 
 
 def widgets_in(box):

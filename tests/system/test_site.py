@@ -70,11 +70,17 @@ def site(tiny_lens, runs, tmp_path_factory):
     pairs = dysem_lab.load_data("demo", languages=("en", "fr")).head(3)
     study = dysem_lab.Study(tiny_lens, pairs, languages=("en", "fr"))
     dysem_lab.export_explorer(study, folder / "page", explained=1, progress=False)
+    (folder / "films").mkdir()
+    (folder / "films" / "page.webm").write_bytes(b"a film")
+    about = {"title": "A <page>.", "seconds": 61, "said": ["One.", "Two."]}
+    about |= {"width": 1280, "height": 784}
+    (folder / "films" / "page.json").write_text(json.dumps(about), "utf-8")
     out = folder / "site"
     build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(out)]
     proxies = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "")
     nowhere = dict.fromkeys(proxies, "http://127.0.0.1:9")  # a request would fail the build
     made = {"DYSEM_LAB_PAGE": str(folder / "page"), "DYSEM_LAB_RUNS": str(runs)}
+    made |= {"DYSEM_LAB_FILMS": str(folder / "films")}
     environment = {**os.environ, **nowhere, **made}
     done = subprocess.run(build, cwd=REPOSITORY, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
@@ -105,6 +111,18 @@ def test_the_site_needs_no_network(site):
     assert "open_problems.ipynb" in course.read_text("utf-8")
     for name in re.findall(r'(?:src|href)="([\w.]+)"', explorer):
         assert (site / EXPLORER).with_name(name).is_file(), name
+
+
+def test_a_film_stands_where_it_belongs_with_what_one_sees(site):
+    shown = (site / "guide" / "page" / "index.html").read_text("utf-8")
+    (address,) = re.findall(r'<video controls muted [^>]*src="([^"]+)"', shown)
+    assert (site / "guide" / "page" / address).read_bytes() == b"a film"
+    assert "A &lt;page&gt;. Silent, 61 seconds" in shown
+    assert "<li>One.</li><li>Two.</li>" in shown
+    for name in ("explore", "teach"):  # whose films were not made
+        page = (site / "guide" / name / "index.html").read_text("utf-8")
+        assert "<video" not in page
+        assert "film:" not in page
 
 
 def article(site, name):
