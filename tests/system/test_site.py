@@ -105,6 +105,8 @@ def test_the_site_needs_no_network(site):
         assert (site / "figures" / image).is_file(), image
     assert not list(site.glob("*.py"))
     explorer = (site / EXPLORER).read_text("utf-8")
+    (lesson,) = re.findall(r'href="([\w./]+/0_whole_game/index.html)"', explorer)
+    assert "the whole game" in (site / EXPLORER).parent.joinpath(lesson).read_text("utf-8")
     (lesson,) = re.findall(r'href="([\w./]+)#lesson-0"', explorer)
     course = (site / EXPLORER).parent / lesson
     assert 'id="lesson-0"' in course.read_text("utf-8")
