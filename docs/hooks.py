@@ -81,9 +81,9 @@ def explorer_page() -> Path:
 def with_lesson(page: str) -> str:
     """Return the explorers' page with a way to lesson 0, which only this site has beside it."""
     link = (
-        '<p class="quiet">What does such a number say? '
-        '<a href="../notebooks/teach/0_whole_game/index.html">Lesson 0 of the course</a> asks it of '
-        "two sentences of your own, in fifteen minutes; "
+        '<p class="quiet">What does such a number say? <a href="../notebooks/teach/0_whole_game/'
+        'index.html">Lesson 0 of the course</a> asks it of two sentences of your own, in fifteen '
+        "minutes; "
         '<a href="../guide/teach/index.html#lesson-0">how to open it</a>.</p>\n'
     )
     return page.replace("</main>", f"{link}</main>")

@@ -117,7 +117,9 @@ class PlainScreen:
         self._saved = saved
         # Colab and Kaggle have a network; elsewhere nothing is fetched.
         self._plotly: bool | str = "cdn" if on_a_host_without_widgets() else True
-        self.box = widgets.HTML(layout={"width": "100%", "overflow": "auto hidden"})
+        # Without the margin of ipywidgets, which would make it wider than the panel.
+        layout = {"width": "100%", "margin": "0", "overflow": "auto hidden"}
+        self.box = widgets.HTML(layout=layout)
         self._python, self._link = widgets.HTML(), widgets.HTML()
         save = button("Download figure", "Make a page with what is shown")
         save.on_click(lambda _: self._offer())

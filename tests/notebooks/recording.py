@@ -13,7 +13,7 @@ from tests.conftest import REPOSITORY
 
 FILMS = REPOSITORY / "build" / "films"
 LONGEST = 120  # seconds
-STRIP = 64  # pixels below the picture, for the sentence that is said
+STRIP = 72  # pixels below the picture, for the sentence that is said
 PER_LETTER, AT_LEAST = 0.055, 2.5  # seconds
 KEY_EVERY = 4  # pictures
 # A place is [left, top, width, height] of what is pressed next.
@@ -49,9 +49,17 @@ ENCODE = """async ([pictures, strip]) => {
     pen.fillStyle = "#1b1b1f";
     pen.fillRect(0, height, width, strip);
     pen.fillStyle = "#ffffff";
-    pen.font = "22px sans-serif";
+    pen.font = "20px sans-serif";
     pen.textBaseline = "middle";
-    pen.fillText(said, 24, height + strip / 2, width - 48);
+    const lines = [""];
+    for (const word of said.split(" ")) {
+      const longer = `${lines.at(-1)} ${word}`.trim();
+      if (pen.measureText(longer).width <= width - 48) lines[lines.length - 1] = longer;
+      else lines.push(word);
+    }
+    if (lines.length > 2) throw new Error(`more than two lines: ${said}`);
+    lines.forEach((line, i) =>
+      pen.fillText(line, 24, height + strip / 2 + 28 * (i - (lines.length - 1) / 2)));
     const frame = new VideoFrame(canvas, {timestamp: Math.round(at * 1e6)});
     encoder.encode(frame, {keyFrame: i % KEY_EVERY === 0});
     frame.close();

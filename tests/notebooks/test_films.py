@@ -15,6 +15,7 @@ pytest.importorskip("mkdocs", reason="no mkdocs: pip install -e '.[docs]'")
 
 from hooks import explorer_page
 from run_notebooks import AS_FOUND, TEACH, solved
+from tests.notebooks import test_browser
 from tests.notebooks.recording import LONGEST, Recording
 from tests.notebooks.test_browser import (
     DONE,
@@ -54,7 +55,7 @@ def film(browser):
 
     def begin(title):
         pages.append(browser.new_page(viewport=LOOK))
-        pages[-1].set_default_timeout(180_000)
+        pages[-1].set_default_timeout(test_browser.SECONDS * 1000)
         return Recording(pages[-1], title)
 
     yield begin
@@ -94,7 +95,7 @@ def test_the_page_that_needs_nothing(film, browser):
         settled()
 
     def similarity():
-        return f"{words(page, '#similarity')}: {words(page, '#standing')}"
+        return words(page, "#similarity") + words(page, "#standing")
 
     settled()
     recording.say("Two sentences, and how similar they are to a language model.")
@@ -114,13 +115,13 @@ def test_the_page_that_needs_nothing(film, browser):
     recording.say("Model, vector, prompts, languages, k and m.", page.locator("#controls"))
     press(page.locator("#centred"), "What all sentences share is taken away.")
     recording.say(similarity(), page.locator("#standing"))
-    for name, said in (
-        ("Layer by layer", "The same two after each layer."),
-        ("One dimension", "One dimension: its sentences, languages and tokens."),
-        ("Search", "The nearest sentences of the set."),
-    ):
-        press(page.get_by_role("link", name=name), said)
-        recording.say(words(page, "#result p"))
+    page.locator("#settings summary").press("Enter")
+    press(page.get_by_role("link", name="Layer by layer"), "The same two after each layer.")
+    recording.say("Solid: this pair. Dashed, in a grey band: unrelated sentences.")
+    press(page.get_by_role("link", name="One dimension"), "One dimension of the vectors.")
+    recording.say(words(page, "#result p").partition(" It is ")[0])
+    press(page.get_by_role("link", name="Search"), "The nearest sentences of the set.")
+    recording.say(words(page, "#result p").partition(": higher")[0])
     target = page.get_by_role("button", name="Copy a link")
     recording.say("A link holds the whole view; a download holds its numbers.", target)
     check_film(recording, browser, "page")
