@@ -158,9 +158,10 @@ def test_an_explorer_in_jupyterlab(lab, film, browser):
         top()
 
     top()
-    recording.say("The number, where it stands, and the sentences in the colour of what they add.")
+    recording.say("The number, and the sentences in the colour of what each token adds.")
     press(panel.get_by_role("button", name="Negation"), "An example: a sentence and its negation.")
-    recording.say(words(page, ".dysem-panel .dysem-numbers p, .dysem-panel .dysem-numbers")[:110])
+    number = words(page, ".dysem-panel .dysem-big")
+    recording.say(f"DySem similarity {number}: a button below says where it stands.")
     box = panel.locator("input[type=text]").first
     box.fill("Nobody is washing a car.")
     before = page.evaluate(NUMBERS)
@@ -174,7 +175,7 @@ def test_an_explorer_in_jupyterlab(lab, film, browser):
     recording.say("Languages, translations, prompts and sliders are folded.", settings)
     settings.click()
     settings.evaluate("(part) => part.scrollIntoView({block: 'start'})")
-    recording.say("A slider runs no forward pass that is not needed.")
+    recording.say("Among them how many dimensions each text keeps, and how they are read.")
     code = panel.locator(".dysem-take")
     code.scroll_into_view_if_needed()
     recording.say("Below the figure: the same in Python, and the view as a page to keep.", code)
