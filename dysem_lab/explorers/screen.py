@@ -132,7 +132,7 @@ class PlainScreen:
         height = (figure.layout.height or 450) + 20
         title = html.escape(re.sub(r"<[^>]+>", " ", figure.layout.title.text or "Figure"))
         self.box.value = (
-            f'<iframe title="{title}" srcdoc="{html.escape(page)}" '
+            f'<iframe title="{title}" tabindex="-1" srcdoc="{html.escape(page)}" '
             f'style="width:100%;height:{height}px;border:0"></iframe>'
         )
         self._python.value = (
