@@ -131,6 +131,7 @@ class PlainScreen:
         page = drawn.to_html(include_plotlyjs=self._plotly, config=CONFIG)
         height = (figure.layout.height or 450) + 20
         title = html.escape(re.sub(r"<[^>]+>", " ", figure.layout.title.text or "Figure"))
+        # Tab passes it: what can be pressed is outside.
         self.box.value = (
             f'<iframe title="{title}" tabindex="-1" srcdoc="{html.escape(page)}" '
             f'style="width:100%;height:{height}px;border:0"></iframe>'
