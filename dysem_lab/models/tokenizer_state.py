@@ -12,7 +12,8 @@ PLAIN = (bool, int, float, str, type(None))
 TOKENIZER_IDLE = {
     *("name_or_path", "verbose", "padding_side", "truncation_side", "model_max_length"),
     *("chat_template", "response_template", "clean_up_tokenization_spaces"),
-    *("vocab_file", "merges_file", "tokenizer_file"),  # where it was read, not what it knows
+    # Where it was read, and whether the hub was asked, not what it knows.
+    *("vocab_file", "merges_file", "tokenizer_file", "is_local", "local_files_only"),
 }
 TOKENIZER_PARTS = ("normalizer", "pre_tokenizer", "post_processor")
 TOKENIZER_SETTINGS = (

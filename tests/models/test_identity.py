@@ -903,4 +903,6 @@ def test_a_pooler_that_is_not_there_has_no_part_in_the_key(bert_folder, tmp_path
 def test_where_a_tokenizer_was_read_from_is_not_what_it_knows(tiny_tokenizer):
     there, elsewhere = copy.deepcopy(tiny_tokenizer), copy.deepcopy(tiny_tokenizer)
     there.vocab_file, elsewhere.vocab_file = "/a/vocab.txt", "/b/vocab.txt"
+    there.is_local, elsewhere.is_local = True, False
+    there.local_files_only, elsewhere.local_files_only = False, True
     assert tokenizer_state(there) == tokenizer_state(elsewhere)
