@@ -4,7 +4,7 @@ The names of `__init__.pyi` load on first use, so importing the package is quick
 library. They are, in the order of the data flow:
 
 - texts and renderings: `load_data`, `load_transfer`, `STSData`, `LANGUAGES`, `ParallelTable`,
-  `ApertiumTranslator`, `Seq2SeqTranslator`, `CachedTranslator`, `paraphrased`, `wrap`
+  `ApertiumTranslator`, `Seq2SeqTranslator`, `CachedTranslator`, `translated`, `paraphrased`, `wrap`
 - a model and its vectors: `load_model`, `presets`, `LensModel`, `untrained`, `capture`,
   `capture_pair`, `read_corpus`, `VectorStore`
 - verbs on a forward pass: `ablate`, `patch`, `contrast` (`Contrast`), `logit_lens`,

@@ -116,6 +116,7 @@ from .questions.transfer_scores import transfer_scores as transfer_scores
 from .questions.translators import translators as translators
 from .retrieval.index import SemanticIndex as SemanticIndex
 from .translation.apertium import ApertiumTranslator as ApertiumTranslator
+from .translation.named import translated as translated
 from .translation.parallel_table import ParallelTable as ParallelTable
 from .translation.paraphrases import paraphrased as paraphrased
 from .translation.seq2seq import Seq2SeqTranslator as Seq2SeqTranslator

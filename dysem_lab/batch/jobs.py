@@ -254,7 +254,7 @@ def plan(
             }
             merged = {name: value for name, value in {**own, **used}.items() if name != "out"}
             own_languages = merged.get("languages")
-            if own_languages and "languages" not in used:
+            if own_languages and "languages" not in used and not merged.get("translator"):
                 merged["languages"] = _languages_of_data(merged)
             others = merged.get("languages") != own_languages
             jobs.append(Job(path, merged, Path(out), others))

@@ -168,34 +168,25 @@ def _installed(table: Path | None, codes: list[str]) -> str:
     return "apertium" if table is None and not codes and can_translate() else ""
 
 
-def check_translator(name: str) -> None:
-    """Raise an error unless a name can be one of a translator; "" is none."""
-    known = ("apertium", "nllb")
-    if name and name not in known and "/" not in name and not path_of(name).is_dir():
-        raise choices("translator", name, (*known, "a folder", "owner/name on the hub"))
-
-
 def translator_named(table: Path | None, name: str) -> "tuple[Translator | None, list[str]]":
     """Return the translator, and the languages to take when none are named."""
     if table is not None and name:
         raise InputError("give either --table or --translator, not both")
-    check_translator(name)
-    from dysem_lab.translation.apertium import ApertiumTranslator
+    from dysem_lab.translation.apertium import installed_directions, routes
+    from dysem_lab.translation.named import translator_of
     from dysem_lab.translation.parallel_table import ParallelTable
-    from dysem_lab.translation.seq2seq import NLLB, Seq2SeqTranslator
     from dysem_lab.translation.translation_cache import CachedTranslator
 
     if name == "apertium":
-        apertium = ApertiumTranslator()
-        reached = apertium.targets("en")
+        apertium = translator_of(name)
+        reached = routes("en", installed_directions())
         # Spanish where there is none: its error says what to install.
         others = [code for code in BY_APERTIUM if code in reached] or ["es"]
-        return CachedTranslator(apertium), ["en", *others]
+        return apertium, ["en", *others]
     if table is not None:
         parallel = ParallelTable.read(table)
         codes = [code for code in parallel.columns if code != "en"]
         return CachedTranslator(parallel), ["en", *codes]
     if name:
-        model = NLLB if name == "nllb" else name
-        return CachedTranslator(Seq2SeqTranslator(model)), ["en", "ja", "ru"]
+        return translator_of(name), ["en", "ja", "ru"]
     return None, ["en"]

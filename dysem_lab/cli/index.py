@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dysem_lab.cli.compare import check_translator, translator_named
+from dysem_lab.cli.compare import translator_named
 from dysem_lab.cli.terminal import (
     Json,
     K,

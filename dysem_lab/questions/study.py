@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dysem_lab.data.sts import STSData, load_tasks, require_languages
+from dysem_lab.data.sts import STSData, available_languages, load_tasks, require_languages
 from dysem_lab.display import amount, card
 from dysem_lab.encoders.contrastive import check_output
 from dysem_lab.errors import InputError, choices
@@ -35,6 +35,8 @@ from dysem_lab.models.steering import Contrast, contrast_facts, require_contrast
 from dysem_lab.models.store import VectorStore, prompt_key, require_store
 from dysem_lab.prompts import SETTINGS, parts_of, template_parts, wrap
 from dysem_lab.questions.needs import Need, Prompts, capture_needs, fill_missing, prepare
+from dysem_lab.translation.named import translated, translator_of
+from dysem_lab.translation.translate import Translator
 
 
 class Study:
@@ -55,6 +57,8 @@ class Study:
         store: Where vectors are kept; None is the user's store.
         device: As for `dysem_lab.load_model`.
         dtype: As for `dysem_lab.load_model`.
+        translator: Makes renderings in those of the languages that a task lacks, as for
+            `dysem_lab.translated`; None takes those that the data have.
 
     Raises:
         InputError: Unknown names, a language that no task has, a number of pairs below 1.
@@ -77,6 +81,7 @@ class Study:
         store: VectorStore | None = None,
         device: str = "auto",
         dtype: str = "auto",
+        translator: str | Translator | None = None,
     ) -> None:
         """Check every name; the model is loaded when a vector is missing."""
         codes = list(dict.fromkeys(["en", *names_of(languages, "language")]))
@@ -85,10 +90,15 @@ class Study:
         self.settings = names_of(settings, "setting")
         self._check_prompts()
         named = None if tasks is None else names_of(tasks, "task")
+        there = codes if translator is None else _there(data, named, split, codes)
         self.data = {
             task: pairs_of.head(pairs).sample(sample, seed)
-            for task, pairs_of in _taken(data, named, split, codes).items()
+            for task, pairs_of in _taken(data, named, split, there).items()
         }
+        if translator is not None:
+            made_by = translator_of(translator)
+            self.data = {task: translated(of, codes, made_by) for task, of in self.data.items()}
+            require_languages(codes, {task: of.languages for task, of in self.data.items()})
         self.sampling = {"pairs": pairs, "sample": sample, "seed": seed if sample else None}
         self.store = VectorStore() if store is None else require_store(store)
         self._model = NamedModel(model, device, dtype)
@@ -464,6 +474,21 @@ def _taken(
         require_languages(codes, {name: pairs.languages for name, pairs in chosen.items()})
         return {name: _only(codes, pairs) for name, pairs in chosen.items()}
     return load_tasks(data, tasks, split, codes)
+
+
+def _there(
+    data: str | Path | STSData | Mapping[str, STSData],
+    tasks: Sequence[str] | None,
+    split: str,
+    codes: Sequence[str],
+) -> list[str]:
+    """Return those of some languages that some task has already; arguments as for `_taken`."""
+    if isinstance(data, str | Path):
+        of_tasks = [available_languages(data, task, split) for task in tasks or [None]]
+    else:
+        given = [data] if isinstance(data, STSData) else data.values()
+        of_tasks = [pairs.languages for pairs in given]
+    return [code for code in codes if any(code in of_task for of_task in of_tasks)]
 
 
 def _only(codes: Sequence[str], pairs: STSData) -> STSData:

@@ -21,7 +21,8 @@ from dysem_lab.translation.translate import asked, required_renderings
 from dysem_lab.weights import loading
 
 INSTALL = (
-    "apt-get install apertium apertium-eng-spa apertium-eng-cat apertium-fra-cat apertium-por-cat"
+    "apt-get install apertium apertium-eng-spa apertium-eng-cat apertium-fra-cat apertium-por-cat "
+    "apertium-spa-ita"
 )
 DATA_VARIABLE = "APERTIUM_DATADIR"  # Apertium's own
 # Names of the directions in Apertium → the codes of this package. Older pairs have ours already.
@@ -56,8 +57,8 @@ class _BrokenPipeline(Exception):  # noqa: N818 - never leaves this module
 class ApertiumTranslator:
     """A translator that runs the Apertium that is installed, offline and deterministic.
 
-    With the packages of `INSTALL`, English goes to Spanish and Catalan directly and to French and
-    Portuguese through Catalan. Any other installed direction is used too: a text takes the shortest
+    With the packages of `INSTALL`, English goes to Spanish and Catalan directly, to French and
+    Portuguese through Catalan, and to Italian through Spanish. Any other installed direction is used too: a text takes the shortest
     chain of directions that leads to the language (`routes`), and each step adds its errors. Words
     that Apertium does not know stay as they are, without its marks (``*``, ``@``, ``#``); such
     characters in the text itself are kept, and so are web and mail addresses.
@@ -110,8 +111,8 @@ class ApertiumTranslator:
         if target not in reached:
             raise MissingTranslationError(
                 f"Apertium has no way from {source!r} to {target!r}; it reaches "
-                f"{', '.join(reached) or 'no language'}. `{INSTALL}` gives es, ca, fr and pt from "
-                "en; `apt-cache search apertium` lists other pairs"
+                f"{', '.join(reached) or 'no language'}. `{INSTALL}` gives es, ca, fr, pt and "
+                "it from en; `apt-cache search apertium` lists other pairs"
             )
         route = reached[target]
         modes = [self._modes[step] for step in pairwise(route)]

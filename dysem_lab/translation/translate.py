@@ -4,8 +4,17 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from dysem_lab.display import amount
-from dysem_lab.errors import InputError, MissingTranslationError
-from dysem_lab.inputs import checked, half_of_a_pair, has_words, listed, require_characters
+from dysem_lab.errors import InputError, MissingTranslationError, choices
+from dysem_lab.inputs import (
+    checked,
+    half_of_a_pair,
+    has_words,
+    listed,
+    path_of,
+    require_characters,
+)
+
+NAMED = ("apertium", "nllb")
 
 
 class Translator(Protocol):
@@ -29,6 +38,12 @@ class Translator(Protocol):
 def label_of(translator: Translator) -> str:
     """Return what messages call a translator: its ``label``, where it has one, or its name."""
     return getattr(translator, "label", getattr(translator, "name", "the translator"))
+
+
+def check_translator(name: str) -> None:
+    """Raise `InputError` unless a name can be one of a translator; "" is none."""
+    if name and name not in NAMED and "/" not in name and not path_of(name).is_dir():
+        raise choices("translator", name, (*NAMED, "a folder", "owner/name on the hub"))
 
 
 def asked(texts: Sequence[str], source: str, target: str) -> list[str]:

@@ -43,6 +43,7 @@ ORDER = [
     "translation.translation_cache",
     "translation.apertium",
     "translation.renderings",
+    "translation.named",
     "prompts",
     "models.facts",
     "models.spaces",

@@ -27,11 +27,12 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from dysem_lab import paths
-from dysem_lab.data.sts import load_data
+from dysem_lab.data.sts import STSData, load_data
 from dysem_lab.errors import DataError, InputError, MissingTranslationError, ModelError
 from dysem_lab.hub import OnHub
 from dysem_lab.inputs import has_words
 from dysem_lab.translation import seq2seq
+from dysem_lab.translation.named import translated
 from dysem_lab.translation.parallel_table import ParallelTable
 from dysem_lab.translation.seq2seq import NLLB, Seq2SeqTranslator
 from dysem_lab.translation.translation_cache import CachedTranslator
@@ -1399,3 +1400,52 @@ def test_mbart_is_started_with_its_own_language_tokens(
         expected.append(tokenizer.decode(written, skip_special_tokens=True))
     assert all(text.strip() for text in expected), "the stand-in must write something"
     assert translator(mbart).translate(texts, source, target) == expected
+
+
+# --- pairs with what a translator makes of them
+
+
+class Shouting:
+    """A translator into "xx" that shouts, and has no word for a cat."""
+
+    name = "shouting 1"
+
+    def translate(self, texts, source, target):
+        if target != "xx" or any("cat" in text for text in texts):
+            raise MissingTranslationError(f"no rendering in {target!r}")
+        return [text.upper() for text in texts]
+
+
+def pairs_about(*animals, language="en"):
+    first, second = [f"A {one}." for one in animals], [f"One {one}." for one in animals]
+    gold, rows = np.arange(len(animals)), np.arange(len(animals))
+    sentences = {language: (first, second)}
+    return STSData("zoo", "here", gold, sentences, rows, [""] * len(animals))
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_pairs_get_what_a_translator_makes_and_those_without_are_dropped(tmp_path, cached):
+    by = CachedTranslator(Shouting(), tmp_path / "cache.sqlite") if cached else Shouting()
+    made = translated(pairs_about("dog", "cat", "hen", "cow"), ["en", "xx", "yy"], by)
+    assert made.sentences["xx"] == (
+        ["A DOG.", "A HEN.", "A COW."],
+        ["ONE DOG.", "ONE HEN.", "ONE COW."],
+    )
+    assert made.languages == ("en", "xx")
+    assert made.rows.tolist() == made.gold.tolist() == [0, 2, 3]
+    assert made.n_dropped == 1
+    assert made.source == "here; xx from English by shouting 1"
+
+
+def test_renderings_that_the_pairs_have_stay(tmp_path):
+    pairs = pairs_about("dog")
+    pairs.sentences["xx"] = (["un"], ["deux"])
+    assert translated(pairs, ["xx"], Shouting()) is pairs
+    with pytest.raises(MissingTranslationError, match="renders no pair of zoo in xx"):
+        translated(pairs_about("cat"), "xx", Shouting())
+
+
+@pytest.mark.parametrize("translator", [None, 3, "apertum"])
+def test_what_is_no_translator_is_refused(translator):
+    with pytest.raises(InputError, match="translator"):
+        translated(pairs_about("dog"), ["xx"], translator)
