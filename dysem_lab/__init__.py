@@ -13,11 +13,11 @@ library. They are, in the order of the data flow:
   `all_pairs_similarity`, `spearman`, `score`, `score_table`, `aggregate_score`,
   `paired_difference`, `Directions`
 - systems: `DySem`, `ContrastivePrompting`, `PromptEncoder`, `MeanPooling`, `EmbedFilter`, `Echo`,
-  `GenEOL`, `ValueAggregation`, `TokenPrepending`, `SentenceBERT`, `SimCSE`, `PromptBERT`,
-  `LLM2Vec`, all by `named_systems`; what they give: `SemanticVectors`, `n_dims`; changed by what
-  other texts have in common: `Transform`; for other libraries: `sentence_encoder`, `mteb_model`,
-  `mteb_scores`; scored: `score_systems`, `published_leaderboard`, `transfer_scores`,
-  `compare_encoders`
+  `GenEOL`, `ValueAggregation`, `KVEmbedding`, `TokenPrepending`, `SentenceBERT`, `SimCSE`,
+  `PromptBERT`, `LLM2Vec`, all by `named_systems`; what they give: `SemanticVectors`, `n_dims`;
+  changed by what other texts have in common: `Transform`; for other libraries:
+  `sentence_encoder`, `mteb_model`, `mteb_scores`; scored: `score_systems`,
+  `published_leaderboard`, `transfer_scores`, `compare_encoders`
 - a corpus on disk: `SemanticIndex`
 - questions of a `Study`, each a `Finding`: `decomposition`, `random_sets`, `components`,
   `languages`, `language_overlap`, `m_sweep`, `prompt_vector`, `k_sweep`, `templates`, `layers`,

@@ -14,6 +14,7 @@ from .encoders.dysem import DySem as DySem
 from .encoders.echo import Echo as Echo
 from .encoders.embed_filter import EmbedFilter as EmbedFilter
 from .encoders.geneol import GenEOL as GenEOL
+from .encoders.kv_embedding import KVEmbedding as KVEmbedding
 from .encoders.llm2vec import LLM2Vec as LLM2Vec
 from .encoders.prepending import TokenPrepending as TokenPrepending
 from .encoders.systems import named_systems as named_systems

@@ -181,7 +181,7 @@ def mean_with_interval(
     if within is not None and (kept == kept[0]).all():
         others = wilson_interval(0, len(kept))[1]
         low, high = (mean + others * (end - mean) for end in within)
-    return {"mean": mean, "low": low, "high": high, "p": two_sided(resampled)}
+    return {"mean": mean, "low": low, "high": high, "p": two_sided(np.asarray(resampled))}
 
 
 def wilson_interval(n_successes: int, n: int) -> tuple[float, float]:
@@ -381,7 +381,7 @@ def average_difference(
     resampled by themselves, the same ones for both methods.
 
     Returns:
-        ``difference``, ``low``, ``high``; NaN without any task.
+        ``difference``, ``low``, ``high`` and ``p``, as `paired_difference`; NaN without any task.
 
     Raises:
         InputError: As for `average_score`.
@@ -398,9 +398,11 @@ def average_difference(
             continue
         gap = gaps(x, y, kept_gold, n_resamples, seed)
         resampled = resampled + gap[order_of(i, n_resamples, seed)] / len(tasks)
-    low, high = interval(resampled) if tasks else (np.nan, np.nan)
-    mean = float(np.mean(differences)) if tasks else np.nan
-    return {"difference": mean, "low": low, "high": high}
+    if not tasks:
+        return dict.fromkeys(("difference", "low", "high", "p"), np.nan)
+    low, high = interval(resampled)
+    mean = float(np.mean(differences))
+    return {"difference": mean, "low": low, "high": high, "p": two_sided(np.asarray(resampled))}
 
 
 def _check_tasks(tasks: object, parts: Sequence[str]) -> None:

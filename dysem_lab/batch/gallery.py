@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from dysem_lab.batch.cells import read_cells
+from dysem_lab.batch.seeds import said_of_seeds
 from dysem_lab.data.sts import DEMO_SCORES
 from dysem_lab.display import say
 from dysem_lab.models.embedded import stored_as_of
@@ -32,6 +33,7 @@ ALSO = {
     "heads": ("residuals",),
 }
 ELSEWHERE = "Other figures"
+SPREAD = "spread over seeds"  # of a record that is read here
 LARGEST_RECORD = 2**24  # bytes
 LONGEST_LINK = 32  # characters that a link shows of the texts that a figure's name begins with
 # What Markdown, in any of its kinds, may take for more than a character of a text: markup, a
@@ -86,7 +88,7 @@ def _record(file: Path) -> dict[str, Any] | None:
         reason = f"{type(error).__name__}: {error}"
         say(f"{file} is no record of a figure ({reason:.200}); the gallery is made without it")
         return None
-    return record
+    return {**record, SPREAD: said_of_seeds(file.parent, file.stem)}
 
 
 def sections(records: Sequence[dict[str, Any]], notebooks: Mapping[str, Path]) -> list[Section]:
@@ -111,7 +113,7 @@ def measured_on(record: Mapping[str, Any]) -> str:
     drawn = record.get("sampling", {})
     if data and drawn.get("sample"):
         data += f"; drawn from the pairs that all its languages have, seed {drawn['seed']}"
-    return "; ".join(filter(None, (_model(record), data)))
+    return "; ".join(filter(None, (_model(record), data, record.get(SPREAD, ""))))
 
 
 def _model(record: Mapping[str, Any]) -> str:

@@ -21,8 +21,9 @@ from dysem_lab.cli.terminal import (
     settings_of,
 )
 from dysem_lab.data.languages import LANGUAGES
-from dysem_lab.errors import InputError, MissingTranslationError, choices
-from dysem_lab.inputs import checked, path_of
+from dysem_lab.errors import InputError, MissingTranslationError
+from dysem_lab.inputs import checked
+from dysem_lab.translation.translate import check_translator
 
 if TYPE_CHECKING:
     from dysem_lab.translation.translate import Translator

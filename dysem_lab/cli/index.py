@@ -25,6 +25,7 @@ from dysem_lab.cli.terminal import (
 from dysem_lab.data.tables import read_lines, read_table
 from dysem_lab.errors import InputError, choices
 from dysem_lab.inputs import checked, has_words, one_of, path_of
+from dysem_lab.translation.translate import check_translator
 
 if TYPE_CHECKING:
     from dysem_lab.encoders.base import Encoder

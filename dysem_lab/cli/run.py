@@ -24,6 +24,8 @@ from dysem_lab.inputs import one_of
 if TYPE_CHECKING:
     from dysem_lab.batch.jobs import Job
 
+WORDS = {"true": True, "false": False, "null": None}  # JSON's, beside Python's own
+
 
 def figures(
     model: Annotated[
@@ -201,4 +203,4 @@ def _assignment(text: str) -> tuple[str, object]:
     try:
         return name, ast.literal_eval(value)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-        return name, value  # a plain word, such as english
+        return name, WORDS.get(value, value)  # a plain word, such as english

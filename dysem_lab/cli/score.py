@@ -23,6 +23,7 @@ from dysem_lab.cli.terminal import (
 )
 from dysem_lab.errors import InputError
 from dysem_lab.inputs import one_of
+from dysem_lab.translation.translate import check_translator
 
 SPLITS = ("test", "dev")
 

@@ -57,7 +57,7 @@ class ValueAggregation(LensEncoder):
         self.templates = parts_of(self.template)
         for part in self.templates:
             template_parts(part, "english", "en")
-        blocks = _blocks(layers, lens.n_layers)
+        blocks = blocks_of(layers, lens.n_layers)
         self.layers = layers if isinstance(layers, str) else [blocks.start, blocks.stop]
         self._place, self._n_summed = Place(component, blocks), len(blocks)
         self.passes = len(self.templates)
@@ -69,8 +69,12 @@ class ValueAggregation(LensEncoder):
         return read.reshape(len(read), self.width) / self._n_summed
 
 
-def _blocks(layers: str | Sequence[int], n_layers: int) -> range:
-    """Return the blocks that are averaged."""
+def blocks_of(layers: str | Sequence[int], n_layers: int) -> range:
+    """Return the blocks that "second_half", "all" or (first, stop) stand for.
+
+    Raises:
+        InputError: Another name, or blocks that a model of so many does not have.
+    """
     named = {"second_half": range(n_layers // 2, n_layers), "all": range(n_layers)}
     if isinstance(layers, str):
         if layers not in named:

@@ -11,6 +11,7 @@ from dysem_lab.encoders.dysem import DySem
 from dysem_lab.encoders.echo import Echo
 from dysem_lab.encoders.embed_filter import EmbedFilter
 from dysem_lab.encoders.geneol import GenEOL
+from dysem_lab.encoders.kv_embedding import KVEmbedding
 from dysem_lab.encoders.llm2vec import LLM2Vec
 from dysem_lab.encoders.prepending import TokenPrepending
 from dysem_lab.encoders.trained import PromptBERT, SentenceBERT, SimCSE
@@ -29,6 +30,7 @@ ENCODERS: dict[str, type[Encoder]] = {
         Echo,
         EmbedFilter,
         GenEOL,
+        KVEmbedding,
         LLM2Vec,
         MeanPooling,
         PromptBERT,
@@ -60,6 +62,7 @@ TRAINING_FREE: dict[str, Callable[[LensModel], Encoder]] = {
     "metaeol": lambda lens: PromptEncoder(lens, "metaeol"),
     "embed_filter": EmbedFilter,
     "echo": Echo,
+    "kv": KVEmbedding,
     "va": lambda lens: ValueAggregation(lens, "va"),
     "wva": lambda lens: ValueAggregation(lens, "wva"),
     "aligned_wva": ValueAggregation,

@@ -4,7 +4,13 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
+
+
+def shown(name: str) -> str:
+    """Return a model's name; of a folder on this machine, its last part."""
+    return Path(name).name if Path(name).is_absolute() else name
 
 
 @dataclass(frozen=True)
@@ -21,9 +27,14 @@ class ModelFacts:
     weights: str  # what is said of them, from `dysem_lab.models.storage.described`
 
     @property
+    def shown(self) -> str:
+        """The name as figures and records have it."""
+        return shown(self.name)
+
+    @property
     def label(self) -> str:
         """The name with what is said of the weights."""
-        return f"{self.name} ({self.weights})"
+        return f"{self.shown} ({self.weights})"
 
     def edited(self, label: str, settings: Mapping[str, Any]) -> "ModelFacts":
         """Return the facts of this model with a change of its forward pass.

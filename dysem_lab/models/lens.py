@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dysem_lab.display import card
 from dysem_lab.errors import InputError
-from dysem_lab.models.facts import ModelFacts
+from dysem_lab.models.facts import ModelFacts, shown
 from dysem_lab.models.identity import Identity
 from dysem_lab.models.storage import described
 
@@ -117,7 +117,7 @@ class LensModel:
     @property
     def label(self) -> str:
         """The name with what is said of the weights."""
-        return f"{self.name} ({self.weights})"
+        return f"{shown(self.name)} ({self.weights})"
 
     @property
     def fingerprint(self) -> str:

@@ -78,7 +78,7 @@ class Edit:
     def pooled(
         self, prompts: Sequence[str], mask: Int[Tensor, "batch pos"]
     ) -> Int[Tensor, "batch pos"]:
-        """Return which tokens a mean is over (1) in the pass over these prompts: all real ones."""
+        """Return what each token counts in a mean over the pass: the real ones 1."""
         return mask
 
 

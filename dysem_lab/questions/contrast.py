@@ -16,14 +16,20 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dysem_lab.errors import InputError
-from dysem_lab.evaluate import average_difference, average_score, paired_difference, score
+from dysem_lab.evaluate import (
+    N_RESAMPLES,
+    average_difference,
+    average_score,
+    paired_difference,
+    score,
+)
 from dysem_lab.models.steering import Contrast
 from dysem_lab.prompts import TEMPLATE_NAMES
 from dysem_lab.questions.asked import asked
 from dysem_lab.questions.finding import Facts, Finding, facts_of
 from dysem_lab.questions.needs import prepare
 from dysem_lab.questions.published import AVERAGE
-from dysem_lab.questions.scores import gain_columns, pair_cosine
+from dysem_lab.questions.scores import LEVEL, certain, gain_columns, pair_cosine, with_holm
 from dysem_lab.questions.study import Study, named_layers
 from dysem_lab.questions.style import GAINS, layout
 
@@ -39,7 +45,8 @@ FIELDS: dict[str, object] = {
 }
 LABELS = ("template", "output_layer", "method", *FIELDS)
 PROMPTS = {**TEMPLATE_NAMES, "ck": "CK (mean of CoT and KE)"}
-NO_GAIN = dict.fromkeys(("difference", "low", "high"), math.nan)
+NO_GAIN = dict.fromkeys(("difference", "low", "high", "p"), math.nan)
+MANY = 10 * N_RESAMPLES  # no p is below its inverse, which Holm's factor leaves room for
 
 
 def contrast_gains(
@@ -64,12 +71,8 @@ def contrast_gains(
     Source: CP (arXiv 2505.12831), Tables 1 and 2.
     """
     given = asked(study, output_layers=output_layers, seed=seed)
-    if not isinstance(contrasts, Mapping) or not contrasts:
-        raise InputError(
-            f"contrasts must be such as {{'prompteol': (4, 2.0)}}, got {contrasts!r:.80}"
-        )
     alike: dict[tuple[int, float], list[str]] = {}  # templates with the same contrast
-    for template, (layer, alpha) in contrasts.items():
+    for template, (layer, alpha) in require_contrasts(contrasts).items():
         alike.setdefault((layer, alpha), []).append(template)
     parts: list[dict[str, Any]] = [
         {
@@ -85,6 +88,28 @@ def contrast_gains(
     each = [contrast_scores(study, **part, seed=seed) for part in parts]
     scores = pd.concat(each, ignore_index=True)
     return Finding("cp_main_results", scores, figure(scores, facts), caption(scores), facts)
+
+
+def require_contrasts(contrasts: object) -> Mapping[str, tuple[int, float]]:
+    """Return a mapping of templates to blocks and α; raise `InputError` where it is none."""
+    if (
+        not isinstance(contrasts, Mapping)
+        or not contrasts
+        or not all(isinstance(of, tuple | list) and len(of) == 2 for of in contrasts.values())
+    ):
+        raise InputError(
+            f"contrasts must be such as {{'prompteol': (4, 2.0)}}, got {contrasts!r:.80}"
+        )
+    return contrasts
+
+
+def said_of(contrasts: Mapping[str, tuple[int, float]]) -> dict[str, str]:
+    """Return the contrasts of templates as a setting that is said in words."""
+    each = [
+        f"{prompt_name(template)} block {layer + 1}, α = {alpha:g}"
+        for template, (layer, alpha) in contrasts.items()
+    ]
+    return {"contrasts": "; ".join(each)}
 
 
 def both_norms(
@@ -163,7 +188,8 @@ def contrast_scores(
         One row per task, template, output layer and contrast, and of several tasks their mean
         ("Avg."): ``method`` ("plain", "CP-NS", "CP-NR", …), ``layer`` (0-based block), ``norm``,
         ``alpha``, ``position``, ``auxiliary``, ``heads``, the columns of `dysem_lab.score`, and
-        ``gain``, ``gain_low``, ``gain_high`` (paired bootstrap; NaN for the plain prompt).
+        ``gain``, ``gain_low``, ``gain_high``, ``gain_p`` (paired bootstrap; NaN for the plain
+        prompt), and ``gain_p_holm``, corrected for all ``n_compared`` of the table.
 
     Raises:
         InputError: There is no plain prompt to compare with.
@@ -174,22 +200,23 @@ def contrast_scores(
         raise InputError("a table needs None among its contrasts: the plain prompt to compare")
     layers = named_layers(output_layers, contrasts, study.n_layers)
     prompts = study.templates if templates is None else templates
-    rows = []
+    rows: list[dict[str, object]] = []
+    drawn: dict[str, Any] = {"seed": seed, "n_resamples": MANY}
     measured: dict[Method, list[tuple[Tensor, Tensor, np.ndarray]]] = {}
     for task, data in study.data.items():
         for method, similarity, plain in _similarities(study, task, prompts, layers, contrasts):
             of_task = similarity, plain, data.gold
             measured.setdefault(method, []).append(of_task)
-            gain = paired_difference(*of_task, seed=seed) if method.contrast else NO_GAIN
+            gain = paired_difference(*of_task, **drawn) if method.contrast else NO_GAIN
             result = score(similarity, data.gold, study.model.d_model, seed=seed)
             rows.append({"task": task, **method.labels(), **result, **gain_columns(gain)})
     if len(study.data) > 1:
         for method, tasks in measured.items():
             scored = [(steered, gold) for steered, _, gold in tasks]
             result = average_score(scored, study.model.d_model, seed=seed)
-            gain = average_difference(tasks, seed=seed) if method.contrast else NO_GAIN
+            gain = average_difference(tasks, **drawn) if method.contrast else NO_GAIN
             rows.append({"task": AVERAGE, **method.labels(), **result, **gain_columns(gain)})
-    return pd.DataFrame(rows)
+    return with_holm(pd.DataFrame(rows))
 
 
 def _similarities(
@@ -225,11 +252,11 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
     rows = table.assign(row=_row_labels(table))
     order = list(dict.fromkeys(rows["row"]))
     tasks = list(dict.fromkeys(rows["task"]))
-    scores, gains, low, high = (
+    scores, gains, p = (
         rows.pivot(index="row", columns="task", values=column).loc[order, tasks]
-        for column in ("spearman", "gain", "gain_low", "gain_high")
+        for column in ("spearman", "gain", "gain_p_holm")
     )
-    sure = (low > 0) | (high < 0)
+    sure = p < LEVEL
     stars = sure.replace({True: "*", False: ""})
     changes = ("<br>" + gains.map("{:+.2f}".format) + stars).where(gains.notna(), "")
     text = scores.map("{:.2f}".format) + changes
@@ -252,7 +279,7 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
     )
     figure.update_yaxes(autorange="reversed")
     figure.update_xaxes(side="top")
-    note = "below a score: the gain over the plain prompt at the same output layer (* 95 % sure)"
+    note = f"below a score: the gain over plain at the same output layer (* p < {LEVEL:g} by Holm)"
     title = "Contrastive Prompting beside the plain prompt"
     layout(figure, title, f"{facts}; {note}", 190 + 46 * len(order))
     return figure.update_layout(margin_l=420)
@@ -284,18 +311,13 @@ def caption(table: pd.DataFrame) -> str:
     return (
         f"Against the plain prompt at the same output layer, CP changes the score{where} by "
         f"{worst['gain']:+.2f} ({_short(worst)}) to {best['gain']:+.2f} ({_short(best)}); of "
-        f"{len(each)} comparisons {up} gain and {down} lose for certain (95 %)."
+        f"{len(each)} comparisons {up} gain and {down} lose for certain (p < {LEVEL:g} after Holm)."
     )
 
 
 def extremes(table: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
     """Return the rows with the largest and the smallest gain."""
     return table.loc[table["gain"].idxmax()], table.loc[table["gain"].idxmin()]
-
-
-def certain(table: pd.DataFrame) -> tuple[int, int]:
-    """Return how many gains, and how many losses, have an interval without 0."""
-    return int((table["gain_low"] > 0).sum()), int((table["gain_high"] < 0).sum())
 
 
 def _short(row: pd.Series) -> str:

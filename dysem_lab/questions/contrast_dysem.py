@@ -17,7 +17,7 @@ from dysem_lab.questions.contrast import NO_GAIN, PLAIN, both_norms, contrast_ro
 from dysem_lab.questions.finding import Facts, Finding, facts_of
 from dysem_lab.questions.names import SYMBOLS
 from dysem_lab.questions.needs import prepare
-from dysem_lab.questions.scores import gain_columns, pair_cosine, pair_similarity
+from dysem_lab.questions.scores import gain_columns, pair_cosine, pair_similarity, with_holm
 from dysem_lab.questions.study import Study
 from dysem_lab.questions.style import (
     METHOD_COLOURS,
@@ -102,7 +102,7 @@ def table(
                         **gain_columns(gain),
                     }
                 )
-    return pd.DataFrame(rows)
+    return with_holm(pd.DataFrame(rows))
 
 
 def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:

@@ -17,14 +17,16 @@ from dysem_lab.questions.asked import asked
 from dysem_lab.questions.contrast import (
     PLAIN,
     both_norms,
-    certain,
     contrast_scores,
     extremes,
     prompt_name,
+    require_contrasts,
+    said_of,
 )
 from dysem_lab.questions.finding import Facts, Finding, facts_of
 from dysem_lab.questions.names import POSITION_NAMES
 from dysem_lab.questions.needs import prepare
+from dysem_lab.questions.scores import LEVEL, certain, with_holm
 from dysem_lab.questions.study import Study
 from dysem_lab.questions.style import (
     METHOD_COLOURS,
@@ -39,22 +41,27 @@ from dysem_lab.questions.style import (
 )
 
 
-def output_layers(study: Study, layer: int, alpha: float, *, seed: int = 0) -> Finding:
+def output_layers(
+    study: Study, contrasts: Mapping[str, tuple[int, float]], *, seed: int = 0
+) -> Finding:
     """At which layer to read the embedding? Both norms after every block from the contrast on.
 
     Args:
         study: Of one task, in the English setting; its templates.
-        layer: Block of the contrast, 0-based.
-        alpha: Of norm scaling.
+        contrasts: Template → block (0-based) and α of its contrast.
         seed: Of the bootstraps.
 
     Source: CP (arXiv 2505.12831), Figure 3 d; the same curve of the plain prompt is ours.
     """
-    given = asked(study, layer=layer, alpha=alpha, seed=seed)
-    contrasts = both_norms(layer, alpha)
-    prepare(study.needs((), output_layers="all", contrasts=contrasts))
-    facts = facts_of(study, **given, auxiliary="irrelevant")
-    scores = contrast_scores(study, contrasts, "all", seed=seed)
+    given = asked(study, seed=seed)
+    parts: list[dict[str, Any]] = [
+        {"contrasts": both_norms(*of_contrast), "output_layers": "all", "templates": [template]}
+        for template, of_contrast in require_contrasts(contrasts).items()
+    ]
+    prepare(*(study.needs((), **part) for part in parts))
+    facts = facts_of(study, **said_of(contrasts), **given, auxiliary="irrelevant")
+    tables = [contrast_scores(study, **part, seed=seed) for part in parts]
+    scores = with_holm(pd.concat(tables, ignore_index=True))
     by_block = scores[scores["output_layer"] != "final"]
     drawn, said = output_layers_figure(by_block, facts), output_layers_caption(by_block)
     return Finding("cp_output_layer", scores, drawn, said, facts)
@@ -112,14 +119,18 @@ def output_layers_caption(table: pd.DataFrame) -> str:
             f"{prompt_name(template)}: {scores}; at the same layer CP is certainly "
             f"above plain in {above} and below in {below} of {len(steered)}"
         )
-    return f"Best score and the number of blocks run. {'; '.join(parts)}."
+    above, below = certain(table[table["method"] != PLAIN])
+    return (
+        f"At the same output layer CP is above the plain prompt in {above} and below it in {below} "
+        f"of {int((table['method'] != PLAIN).sum())} comparisons for certain (p < {LEVEL:g} after "
+        f"Holm). Best score and the number of blocks run. {'; '.join(parts)}."
+    )
 
 
 def auxiliary_prompts(
     study: Study,
     auxiliaries: Sequence[str],
-    layer: int,
-    alpha: float,
+    contrasts: Mapping[str, tuple[int, float]],
     output_layer: int | str = "penultimate",
     *,
     seed: int = 0,
@@ -129,24 +140,22 @@ def auxiliary_prompts(
     Args:
         study: Of one task, in the English setting; its templates.
         auxiliaries: Names of `dysem_lab.prompts.auxiliaries`, or prompts with ``{text}``.
-        layer: Block of the contrast, 0-based.
-        alpha: Of norm scaling.
+        contrasts: Template → block (0-based) and α of its contrast.
         output_layer: Where the embedding is read, as for `dysem_lab.ContrastivePrompting`.
         seed: Of the bootstraps.
 
     Source: CP (arXiv 2505.12831), Table 4.
     """
-    given = asked(study, layer=layer, alpha=alpha, output_layer=output_layer, seed=seed)
+    given = asked(study, output_layer=output_layer, seed=seed)
     values = {"auxiliaries": several(names_of(auxiliaries, "auxiliary prompt"), "auxiliaries")}
     names = "cp_auxiliary_prompts", "What should the auxiliary prompt ask for?"
-    return _variants(*names, study, "auxiliary", values, given)
+    return _variants(*names, study, "auxiliary", values, contrasts, given)
 
 
 def positions(
     study: Study,
     positions: Sequence[str],
-    layer: int,
-    alpha: float,
+    contrasts: Mapping[str, tuple[int, float]],
     output_layer: int | str = "penultimate",
     *,
     seed: int = 0,
@@ -156,16 +165,16 @@ def positions(
     Args:
         study: Of one task, in the English setting; its templates.
         positions: Names of `dysem_lab.models.steering.POSITIONS`.
-        layer: Block of the contrast, 0-based.
-        alpha: Of norm scaling.
+        contrasts: Template → block (0-based) and α of its contrast.
         output_layer: Where the embedding is read, as for `dysem_lab.ContrastivePrompting`.
         seed: Of the bootstraps.
 
     Source: CP (arXiv 2505.12831), Table 5.
     """
-    given = asked(study, layer=layer, alpha=alpha, output_layer=output_layer, seed=seed)
+    given = asked(study, output_layer=output_layer, seed=seed)
     values = {"positions": several(names_of(positions, "position"), "positions")}
-    return _variants("cp_position", "Where in the block?", study, "position", values, given)
+    names = "cp_position", "Where in the block?"
+    return _variants(*names, study, "position", values, contrasts, given)
 
 
 def _variants(
@@ -174,15 +183,20 @@ def _variants(
     study: Study,
     field: str,
     values: Mapping[str, list[str]],
+    contrasts: Mapping[str, tuple[int, float]],
     given: Mapping[str, Any],
 ) -> Finding:
     """Return what is found of both norms with each value of a contrast's field."""
-    layer, alpha, output_layer, seed = given.values()
-    each = [both_norms(layer, alpha, **{field: value}) for value in chain(*values.values())]
-    contrasts = list(dict.fromkeys([None, *chain(*each)]))
-    prepare(study.needs((), output_layers=[output_layer], contrasts=contrasts))
-    facts = facts_of(study, **values, **given)
-    scores = contrast_scores(study, contrasts, [output_layer], seed=seed)
+    parts: list[dict[str, Any]] = []
+    for template, (layer, alpha) in require_contrasts(contrasts).items():
+        each = [both_norms(layer, alpha, **{field: value}) for value in chain(*values.values())]
+        steered = list(dict.fromkeys([None, *chain(*each)]))
+        parts.append({"contrasts": steered, "templates": [template]})
+    where: dict[str, Any] = {"output_layers": [given["output_layer"]]}
+    prepare(*(study.needs((), **where, **part) for part in parts))
+    facts = facts_of(study, **values, **said_of(contrasts), **given)
+    tables = [contrast_scores(study, **where, **part, seed=given["seed"]) for part in parts]
+    scores = with_holm(pd.concat(tables, ignore_index=True))
     drawn = variants_figure(scores, field, title, facts)
     return Finding(kind, scores, drawn, variants_caption(scores, field), facts)
 
@@ -252,8 +266,8 @@ def variants_caption(table: pd.DataFrame, by: str) -> str:
     steered = table[table["method"] != PLAIN]
     up, down = certain(steered)
     return (
-        f"Of {len(steered)} comparisons {up} gain and {down} lose for certain. Gain over the plain "
-        f"prompt at the same output layer. {'; '.join(parts)}."
+        f"Of {len(steered)} comparisons {up} gain and {down} lose for certain (p < {LEVEL:g} after "
+        f"Holm). Gain over the plain prompt at the same output layer. {'; '.join(parts)}."
     )
 
 

@@ -111,6 +111,8 @@ def cost(
     # The figure says how many texts and rounds there were, with what they ran on.
     facts = replace(facts, unsaid=how_often)
     measured = table(study, methods, n_texts, rounds, seed)
+    n_timed = int(measured["n_texts"].iloc[0])
+    facts = replace(facts, data=f"{amount(n_timed, 'text')} of {facts.data}", size=n_timed)
     paper = published_cp("3")
     drawn, said = figure(measured, paper, facts), caption(measured, paper)
     return Finding("cp_cost", measured, drawn, said, facts)

@@ -16,6 +16,7 @@ from dysem_lab.questions.contrast import LABELS, PLAIN, contrast_scores, prompt_
 from dysem_lab.questions.contrast_sweeps import template_panels
 from dysem_lab.questions.finding import Facts, Finding, facts_of, sources_of
 from dysem_lab.questions.needs import prepare
+from dysem_lab.questions.scores import LEVEL, certain
 from dysem_lab.questions.study import Study
 from dysem_lab.questions.style import GAINS, gained, layout, one_of_each
 
@@ -67,8 +68,8 @@ def layer_alpha(
     facts = facts_of(study, **given, position="heads")
     facts = replace(facts, recorded={**facts.recorded, "test": sources_of(test)})
     scores = contrast_scores(study, **where, seed=seed)
-    drawn, said = figure(scores, facts), caption(scores)
     reported = chosen_and_oracle(scores, contrast_scores(test, **where, seed=seed))
+    drawn, said = figure(scores, facts), caption(scores, reported)
     return Search("cp_layer_alpha", scores, drawn, said, facts, reported, best_setting(scores))
 
 
@@ -152,21 +153,33 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
     return figure.update_layout(margin_r=120)
 
 
-def caption(table: pd.DataFrame) -> str:
-    """Return one line with the best cell of each template and its gain."""
-    parts, sure, tried = [], 0, 0
+def caption(table: pd.DataFrame, reported: pd.DataFrame) -> str:
+    """Return one line: what each template's choice gains on other pairs and where it was made.
+
+    Args:
+        table: On the pairs to choose on.
+        reported: From `chosen_and_oracle`.
+    """
+    parts, above = [], 0
+    on_test = reported[reported["chosen_on"] == "dev"].set_index("template")
     for template, part in table.groupby("template", sort=False):
         plain = part[part["method"] == PLAIN]["spearman"].iloc[0]
-        best = part.loc[part[part["method"] != PLAIN]["spearman"].idxmax()]
-        sure += best["gain_low"] > 0
-        tried = max(tried, len(part) - 1)
+        best, then = (
+            part.loc[part[part["method"] != PLAIN]["spearman"].idxmax()],
+            on_test.loc[template],
+        )
+        above += then["gain_low"] > 0
         alpha = "" if np.isnan(best["alpha"]) else f", α = {best['alpha']:g}"
         parts.append(
             f"{prompt_name(template)} {plain:.2f} plain, at best {best['spearman']:.2f} "
-            f"({best['method']}, block {best['layer'] + 1}{alpha}; gain {gained(best)})"
+            f"({best['method']}, block {best['layer'] + 1}{alpha}; gain {gained(best)}), which on "
+            f"the other pairs gains {gained(then)}"
         )
+    up, _ = certain(table[table["method"] != PLAIN])
+    n_tried = int((table["method"] != PLAIN).sum())
     return (
-        f"At its best of up to {tried} settings the contrast gains for certain under {sure} of "
-        f"{len(parts)} prompts, before what choosing among so many is worth. Output layer "
+        "The setting that is best on the pairs to choose on gains on other pairs too, with an "
+        f"interval above 0, under {above} of {len(parts)} prompts. Of {n_tried} settings that were "
+        f"tried {up} gain for certain there (p < {LEVEL:g} after Holm). Output layer "
         f"{table['output_layer'].iloc[0]}: {'; '.join(parts)}."
     )

@@ -21,12 +21,12 @@ from dysem_lab.questions.study import Study
 from dysem_lab.questions.style import (
     PALETTE,
     SCORE,
-    average,
     curves,
     layout,
     named_settings,
     over,
     rows_of,
+    with_average,
 )
 
 PER_LAYER = ("attn", "attn_raw", "ffn")  # what a block adds to the stream
@@ -135,8 +135,7 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
     """
     many = table["task"].nunique() > 1
     named = named_settings(table).assign(layer=table["layer"] + 1)
-    if many:
-        named = pd.concat([named, average(named, ["method", "kind", "layer"])])
+    named = with_average(named, ["method", "kind", "layer"])
     single = named["method"].nunique() == 1
     panel = named["task"] if single else named["method"]
     if many and not single:

@@ -12,6 +12,7 @@ SYMBOLS = {
     "resid": "h^L",
     "ffn_raw": "F^L (before the post-norm)",
     "final": "N(h^L)",
+    "aligned_wva": "AlignedWVA",
 }
 VECTOR_NAMES = {
     "attn": "what attention wrote (A^L)",
@@ -71,6 +72,7 @@ SAID: dict[str, tuple[str, Mapping[str, str]]] = {
     "m": ("m = {}", {}),
     "k": ("k = {}", {}),
     "ks": ("k = {}", {}),
+    "contrasts": ("contrast at {}", {}),
     "alpha": ("α = {}", {}),
     "alphas": ("α = {}", {}),
     "layer": ("block {}", {}),
@@ -81,6 +83,7 @@ SAID: dict[str, tuple[str, Mapping[str, str]]] = {
     "positions": ("contrast of {}", POSITION_NAMES),
     "auxiliary": ("auxiliary prompt: {}", {}),
     "n_draws": ("{} random draw{s}", {}),
+    "n_seeds": ("{} random draw{s}", {}),
     "n_random": ("{} random draw{s}", {}),
     "n_sets": ("{} random set{s} a text", {}),
     "n_rotations": ("{} rotation{s}", {}),

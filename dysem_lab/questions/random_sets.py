@@ -13,11 +13,13 @@ from dysem_lab.evaluate import score
 from dysem_lab.joint import joint_cosine, joint_set
 from dysem_lab.questions.asked import asked
 from dysem_lab.questions.finding import Facts, Finding, facts_of
+from dysem_lab.questions.names import said
 from dysem_lab.questions.needs import prepare
 from dysem_lab.questions.scores import pair_cosine, pair_similarity
 from dysem_lab.questions.study import Study
-from dysem_lab.questions.style import COLOURS, band, layout, one_task
+from dysem_lab.questions.style import COLOURS, SCORE, band, bars, layout, with_average
 
+QUARTER = 0.25  # of d, as the paper's 1,024 of 4,096
 KIND_COLOURS = {"semantic": "#D55E00", "random, shared": "#0072B2", "random, per pair": "#56B4E9"}
 
 
@@ -39,8 +41,9 @@ def random_sets(
     comparable with each other. The last row of a task has all d dimensions of the same vector.
 
     Args:
-        study: Of one task. Its first template and first prompt setting are used.
-        languages: 𝓛.
+        study: Its tasks; its first template and first prompt setting are used. Of several tasks
+            the figure has bars, as in the paper.
+        languages: 𝓛; a task uses those that it has.
         component: Internal vector.
         vector: "mean" or "source".
         ks: Dimensions per text, or fractions of d.
@@ -72,7 +75,8 @@ def table(
     """Return the table of `random_sets`."""
     rows = []
     for task, data in study.data.items():
-        vectors = study.vectors(task, component, languages=languages)
+        codes = [code for code in languages if len(study.data) == 1 or code in data.languages]
+        vectors = study.vectors(task, component, languages=codes)
         source = study.vectors(task, component, languages=["en"])[:, 0]
         n_pairs, d_model = len(data), vectors.shape[-1]
         for k in ks:
@@ -106,14 +110,46 @@ def draw_sets(sizes: Tensor, d_model: int, seed: int) -> Tensor:
 
 
 def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
-    """Return score against the number of dimensions: joint sets against random sets.
+    """Return the score of joint sets against random sets: over k, or with several tasks of each."""
+    title = "Joint sets against random sets of equal size"
+    if table["task"].nunique() == 1:
+        return layout(_over_k(table), title, facts, 520)
+    of_tasks, k = at_one_k(table)
+    colours = {"joint sets (DySem)": KIND_COLOURS["semantic"], **KIND_COLOURS, **COLOURS}
+    drawn = bars(of_tasks.assign(panel=""), "task", "kind", "panel", colours=colours)
+    drawn.update_yaxes(title=SCORE)
+    return layout(drawn, f"{title}: {said('k', k)}", facts, 480)
+
+
+def at_one_k(table: pd.DataFrame) -> tuple[pd.DataFrame, float]:
+    """Return the scores of several tasks at one k and their average, random draws as their mean.
+
+    k is a quarter of d, as in the paper, where the table has it; else its largest. The interval of
+    a random kind spans its draws.
+    """
+    ks = table.loc[table["kind"] == "semantic", "k"]
+    k = QUARTER if QUARTER in set(ks) else ks.iloc[-1]
+    at_k = table[(table["k"] == k) | (table["kind"] == "all dimensions")]
+    columns = {"spearman": "mean", "low": "min", "high": "max", "n_dims": "mean"}
+    drawn = at_k["kind"].str.startswith("random")
+    spanned = at_k.assign(
+        low=at_k["low"].mask(drawn, at_k["spearman"]),
+        high=at_k["high"].mask(drawn, at_k["spearman"]),
+        kind=at_k["kind"].replace("semantic", "joint sets (DySem)"),
+    )
+    of_tasks = spanned.groupby(["task", "kind"], sort=False, as_index=False).agg(columns)
+    return with_average(of_tasks, ["kind"]), k
+
+
+def _over_k(table: pd.DataFrame) -> go.Figure:
+    """Return the score against the number of dimensions.
 
     The band of a random kind spans its seeds; the band of the joint sets is the 95 % bootstrap
     interval over pairs.
     """
     figure = go.Figure()
     for kind, colour in KIND_COLOURS.items():
-        part = one_task(table)[table["kind"] == kind]
+        part = table[table["kind"] == kind]
         seeds = part.groupby("k", sort=False).agg(
             n_dims=("n_dims", "mean"),
             spearman=("spearman", "mean"),
@@ -137,14 +173,17 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
         annotation_text=f"all {dense['n_dims']:.0f} dimensions: {dense['spearman']:.1f}",
         annotation_position="top left",
     )
-    figure.update_xaxes(title="#Dim. (mean size of the sets)")
-    figure.update_yaxes(title="Spearman × 100")
-    return layout(figure, "Joint sets against random sets of equal size", facts, 520)
+    figure.update_xaxes(
+        title="#Dim. (mean size; bands: 95 % interval, of random sets the span of draws)"
+    )
+    return figure.update_yaxes(title=SCORE)
 
 
 def caption(table: pd.DataFrame) -> str:
     """Return one line with the numbers that matter of a random-against-semantic table."""
-    largest = one_task(table)[table["kind"] == "semantic"].iloc[-1]
+    if table["task"].nunique() > 1:
+        return _caption_of_tasks(table)
+    largest = table[table["kind"] == "semantic"].iloc[-1]
     random = table[table["k"] == largest["k"]].groupby("kind")["spearman"]
     dense = table[table["kind"] == "all dimensions"].iloc[0]
     shared = random.get_group("random, shared")
@@ -156,4 +195,18 @@ def caption(table: pd.DataFrame) -> str:
         f"{random.mean()['random, shared']:.1f}, a random set for each pair "
         f"{random.mean()['random, per pair']:.1f} (means of {random.size()['random, shared']} "
         f"seeds); all {dense['n_dims']:.0f} dimensions {dense['spearman']:.1f}."
+    )
+
+
+def _caption_of_tasks(table: pd.DataFrame) -> str:
+    of_tasks, k = at_one_k(table)
+    wide = of_tasks.pivot_table("spearman", "task", "kind", sort=False)
+    means = wide.loc["average"]
+    tasks = wide.drop("average")
+    ahead = int((tasks["joint sets (DySem)"] > tasks["random, shared"]).sum())
+    scores = ", ".join(f"{kind} {value:.1f}" for kind, value in means.items())
+    return (
+        f"In {ahead} of {len(tasks)} tasks the chosen dimensions score more than random sets of "
+        "equal size that all pairs share do on average. Spearman × 100 with "
+        f"{said('k', k)}, mean over {len(tasks)} tasks: {scores}."
     )

@@ -63,7 +63,7 @@ def record(
     return {
         "dysem_lab": version("dysem-lab"),
         "git_commit": git_commit(),
-        "model": asdict(model),
+        "model": {**asdict(model), "name": model.shown},
         **native({"data": data, **settings}),
         **made_by(),
         "machine": machine(),

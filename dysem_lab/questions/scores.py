@@ -7,6 +7,7 @@ Every table has one row per task and setting, with the columns of `dysem_lab.eva
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 
 import pandas as pd
 from jaxtyping import Float
@@ -17,15 +18,18 @@ from dysem_lab.display import amount
 from dysem_lab.encoders.settings import VECTORS
 from dysem_lab.encoders.vectors import SemanticVectors, n_dims
 from dysem_lab.errors import InputError, choices
-from dysem_lab.evaluate import score
+from dysem_lab.evaluate import holm, score
 from dysem_lab.inputs import names_of
 from dysem_lab.joint import cosine, pairwise_similarity
 from dysem_lab.questions.asked import require_study
 from dysem_lab.questions.finding import Facts
 from dysem_lab.questions.grid import check_ms, sweep
 from dysem_lab.questions.names import said as in_words
+from dysem_lab.questions.published import AVERAGE
 from dysem_lab.questions.study import Study
 
+ALIGNED = "aligned_wva"
+LEVEL = 0.05  # of a p that Holm has corrected
 Scored = tuple[Float[Tensor, " n"], float]  # similarities of the pairs, and #Dim.
 
 
@@ -225,36 +229,56 @@ def most_languages(
     return min(most, max(len(names_of(order, "language")) for order in orders))
 
 
-def plain_scores(
-    study: Study, components: Sequence[str] = ("final", "attn"), *, seed: int = 0
-) -> pd.DataFrame:
+def plain_scores(study: Study, read: Mapping[str, str], seed: int) -> pd.DataFrame:
     """Score the plain cosine in English, on all d, of each template: what DySem starts from.
 
+    Args:
+        study: Its tasks and templates.
+        read: Name of a vector → where it is read, as for `Study.embeddings`, or a component.
+        seed: Of the bootstraps.
+
     Returns:
-        One row per task, template and component.
+        One row per task, template and vector, whose name is in ``component``.
     """
-    return pd.DataFrame(
-        {
-            "task": task,
-            "template": template,
-            "component": name,
-            **score(
-                pair_cosine(study.vectors(task, name, template=template, languages=["en"])[:, 0]),
-                data.gold,
-                study.model.d_model,
-                seed=seed,
-            ),
-        }
-        for task, data in study.data.items()
-        for template in study.templates
-        for name in components
-    )
+    rows = []
+    for task, template, (name, where) in product(study.data, study.templates, read.items()):
+        if "." in where:
+            vectors = study.embeddings(task, where, template=template)
+        else:
+            vectors = study.vectors(task, where, template=template, languages=["en"])[:, 0]
+        result = score(pair_cosine(vectors), study.data[task].gold, study.model.d_model, seed=seed)
+        rows.append({"task": task, "template": template, "component": name, **result})
+    return pd.DataFrame(rows)
+
+
+def second_half(n_layers: int) -> str:
+    """Return where AlignedWVA is read: the attention outputs of the second half of the blocks.
+
+    Source: arXiv 2602.01572; see `dysem_lab.ValueAggregation`.
+    """
+    return f"attn_raw.{n_layers // 2}-{n_layers - 1}"
 
 
 def gain_columns(difference: Mapping[str, float]) -> dict[str, float]:
     """Return a paired difference as the columns of a gain."""
-    names = {"gain": "difference", "gain_low": "low", "gain_high": "high"}
+    names = {"gain": "difference", "gain_low": "low", "gain_high": "high", "gain_p": "p"}
     return {name: difference[column] for name, column in names.items()}
+
+
+def with_holm(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table of gains with ``gain_p_holm``, and ``n_compared``: over how many.
+
+    The tasks are corrected together, and so are the means over tasks, which are not news.
+    """
+    p = table.groupby(table["task"] == AVERAGE)["gain_p"]
+    corrected = p.transform(lambda of_part: holm(of_part.to_numpy(float)))
+    return table.assign(gain_p_holm=corrected, n_compared=p.transform("count"))
+
+
+def certain(table: pd.DataFrame) -> tuple[int, int]:
+    """Return how many gains, and how many losses, are certain once Holm has corrected them."""
+    sure = table["gain_p_holm"] < LEVEL
+    return int((sure & (table["gain"] > 0)).sum()), int((sure & (table["gain"] < 0)).sum())
 
 
 def mean_size(sizes: Tensor) -> float:

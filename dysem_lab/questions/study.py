@@ -26,6 +26,7 @@ from dysem_lab.errors import InputError, choices
 from dysem_lab.inputs import different, names_of, one_of, seed_of, several
 from dysem_lab.models.capture import read_rows, space_of
 from dysem_lab.models.facts import ModelFacts
+from dysem_lab.models.facts import shown as shown_name
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.loading import DEFAULT_MODEL
 from dysem_lab.models.named import NamedModel, UntrainedModel
@@ -110,7 +111,7 @@ class Study:
             for task, data in self.data.items()
         )
         weights = f" ({self._model.weights})" if self._model.weights else ""
-        return f"Study({self.name}{weights}; {sizes})"
+        return f"Study({shown_name(self.name)}{weights}; {sizes})"
 
     def _repr_html_(self) -> str:
         sizes = {
@@ -119,7 +120,8 @@ class Study:
         }
         prompts = {"templates": self.templates, "prompt settings": self.settings}
         shown = {"weights": self._model.weights, **sizes, **prompts}
-        return card(f"Study of {self.name}", {**shown, "vectors in": str(self.store.path)})
+        where = {"vectors in": str(self.store.path)}
+        return card(f"Study of {shown_name(self.name)}", {**shown, **where})
 
     @property
     def name(self) -> str:
@@ -484,7 +486,8 @@ def _there(
 ) -> list[str]:
     """Return those of some languages that some task has already; arguments as for `_taken`."""
     if isinstance(data, str | Path):
-        of_tasks = [available_languages(data, task, split) for task in tasks or [None]]
+        named: Sequence[str | None] = tasks or [None]
+        of_tasks = [available_languages(data, task, split) for task in named]
     else:
         given = [data] if isinstance(data, STSData) else data.values()
         of_tasks = [pairs.languages for pairs in given]

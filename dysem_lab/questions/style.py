@@ -51,7 +51,7 @@ METHOD_COLOURS = {  # of Contrastive Prompting, beside the plain prompt
 }
 # Losses orange, gains blue: told apart under the common colour-vision deficiencies.
 GAINS = [[0, "#D55E00"], [0.5, "#FFFFFF"], [1, "#0072B2"]]
-BASELINES = ("#999999", OTHER_COLOUR)  # what is plotted beside a method
+BASELINES = ("#999999", OTHER_COLOUR, "#444444")  # what is plotted beside a method
 OTHERS = "#999999"  # lines of other panels, behind a panel's own
 CHANCE = "#999999"  # what random sets would give
 FONTS = "Noto Sans, Noto Sans CJK SC, Noto Naskh Arabic, Noto Sans Devanagari, Arial, sans-serif"
@@ -316,6 +316,16 @@ def one_of_each(table: pd.DataFrame, *columns: str) -> pd.DataFrame:
                 f"table[table[{column!r}] == value]"
             )
     return table
+
+
+def with_average(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Return the table with the mean over its tasks as one more, where every task has a score."""
+    n_tasks = table["task"].nunique()
+    if n_tasks == 1:
+        return table
+    scored = table[table["spearman"].notna()]
+    of_all = scored.groupby(list(by))["task"].transform("nunique") == n_tasks
+    return pd.concat([table, average(scored[of_all], by)], ignore_index=True)
 
 
 def average(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:

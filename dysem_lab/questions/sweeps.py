@@ -16,7 +16,13 @@ from dysem_lab.questions.asked import asked
 from dysem_lab.questions.finding import Facts, Finding, facts_of
 from dysem_lab.questions.names import SYMBOLS
 from dysem_lab.questions.needs import prepare
-from dysem_lab.questions.scores import grid, plain_scores, with_languages
+from dysem_lab.questions.scores import (
+    ALIGNED,
+    grid,
+    plain_scores,
+    second_half,
+    with_languages,
+)
 from dysem_lab.questions.study import Study
 from dysem_lab.questions.style import (
     BASELINES,
@@ -30,10 +36,12 @@ from dysem_lab.questions.style import (
     named_settings,
     over,
     rows_of,
+    with_average,
 )
 from dysem_lab.translation.paraphrases import N_WRITTEN, Paraphrases, paraphrased, source_of
 from dysem_lab.translation.translate import Translator
 
+TICKS = 6  # numbers of languages that are written below a panel
 CLOSE = 1.0  # Spearman × 100: so near to the best is as good
 PARAPHRASES = "paraphrases"  # in the place of a prompt setting
 
@@ -85,8 +93,10 @@ def m_sweep_figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
     """Return the score against the number of languages, one line per prompt setting and vector."""
     what = "languages or paraphrases" if PARAPHRASES in set(table["setting"]) else "languages"
     title = f"How many languages? m {what} in the consensus"
-    figure = _curves(named_settings(table), "m", "method", title, facts)
-    return figure.update_xaxes(title="m", nticks=12)
+    named = with_average(named_settings(table), ["method", "m"])
+    figure = _curves(named, "m", "method", title, facts)
+    step = -(-int(table["m"].max()) // TICKS)
+    return figure.update_xaxes(title="m", tick0=1, dtick=step, tickangle=0)
 
 
 def _curves(table: pd.DataFrame, x: str, line: str, title: str, facts: Facts | str) -> go.Figure:
@@ -97,6 +107,7 @@ def _curves(table: pd.DataFrame, x: str, line: str, title: str, facts: Facts | s
     figure.update_yaxes(title=SCORE, col=1)
     if not several:
         figure.update_yaxes(matches="y").update_layout(showlegend=False)
+        title = f"{title} (shaded: 95 % interval; grey: the other panels)"
     return layout(figure, title, facts, 320 * rows_of(table[panel].unique()) + 240)
 
 
@@ -151,7 +162,8 @@ def prompt_vector(
 
 def prompt_vector_figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
     """Return grouped bars: prompt setting × vector for each task."""
-    figure = bars(named_settings(table).assign(panel=""), "task", "method", "panel")
+    named = with_average(named_settings(table), ["method"])
+    figure = bars(named.assign(panel=""), "task", "method", "panel")
     figure.update_yaxes(title=SCORE)
     return layout(figure, "English or language-specific prompts? source or mean?", facts, 480)
 
@@ -202,13 +214,13 @@ def k_sweep_figure(table: pd.DataFrame, facts: Facts | str, d_model: int) -> go.
     named["line"] = named["method"] + ", m = " + named["m"].astype(str)
     title = "How many dimensions? k as a share of d, and as a number"
     line = "method" if named["m"].nunique() == 1 else "line"
-    figure = _curves(named, "fraction", line, title, facts)
+    figure = _curves(with_average(named, [line, "fraction"]), "fraction", line, title, facts)
     ticks = sorted(set(fraction))
     return figure.update_xaxes(
         title="k",
         type="log",
         tickvals=ticks,
-        ticktext=[f"{tick:g}<br>{round(tick * d_model)}" for tick in ticks],
+        ticktext=[f"{tick:g}<br>{max(1, round(tick * d_model))}" for tick in ticks],
         tickangle=0,
         tickfont_size=11,
     )
@@ -243,7 +255,7 @@ def templates(
     vectors: Sequence[str] = VECTORS,
     seed: int = 0,
 ) -> Finding:
-    """Does DySem depend on the prompt? DySem and the plain cosine under each template.
+    """Does DySem depend on the prompt? DySem, AlignedWVA and the plain cosine by template.
 
     Args:
         study: Its tasks, templates and prompt settings.
@@ -256,11 +268,13 @@ def templates(
     Source: DySem Table 5.
     """
     given = asked(study, component=component, m=m, k=k, vectors=vectors, seed=seed)
-    prepare(study.needs(["final", component]))
+    english = study.prompted(settings="english", languages="en")
+    aligned = second_half(study.n_layers)
+    prepare(study.needs(component), english.needs("final", output_layers=aligned))
     facts, of = facts_of(study, **given), {"vectors": given["vectors"], "seed": seed}
     of_grid = grid(study, [k], [m], components=[component], **of)
     facts = with_languages(facts, of_grid)
-    plain = plain_scores(study, ["final", component], seed=seed)
+    plain = plain_scores(study, {"final": "final", component: component, ALIGNED: aligned}, seed)
     both = plain.assign(setting="english", vector="plain cosine", m=1, languages="en")
     scores = pd.concat([both, of_grid])
     drawn, said = templates_figure(of_grid, plain, facts), templates_caption(of_grid, plain)

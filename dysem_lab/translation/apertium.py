@@ -58,10 +58,11 @@ class ApertiumTranslator:
     """A translator that runs the Apertium that is installed, offline and deterministic.
 
     With the packages of `INSTALL`, English goes to Spanish and Catalan directly, to French and
-    Portuguese through Catalan, and to Italian through Spanish. Any other installed direction is used too: a text takes the shortest
-    chain of directions that leads to the language (`routes`), and each step adds its errors. Words
-    that Apertium does not know stay as they are, without its marks (``*``, ``@``, ``#``); such
-    characters in the text itself are kept, and so are web and mail addresses.
+    Portuguese through Catalan, and to Italian through Spanish. Any other installed direction is
+    used too: a text takes the shortest chain of directions that leads to the language (`routes`),
+    and each step adds its errors. Words that Apertium does not know stay as they are, without its
+    marks (``*``, ``@``, ``#``); such characters in the text itself are kept, and so are web and
+    mail addresses.
 
     A batch goes through one pipeline, except that the tagger of most pairs is started anew for each
     text: within one process what it has read changes how it reads the unknown words of later texts.

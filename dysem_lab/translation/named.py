@@ -14,6 +14,7 @@ from dysem_lab.translation.translate import (
 )
 from dysem_lab.translation.translation_cache import CachedTranslator
 
+
 def translator_of(translator: str | Translator) -> Translator:
     """Return a translator by its name, behind the cache; one that is made already is returned.
 
@@ -72,8 +73,9 @@ def translated(
             "language, or use another translator"
         )
     left = data.select(kept)
+    first, second = left.sentences["en"]
     sentences = {
-        code: tuple([of[text] for text in side] for side in left.sentences["en"])
+        code: ([of[text] for text in first], [of[text] for text in second])
         for code, of in made.items()
     }
     return replace(

@@ -122,7 +122,7 @@ def test_a_figure_notebook_shows_and_saves_its_figures(path, deep_folder, task_f
                 shown.tolist(), rel=1e-5, nan_ok=True
             )
         assert record["caption"] in run.text
-        assert record["model"]["name"] == str(deep_folder)
+        assert record["model"]["name"] == deep_folder.name
         assert record["parameters"]
         for parameter, value in record["parameters"].items():
             assert given.get(parameter, value) == value

@@ -322,7 +322,7 @@ def test_settings_of_the_grid_that_make_no_sense_are_refused(study, arguments, m
 
 
 def test_plain_scores_are_the_cosines_of_each_template(study, read, tasks):
-    table = scores.plain_scores(study, ["final", "attn"], seed=2)
+    table = scores.plain_scores(study, {"final": "final", "attn": "attn"}, 2)
     assert table[["task", "template", "component"]].values.tolist() == [
         [task, template, component]
         for task in tasks

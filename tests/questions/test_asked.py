@@ -30,6 +30,7 @@ OTHERS = {"en": "Rain falls.", "fr": "La pluie tombe.", "zh": "雨在下。"}
 THIRD = {"en": "A dog sleeps.", "fr": "Un chien dort.", "zh": "一只狗在睡觉。"}
 ENGLISH = {"settings": "english"}
 CONTRAST = {"layer": 1, "alpha": 2.0}
+OF_PROMPT = {"contrasts": {"prompteol": (1, 2.0)}}
 # Question → what its study needs, and what else it is asked, beside the defaults.
 STUDIED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "decomposition": ({"templates": ["prompteol", "none"]}, {"languages": CODES}),
@@ -49,11 +50,11 @@ STUDIED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "stability": ({}, {"languages": CODES}),
     "selection_frequency": ({}, {"languages": CODES}),
     "translators": ({}, {"language": "fr", "languages": ["en", "fr"]}),
-    "contrast_gains": (ENGLISH, {"contrasts": {"prompteol": (1, 2.0)}}),
+    "contrast_gains": (ENGLISH, OF_PROMPT),
     "layer_alpha": (ENGLISH, {"layers": [1], "alphas": [2.0]}),
-    "output_layers": (ENGLISH, CONTRAST),
-    "auxiliary_prompts": (ENGLISH, {**CONTRAST, "auxiliaries": ["irrelevant"]}),
-    "positions": (ENGLISH, {**CONTRAST, "positions": ["heads"]}),
+    "output_layers": (ENGLISH, OF_PROMPT),
+    "auxiliary_prompts": (ENGLISH, {**OF_PROMPT, "auxiliaries": ["irrelevant"]}),
+    "positions": (ENGLISH, {**OF_PROMPT, "positions": ["heads"]}),
     "cp_with_dysem": (ENGLISH, {**CONTRAST, "languages": CODES}),
     "predictions": (ENGLISH, {**CONTRAST, "sentences": ["It rains."], "top": 3}),
     "stream_change": (ENGLISH, {**CONTRAST, "sentence": "It rains."}),

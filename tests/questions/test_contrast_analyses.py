@@ -21,6 +21,7 @@ from dysem_lab.questions.contrast import contrast_row, contrast_scores
 from dysem_lab.questions.layer_alpha import best_setting, chosen_and_oracle
 from dysem_lab.questions.needs import capture_needs
 from dysem_lab.questions.published import published_cp
+from dysem_lab.questions.scores import certain
 from dysem_lab.questions.study import Study, named_layers
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
@@ -149,6 +150,23 @@ def test_an_average_over_tasks_is_the_mean_of_their_scores(tiny_lens, few, store
             assert averages.loc[method, "gain_low"] <= averages.loc[method, "gain_high"]
 
 
+def test_gains_are_certain_only_after_holm_over_all_of_the_table(tiny_lens, few, store):
+    halves = {"one": few.select(range(6)), "other": few.select(range(6, 12))}
+    table = contrast_scores(make(tiny_lens, halves, store), CONTRASTS, ["last"])
+    for is_mean, part in table.groupby(table["task"] == "Avg."):
+        p = part.loc[part["method"] != "plain", "gain_p"].to_numpy()
+        assert set(part["n_compared"]) == {len(p)} == {2 if is_mean else 4}
+        order, worst = np.argsort(p, kind="stable"), 0.0
+        for rank, i in enumerate(order):  # by the definition of the step-down method
+            worst = max(worst, min(1.0, (len(p) - rank) * p[i]))
+            found = part.loc[part["method"] != "plain", "gain_p_holm"].to_numpy()[i]
+            assert found == pytest.approx(worst)
+    sure = pd.DataFrame(
+        {"gain": [1.0, -1.0, 2.0, np.nan], "gain_p_holm": [0.04, 0.01, 0.06, np.nan]}
+    )
+    assert certain(sure) == (1, 1)
+
+
 def test_the_difference_over_one_task_is_the_paired_difference():
     generator = np.random.default_rng(0)
     gold = generator.normal(size=60)
@@ -156,7 +174,7 @@ def test_the_difference_over_one_task_is_the_paired_difference():
     a[3] = np.nan
     one = paired_difference(a, b, gold)
     average = average_difference([(a, b, gold)])
-    for name in ("difference", "low", "high"):
+    for name in ("difference", "low", "high", "p"):
         assert average[name] == pytest.approx(one[name])
     two = average_difference([(a, b, gold), (b, a, gold)])
     assert two["difference"] == pytest.approx(0)
@@ -178,6 +196,7 @@ def rows_of(scores, template="prompteol"):
             "gain": value - 50.0 if contrast else np.nan,
             "gain_low": value - 51.0 if contrast else np.nan,
             "gain_high": value - 49.0 if contrast else np.nan,
+            "gain_p_holm": 0.04 if contrast and abs(value - 50) > 1 else np.nan,
         }
         for contrast, value in scores.items()
     ]
@@ -262,8 +281,15 @@ def test_figures_show_the_numbers_and_captions_say_them():
     heat = layer_alpha.figure(table, "measured")
     cells = {text for trace in heat.data for row in trace.text for text in row}
     assert {"51.0", "53.0", "47.0"} <= cells
-    said = layer_alpha.caption(table)
-    assert "at best 53.00 (CP-NS, block 2, α = 2; gain +3.00" in said
+    on_test = table.assign(spearman=table["spearman"] - 1, gain=table["gain"] - 1)
+    on_test[["gain_low", "gain_high"]] -= 1
+    said = layer_alpha.caption(table, chosen_and_oracle(table, on_test))
+    assert said.startswith(
+        "The setting that is best on the pairs to choose on gains on other pairs too, with an "
+        "interval above 0, under 1 of 1 prompts. Of 5 settings that were tried 3 gain for certain "
+    )
+    assert "at best 53.00 (CP-NS, block 2, α = 2; gain +3.00 [2.00, 4.00]), which on" in said
+    assert said.endswith("which on the other pairs gains +2.00 [1.00, 3.00].")
     two = pd.concat([table, table.assign(task="u", spearman=table["spearman"] + 1)])
     with pytest.raises(InputError, match="one task, but the table has 2"):
         layer_alpha.figure(two, "measured")
@@ -277,7 +303,9 @@ def test_figures_show_the_numbers_and_captions_say_them():
     caption = contrast_sweeps.variants_caption(variants, "auxiliary")
     assert "from -1.50 (entity, CP-NS) to +2.00 (background, CP-NS)" in caption
     assert "1 of 2 certainly above and 1 below" in caption
-    assert caption.startswith("Of 2 comparisons 1 gain and 1 lose for certain. ")
+    assert caption.startswith(
+        "Of 2 comparisons 1 gain and 1 lose for certain (p < 0.05 after Holm). "
+    )
     shown = contrast_sweeps.variants_figure(variants, "auxiliary", "title", "measured")
     assert sorted(shown.data[0].x) == [-1.5, 2.0]
 

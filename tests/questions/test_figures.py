@@ -68,8 +68,11 @@ def bands(figure):
 
 
 def check(figure, expected):
-    """Compare what a figure shows with rows (panel, trace, x, row of the table)."""
-    found = shown(figure)
+    """Compare what a figure shows with rows (panel, trace, x, row of the table).
+
+    The mean over tasks is none of them.
+    """
+    found = {at: of for at, of in shown(figure).items() if "average" not in (at[0], at[2])}
     assert len(found) == len(expected)
     for where, name, x, row in expected:
         values = [row["spearman"], row["low"], row["high"]]
@@ -261,15 +264,11 @@ def test_the_decomposition_s_caption_by_hand():
     assert "best is DySem A^L, english, mean with" in caption
 
 
-def test_decomposition_and_random_sets_are_for_one_task():
+def test_decomposition_is_for_one_task():
     for table, functions in (
         (
             decomposition_table(),
             (decomposition.caption, decomposition.figure),
-        ),
-        (
-            random_table(),
-            (random_sets.caption, random_sets.figure),
         ),
     ):
         two = pd.concat([table, table.assign(task="other")], ignore_index=True)
@@ -314,6 +313,44 @@ def test_the_caption_of_random_sets_by_hand():
     assert caption.startswith("The chosen dimensions score more than 2 of 2 random sets of equal")
     assert numbers(caption)[2:] == [100, 11, 60, 52.5, 35, 2, 20, 77]
     assert "one random set for all pairs 52.5, a random set for each pair 35.0" in caption
+
+
+def test_random_sets_of_several_tasks_are_bars_with_the_span_of_their_seeds():
+    one, two = random_table(), random_table().assign(task="other")
+    two[["spearman", "low", "high"]] -= 7
+    table = pd.concat([one, two], ignore_index=True).replace({"k": {3: 0.25}})
+    found = shown(random_sets.figure(table, FACTS))
+    for task, part in table.groupby("task"):
+        for kind in ("random, per pair", "random, shared"):
+            of = part.loc[(part["kind"] == kind) & (part["k"] == 0.25), "spearman"]
+            assert found["", kind, task] == pytest.approx([of.mean(), of.min(), of.max()])
+        (joint,) = rows(part[(part["kind"] == "semantic") & (part["k"] == 0.25)])
+        expected = [joint["spearman"], joint["low"], joint["high"]]
+        assert found["", "joint sets (DySem)", task] == pytest.approx(expected)
+    for kind in ("joint sets (DySem)", "random, shared", "all dimensions"):
+        mean = (found["", kind, "demo"][0] + found["", kind, "other"][0]) / 2
+        assert found["", kind, "average"][0] == pytest.approx(mean)
+    assert len(found) == 3 * 4
+    caption = random_sets.caption(table)
+    ahead = sum(
+        found["", "joint sets (DySem)", task][0] > found["", "random, shared", task][0]
+        for task in ("demo", "other")
+    )
+    assert caption.startswith(f"In {ahead} of 2 tasks the chosen dimensions score more")
+    joint = found["", "joint sets (DySem)", "average"][0]
+    assert f"with k = 0.25 d, mean over 2 tasks: joint sets (DySem) {joint:.1f}" in caption
+
+
+def test_the_average_is_over_tasks_that_have_the_same_number_of_languages():
+    table = m_table(["a", "b"])
+    table = table[~((table["task"] == "b") & (table["m"] == 3))]
+    found = shown(sweeps.m_sweep_figure(table, FACTS))
+    means = {at: of[0] for at, of in found.items() if at[0] == "average"}
+    assert {m for _, _, m in means} == {1, 2}
+    for (_, method, m), mean in means.items():
+        setting, vector = method.split(", ")
+        part = table[(table["setting"] == setting) & (table["vector"] == vector)]
+        assert mean == pytest.approx(part.loc[part["m"] == m, "spearman"].mean())
 
 
 # --- components
@@ -650,6 +687,10 @@ def test_a_score_that_does_not_exist_leaves_a_gap():
     table = prompt_vector_table()
     table.loc[2, ["spearman", "low", "high"]] = np.nan
     found = shown(sweeps.prompt_vector_figure(table, FACTS))
-    missing = [key for key, values in found.items() if np.isnan(values).any()]
     row = table.loc[2]
-    assert missing == [("", f"{row['setting']}, {row['vector']}", row["task"])]
+    method = f"{row['setting']}, {row['vector']}"
+    of_tasks = {key: values for key, values in found.items() if key[2] != "average"}
+    missing = [key for key, values in of_tasks.items() if np.isnan(values).any()]
+    assert missing == [("", method, row["task"])]
+    averaged = {key[1] for key in found if key[2] == "average"}
+    assert averaged == {f"{s}, {v}" for s, v in itertools.product(SETTINGS, VECTORS)} - {method}

@@ -15,6 +15,7 @@ from dysem_lab.encoders.base import Encoder, MeanPooling, PromptEncoder
 from dysem_lab.encoders.contrastive import ContrastivePrompting
 from dysem_lab.encoders.dysem import DySem, language_vectors, semantic_vectors
 from dysem_lab.encoders.echo import Echo
+from dysem_lab.encoders.kv_embedding import KVEmbedding
 from dysem_lab.encoders.prepending import TokenPrepending
 from dysem_lab.encoders.systems import DYSEM, ENCODERS, named_systems, needs_lens
 from dysem_lab.encoders.trained import SimCSE
@@ -257,6 +258,7 @@ CONSTRUCTORS = (
     PromptEncoder,
     Echo,
     ValueAggregation,
+    KVEmbedding,
     TokenPrepending,
     ContrastivePrompting,
     DySem,
@@ -284,6 +286,8 @@ ODD = [None, 3, 2.5, True, [], {}, ["a"], b"a", {"a": 1}, np.array([1, 2]), HALF
         (Echo, "template"),
         (ValueAggregation, "variant"),
         (ValueAggregation, "layers"),
+        (KVEmbedding, "bias"),
+        (KVEmbedding, "template"),
         (ContrastivePrompting, "layer"),
         (ContrastivePrompting, "norm"),
         (ContrastivePrompting, "alpha"),
@@ -302,6 +306,7 @@ def test_settings_of_another_type_are_refused_by_name(tiny_lens, constructor, se
         "heads": (None,),
         "seed": (3,),
         "alpha": (3, 2.5),
+        "bias": (3, 2.5),
         "k": (3,),
         "translator": (None,),
         "contrast": (None,),

@@ -17,6 +17,7 @@ from markdown_it import MarkdownIt
 
 from dysem_lab.batch.cells import notebooks
 from dysem_lab.batch.gallery import ALSO, ELSEWHERE, measured_on, plain, sections, write_gallery
+from dysem_lab.batch.seeds import spread
 from dysem_lab.data.sts import load_data
 from dysem_lab.errors import DataError, InputError
 from dysem_lab.models.embedded import EMBEDDED
@@ -512,3 +513,38 @@ def test_every_kind_of_figure_that_covers_the_papers_is_one_that_a_notebook_make
     made |= {kind for kinds_of in ALSO.values() for kind in kinds_of}
     assert kinds <= made
     assert all(rows["figures"].ne("") | rows["note"].ne(""))
+
+
+# --- other samples
+
+
+def rows_of(scores, languages="en/fr"):
+    table = pd.DataFrame({"task": ["a", "a", "b"], "m": [1, 2, 1], "spearman": scores})
+    return table.assign(languages=languages)
+
+
+def test_the_spread_over_seeds_is_that_of_the_same_rows():
+    tables = [rows_of([50.0, 60.0, 70.0]), rows_of([51.0, 64.0, 70.5], "en/de").iloc[::-1]]
+    assert spread(tables) == ("spearman", 1.0, 4.0)
+    drawn = pd.concat([rows_of([40.0, 60.0, 70.0]), rows_of([60.0, 60.0, 70.0])])  # random draws
+    assert spread([drawn, rows_of([50.0, 60.0, 71.0])]) == ("spearman", 0.0, 1.0)
+    assert spread([tables[0], tables[0].drop(columns="spearman")]) is None
+    assert spread([tables[0], rows_of([1.0, 2.0, 3.0]).assign(task="c")]) is None
+
+
+def test_the_gallery_says_how_far_rows_move_with_the_seed(tmp_path):
+    name = "m_sweep_tiny-1b_demo-24"
+    (tmp_path / f"{name}.json").write_text(json.dumps(record(name)), encoding="utf-8")
+    rows_of([50.0, 60.0, 70.0]).to_csv(tmp_path / f"{name}.csv", index=False)
+    write_gallery(tmp_path, notebooks())
+    assert "random samples" not in (tmp_path / "README.md").read_text()
+    for seed, scores in ((1, [51.0, 61.0, 71.0]), (2, [50.0, 63.0, 70.0])):
+        folder = tmp_path / "seeds" / str(seed)
+        folder.mkdir(parents=True)
+        rows_of(scores).to_csv(folder / f"{name}.csv", index=False)
+    write_gallery(tmp_path, notebooks())
+    said = (
+        "over 3 random samples of the pairs a row's spearman moves by 1.0 (median) and at most 3.0"
+    )
+    assert said in html.unescape((tmp_path / "README.md").read_text())
+    assert said in html.unescape((tmp_path / "index.html").read_text())
