@@ -65,5 +65,5 @@ def said_of_seeds(out: Path, name: str) -> str:
     score, median, most = found
     return (
         f"over {amount(len(files), 'random sample')} of the pairs a row's {score} moves by "
-        f"{median:.1f} (median) and at most {most:.1f}"
+        f"{median:.3g} (median) and at most {most:.3g}"
     )
