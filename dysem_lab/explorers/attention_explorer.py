@@ -7,7 +7,7 @@ from dysem_lab.display import Progress
 from dysem_lab.explorers.controls import menu, slider, text_box
 from dysem_lab.explorers.panel import Panel, State, View
 from dysem_lab.explorers.python import IMPORT, call
-from dysem_lab.explorers.renderings import cut_note, typed_sentence
+from dysem_lab.explorers.renderings import read_note, typed_sentence
 from dysem_lab.inputs import checked
 from dysem_lab.models.lens import LensModel, require_model
 from dysem_lab.models.passes import MAX_TOKENS, tokenize
@@ -67,7 +67,7 @@ def explore_attention(
         chosen = settings(state)
         chosen["token"] = max(chosen["token"], -len(patterns.tokens))
         said = html.escape(caption(patterns, **chosen), quote=False)
-        note = cut_note(lens, [{"en": text}], state["template"])
+        note = read_note(lens, [{"en": text}], state["template"])
         return View(figure(patterns, **chosen), f"<p>{said}</p>", note)
 
     def python(state: State) -> str:

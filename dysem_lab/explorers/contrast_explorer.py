@@ -6,14 +6,15 @@ from typing import Any
 
 from dysem_lab.display import Progress
 from dysem_lab.encoders.base import PromptEncoder
-from dysem_lab.errors import choices
+from dysem_lab.errors import InputError, choices
 from dysem_lab.explorers.controls import menu, slider, text_box
 from dysem_lab.explorers.panel import Panel, State, View
 from dysem_lab.explorers.python import call
-from dysem_lab.explorers.renderings import cut_note, typed_sentence
+from dysem_lab.explorers.renderings import read_note, typed_sentence
 from dysem_lab.explorers.standing import Standing
 from dysem_lab.inputs import checked
 from dysem_lab.models.lens import LensModel, require_model
+from dysem_lab.models.places import output_place
 from dysem_lab.models.steering import NORMS, POSITIONS, Contrast
 from dysem_lab.models.store import VectorStore
 from dysem_lab.prompts import TEMPLATE_NAMES, TEMPLATES, auxiliaries
@@ -82,6 +83,12 @@ def explore_contrast(
         text = typed_sentence(state["text"], "text")
         key = (text, state["probes"], state["template"])
         chosen = Contrast(**settings(state))
+        if not chosen.reaches(output_place(state["output_layer"], lens.n_layers), lens.n_layers):
+            raise InputError(
+                f"the vector is read {output_names[state['output_layer']]}, which the contrast at "
+                f"layer {state['layer']} does not reach; choose a lower Layer, or open Settings "
+                "and choose a later block under Vector read"
+            )
         if key not in known:
             texts = SteeredTexts(
                 lens, [text, *_lines(state["probes"])], state["template"], progress
@@ -100,7 +107,7 @@ def explore_contrast(
         encoder = PromptEncoder(lens, state["template"], state["output_layer"])
         scale, offer = standing.scale(encoder)
         texts = [{"en": text} for text in (effect.text, *_lines(state["probes"]))]
-        note = cut_note(lens, texts, state["template"])
+        note = read_note(lens, texts, state["template"])
         return View(figure(effect), effect_text(effect, scale), note, offer)
 
     def python(state: State) -> str:

@@ -17,7 +17,7 @@ from dysem_lab.explorers.panel import Panel, State, View
 from dysem_lab.explorers.python import IMPORT, call
 from dysem_lab.explorers.renderings import (
     Renderer,
-    cut_note,
+    read_note,
     language_boxes,
     parse_renderings,
     sentence_boxes,
@@ -94,7 +94,7 @@ def explore_dimensions(
                 corpus.lens, given, component, template, setting, contrast, progress=False
             )
             read[key] = vectors[component][0]
-        notes = (found.note, cut_note(corpus.lens, [texts], template, setting))
+        notes = (found.note, read_note(corpus.lens, [texts], template, setting))
         return read[key], list(texts), " ".join(filter(None, notes))
 
     def update(state: State, progress: Progress) -> View:

@@ -17,7 +17,7 @@ from dysem_lab.explorers.renderings import (
     Rendered,
     Renderer,
     checked_renderings,
-    cut_note,
+    read_note,
     language_boxes,
     pair_boxes,
     parse_languages,
@@ -138,7 +138,7 @@ def explore_layers(
         place, offer = standing.of(encoder, last, own)
         what = "DySem similarity of all that attention wrote (A<sup>L</sup>), at the last layer"
         text = headline(what, last, place) + f"<p>{found.caption}</p>"
-        cut = cut_note(lens, texts.texts, template, state["setting"])
+        cut = read_note(lens, texts.texts, template, state["setting"])
         note = " ".join(filter(None, (texts.note, cut)))
         return View(found.figure, text + readings(texts.texts, ("x", "y")), note, offer)
 

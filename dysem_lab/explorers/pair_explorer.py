@@ -20,7 +20,7 @@ from dysem_lab.explorers.renderings import (
     Rendered,
     Renderer,
     checked_renderings,
-    cut_note,
+    read_note,
     language_boxes,
     pair_boxes,
     parse_languages,
@@ -166,7 +166,7 @@ def explore_pair(
             figure = pair_figure(view) if found is None else found.figure
             why = "" if found is None else f"{found.above}<p>{html.escape(str(found))}</p>"
         place, offer = standing.of(view.encoder, view.similarity, own)
-        cut = cut_note(lens, texts.texts, state["template"], state["setting"])
+        cut = read_note(lens, texts.texts, state["template"], state["setting"])
         note = " ".join(filter(None, (texts.note, cut)))
         return View(
             figure,

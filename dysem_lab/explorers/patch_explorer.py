@@ -13,7 +13,7 @@ from dysem_lab.explorers.python import IMPORT, assigned, call
 from dysem_lab.explorers.renderings import (
     Rendered,
     Renderer,
-    cut_note,
+    read_note,
     language_boxes,
     parse_languages,
     parse_renderings,
@@ -136,7 +136,7 @@ def explore_patch(
         scale, offer = None, None
         if own == "en":  # h^L of the prompt, which is the same in both settings
             scale, offer = standing.scale(PromptEncoder(lens, state["template"], "last"))
-        cut = cut_note(lens, [donor, {own: receiver}], state["template"], state["setting"])
+        cut = read_note(lens, [donor, {own: receiver}], state["template"], state["setting"])
         return View(
             figure(effect, shown),
             effect_text(effect, shown, scale) + readings([donor], ["Donor"]),

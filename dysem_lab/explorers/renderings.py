@@ -276,10 +276,12 @@ def short(text: str) -> str:
     return textwrap.shorten(text, QUOTED, placeholder=" …") if " " in text else text[:QUOTED]
 
 
-def cut_note(
+def read_note(
     lens: LensModel, texts: Sequence[Mapping[str, str]], template: str, setting: str = "english"
 ) -> str:
-    """Return how much was read of texts that are too long for the model; "" where all were.
+    """Return what of texts is read otherwise than it stands there; "" where nothing is.
+
+    Texts that are too long for the model, and special tokens that are typed in.
 
     Args:
         lens: The model.
@@ -290,18 +292,40 @@ def cut_note(
     cut = []
     for by_code in texts:
         read = [
-            (characters_read(lens, prompt), prompt.stop - prompt.start)
+            (characters_read(lens, prompt), len(text.strip()), text)
             for code, text in by_code.items()
             for prompt in wrap([text], template, setting, code)
         ]
-        worst, of = min(read, key=lambda pair: pair[0] / pair[1])
+        worst, of, text = min(read, key=lambda one: one[0] / one[1])
         if worst < of:
-            first = next(iter(by_code.values()))
-            cut.append(f"of “{short(first)}” the first {worst:,} of {of:,} characters")
-    if not cut:
+            cut.append(f"of “{short(text)}” the first {worst:,} of {of:,} characters")
+    notes = [_special(lens, [text for by_code in texts for text in by_code.values()])]
+    if cut:
+        limit = min(MAX_TOKENS, lens.n_context)
+        read_so = ", ".join(cut)
+        notes.append(f"Too long for {limit} tokens with the prompt, so this was read: {read_so}.")
+    return " ".join(filter(None, notes))
+
+
+def _special(lens: LensModel, texts: Sequence[str]) -> str:
+    """Return which of a tokenizer's special tokens stand in texts, and how to have letters read."""
+    ids = {
+        index
+        for text in texts
+        for index in lens.tokenizer(text, add_special_tokens=False)["input_ids"]
+    }
+    added = lens.tokenizer.added_tokens_decoder.items()
+    found = [token.content for index, token in added if token.special and index in ids]
+    # A token for what is unknown stands in no text.
+    found = [token for token in found if any(token in text for text in texts)]
+    if not found:
         return ""
-    limit = min(MAX_TOKENS, lens.n_context)
-    return f"Too long for {limit} tokens with the prompt, so this was read: {', '.join(cut)}."
+    are = "is read as a special token" if len(found) == 1 else "are read as special tokens"
+    first = found[0]
+    return (
+        f"{' and '.join(f'“{token}”' for token in found)} {are} of the model, not as letters; to "
+        f"have the letters read, write a space in between, as in “{first[0]} {first[1:]}”."
+    )
 
 
 def readings(texts: Sequence[Mapping[str, str]], heads: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ from dysem_lab.explorers.python import IMPORT, call
 from dysem_lab.explorers.renderings import (
     Rendered,
     Renderer,
-    cut_note,
+    read_note,
     language_boxes,
     parse_renderings,
     readings,
@@ -175,9 +175,9 @@ def _cut(encoder: Encoder, texts: Mapping[str, str]) -> str:
         return ""
     if encoder.languages:
         asked = encoder.config
-        return cut_note(encoder.lens, [texts], asked["template"], asked["setting"])
+        return read_note(encoder.lens, [texts], asked["template"], asked["setting"])
     first = dict([next(iter(texts.items()))])
-    return cut_note(encoder.lens, [first], encoder.templates[0])
+    return read_note(encoder.lens, [first], encoder.templates[0])
 
 
 def _reasons(encoder: Encoder) -> list[tuple[str, str]]:

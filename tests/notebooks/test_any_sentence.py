@@ -13,7 +13,7 @@ from dysem_lab.explorers.dimension_explorer import explore_dimensions
 from dysem_lab.explorers.layer_explorer import explore_layers
 from dysem_lab.explorers.pair_explorer import explore_pair
 from dysem_lab.explorers.patch_explorer import explore_patch
-from dysem_lab.explorers.renderings import Renderer, cut_note, parse_languages
+from dysem_lab.explorers.renderings import Renderer, read_note, parse_languages
 from dysem_lab.explorers.search_explorer import explore_search
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
@@ -59,13 +59,23 @@ def test_how_much_of_a_long_text_is_read(tiny_lens):
     text = "word " * 700
     (prompt,) = dl.wrap([text])
     room = 512 - (len(prompt) - (prompt.stop - prompt.start))  # a token per byte
-    said = cut_note(tiny_lens, [{"en": TEXT}, {"en": text}], "prompteol")
-    whole = prompt.stop - prompt.start
+    said = read_note(tiny_lens, [{"en": TEXT}, {"en": text}], "prompteol")
+    whole = len(text.strip())  # the prompt's full stop is not the typist's
     assert said == (
         "Too long for 512 tokens with the prompt, so this was read: of “word word word word word "
         f"word word …” the first {room} of {whole:,} characters."
     )
-    assert cut_note(tiny_lens, [{"en": TEXT}], "prompteol") == ""
+    assert read_note(tiny_lens, [{"en": TEXT}], "prompteol") == ""
+    said = read_note(tiny_lens, [{"en": TEXT, "fr": "mot " * 700}], "prompteol")
+    assert "of “mot mot" in said  # what was cut, not what it is a translation of
+
+
+def test_a_special_token_that_is_typed_in_is_said(tiny_lens):
+    typed = f"{TEXT} </s> and <s>"
+    said = read_note(tiny_lens, [{"en": typed}, {"en": TEXT}], "prompteol")
+    assert said.startswith("“<s>” and “</s>” are read as special tokens of the model, not as ")
+    advised = re.search(r"as in “(.+)”", said)[1]
+    assert read_note(tiny_lens, [{"en": advised}], "prompteol") == ""
 
 
 class Known:

@@ -253,7 +253,10 @@ def test_sliders_run_last_tokens_only_and_what_was_seen_runs_nothing(tiny_lens):
     assert menus["output_layer"]["after block 2"] == 2
     assert menus["output_layer"]["after the last block but one"] == "penultimate"
     panel.set(layer=3, output_layer=2).wait()
-    assert "output_layer 2 is read before block 2 has run" in panel.message
+    assert panel.message == (
+        "the vector is read after block 2, which the contrast at layer 3 does not reach; choose a "
+        "lower Layer, or open Settings and choose a later block under Vector read"
+    )
     panel.set(output_layer="last", probes="A line.\n\n Another one.").wait()
     assert panel.message == ""
     assert "Another one." in panel.text
