@@ -69,7 +69,7 @@ def explore_dimensions(
     own = "en" if "en" in corpus.languages else corpus.languages[0]
     read: dict[tuple[Any, ...], Tensor] = {}  # the last sentence's vectors
 
-    def sentence(state: State) -> tuple[Tensor, list[str], str]:
+    def sentence(state: State, progress: Progress) -> tuple[Tensor, list[str], str]:
         """Return the sentence's vectors ``[m, d]``, their languages, and what to know of them."""
         text, typed = typed_sentence(state["text"], "sentence"), state["renderings"]
         component, setting, codes = state["component"], state["setting"], corpus.languages
@@ -87,6 +87,7 @@ def explore_dimensions(
             )
         key = (component, setting, *texts.items())
         if key not in read:
+            progress(0, 1, "Reading")
             read.clear()
             contrast = source.contrast if isinstance(source, DySem) else None
             given = {code: [of] for code, of in texts.items()}
@@ -100,7 +101,7 @@ def explore_dimensions(
     def update(state: State, progress: Progress) -> View:
         chosen = {name: state[name] for name in CHOSEN}
         facts = dimension_facts(corpus, **chosen, top=top)
-        vectors, languages, note = sentence(state)
+        vectors, languages, note = sentence(state, progress)
         of = of_sentence(
             corpus,
             vectors,

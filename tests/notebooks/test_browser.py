@@ -328,10 +328,11 @@ def test_the_plain_panel_works_without_anywidget(plain_app, page, width, theme):
     page.screenshot(path=SCREENSHOTS / f"plain-{theme}-{width}.png")
     assert page.evaluate(ERROR) == ""
     assert page.locator(".dysem-panel .js-plotly-plot, .dysem-panel .dysem-take").count() == 0
+    assert not page.evaluate(TOO_WIDE)
     if width == 1280:  # a narrow figure is moved over, which is one more place for Tab to come to
-        assert not page.evaluate(TOO_WIDE)
         check_panel(page, '.dysem-panel input[type="number"]')
     page.locator(".dysem-panel button", has_text="Settings").press("Enter")
+    assert not page.evaluate(TOO_WIDE)
     k = page.get_by_label("k dimensions")
     before = page.evaluate(NUMBERS), page.locator(IN_FRAME).get_attribute("srcdoc")
     k.fill("9")
