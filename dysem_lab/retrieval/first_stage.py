@@ -119,8 +119,11 @@ def candidates(
     queries: SemanticVectors,
     allowed: Bool[np.ndarray, " rows"],
     n: int,
-) -> Int[np.ndarray, "q n"]:
-    """Return n rows for each query, of those that are allowed; -1 where there are no more."""
+) -> Int[np.ndarray, "q m"]:
+    """Return up to n rows for each query, of those that are allowed; -1 where there are no more."""
+    n = min(n, int(allowed.sum()))  # faiss takes memory for all that are asked for
+    if not n:
+        return np.zeros((len(queries), 0), np.int64)
     faiss = require_faiss("SemanticIndex.search(first_stage=…)")
     bits = np.packbits(allowed, bitorder="little")
     some = faiss.SearchParametersIVF(sel=faiss.IDSelectorBitmap(bits), nprobe=stage.n_read)
