@@ -170,14 +170,20 @@ def add(
 @index.command(epilog="Example:  dysem-lab index delete my-index corpus.txt:17 corpus.txt:18")
 def delete(
     folder: Folder,
-    ids: Annotated[list[str], typer.Argument(help="Ids of texts.")],
+    ids: Annotated[
+        list[str], typer.Argument(help="Ids of texts; 17 is the string, or where there is none 17.")
+    ],
     as_json: Json = False,
 ) -> None:
     """Remove texts, all of them or none."""
     from dysem_lab.retrieval.index import SemanticIndex
 
     there = SemanticIndex.open(folder)
-    there.delete(ids)
+    known = there.ids
+    numbers = {str(name): name for name in known if not isinstance(name, str)}
+    for name in known:
+        numbers.pop(name, None)  # type: ignore[arg-type]  # a string goes before a number
+    there.delete([numbers.get(name, name) for name in ids])
     say({"index": folder, "deleted": len(ids), "texts": len(there)}, as_json)
 
 

@@ -146,6 +146,17 @@ def test_fewer_bytes_say_what_they_do_to_the_ranking(tmp_path, tiny_folder):
     assert asked(*build)["there already"] == 12  # in what the index has
 
 
+def test_an_id_that_is_a_number_can_be_deleted(tmp_path):
+    index = dl.SemanticIndex.create(tmp_path / "index", 2)
+    index.add([7, "7", 8, -9], dl.SemanticVectors(torch.ones(4, 2)))
+    assert asked("delete", tmp_path / "index", "7", "8")["texts"] == 2
+    assert index.ids == [7, -9]
+    run("delete", tmp_path / "index", "--", "7", "-9")
+    assert index.ids == []
+    with pytest.raises(InputError, match="no text '8'"):
+        run("delete", tmp_path / "index", "8")
+
+
 def test_a_build_that_was_killed_at_its_very_beginning_goes_on(built):
     folder, build = built
     records.database(folder)  # tables, and nothing in them yet
