@@ -42,8 +42,8 @@ class Database:
         path: The file; it and its folder are created if absent.
         what: What it is, for messages: "vector store".
         schema: Statements that create the tables, each harmless where they exist.
-        application_id: Marks the file as ours, its last byte the format; 0 for files without a
-            mark.
+        application_id: Marks the file as ours, its last digit in hex the format; 0 for files
+            without a mark.
         pragmas: Settings of a new file, before its tables are made.
 
     Raises:
@@ -100,8 +100,9 @@ class Database:
             return
         if application_id and found >> 8 == application_id >> 8:
             raise DataError(
-                f"{self.path} is a {self.what} of another format; it needs another version of "
-                "dysem-lab, or move it away"
+                f"{self.path} is a {self.what} of another format ({found & 0xF}; this version of "
+                f"dysem-lab reads {application_id & 0xF}); it needs another version of dysem-lab, "
+                "or move it away"
             )
         raise DataError(
             f"{self.path} is a SQLite file of something else, not a {self.what}; give another path"
