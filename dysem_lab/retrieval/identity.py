@@ -40,7 +40,21 @@ def differences(there: Mapping[str, Any], given: Mapping[str, Any]) -> str:
     """Return in words what differs between two identities; "" where nothing does."""
     names = dict.fromkeys([*there, *given])
     return "; ".join(
-        f"{name} {there.get(name)!r:.60}, not {given.get(name)!r:.60}"
+        f"{name} {there.get(name)!r:.120}, not {given.get(name)!r:.120}"
         for name in names
         if there.get(name) != given.get(name)
     )
+
+
+def encoders_differ(there: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+    """Return in words what differs between two encoders; "" where nothing does.
+
+    Args:
+        there: From `described`.
+        given: Likewise.
+    """
+    made, asked = identity_of(there), identity_of(given)
+    if made.get("fingerprint") != asked.get("fingerprint"):  # which says nothing to a reader
+        made = {"model": there["config"].get("model"), **made}
+        asked = {"model": given["config"].get("model"), **asked}
+    return differences(made, asked)

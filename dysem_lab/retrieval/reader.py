@@ -16,7 +16,7 @@ from dysem_lab.errors import DataError, InputError, some_of
 from dysem_lab.inputs import array_of, at_least, path_of
 from dysem_lab.retrieval import records
 from dysem_lab.retrieval.first_stage import FirstStage, read
-from dysem_lab.retrieval.identity import described, differences, identity_of
+from dysem_lab.retrieval.identity import described, encoders_differ
 from dysem_lab.retrieval.layout import Shard
 from dysem_lab.retrieval.records import Id
 
@@ -59,8 +59,8 @@ class Reader:
         )
 
     def __len__(self) -> int:
-        self._refresh()
-        return int(self._alive.sum())
+        with self._database.connection("BEGIN") as connection:
+            return records.n_texts(connection)[0]
 
     def __repr__(self) -> str:
         return f"SemanticIndex({str(self.path)!r}, {amount(len(self), 'text')}, {self.dtype})"
@@ -81,8 +81,8 @@ class Reader:
     @property
     def n_deleted(self) -> int:
         """Deleted texts whose vectors are still on disk; `SemanticIndex.compact` removes them."""
-        self._refresh()
-        return sum(shard.shape.rows for shard in self._shards.values()) - int(self._alive.sum())
+        with self._database.connection("BEGIN") as connection:
+            return records.n_texts(connection)[1]
 
     @property
     def n_bytes(self) -> int:
@@ -202,12 +202,12 @@ class Reader:
 
     def require_made_by(self, encoder: Encoder) -> None:
         """Raise `InputError` unless an encoder is what the index was made with."""
-        there, given = identity_of(self.encoder), identity_of(described(require_encoder(encoder)))
-        if not there:
+        given = described(require_encoder(encoder))
+        if not self.encoder:
             if encoder.width != self.width:
                 raise self._other_width(encoder.width)
             return
-        if other := differences(there, given):
+        if other := encoders_differ(self.encoder, given):
             raise InputError(
                 f"{self.path} was made with {other}: vectors of two encoders have no similarity; "
                 "use that one, or build another index"

@@ -249,6 +249,13 @@ def bury(connection: sqlite3.Connection, rows: Sequence[int]) -> None:
         connection.execute("DELETE FROM texts WHERE row >= ? AND row < ?", (first, first + n))
 
 
+def n_texts(connection: sqlite3.Connection) -> tuple[int, int]:
+    """Return how many texts there are, and how many deleted ones have vectors in a shard yet."""
+    (dead,) = connection.execute("SELECT count(*) FROM texts WHERE is_dead=1").fetchone()
+    (rows,) = connection.execute("SELECT ifnull(sum(rows), 0) FROM shards").fetchone()
+    return rows - dead, dead
+
+
 def living(connection: sqlite3.Connection, n_rows: int, shards: Sequence[ShardRecord]) -> Any:
     """Return which of all rows are there, bool ``[n_rows]``."""
     alive = np.zeros(n_rows, bool)
