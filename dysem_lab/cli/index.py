@@ -180,10 +180,9 @@ def delete(
 
     there = SemanticIndex.open(folder)
     known = there.ids
+    strings = {name for name in known if isinstance(name, str)}
     numbers = {str(name): name for name in known if not isinstance(name, str)}
-    for name in known:
-        numbers.pop(name, None)  # type: ignore[arg-type]  # a string goes before a number
-    there.delete([numbers.get(name, name) for name in ids])
+    there.delete([name if name in strings else numbers.get(name, name) for name in ids])
     say({"index": folder, "deleted": len(ids), "texts": len(there)}, as_json)
 
 
