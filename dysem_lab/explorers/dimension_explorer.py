@@ -17,9 +17,9 @@ from dysem_lab.explorers.panel import Panel, State, View
 from dysem_lab.explorers.python import IMPORT, call
 from dysem_lab.explorers.renderings import (
     Renderer,
-    read_note,
     language_boxes,
     parse_renderings,
+    read_note,
     sentence_boxes,
     typed_sentence,
 )

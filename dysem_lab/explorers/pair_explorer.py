@@ -20,11 +20,11 @@ from dysem_lab.explorers.renderings import (
     Rendered,
     Renderer,
     checked_renderings,
-    read_note,
     language_boxes,
     pair_boxes,
     parse_languages,
     parse_renderings,
+    read_note,
     typed_sentence,
     use_all,
 )

@@ -13,10 +13,10 @@ from dysem_lab.explorers.python import IMPORT, assigned, call
 from dysem_lab.explorers.renderings import (
     Rendered,
     Renderer,
-    read_note,
     language_boxes,
     parse_languages,
     parse_renderings,
+    read_note,
     readings,
     sentence_boxes,
     typed_sentence,

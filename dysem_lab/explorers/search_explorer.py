@@ -12,9 +12,9 @@ from dysem_lab.explorers.python import IMPORT, call
 from dysem_lab.explorers.renderings import (
     Rendered,
     Renderer,
-    read_note,
     language_boxes,
     parse_renderings,
+    read_note,
     readings,
     sentence_boxes,
     typed_sentence,

@@ -13,7 +13,7 @@ from dysem_lab.explorers.dimension_explorer import explore_dimensions
 from dysem_lab.explorers.layer_explorer import explore_layers
 from dysem_lab.explorers.pair_explorer import explore_pair
 from dysem_lab.explorers.patch_explorer import explore_patch
-from dysem_lab.explorers.renderings import Renderer, read_note, parse_languages
+from dysem_lab.explorers.renderings import Renderer, parse_languages, read_note
 from dysem_lab.explorers.search_explorer import explore_search
 
 pytestmark = pytest.mark.usefixtures("_one_thread")

@@ -543,8 +543,6 @@ def test_the_gallery_says_how_far_rows_move_with_the_seed(tmp_path):
         folder.mkdir(parents=True)
         rows_of(scores).to_csv(folder / f"{name}.csv", index=False)
     write_gallery(tmp_path, notebooks())
-    said = (
-        "over 3 random samples of the pairs a row's spearman moves by 1 (median) and at most 3"
-    )
+    said = "over 3 random samples of the pairs a row's spearman moves by 1 (median) and at most 3"
     assert said in html.unescape((tmp_path / "README.md").read_text())
     assert said in html.unescape((tmp_path / "index.html").read_text())
