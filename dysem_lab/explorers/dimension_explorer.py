@@ -20,6 +20,7 @@ from dysem_lab.explorers.renderings import (
     language_boxes,
     parse_renderings,
     read_note,
+    readings,
     sentence_boxes,
     typed_sentence,
 )
@@ -69,13 +70,13 @@ def explore_dimensions(
     own = "en" if "en" in corpus.languages else corpus.languages[0]
     read: dict[tuple[Any, ...], Tensor] = {}  # the last sentence's vectors
 
-    def sentence(state: State, progress: Progress) -> tuple[Tensor, list[str], str]:
-        """Return the sentence's vectors ``[m, d]``, their languages, and what to know of them."""
+    def sentence(state: State, progress: Progress) -> tuple[Tensor, list[str], str, str]:
+        """Return the sentence's vectors ``[m, d]``, their languages, a note, and what was read."""
         text, typed = typed_sentence(state["text"], "sentence"), state["renderings"]
         component, setting, codes = state["component"], state["setting"], corpus.languages
         if text in corpus.texts and state["language"] == own and not typed.strip():
             of_corpus = corpus.read(component, setting, state["m"])
-            return of_corpus[corpus.texts.index(text)], list(codes[: state["m"]]), ""
+            return of_corpus[corpus.texts.index(text)], list(codes[: state["m"]]), "", ""
         found = renderer.render(
             [text], [parse_renderings(typed)], codes[: state["m"]], state["language"], codes
         )
@@ -96,12 +97,13 @@ def explore_dimensions(
             )
             read[key] = vectors[component][0]
         notes = (found.note, read_note(corpus.lens, [texts], template, setting))
-        return read[key], list(texts), " ".join(filter(None, notes))
+        shown = readings([texts], ["Sentence"]) if [*texts] != [state["language"]] else ""
+        return read[key], list(texts), " ".join(filter(None, notes)), shown
 
     def update(state: State, progress: Progress) -> View:
         chosen = {name: state[name] for name in CHOSEN}
         facts = dimension_facts(corpus, **chosen, top=top)
-        vectors, languages, note = sentence(state, progress)
+        vectors, languages, note, shown = sentence(state, progress)
         of = of_sentence(
             corpus,
             vectors,
@@ -112,7 +114,7 @@ def explore_dimensions(
             k=state["k"],
         )
         hint = "<p>Click a point of the upper plots to see its dimension.</p>"
-        said = sentence_text(of, languages)
+        said = sentence_text(of, languages) + shown
         return View(dimension_figure(facts), said + dimension_text(facts) + hint, note)
 
     def python(state: State) -> str:

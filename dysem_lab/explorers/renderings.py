@@ -141,10 +141,12 @@ def typed_sentence(text: str, what: str) -> str:
     """Return a sentence from a box.
 
     Raises:
-        InputError: It has no words.
+        InputError: It has no words, or a null character, which no translator takes.
     """
     if not has_words(text):
         raise InputError(f"the {what} is empty; type a sentence")
+    if "\0" in text:
+        raise InputError(f"the {what} has a null character, which is not seen; type it anew")
     return checked([text.strip()], what)[0]
 
 

@@ -48,6 +48,8 @@ def test_any_sentence_has_an_answer_and_no_sentence_is_said(name, tiny_lens):
     for text in EMPTY:
         panel.set(**{box: text}).wait()
         assert re.fullmatch(r"the [a-z ]+ is empty; type a sentence", panel.message), repr(text)
+    panel.set(**{box: "a\0b"}).wait()
+    assert re.fullmatch(r"the [a-z ]+ has a null character, .*; type it anew", panel.message)
     for text in ODD:
         panel.set(**{box: text}).wait()
         assert panel.message == "", text

@@ -275,9 +275,11 @@ def test_a_typed_sentence_stands_where_a_loop_puts_it(tiny_folder):
     assert (panel.message, panel.note) == ("", "")
     for part in said(2, (vectors[2][0][7] + vectors[2][1][7]) / 2, ("en", "fr")):
         assert part in panel._text.value
+    assert f'<td lang="fr" dir="auto">{RENDERINGS["fr"][3]}</td>' in panel.text  # what was read
     panel.set(text=f"{other} ").wait()
     panel.set(language="fr", text="Il pleut.").wait()
     assert "Read in French alone" in panel.note
+    assert "<td lang" not in panel.text
     for part in said(1, vectors[1][1][7], ("fr",)):
         assert part in panel._text.value
     panel.set(language="ja").wait()
