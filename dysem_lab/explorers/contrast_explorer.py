@@ -167,10 +167,18 @@ def effect_text(effect: Effect, scale: Scale | None = None) -> str:
     rows = "".join(
         f'<tr><td dir="auto">{html.escape(row.probe)}</td><td>{row.plain:.4f}</td>'
         + (f"<td>{scale.above(row.plain)}</td>" if scale else "")
-        + f"<td>{row.steered:.4f}</td><td>{row.change:+.4f}</td></tr>"
+        + (
+            f"<td>{row.steered:.4f}</td><td>{round(row.change, 4) + 0:+.4f}</td></tr>"
+            if row.change == row.change
+            else "<td>undefined</td><td></td></tr>"
+        )
         for row in effect.probes.itertuples()
     )
     said = f"<p><b>{html.escape(effect.remark)}.</b></p>" if effect.remark else ""
+    if effect.probes["change"].isna().any():
+        said += "<p>A vector of which the contrast leaves only zeros has no cosine.</p>"
+    if effect.probes.empty:
+        return f"<p>{summary(effect)}.</p>{said}<p>Type probes, one a line, to compare with.</p>"
     above = f"<th>plain, above so many of the {scale.of}</th>" if scale else ""
     return (
         f"<p>{summary(effect)}.</p>{said}<table><thead><tr><th>Probe</th><th>plain</th>{above}"

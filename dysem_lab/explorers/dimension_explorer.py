@@ -11,13 +11,13 @@ from torch import Tensor
 from dysem_lab.consensus import resolve_k
 from dysem_lab.display import Progress
 from dysem_lab.encoders.dysem import DySem, language_vectors
-from dysem_lab.errors import InputError
 from dysem_lab.explorers.controls import menu, slider
 from dysem_lab.explorers.panel import Panel, State, View
 from dysem_lab.explorers.python import IMPORT, call
 from dysem_lab.explorers.renderings import (
     Renderer,
     language_boxes,
+    nowhere_read,
     parse_renderings,
     read_note,
     readings,
@@ -82,10 +82,7 @@ def explore_dimensions(
         )
         texts = {code: found.texts[0][code] for code in found.languages if code in codes}
         if not texts:
-            raise InputError(
-                f"the corpus is read in {', '.join(codes)}, and the sentence is in none of these; "
-                "type a translation into one of them in the settings"
-            )
+            raise nowhere_read("sentence", codes)
         key = (component, setting, *texts.items())
         if key not in read:
             progress(0, 1, "Reading")

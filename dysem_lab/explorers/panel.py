@@ -27,6 +27,7 @@ from dysem_lab.explorers.screen import (
 )
 
 State = dict[str, Any]  # control → value
+SAID_IN_THE_VIEW = r"\d+ of \d+ (texts were shortened to fit|pairs have no similarity)"
 
 
 class Cancelled(Exception):  # noqa: N818 - it is no error
@@ -288,8 +289,7 @@ class Panel:
             self._begin()
             try:
                 with warnings.catch_warnings():
-                    # What is said of it stands in the view's note.
-                    warnings.filterwarnings("ignore", r"\d+ of \d+ texts were shortened to fit")
+                    warnings.filterwarnings("ignore", SAID_IN_THE_VIEW)
                     if asked is not None:
                         asked(self._progress)
                     view = self._update(state, self._progress)

@@ -211,7 +211,8 @@ class Renderer:
         kept = dict.fromkeys([language, *there])
         unused = {code for lines in typed for code in lines} - {*codes, *also, language}
         lacking = {code: lacking[code] for code in codes if code in lacking}
-        notes = [_lacking(lacking, there), _unused(sorted(unused))]
+        own = language if any(language in lines for lines in typed) else ""
+        notes = [_lacking(lacking, there), _unused(sorted(unused)), _own(own)]
         return Rendered(
             [{code: text[code] for code in kept} for text in found],
             there,
@@ -244,6 +245,14 @@ def installed_translator() -> Translator | None:
         return None
 
 
+def nowhere_read(what: str, codes: Sequence[str]) -> InputError:
+    """Return the error of a text that is in none of the languages that a corpus is read in."""
+    return InputError(
+        f"the corpus is read in {_names(codes)}, and the {what} is in none of these; open Settings "
+        f"and type it under the translations, as a line such as “{codes[0]}: …”"
+    )
+
+
 def _lacking(lacking: Mapping[str, Sequence[str]], there: Sequence[str]) -> str:
     """Return which languages are left out, for want of which renderings, and what can be done."""
     if not lacking:
@@ -266,6 +275,12 @@ def _unused(codes: Sequence[str]) -> str:
     if not codes:
         return ""
     return f"The line in {_names(codes)} is not used: add “{codes[0]}” to the languages."
+
+
+def _own(code: str) -> str:
+    if not code:
+        return ""
+    return f"The line in {_names([code])} is not used: the sentences are typed in that language."
 
 
 def _names(codes: Any) -> str:

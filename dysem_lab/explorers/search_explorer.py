@@ -13,6 +13,7 @@ from dysem_lab.explorers.renderings import (
     Rendered,
     Renderer,
     language_boxes,
+    nowhere_read,
     parse_renderings,
     read_note,
     readings,
@@ -92,6 +93,8 @@ def explore_search(
         typed = {**known, **parse_renderings(state["renderings"])}
         codes = dict.fromkeys([*encoder.languages, language])
         found = source.render([text], [typed], [*codes], own, [*LANGUAGES])
+        if encoder.languages and not {*found.languages} & {*encoder.languages}:
+            raise nowhere_read("query", encoder.languages)
         if language not in encoder.languages:  # of no use but to name the query
             return found._replace(languages=[c for c in found.languages if c != language])
         return found

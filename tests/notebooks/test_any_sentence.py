@@ -135,3 +135,33 @@ def test_a_note_advises_what_helps():
     again = source.render(["Oh.", "Ah."], [{"fr": "Oh !"}, typed], ["fr", "de"], "en")
     assert again.languages == ["fr"]
     assert parse_languages("fr, en fr") == ["fr", "en"]
+    own = source.render(["Oh."], [{"en": "Ah."}], ["en"], "en")
+    assert own.texts == [{"en": "Oh."}]
+    assert own.note == (
+        "The line in English is not used: the sentences are typed in that language."
+    )
+
+
+def test_a_query_in_no_language_of_the_corpus_says_what_helps(tiny_lens):
+    table = dl.ParallelTable.from_data(dl.load_data("demo", languages=("en", "de")).head(2))
+    (text,), german = ["It rains."], {"de": ["Es regnet."]}
+    encoder = dl.DySem(tiny_lens, ("de",), table, k=8)
+    panel = explore_search(encoder, {"en": [text, "Oh."], "de": [*german["de"], "Ach."]}).wait()
+    panel.set(language="ja", query="雨だ。").wait()
+    assert panel.message.startswith("the corpus is read in German, and the query is in none of")
+    line = re.search(r"such as “(\w+: )…”", panel.message)[1] + "Es regnet."
+    panel.set(renderings=line).wait()
+    assert panel.message == ""
+
+
+def test_probes_that_are_not_there_and_cosines_that_are_none_are_said(tiny_lens, recwarn):
+    panel = explore_contrast(tiny_lens, TEXT, ["It rains."])
+    panel.set(probes="").wait()
+    assert "Type probes, one a line" in panel.text
+    assert "<table>" not in panel.text
+    panel.set(probes="Oh.", norm="self_scaling", position="released_hidden", layer=1).wait()
+    panel.set(alpha=0.0).wait()
+    assert panel.message == ""
+    assert "<td>undefined</td>" in panel.text
+    assert "has no cosine" in panel.text
+    assert not [one for one in recwarn if "have no similarity" in str(one.message)]
