@@ -170,7 +170,8 @@ class Exchange:
         self._prompt: str = wrap([self.receiver], template, setting, language)[0]
         if of_donor[language] == self._prompt:
             raise InputError(
-                f"donor and receiver are the same text, {self.receiver!r}; nothing would change; give another one"
+                f"donor and receiver are the same text, {self.receiver!r}, so nothing would "
+                "change; give another one"
             )
         (self._prefix,) = prefixes(lens, [self._prompt])
         read: dict[str, Read] = {}
