@@ -22,7 +22,7 @@ from dysem_lab.cli.terminal import (
 )
 from dysem_lab.data.languages import LANGUAGES
 from dysem_lab.errors import InputError, MissingTranslationError
-from dysem_lab.inputs import checked
+from dysem_lab.inputs import checked, has_words
 from dysem_lab.translation.translate import check_translator
 
 if TYPE_CHECKING:
@@ -74,6 +74,9 @@ def similarity(
     from dysem_lab.models.names import check_name
 
     # Whatever can be wrong is said before a model is loaded; names, before torch is imported.
+    for which, text in (("first", a), ("second", b)):
+        if not has_words(text):
+            raise InputError(f"the {which} text is empty; give it words")
     checked([a, b])
     kept = number(k)
     check_name(model)

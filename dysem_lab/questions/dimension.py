@@ -299,9 +299,11 @@ def sentence_text(of: OfSentence, languages: Sequence[str]) -> str:
     """
     where = "in" if of.selected else "not in"
     positive = "/".join(of.positive) or "no language"
+    share = {0.0: "any text", 1.0: "all"}.get(of.below, f"{of.below:.0%}")
+    than = "no more than" if of.below == 0 else "more than"
     return (
-        f"<p><b>The sentence</b> has {of.value:.4g} (mean over {'/'.join(languages)}), more than "
-        f"{of.below:.0%} of the corpus in the same languages. The dimension is {where} its S(x), "
+        f"<p><b>The sentence</b> has {of.value:.4g} (mean over {'/'.join(languages)}), {than} "
+        f"{share} of the corpus in the same languages. The dimension is {where} its S(x), "
         f"and positive in {positive}.</p>"
     )
 

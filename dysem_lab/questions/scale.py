@@ -21,6 +21,7 @@ from dysem_lab.models.store import VectorStore, prompt_key
 
 RELATED = 4.0  # of 5: the lowest score of a related pair
 TIMED = 16  # prompts by which the time of the rest is told
+TIES = 0.05  # share of pairs with the very same similarity that is said
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,8 +63,10 @@ class Scale:
             for some in (self.pairs, self.related, self.unrelated)
             for there in [some[~np.isnan(some)]]
         )
+        equal = np.mean(self.pairs[~np.isnan(self.pairs)] == similarity) if n else 0.0
+        ties = f" ({100 * equal:.0f} % have the same)" if equal >= TIES else ""
         return (
-            f"higher than {of_all} of the {n} pairs of {self.name}; than {of_related} of the "
+            f"higher than {of_all} of the {n} pairs of {self.name}{ties}; than {of_related} of the "
             f"{n_related} related ones, and than {of_unrelated} of {n_unrelated} unrelated ones"
         )
 

@@ -262,8 +262,9 @@ def test_a_typed_sentence_stands_where_a_loop_puts_it(tiny_folder):
         same = [("en", "fr").index(code) for code in languages]
         below = sum(sum(text[j][7] for j in same) / len(same) < value for text in vectors) / 3
         positive = "/".join(c for c, j in zip(languages, same, strict=True) if vectors[i][j][7] > 0)
+        share = f"more than {below:.0%}" if below else "no more than any text"
         return (
-            f"</b> has {value:.4g} (mean over {'/'.join(languages)}), more than {below:.0%} of",
+            f"</b> has {value:.4g} (mean over {'/'.join(languages)}), {share} of the corpus",
             f"and positive in {positive or 'no language'}.",
         )
 

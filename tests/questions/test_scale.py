@@ -54,8 +54,8 @@ def test_a_place_is_counted_and_pairs_without_similarity_are_left_out():
         "2 unrelated ones"
     )
     assert found.place(0.4) == (
-        "higher than 50 % of the 2 pairs of it; than 0 % of the 1 related ones, and than 100 % of "
-        "2 unrelated ones"
+        "higher than 50 % of the 2 pairs of it (50 % have the same); than 0 % of the 1 related "
+        "ones, and than 100 % of 2 unrelated ones"
     )
     assert "no similarity" in found.place(float("nan"))
 

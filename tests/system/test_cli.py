@@ -381,7 +381,7 @@ def test_a_wrong_name_is_said_before_torch_is_imported():
         (("evaluate", "--methods", "mean", "--format", "markdwn"), "did you mean 'markdown'"),
         (("evaluate", "--methods", "mean", "--aggregation", "man"), "did you mean 'mean'"),
         (("similarity", "A.", "It snows.", "--table", "{table}"), "'It snows.'"),
-        (("similarity", "A.", "", "--table", "{table}"), "text 1 is empty"),
+        (("similarity", "A.", "", "--table", "{table}"), "the second text is empty"),
         (("similarity", "A.", "B.", "--table", "{table}", "--languages", "en,ko"), "'ko'"),
     ],
 )
