@@ -70,19 +70,19 @@ def explore_dimensions(
     own = "en" if "en" in corpus.languages else corpus.languages[0]
     read: dict[tuple[Any, ...], Tensor] = {}  # the last sentence's vectors
 
-    def sentence(state: State, progress: Progress) -> tuple[Tensor, list[str], str, str]:
-        """Return the sentence's vectors ``[m, d]``, their languages, a note, and what was read."""
+    def sentence(state: State, progress: Progress) -> tuple[str, str]:
+        """Return where the sentence stands, as HTML, and a note."""
         text, typed = typed_sentence(state["text"], "sentence"), state["renderings"]
         component, setting, codes = state["component"], state["setting"], corpus.languages
         if text in corpus.texts and state["language"] == own and not typed.strip():
             of_corpus = corpus.read(component, setting, state["m"])
-            return of_corpus[corpus.texts.index(text)], list(codes[: state["m"]]), "", ""
+            return standing(state, of_corpus[corpus.texts.index(text)], codes[: state["m"]]), ""
         found = renderer.render(
             [text], [parse_renderings(typed)], codes[: state["m"]], state["language"], codes
         )
         texts = {code: found.texts[0][code] for code in found.languages if code in codes}
         if not texts:
-            raise nowhere_read("sentence", codes)
+            return "", f"The sentence is not read: {nowhere_read('sentence', codes)}."
         key = (component, setting, *texts.items())
         if key not in read:
             progress(0, 1, "Reading")
@@ -95,23 +95,18 @@ def explore_dimensions(
             read[key] = vectors[component][0]
         notes = (found.note, read_note(corpus.lens, [texts], template, setting))
         shown = readings([texts], ["Sentence"]) if [*texts] != [state["language"]] else ""
-        return read[key], list(texts), " ".join(filter(None, notes)), shown
+        return standing(state, read[key], [*texts]) + shown, " ".join(filter(None, notes))
+
+    def standing(state: State, vectors: Tensor, languages: Sequence[str]) -> str:
+        chosen = {name: state[name] for name in ("component", "setting", "k")}
+        of = of_sentence(corpus, vectors, languages, state["dimension"], **chosen)
+        return sentence_text(of, languages)
 
     def update(state: State, progress: Progress) -> View:
         chosen = {name: state[name] for name in CHOSEN}
         facts = dimension_facts(corpus, **chosen, top=top)
-        vectors, languages, note, shown = sentence(state, progress)
-        of = of_sentence(
-            corpus,
-            vectors,
-            languages,
-            state["dimension"],
-            component=state["component"],
-            setting=state["setting"],
-            k=state["k"],
-        )
+        said, note = sentence(state, progress)
         hint = "<p>Click a point of the upper plots to see its dimension.</p>"
-        said = sentence_text(of, languages) + shown
         return View(dimension_figure(facts), said + dimension_text(facts) + hint, note)
 
     def python(state: State) -> str:

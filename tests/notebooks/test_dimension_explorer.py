@@ -284,7 +284,8 @@ def test_a_typed_sentence_stands_where_a_loop_puts_it(tiny_folder):
     for part in said(1, vectors[1][1][7], ("fr",)):
         assert part in panel._text.value
     panel.set(language="ja").wait()
-    assert "the sentence is in none of these; open Settings" in panel.message
+    assert "the sentence is in none of these; open Settings" in panel.note
+    assert (panel.message, panel.figure.data == ()) == ("", False)
 
 
 def test_the_lines_of_python_reproduce_the_views(study, tiny_lens):
