@@ -45,7 +45,7 @@ films: build/films/lesson0.webm  ## Silent films of the page, an explorer and le
 build/films/lesson0.webm: $(wildcard dysem_lab/pages/* dysem_lab/explorers/*) \
 		notebooks/explore/1_pair.ipynb notebooks/teach/0_whole_game.ipynb \
 		tests/notebooks/test_films.py tests/notebooks/recording.py | $(INSTALLED)
-	$(BIN)/python -m pytest --quiet tests/notebooks/test_films.py
+	DYSEM_LAB_FILMS=$(CURDIR)/build/films $(BIN)/python -m pytest --quiet tests/notebooks/test_films.py
 
 site: $(INSTALLED)  ## Build the site into build/site, with what has been run
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

@@ -76,7 +76,7 @@ def test_configurations_and_data_show_their_settings(tiny_lens, tmp_path):
         "PromptEOL + CP-NS": dl.ContrastivePrompting(tiny_lens, 1, output_layer="last"),
         "mean pooling": dl.MeanPooling(tiny_lens),
         "STSData demo": demo,
-        f"Study of {tiny_lens.name}": dl.Study(
+        f"Study of {tiny_lens.facts.shown}": dl.Study(
             tiny_lens, demo, languages=["en", "ar"], store=store
         ),
         "CP scaling α=2 l=1": dl.Contrast(1),

@@ -121,8 +121,9 @@ def test_the_panel_shows_the_numbers_of_dysem(tiny_folder, architecture):
     assert len(found.table) == shown(panel)[1]
 
 
-def test_sliders_run_no_forward_pass(tiny_lens):
-    panel = explore_pair(tiny_lens, X["en"], Y["en"], renderings=RENDERINGS)
+def test_sliders_run_no_forward_pass(tiny_lens, tmp_path):
+    store = dl.VectorStore(tmp_path / "vectors.db")  # of its own: no scale is there to be read
+    panel = explore_pair(tiny_lens, X["en"], Y["en"], renderings=RENDERINGS, store=store)
     before = shown(panel)
     with counted(tiny_lens) as work:  # holds the model's lock: a pass on the thread would hang
         for move in ({"k": 2}, {"m": 1}, {"m": 3}, {"vector": "source"}, {"component": "ffn"}):

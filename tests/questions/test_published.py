@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -638,7 +639,9 @@ def test_evaluate_compare_without_published_numbers_says_so(own_cache, tiny_fold
     arguments = ("--model", tiny_folder("Llama"), "--compare", "--pairs", 8, "--k", "0.5")
     result = json.loads(evaluate(*arguments, "--json").stdout)
     assert result["preset"] is None
-    assert result["remarks"][0].startswith(f"No published number exists for {tiny_folder('Llama')}")
+    assert result["remarks"][0].startswith(
+        f"No published number exists for {Path(tiny_folder('Llama')).name}:"
+    )
     rows = result["scores"]
     assert [row["method"] for row in rows] == ["Mean Pooling", "PromptEOL", *["DySem"] * 4]
     assert all(row["published"] is None and row["difference"] is None for row in rows)

@@ -794,7 +794,7 @@ def test_studies_give_no_warnings(tiny_lens, few, store):
 )
 def test_the_facts_say_which_pairs_there_are(tiny_lens, few, store, arguments, said):
     made = Study(tiny_lens, few, store=store, **arguments)
-    assert str(facts_of(made)) == f"{tiny_lens.name} (float32 weights), {said}"
+    assert str(facts_of(made)) == f"{tiny_lens.facts.shown} (float32 weights), {said}"
 
 
 @pytest.mark.parametrize(
@@ -811,7 +811,7 @@ def test_the_facts_say_which_pairs_there_are(tiny_lens, few, store, arguments, s
 def test_the_facts_of_several_tasks_add_their_pairs(tiny_lens, few, store, arguments, said):
     tasks = {"A": few, "B": replace(few.head(3), name="other")}
     made = Study(tiny_lens, tasks, store=store, **arguments)
-    assert str(facts_of(made)) == f"{tiny_lens.name} (float32 weights), {said}"
+    assert str(facts_of(made)) == f"{tiny_lens.facts.shown} (float32 weights), {said}"
     with_settings = str(facts_of(made, languages=["en", "ja"], k=0.25, seed=0))
     assert with_settings.endswith(f"{said}, languages en/ja, k = 0.25 d, seed 0")
 
@@ -860,7 +860,7 @@ def test_a_study_may_be_the_model_alone(tiny_lens, store):
     alone = Study(tiny_lens, {}, store=store)
     assert alone.data == {}
     assert alone.capture(progress=False).empty
-    assert str(facts_of(alone, alpha=2)) == f"{tiny_lens.name} (float32 weights), α = 2"
+    assert str(facts_of(alone, alpha=2)) == f"{tiny_lens.facts.shown} (float32 weights), α = 2"
     nothing = Finding("kind", pd.DataFrame(), go.Figure(), "", facts_of(alone))
     assert nothing.name.count("_") == 1
     assert nothing.facts.record()["data"] == []

@@ -600,7 +600,7 @@ def test_a_dry_run_says_what_would_fail_and_what_runs_the_model_itself(tiny_fold
     (job,) = plan([folder], "demo", tmp_path, only=["01"], parameters=bad)
     assert "unknown language" in job.problem
     assert needs([job])[0].passes == 0
-    (job,) = plan([folder], "demo", tmp_path, only=["17"], parameters={"layer": 99})
+    (job,) = plan([folder], "demo", tmp_path, only=["17"], parameters={"prompteol": [99, 2]})
     assert "layer must be between 0 and 2, got 99" in job.problem
     (board,) = plan([folder], "demo", tmp_path, only=["24"])
     assert board.runs_the_model
