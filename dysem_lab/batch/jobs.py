@@ -1,7 +1,7 @@
 """The jobs of a batch: which notebook runs with which parameters, why, and what it has to capture.
 
-Nothing here runs a model or a notebook; of a notebook, its cells with the tags "parameters" and
-"study" are read.
+Nothing here runs a model or a notebook; of a notebook, its cells with the tags "parameters",
+"study" and "question" are read.
 """
 
 import contextlib
@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import math
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -388,14 +389,11 @@ def needs(jobs: Sequence[Job]) -> list[JobNeed]:
     """
     asked = [(job, job.vectors) for job in jobs]
     asked.sort(key=lambda pair: not any(need.reads_each for need in pair[1]))
-    planned: dict[tuple[str, str], set[tuple[str, Space]]] = {}
+    planned: defaultdict[tuple[str, str], set[tuple[str, Space]]] = defaultdict(set)
     return [
         JobNeed(
             job,
-            [
-                (need, need.plan(planned.setdefault((need.study.name, need.study.dtype), set())))
-                for need in of_job
-            ],
+            [(need, need.plan(planned[need.study.name, need.study.dtype])) for need in of_job],
         )
         for job, of_job in asked
     ]
