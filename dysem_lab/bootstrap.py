@@ -9,6 +9,7 @@ from dysem_lab.errors import InputError
 from dysem_lab.inputs import at_least, seed_of
 
 N_RESAMPLES = 1000
+MANY = 10 * N_RESAMPLES  # no p is below its inverse, which Holm's factor leaves room for
 LEVEL = 0.95
 MOST_DRAWS = 2**28  # pairs in all resamples together, which are 2 GB
 

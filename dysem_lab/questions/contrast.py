@@ -15,9 +15,9 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 from torch import Tensor
 
+from dysem_lab.bootstrap import MANY
 from dysem_lab.errors import InputError
 from dysem_lab.evaluate import (
-    N_RESAMPLES,
     average_difference,
     average_score,
     paired_difference,
@@ -46,7 +46,6 @@ FIELDS: dict[str, object] = {
 LABELS = ("template", "output_layer", "method", *FIELDS)
 PROMPTS = {**TEMPLATE_NAMES, "ck": "CK (mean of CoT and KE)"}
 NO_GAIN = dict.fromkeys(("difference", "low", "high", "p"), math.nan)
-MANY = 10 * N_RESAMPLES  # no p is below its inverse, which Holm's factor leaves room for
 
 
 def contrast_gains(

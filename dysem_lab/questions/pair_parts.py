@@ -12,14 +12,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from dysem_lab.bootstrap import N_RESAMPLES, correlations, interval, resamples, two_sided
+from dysem_lab.bootstrap import MANY, correlations, interval, resamples, two_sided
 from dysem_lab.joint import joint_cosine
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.parts import Part, split
 from dysem_lab.models.places import Place
 
 A_SUM = Place("attn")
-MANY = 10 * N_RESAMPLES  # no p is below its inverse, which Holm's factor leaves room for
 
 
 class PartMeans(NamedTuple):

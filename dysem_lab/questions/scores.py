@@ -259,26 +259,31 @@ def second_half(n_layers: int) -> str:
     return f"attn_raw.{n_layers // 2}-{n_layers - 1}"
 
 
-def gain_columns(difference: Mapping[str, float]) -> dict[str, float]:
-    """Return a paired difference as the columns of a gain."""
-    names = {"gain": "difference", "gain_low": "low", "gain_high": "high", "gain_p": "p"}
-    return {name: difference[column] for name, column in names.items()}
+def gain_columns(difference: Mapping[str, float], name: str = "gain") -> dict[str, float]:
+    """Return a paired difference as the columns of a gain, or of another name."""
+    columns = {"": "difference", "_low": "low", "_high": "high", "_p": "p"}
+    return {f"{name}{end}": difference[column] for end, column in columns.items()}
 
 
-def with_holm(table: pd.DataFrame) -> pd.DataFrame:
+def with_holm(table: pd.DataFrame, name: str = "gain") -> pd.DataFrame:
     """Return a table of gains with ``gain_p_holm``, and ``n_compared``: over how many.
 
     The tasks are corrected together, and so are the means over tasks, which are not news.
+
+    Args:
+        table: With ``gain_p``, and ``task`` where there are several.
+        name: What its gains are called, such as "difference".
     """
-    p = table.groupby(table["task"] == AVERAGE)["gain_p"]
+    of_mean = [task == AVERAGE for task in table.get("task", [""] * len(table))]
+    p = table[f"{name}_p"].groupby(of_mean)
     corrected = p.transform(lambda of_part: holm(of_part.to_numpy(float)))
-    return table.assign(gain_p_holm=corrected, n_compared=p.transform("count"))
+    return table.assign(**{f"{name}_p_holm": corrected, "n_compared": p.transform("count")})
 
 
-def certain(table: pd.DataFrame) -> tuple[int, int]:
+def certain(table: pd.DataFrame, name: str = "gain") -> tuple[int, int]:
     """Return how many gains, and how many losses, are certain once Holm has corrected them."""
-    sure = table["gain_p_holm"] < LEVEL
-    return int((sure & (table["gain"] > 0)).sum()), int((sure & (table["gain"] < 0)).sum())
+    sure, gains = table[f"{name}_p_holm"] < LEVEL, table[name]
+    return int((sure & (gains > 0)).sum()), int((sure & (gains < 0)).sum())
 
 
 def mean_size(sizes: Tensor) -> float:

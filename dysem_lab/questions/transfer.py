@@ -8,6 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from dysem_lab.data.transfer_data import TransferData
+from dysem_lab.display import amount
 from dysem_lab.encoders.base import Encoder, PromptEncoder, templates_of
 from dysem_lab.encoders.contrastive import ContrastivePrompting, check_output
 from dysem_lab.inputs import at_least, seed_of
@@ -18,6 +19,7 @@ from dysem_lab.models.steering import Contrast
 from dysem_lab.models.store import VectorStore
 from dysem_lab.questions.finding import Facts, Finding
 from dysem_lab.questions.needs import prepare
+from dysem_lab.questions.scores import LEVEL, certain
 from dysem_lab.questions.style import (
     PALETTE,
     difference_axis,
@@ -165,7 +167,7 @@ def _majority(figure: go.Figure, table: pd.DataFrame, tasks: Sequence[str], half
 def caption(table: pd.DataFrame) -> str:
     """Return one line: every method's mean accuracy, and which differences are certain.
 
-    A difference is certain where its 95 % interval excludes 0.
+    A difference is certain where its p is below 0.05 after Holm, over all tasks and methods.
     """
     tasks = [task for task in dict.fromkeys(table["task"]) if task != AVERAGE]
     over = table[table["task"] == (AVERAGE if len(tasks) > 1 else tasks[0])]
@@ -182,12 +184,12 @@ def caption(table: pd.DataFrame) -> str:
     if compared.empty:
         return text
     against = table["method"].iloc[0]
-    verdicts = [
-        f"{method} is above in {int((rows['difference_low'] > 0).sum())} and below in "
-        f"{int((rows['difference_high'] < 0).sum())} of {len(rows)}"
-        for method, rows in compared.groupby("method", sort=False)
-    ]
-    return f"Against {against}, for certain (95 %): {'; '.join(verdicts)}. {text}"
+    verdicts = []
+    for method, rows in compared.groupby("method", sort=False):
+        up, down = certain(rows, "difference")
+        verdicts.append(f"{method} is above in {up} and below in {down} of {len(rows)}")
+    holm = f"p < {LEVEL:g} after Holm over {amount(len(compared), 'comparison')}"
+    return f"Against {against}, for certain ({holm}): {'; '.join(verdicts)}. {text}"
 
 
 def facts_of_transfer(

@@ -50,12 +50,13 @@ from sklearn.model_selection import StratifiedKFold
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from dysem_lab.bootstrap import LEVEL, N_RESAMPLES
+from dysem_lab.bootstrap import LEVEL, MANY, two_sided
 from dysem_lab.data.transfer_data import TransferData
 from dysem_lab.display import amount
 from dysem_lab.errors import InputError, choices
 from dysem_lab.evaluate import wilson_interval
 from dysem_lab.inputs import at_least, seed_of
+from dysem_lab.questions.scores import with_holm
 
 AVERAGE = "Avg."
 OUTER_FOLDS = 10
@@ -139,7 +140,7 @@ def compare_encoders(
     sample: int | None = None,
     seed: int = 0,
     inner_folds: int = 10,
-    n_resamples: int = N_RESAMPLES,
+    n_resamples: int = MANY,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Score several methods on the same texts and folds, each against the first one.
@@ -150,16 +151,18 @@ def compare_encoders(
         sample: As there.
         seed: Of the sample and of the bootstrap.
         inner_folds: As there.
-        n_resamples: Number of bootstrap resamples.
+        n_resamples: Number of bootstrap resamples; no p is below its inverse.
         progress: As there.
 
     Returns:
         One row per task and method: ``method``, the columns of `transfer_scores`, and
         ``difference`` (accuracy × 100 minus that of the first method) with ``difference_low`` and
-        ``difference_high``, a 95 % paired bootstrap interval over the scored texts; missing for the
-        first method. With several tasks, a last block has the task "Avg.": the plain mean of their
-        accuracies, with an interval from those of the tasks (square roots of the summed squares of
-        their halves) and the mean difference.
+        ``difference_high``, a 95 % paired bootstrap interval over the scored texts, and
+        ``difference_p``; missing for the first method. ``difference_p_holm`` is corrected for all
+        ``n_compared`` of the table. With several tasks, a last block has the task "Avg.": the plain
+        mean of their accuracies, with an interval from those of the tasks (square roots of the
+        summed squares of their halves) and the mean difference, whose p are corrected by
+        themselves.
 
     Raises:
         InputError: As for `transfer_scores`, or no encoders.
@@ -194,7 +197,7 @@ def compare_encoders(
             averages.append({"method": method, **_average(part_of), **interval})
         table = pd.concat([table, pd.DataFrame(averages)], ignore_index=True)
     counts = ("n_train", "n_classes", "sample", "seed", "inner_folds")
-    return table.astype(dict.fromkeys(counts, "Int64"))
+    return with_holm(table.astype(dict.fromkeys(counts, "Int64")), "difference")
 
 
 def tasks_of(data: TransferData | Iterable[TransferData]) -> list[TransferData]:
@@ -320,10 +323,10 @@ def _differences(
 def _against_first(
     position: int, difference: float, resampled: Float[np.ndarray, " resample"]
 ) -> dict[str, float]:
-    """Return the columns of a difference with its percentile interval; NaN for the first method."""
+    """Return the columns of a difference: percentile interval, p; NaN for the first method."""
     low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    values = (difference, low, high) if position else (np.nan, np.nan, np.nan)
-    names = ("difference", "difference_low", "difference_high")
+    values = (difference, low, high, two_sided(resampled)) if position else (np.nan,) * 4
+    names = ("difference", "difference_low", "difference_high", "difference_p")
     return {name: float(value) for name, value in zip(names, values, strict=True)}
 
 

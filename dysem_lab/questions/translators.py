@@ -11,24 +11,34 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 from torch import Tensor
 
+from dysem_lab.bootstrap import MANY
 from dysem_lab.consensus import consensus_set
 from dysem_lab.data.sts import STSData, load_data
+from dysem_lab.display import amount
 from dysem_lab.errors import InputError
-from dysem_lab.evaluate import mean_difference, score
+from dysem_lab.evaluate import paired_difference, score
 from dysem_lab.inputs import names_of, one_of
 from dysem_lab.questions.asked import asked
+from dysem_lab.questions.contrast import NO_GAIN
 from dysem_lab.questions.finding import Facts, Finding, facts_of
 from dysem_lab.questions.grid import sweep
 from dysem_lab.questions.needs import prepare
 from dysem_lab.questions.overlap import different_texts, overlap
-from dysem_lab.questions.scores import mean_size, one_prompt, pair_cosine
+from dysem_lab.questions.scores import (
+    LEVEL,
+    certain,
+    gain_columns,
+    mean_size,
+    one_prompt,
+    pair_cosine,
+    with_holm,
+)
 from dysem_lab.questions.study import Study
 from dysem_lab.questions.style import (
     CHANCE,
     PALETTE,
     SCORE,
     difference_axis,
-    excludes_zero,
     gain,
     layout,
     lines_down,
@@ -66,7 +76,8 @@ def translators(
         DySem with each semantic vector, on English and the language (the language alone where
         English is not in `languages`), then on all `languages`. Columns ``m``, ``vector``, those of
         `dysem_lab.evaluate.score`; to the first source ``difference``, ``difference_low``,
-        ``difference_high`` (paired), ``jaccard``, ``jaccard_low``, ``jaccard_high`` and ``chance``
+        ``difference_high``, ``difference_p`` (paired), ``difference_p_holm``, corrected for all
+        ``n_compared`` of the table, ``jaccard``, ``jaccard_low``, ``jaccard_high`` and ``chance``
         of the sets that the method selects (for the language alone its top k), and ``agreement``
         (mean `character_agreement` of the renderings). NaN for the first source itself.
 
@@ -202,9 +213,7 @@ def table(
             row = {"method": method, "source": name, "m": m or 1, "vector": vector}
             row |= score(similarity, gold, size, seed=seed)
             if name != first:
-                row |= mean_difference(
-                    "difference", [similarity], [similarities[method, first]], gold, seed
-                )
+                row |= _difference(similarity, similarities[method, first], gold, seed)
                 shared = overlap(sets[first, m], sets[name, m], seed)
                 row |= {
                     "jaccard": shared["jaccard"],
@@ -214,9 +223,19 @@ def table(
                     "agreement": float(agreement.mean()),
                 }
             rows.append(row)
-    tidy = pd.DataFrame(rows)
+    tidy = with_holm(pd.DataFrame(rows), "difference")
     of_method = [part for _, part in tidy.groupby("method", sort=False)]
     return pd.concat(of_method, ignore_index=True)
+
+
+def _difference(
+    similarity: Tensor, first: Tensor, gold: Float[np.ndarray, " n"], seed: int
+) -> dict[str, float]:
+    """Return the columns of a paired difference; NaN where fewer than three pairs have one."""
+    paired = NO_GAIN
+    if int((similarity + first).isfinite().sum()) >= 3:
+        paired = paired_difference(similarity, first, gold, seed=seed, n_resamples=MANY)
+    return gain_columns(paired, "difference")
 
 
 def _joined(codes: Sequence[str]) -> str:
@@ -273,7 +292,7 @@ def caption(table: pd.DataFrame) -> str:
     for source, rows in table[table["source"] != first].groupby("source", sort=False):
         differences = [
             f"{row['method']} {gain(row, 'difference')}"
-            + (" (excludes 0)" if excludes_zero(row, "difference") else "")
+            + (" (certain)" if row["difference_p_holm"] < LEVEL else "")
             for _, row in rows.iterrows()
         ]
         overlaps = rows.drop_duplicates("m")
@@ -283,10 +302,10 @@ def caption(table: pd.DataFrame) -> str:
             f"{rows['chance'].max():.2f}), characters in common {rows['agreement'].iloc[0]:.0%}"
         )
     compared = table[table["source"] != first]
-    surely = sum(excludes_zero(row, "difference") for _, row in compared.iterrows())
     lead = (
-        f"Another translation changes the score for certain in {surely} of {len(compared)} "
-        "comparisons"
+        "Another source of the translations changes the score for certain in "
+        f"{sum(certain(compared, 'difference'))} of {amount(len(compared), 'comparison')} "
+        f"(p < {LEVEL:g} after Holm)"
     )
     own = ", ".join(f"{method} {scores[method, first]:.1f}" for method in table["method"].unique())
     return f"{lead}. {SCORE} with {first}: {own}. {'. '.join(parts)}."

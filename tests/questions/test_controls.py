@@ -702,6 +702,7 @@ def test_the_same_translations_make_no_difference(translator_case):
     columns = ["difference", "difference_low", "difference_high"]
     same = table[table["source"] == "the same"]
     assert (same[columns] == 0).all(axis=None)
+    assert (same[["difference_p", "difference_p_holm"]] == 1).all(axis=None)
     assert (same[["jaccard", "jaccard_low", "jaccard_high", "agreement"]] == 1).all(axis=None)
     first = table[table["source"] == "one"]
     assert first[[*columns, "jaccard", "agreement"]].isna().all(axis=None)
@@ -711,6 +712,29 @@ def test_the_same_translations_make_no_difference(translator_case):
         (other["spearman"] - own["spearman"]).to_numpy()
     )
     assert (other["agreement"].between(0.9, 0.999)).all()  # one "!" in some twenty characters
+
+
+def test_differences_between_translators_have_p_over_all_that_were_compared(translator_case):
+    vectors, gold, table = translator_case
+    tested = table[table["source"] != "one"]
+    assert (tested["n_compared"] == 10).all()  # five methods, two sources
+    # Holm by hand: the smallest p ten times, the next nine times, never below the one before.
+    corrected, least = {}, 0.0
+    for i, (row, p) in enumerate(tested["difference_p"].sort_values(kind="stable").items()):
+        least = max(least, min(1.0, (10 - i) * p))
+        corrected[row] = least
+    assert tested["difference_p_holm"].to_dict() == pytest.approx(corrected)
+    one, other = (
+        np.array(naive_cosines(vectors[name]["zh"], [set(range(9))] * 15)) for name in vectors
+    )
+    draws = np.random.default_rng(3).integers(0, 15, (3000, 15))
+    gaps = np.array(
+        [spearmanr(np.stack([other[i], one[i], gold[i]], 1)).statistic[2, :2] for i in draws]
+    )
+    gaps = gaps[:, 0] - gaps[:, 1]
+    p = 2 * min((gaps <= 0).mean(), (gaps >= 0).mean())
+    row = table[(table["method"] == "zh alone") & (table["source"] == "other")].iloc[0]
+    assert row["difference_p"] == pytest.approx(p, abs=0.05)
 
 
 def test_translators_refuse_what_they_cannot_compare(tmp_path):
@@ -840,8 +864,14 @@ def test_translators_figure_and_caption_name_every_source(translator_case):
     row = table[(table["method"] == "zh alone") & (table["source"] == "other")].iloc[0]
     assert f"other against one: zh alone {row['difference']:+.1f} [" in caption
     others = table[table["source"] != "one"]
-    surely = ((others["difference_low"] > 0) | (others["difference_high"] < 0)).sum()
-    assert f"for certain in {surely} of {len(others)} comparisons. Spearman" in caption
+    surely = (others["difference_p_holm"] < 0.05).sum()
+    said = f"for certain in {surely} of {len(others)} comparisons (p < 0.05 after Holm). Spearman"
+    assert said in caption
+    p = dict.fromkeys(others.index[:2], 0.049) | dict.fromkeys(others.index[2:4], 0.051)
+    two = table.assign(difference=1.0, difference_p_holm=pd.Series(p))
+    caption = translators.caption(two)
+    assert f"for certain in 2 of {len(others)} comparisons" in caption
+    assert caption.count("(certain)") == 2
 
 
 # Findings: what they say that they were measured on

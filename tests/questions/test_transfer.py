@@ -337,7 +337,9 @@ def test_a_comparison_is_paired_on_the_same_texts_and_averaged_by_hand():
         index = rng.integers(0, len(apart), (4000, len(apart)))
         draws.append(100 * apart[index].mean(axis=1))
         bounds = np.quantile(draws[-1], [0.025, 0.975])
-        # Two bootstraps of 1,000 and 4,000 resamples; a text more or less is 100 / n.
+        tail = min((draws[-1] <= 0).mean(), (draws[-1] >= 0).mean())
+        assert row["difference_p"] == pytest.approx(min(1, max(2 * tail, 1e-4)), abs=0.04)
+        # Two bootstraps of 10,000 and 4,000 resamples; a text more or less is 100 / n.
         step = 2.1 * 100 / len(apart)
         assert [row["difference_low"], row["difference_high"]] == pytest.approx(bounds, abs=step)
     average = table.iloc[5]
@@ -351,8 +353,16 @@ def test_a_comparison_is_paired_on_the_same_texts_and_averaged_by_hand():
     assert average["low"] == pytest.approx(average["accuracy"] - math.hypot(*below) / 2)
     assert average["high"] == pytest.approx(average["accuracy"] + math.hypot(*above) / 2)
     assert (average["n_test"], average["n_texts"]) == (120, 240)
+    # Holm over the two tasks: the smaller p twice, the other once, and never below that.
+    small, large = sorted(parts["difference_p"])
+    corrected = sorted(parts["difference_p_holm"])
+    assert corrected == pytest.approx([min(1, 2 * small), min(1, max(2 * small, large))])
+    assert parts["n_compared"].tolist() == [2, 2]
+    assert average["difference_p_holm"] == average["difference_p"]
+    assert average["n_compared"] == 1
     firsts = table[table["method"] == "all"]
-    assert firsts[["difference", "difference_low", "difference_high"]].isna().all(axis=None)
+    columns = [name for name in table if name.startswith("difference")]
+    assert firsts[columns].isna().all(axis=None)
 
 
 def test_tasks_are_resampled_independently_for_the_average():
@@ -913,7 +923,7 @@ def test_a_single_method_has_no_panel_of_differences():
     assert "Against" not in caption
 
 
-def rows(task, method, accuracy, difference=None):
+def rows(task, method, accuracy, difference=None, p_holm=np.nan):
     low, high = difference or (np.nan, np.nan)
     return {
         "task": task,
@@ -925,6 +935,7 @@ def rows(task, method, accuracy, difference=None):
         "difference": (low + high) / 2,
         "difference_low": low,
         "difference_high": high,
+        "difference_p_holm": p_holm,
     }
 
 
@@ -932,17 +943,19 @@ def test_the_caption_says_what_is_certain():
     table = pd.DataFrame(
         [
             rows("MR", "plain", 80.0),
-            rows("MR", "CP", 84.0, (1.0, 7.0)),
+            rows("MR", "CP", 84.0, (1.0, 7.0), 0.002),
             rows("CR", "plain", 70.0),
-            rows("CR", "CP", 69.0, (-3.0, 1.0)),
+            rows("CR", "CP", 67.0, (-5.0, -0.1), 0.06),  # an interval that excludes 0 is not enough
+            rows("SUBJ", "plain", 80.0),
+            rows("SUBJ", "CP", 77.0, (-5.0, -1.0), 0.02),
             rows("Avg.", "plain", 75.0),
-            rows("Avg.", "CP", 76.5, (0.2, 3.0)),
+            rows("Avg.", "CP", 76.5, (0.2, 3.0), 0.01),
         ]
     )
     assert tf.caption(table) == (
-        "Against plain, for certain (95 %): CP is above in 1 and below in 0 of 2. Mean accuracy × "
-        "100 over 2 tasks: plain 75.0 [73.0, 77.0], CP 76.5 [74.5, 78.5]; always answering the "
-        "most frequent class gives 60.0."
+        "Against plain, for certain (p < 0.05 after Holm over 3 comparisons): CP is above in 1 and "
+        "below in 1 of 3. Mean accuracy × 100 over 3 tasks: plain 75.0 [73.0, 77.0], CP 76.5 "
+        "[74.5, 78.5]; always answering the most frequent class gives 60.0."
     )
     assert ". Accuracy × 100, MR: plain 80.0 [78.0, 82.0]" in tf.caption(table[:2])
 
