@@ -260,14 +260,19 @@ def check_contrast(contrast: Contrast, lens: LensModel) -> None:
         )
 
 
-def warn_if_alpha_is_undone(contrast: Contrast, lens: LensModel) -> None:
-    """Warn where a norm follows the intervention, so that α has no effect.
+def alpha_is_undone(contrast: Contrast, lens: LensModel) -> bool:
+    """Whether a norm follows the intervention and undoes any positive factor.
 
     Gemma 2 and 3 normalise the attention output and the FFN output before adding them to the
     residual stream: any positive factor on all of z or of the FFN output is divided out again.
     """
     whole = contrast.position in ("heads", "ffn") and contrast.heads is None
-    if lens.post_norms and whole and contrast.norm in SCALED_NORMS:
+    return lens.post_norms and whole
+
+
+def warn_if_alpha_is_undone(contrast: Contrast, lens: LensModel) -> None:
+    """Warn where a norm follows the intervention, so that α has no effect (`alpha_is_undone`)."""
+    if contrast.norm in SCALED_NORMS and alpha_is_undone(contrast, lens):
         warnings.warn(
             f"alpha has no effect at position {contrast.position!r} of {lens.name}: a norm follows "
             "and undoes any positive factor, so norm scaling and norm recovering give the same "

@@ -50,11 +50,8 @@ def dev_and_test(
         InputError: Fewer than two pairs to split.
         DataError: As for `dysem_lab.load_data`.
     """
-    if task is not None and task not in TASKS:
-        raise choices("task", task, TASKS)
     codes = list(dict.fromkeys(["en", *names_of(languages, "language")]))
-    has_splits = task is None or "{split}" in TASKS[task].folder[0]
-    if has_splits and "en" in available_languages(source, task, "dev"):
+    if has_dev(source, task):
         dev, test = (load_data(source, task, split, codes) for split in ("dev", "test"))
         return {task or test.name: dev}, {task or test.name: test}
     everything = load_data(source, task, languages=codes)
@@ -70,6 +67,18 @@ def dev_and_test(
         for number, part in enumerate(np.array_split(order, 2), start=1)
     ]
     return {task or everything.name: halves[0]}, {task or everything.name: halves[1]}
+
+
+def has_dev(source: str | Path, task: str | None = None) -> bool:
+    """Whether a source has dev pairs of a task, or of its own; arguments as for `load_data`.
+
+    Raises:
+        InputError: Unknown task, or what is no source.
+    """
+    if task is not None and task not in TASKS:
+        raise choices("task", task, TASKS)
+    has_splits = task is None or "{split}" in TASKS[task].folder[0]
+    return has_splits and "en" in available_languages(source, task, "dev")
 
 
 def shared_with(dev: STSData, test: STSData) -> dict[str, int]:

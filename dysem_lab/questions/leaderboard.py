@@ -8,23 +8,23 @@ import math
 import statistics
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 from tqdm.auto import tqdm
 
 from dysem_lab import paths
 from dysem_lab.data.fit_texts import fit_texts
 from dysem_lab.data.sts import STSData
 from dysem_lab.display import amount
+from dysem_lab.encoders.aggregation import VARIANTS, blocks_of
 from dysem_lab.encoders.base import Encoder
 from dysem_lab.encoders.settings import check_settings
 from dysem_lab.encoders.systems import chosen_names, named_systems
 from dysem_lab.encoders.transform import Transform
-from dysem_lab.encoders.vectors import SemanticVectors, n_dims
+from dysem_lab.encoders.vectors import n_dims
 from dysem_lab.errors import InputError, MissingTranslationError, choices
 from dysem_lab.evaluate import (
     AGGREGATIONS,
@@ -33,35 +33,28 @@ from dysem_lab.evaluate import (
     average_score,
     parts_of_task,
 )
-from dysem_lab.inputs import names_of, one_of
+from dysem_lab.inputs import at_least, names_of, one_of
+from dysem_lab.models.places import Place
 from dysem_lab.models.store import VectorStore
 from dysem_lab.prompts import TEMPLATE_NAMES
 from dysem_lab.questions.asked import asked
+from dysem_lab.questions.choice import shared_with
+from dysem_lab.questions.chosen import Chosen, chosen_systems
 from dysem_lab.questions.cost import in_turns
-from dysem_lab.questions.finding import Facts, Finding, facts_of
-from dysem_lab.questions.needs import prepare
+from dysem_lab.questions.finding import Finding, facts_of
+from dysem_lab.questions.leaderboard_picture import CENTRED, LEARNED, caption, figure
+from dysem_lab.questions.needs import Need, prepare
 from dysem_lab.questions.published import AVERAGE, N_PAIRS, SENTEVAL_SICKR, published
+from dysem_lab.questions.shared_passes import encoded_pairs, renderings_of, run_together
 from dysem_lab.questions.study import Study
-from dysem_lab.questions.style import PALETTE, SCORE, error_bar, interval, layout
+from dysem_lab.translation.parallel_table import ParallelTable
 from dysem_lab.translation.paraphrases import Paraphrases, source_for
 from dysem_lab.translation.translate import Translator
+from dysem_lab.translation.translation_cache import CachedTranslator
 
 FORMATS = ("markdown", "latex", "csv", "json")
-FREE, LEARNED = "training-free", "trained"
+FREE = "training-free"
 DESCRIBED = ["system", "method", "kind", "model", "settings", "passes", "blocks"]
-OTHER = "#8C564B"  # the palette's seven are taken
-# Group and colour of a system, by its name; or by a part of it that begins with a space.
-GROUPS = {
-    " DySem": ("DySem", PALETTE[0]),
-    " + CP": ("Contrastive Prompting", PALETTE[2]),
-    " + TP": ("Token Prepending", PALETTE[3]),
-    " + GenEOL": ("GenEOL", OTHER),
-    **dict.fromkeys(("VA", "WVA", "AlignedWVA"), ("value aggregation", PALETTE[5])),
-    "mean pooling": ("mean pooling", PALETTE[6]),
-    "Echo": ("Echo", PALETTE[4]),
-}
-PROMPT = ("one-word prompt", PALETTE[1])
-TRAINED_GROUP = ("trained", "#000000")
 
 
 def leaderboard(
@@ -72,8 +65,10 @@ def leaderboard(
     translator: Translator | None = None,
     k: int | float = 0.25,
     paraphrases: Paraphrases | None = None,
+    chosen_on: STSData | None = None,
     centred_on: object = None,
     aggregation: str = "all",
+    several: int | None = None,
     n_timed: int = 32,
     seed: int = 0,
 ) -> Finding:
@@ -87,27 +82,39 @@ def leaderboard(
         k: DySem's dimensions, or fraction of d.
         paraphrases: Of GenEOL, from a source as for `dysem_lab.paraphrased`; None takes those of
             the demo set on its own texts, and leaves GenEOL out of "all" on others.
+        chosen_on: Other pairs, such as the dev split of STS-B: DySem and each system of Contrastive
+            Prompting have a further row at the settings that are best there, of the small grids of
+            `dysem_lab.questions.chosen` ("…_chosen"). None has the settings of the papers alone.
         centred_on: Other texts, as for `dysem_lab.Transform`, such as "demo": each system has a
             second row, its vectors less their mean there ("…_centred"). None has no such rows.
         aggregation: As for `score_systems`.
+        several: As for `score_systems`.
         n_timed: As for `score_systems`.
         seed: As for `score_systems`.
 
     Returns:
-        As from `score_systems`.
+        As from `score_systems`, and ``chosen_on`` (name of the pairs, "" of a system at its paper's
+        settings), ``n_tried`` (settings tried there) and ``choosing_score`` (the best of them, on
+        those pairs).
 
     Raises:
-        InputError: As for `dysem_lab.named_systems` and `score_systems`, or texts to centre on that
-            are scored.
+        InputError: As for `dysem_lab.named_systems` and `score_systems`, texts to centre on that
+            are scored, or all pairs of a task among those to choose on.
     """
     given = asked(study, k=k, n_timed=n_timed, seed=seed)
     one_of(aggregation, AGGREGATIONS, "aggregation")
+    several = several if several is None else at_least(several, 1, "several")
     codes = study.languages if languages is None else languages
     codes = list(check_settings(codes, setting="language-specific"))
     texts = [text for task in study.data for text in study.texts(task, "en")]
     by = source_for(texts, paraphrases)
     named = names_of(methods, "method")
-    chosen_names(named, codes, by is not None)
+    names = chosen_names(named, codes, by is not None)
+    among_them = _check_choice(chosen_on, study)
+    given["chosen_on"], given["several"] = None, several
+    if chosen_on is not None:
+        n_pairs = amount(len(chosen_on), "pair")
+        given["chosen_on"] = f"{chosen_on.name}, {n_pairs} ({chosen_on.digest})"
     centre, given["centred_on"] = None, None
     if centred_on is not None:
         centre, fitted_on = Transform("centre", centred_on), fit_texts(centred_on, codes)
@@ -116,25 +123,87 @@ def leaderboard(
                 f"centred_on has {amount(len(among), 'text')} of those that are scored; give others"
             )
         given["centred_on"] = f"{fitted_on.name} ({fitted_on.digest})"
-    prepare(study.needs("attn"), runs_the_model=True)
+    other = [] if chosen_on is None else [chosen_on]
+    prepare(*_needs(study, names, several, seed), data=other, runs_the_model=True)
     systems = named_systems(study.lens, methods, codes, translator, k, by)
+    chosen: dict[str, Chosen] = {}
+    if chosen_on is not None:
+        chosen = chosen_systems(systems, chosen_on, study.store)
+        systems |= {name: one.encoder for name, one in chosen.items()}
     if centre is not None:
         systems |= {
-            f"{name}_centred": centre(of, store=study.store) for name, of in systems.items()
+            f"{name}{CENTRED}": centre(of, store=study.store) for name, of in systems.items()
         }
     scores = score_systems(
         systems,
         study.data,
         store=study.store,
         aggregation=aggregation,
+        several=several,
         n_timed=n_timed,
         seed=seed,
     )
+    scores = _with_choice(scores, chosen, chosen_on)
     of_systems = {"methods": named, "languages": codes, "aggregation": aggregation}
     renderings = "of the data" if translator is None else translator.name
     made_by = {"translator": renderings, "paraphrases": by.name if by else None}
     facts = facts_of(study, **of_systems, **made_by, **given)
-    return Finding("leaderboard", scores, figure(scores, facts), caption(scores), facts)
+    said = caption(scores)
+    if among_them:
+        said += (
+            f" {among_them:,} of the scored {amount(sum(map(len, study.data.values())), 'pair')} "
+            "are among those that settings were chosen on."
+        )
+    if several is not None:
+        said += (
+            f" Systems of several passes are scored on a random sample of {several:,} pairs of "
+            "each task."
+        )
+    return Finding("leaderboard", scores, figure(scores, facts), said, facts)
+
+
+def _check_choice(chosen_on: STSData | None, study: Study) -> int:
+    """Return how many scored pairs are among those to choose on; refuse all pairs of a task."""
+    if chosen_on is None:
+        return 0
+    if not isinstance(chosen_on, STSData):
+        raise InputError(
+            "chosen_on must be pairs of load_data, such as load_data(source, 'STSB', 'dev'), got "
+            f"{chosen_on!r:.80}"
+        )
+    among = {task: shared_with(chosen_on, pairs)["pairs"] for task, pairs in study.data.items()}
+    for task, pairs in study.data.items():
+        if len(pairs) and among[task] == len(pairs):
+            raise InputError(
+                f"chosen_on has all pairs of {task}, which are scored; give others, such as a dev "
+                "split"
+            )
+    return sum(among.values())
+
+
+def _needs(study: Study, names: Sequence[str], several: int | None, seed: int) -> list[Need]:
+    """Return what a batch captures beforehand: what most systems read, in one pass of each text."""
+    english = study.prompted(languages=["en"]).needs("attn")
+    read = [
+        Place(VARIANTS[name][1], blocks_of("second_half", study.n_layers))
+        for name in ("wva", "aligned_wva")
+        if name in names
+    ]
+    sampled = {task: pairs.sample(several, seed) for task, pairs in study.data.items()}
+    of_languages = study if several is None else study.on(sampled)
+    return [replace(english, places=(*english.places, *read)), of_languages.needs("attn")]
+
+
+def _with_choice(
+    table: pd.DataFrame, chosen: Mapping[str, Chosen], chosen_on: STSData | None
+) -> pd.DataFrame:
+    """Return a table with the columns that say which settings were chosen, and of how many."""
+    found = [chosen.get(name.removesuffix(CENTRED)) for name in table["system"]]
+    return table.assign(
+        chosen_on=[chosen_on.name if of and chosen_on else "" for of in found],
+        n_tried=[of.n_tried if of else 0 for of in found],
+        choosing_score=[of.score if of else np.nan for of in found],
+    )
 
 
 def score_systems(
@@ -143,6 +212,7 @@ def score_systems(
     *,
     store: VectorStore | None = None,
     aggregation: str = "all",
+    several: int | None = None,
     n_timed: int = 32,
     rounds: int = 3,
     seed: int = 0,
@@ -155,10 +225,12 @@ def score_systems(
         data: Task → pairs. DySem without a translator takes their renderings.
         store: Keeps vectors, so that an interrupted run goes on where it stopped.
         aggregation: As for `dysem_lab.evaluate.aggregate_score`.
+        several: Systems of more than one pass are scored on a random sample of so many pairs of
+            each task; None is all. ``n_pairs`` says of how many a row is.
         n_timed: The time is measured on so many texts of the tasks, without a store; 0 measures
             none.
         rounds: Times that each system encodes them, in turns.
-        seed: Of the bootstraps and of the choice of texts.
+        seed: Of the bootstraps, the sample and the choice of texts.
         progress: Show a progress bar.
 
     Returns:
@@ -166,15 +238,17 @@ def score_systems(
         or "trained"), ``model``, ``settings`` (JSON), ``task``, ``data`` (task and split),
         ``source`` (where the pairs are from), the columns of
         `dysem_lab.evaluate.aggregate_score` (``n_dims`` is #Dim., or the width of dense vectors),
-        ``passes`` and ``blocks`` per text, ``seconds`` per 1,000 texts (median of the rounds;
-        DySem's translations are there before), ``n_timed`` (of so many texts) and ``note``: why a
-        score is missing. With several
-        tasks, a last block has the task "Avg.", NaN where a task has no score.
+        ``passes`` and ``blocks`` per text, ``seconds`` per 1,000 texts (median of the rounds; the
+        renderings that a system reads are there before), ``with_renderings`` (the seconds with the
+        making of these in one batch; NaN where they are of the data or of a table, and nothing is
+        there to be timed), ``n_timed`` (of so many texts) and ``note``: why a score is missing.
+        With several tasks, a last block has the task "Avg.", NaN where a task has no score.
 
     Raises:
         InputError: No systems or no tasks.
     """
     one_of(aggregation, AGGREGATIONS, "aggregation")
+    several = several if several is None else at_least(several, 1, "several")
     for given in (encoders, data):
         if not isinstance(given, Mapping) or not given:
             raise InputError(
@@ -184,14 +258,21 @@ def score_systems(
     rows: list[dict[str, object]] = []
     compared: dict[str, list[list[Part]]] = {name: [] for name in encoders}
     jobs = [(name, task) for name in encoders for task in data]
+    sampled = {task: pairs.sample(several, seed) for task, pairs in data.items()}
+    scored = {
+        (name, task): (data if encoders[name].passes == 1 else sampled)[task] for name, task in jobs
+    }
+    if store is not None:
+        systems = ((encoders[name], pairs) for (name, _), pairs in scored.items())
+        run_together(systems, store, progress=progress)
     with tqdm(jobs, desc="leaderboard", unit="task", disable=not progress) as bar:
         for name, task in bar:
-            encoder, pairs = encoders[name], data[task]
+            encoder, pairs = encoders[name], scored[name, task]
             bar.set_postfix_str(f"{encoder.name}, {task}")
             labels = _described(name, encoder)
             labels |= {"task": task, "data": pairs.name, "source": pairs.source}
             try:
-                e1, e2 = _encoded_pairs(encoder, pairs, store, progress)
+                e1, e2 = encoded_pairs(encoder, pairs, store, progress)
             except MissingTranslationError as error:
                 missing = dict.fromkeys(("spearman", "low", "high", "n_dims"), np.nan)
                 missing |= {"n_pairs": 0, "n_undefined": len(pairs)}
@@ -204,7 +285,7 @@ def score_systems(
     table = pd.DataFrame(rows)
     if len(data) > 1:
         table = pd.concat([table, _averages(table, compared, len(data), seed)], ignore_index=True)
-    timed = pd.DataFrame(columns=["seconds", "n_timed"], dtype=float)
+    timed = pd.DataFrame(columns=["seconds", "with_renderings", "n_timed"], dtype=float)
     if n_timed:
         timed = _timed(encoders, data, n_timed, rounds, seed)
     return table.join(timed, on="system")
@@ -223,16 +304,6 @@ def _described(name: str, encoder: Encoder) -> dict[str, object]:
         "passes": encoder.passes,
         "blocks": encoder.blocks,
     }
-
-
-def _encoded_pairs(
-    encoder: Encoder, pairs: STSData, store: VectorStore | None, progress: bool
-) -> tuple[SemanticVectors, SemanticVectors]:
-    """Return the encoded first and second sentences."""
-    ready = () if encoder.translator else pairs.languages
-    renderings = {code: pairs.texts(code) for code in {"en", *ready}}
-    encoded = encoder.encode_renderings(renderings, store=store, progress=progress)
-    return encoded[: len(pairs)], encoded[len(pairs) :]
 
 
 def _averages(
@@ -271,25 +342,65 @@ def _timed(
     rounds: int,
     seed: int,
 ) -> pd.DataFrame:
-    """Return each system's seconds per 1,000 texts, all encoding the same texts in turns."""
+    """Return each system's seconds per 1,000 texts, all encoding the same texts in turns.
+
+    The making of renderings is timed by itself, once for all systems that have the same.
+    """
     pairs = max(data.values(), key=lambda one: len(one.languages))
     chosen = pairs.sample(max(1, n_timed // 2), seed)
-    seconds: dict[str, list[float]] = {}
-    readable = {}
-    for name, encoder in encoders.items():  # once without a clock: translations, first-call costs
+    ready: dict[str, dict[str, list[str]]] = {}
+    for name, encoder in encoders.items():
+        given, by = renderings_of(encoder, chosen), encoder.translator
         try:
-            _encoded_pairs(encoder, chosen if encoder.translator else chosen.head(1), None, False)
-            readable[name] = encoder
+            if by is not None:
+                given |= {c: by.translate(given["en"], "en", c) for c in _rendered_in(encoder)}
+            # What only a first call costs.
+            encoder.encode_renderings({of: some[:2] for of, some in given.items()}, progress=False)
         except MissingTranslationError:
             continue
-    for name in in_turns(list(readable), rounds):
+        ready[name] = given
+    seconds: dict[str, list[float]] = {name: [] for name in ready}
+    for name in in_turns(list(ready), rounds):
         began = time.perf_counter()
-        _encoded_pairs(readable[name], chosen, None, False)
-        seconds.setdefault(name, []).append(time.perf_counter() - began)
-    n_texts = 2 * len(chosen)
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
-    per_1000 = {name: 1000 * median / n_texts for name, median in medians.items()}
-    return pd.DataFrame({"seconds": per_1000, "n_timed": n_texts}, dtype=float)
+        encoders[name].encode_renderings(ready[name], progress=False)
+        seconds[name].append(time.perf_counter() - began)
+    making: dict[tuple[int, tuple[str, ...]], float] = {}
+    times = {}
+    for name, measured in seconds.items():
+        of = id(encoders[name].translator), _rendered_in(encoders[name])
+        if of not in making:
+            making[of] = _seconds_of_renderings(encoders[name], ready[name]["en"], rounds)
+        own = statistics.median(measured)
+        times[name] = [1000 * value / (2 * len(chosen)) for value in (own, own + making[of])]
+    columns = ["seconds", "with_renderings"]
+    found = pd.DataFrame.from_dict(times, orient="index", columns=columns, dtype=float)
+    return found.assign(n_timed=2.0 * len(chosen))
+
+
+def _rendered_in(encoder: Encoder) -> tuple[str, ...]:
+    """Return the languages, or codes of paraphrases, that a system needs of an English text."""
+    return tuple(code for code in encoder.languages if code != "en")
+
+
+def _seconds_of_renderings(encoder: Encoder, texts: Sequence[str], rounds: int) -> float:
+    """Return the median time that the renderings of texts take that a system reads.
+
+    NaN where nothing makes them: those of data and of tables are only looked up. A cache is passed
+    by.
+    """
+    by, codes = encoder.translator, _rendered_in(encoder)
+    by = by.translator if isinstance(by, CachedTranslator) else by
+    if not codes:
+        return 0.0
+    if by is None or isinstance(by, ParallelTable):
+        return math.nan
+    different, seconds = list(dict.fromkeys(texts)), []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        for code in codes:
+            by.translate(different, "en", code)
+        seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds)
 
 
 def published_leaderboard(model: str | None = None) -> pd.DataFrame:
@@ -345,7 +456,8 @@ def wide(table: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         ``Method``, the tasks and the average, ``95 % interval`` of the last one, ``#Dim.``,
-        ``passes``, ``blocks`` (per text) and ``s / 1,000`` (texts).
+        ``passes``, ``blocks`` (per text), ``s / 1,000`` (texts) and ``with renderings``: that with
+        the making of these, NaN where it was not timed.
     """
     tasks = table["task"].unique().tolist()
     scores = table.pivot(index="system", columns="task", values="spearman")[tasks]
@@ -359,6 +471,7 @@ def wide(table: pd.DataFrame) -> pd.DataFrame:
         "passes": "passes",
         "blocks": "blocks",
         "seconds": "s / 1,000",
+        "with_renderings": "with renderings",
     }
     cost = last.assign(**{"95 % interval": interval}).rename(columns=columns)
     board = scores.join(cost[["method", "95 % interval", *columns.values()]])
@@ -392,7 +505,11 @@ def rendered(table: pd.DataFrame, kind: str) -> str:
         said = seen.map("{:.2f}".format).mask(seen.isna(), "–")
         board[task] = said.mask(seen == seen.max(), said.map(bold.format))
     board["#Dim."] = board["#Dim."].map(lambda dims: "" if np.isnan(dims) else f"{dims:.0f}")
-    board["s / 1,000"] = board["s / 1,000"].map(lambda s: "" if np.isnan(s) else f"{s:.1f}")
+    times = board[["s / 1,000", "with renderings"]]
+    untimed = times.isna().to_numpy() @ [-1, 1] > 0
+    for column in times:
+        board[column] = times[column].map(lambda s: "" if np.isnan(s) else f"{s:.1f}")
+    board.loc[untimed, "with renderings"] = "not timed"
     if kind == "markdown":
         return board.to_markdown(index=False, disable_numparse=True) + "\n"
     escaped = board.rename(columns=_latex).map(lambda cell: _latex(str(cell)))
@@ -412,125 +529,3 @@ def published_wide(table: pd.DataFrame) -> pd.DataFrame:
     board = table.pivot_table(index=labels, columns="task", values="score", aggfunc="first")
     board = board[[*N_PAIRS, AVERAGE]].sort_values(AVERAGE, ascending=False, kind="stable")
     return board.reset_index().rename_axis(columns=None)
-
-
-def group_of(method: str, kind: str) -> tuple[str, str]:
-    """Return the family of a system, and its colour."""
-    if kind == LEARNED:
-        return TRAINED_GROUP
-    marks = (mark for mark in GROUPS if mark == method or (mark[0] == " " and mark in method))
-    return GROUPS.get(next(marks, ""), PROMPT)
-
-
-def frontier(table: pd.DataFrame) -> pd.Series:
-    """Return which systems no cheaper one beats in one task: none is faster and scores as much."""
-    ordered = table.sort_values(["seconds", "spearman"], ascending=[True, False])
-    best = ordered["spearman"].cummax()
-    first = (ordered["spearman"] == best) & ~best.duplicated()
-    return first.reindex(table.index) & table["spearman"].notna() & table["seconds"].notna()
-
-
-def _overall(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the average, or the only task, best score last."""
-    task = AVERAGE if AVERAGE in set(table["task"]) else table["task"].iloc[0]
-    kept = table[(table["task"] == task) & table["spearman"].notna()]
-    return kept.sort_values("spearman", kind="stable").reset_index(drop=True)
-
-
-def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
-    """Return one row per system: its score with the interval, and its seconds per 1,000 texts.
-
-    A ring marks the systems without training that no faster one of them beats. Times are points,
-    as on a logarithmic axis the length of a bar has no meaning.
-    """
-    rows = _overall(table)
-    rows["efficient"] = frontier(rows[rows["kind"] != LEARNED]).reindex(
-        rows.index, fill_value=False
-    )
-    groups = list(map(group_of, rows["method"], rows["kind"]))
-    rows[["group", "colour"]] = pd.DataFrame(groups, rows.index, ["group", "colour"])
-    drawn = make_subplots(
-        1, 2, shared_yaxes=True, column_widths=[0.6, 0.4], horizontal_spacing=0.03
-    )
-    labels = rows["method"].tolist()
-    drawn.update_yaxes(categoryorder="array", categoryarray=labels, automargin=True)
-    for (name, colour), part in rows.groupby(["group", "colour"], sort=False):
-        common = {"legendgroup": name, "name": name, "y": part["method"]}
-        drawn.add_scatter(
-            x=part["spearman"],
-            error_x=error_bar(part["spearman"], part["low"], part["high"]),
-            mode="markers",
-            marker={
-                "color": colour,
-                "size": 10,
-                "line": {"color": "black", "width": 2.5 * part["efficient"]},
-            },
-            customdata=part[["n_dims", "passes", "blocks", "low", "high"]],
-            hovertemplate=(
-                "%{y}: %{x:.1f} [%{customdata[3]:.1f}, %{customdata[4]:.1f}]<br>"
-                "#Dim. %{customdata[0]:.0f}, %{customdata[1]} passes, %{customdata[2]} blocks"
-                "<extra></extra>"
-            ),
-            **common,
-            row=1,
-            col=1,
-        )
-        drawn.add_scatter(
-            x=part["seconds"],
-            mode="markers+text",
-            marker={"color": colour, "size": 10},
-            text=[f"\u2002{seconds:.0f}" for seconds in part["seconds"]],
-            textposition="middle right",
-            cliponaxis=False,
-            showlegend=False,
-            hovertemplate="%{y}: %{x:.1f} s per 1,000 texts<extra></extra>",
-            **common,
-            row=1,
-            col=2,
-        )
-    task = rows["task"].iloc[0] if len(rows) else ""
-    drawn.update_xaxes(title=f"{SCORE}, {task}", row=1, col=1)
-    if rows["efficient"].any():  # a legend has no other place to say it
-        ring = {"color": "white", "size": 10, "line": {"color": "black", "width": 2.5}}
-        said = "ring: without training, and no faster one scores more"
-        drawn.add_scatter(
-            x=[None], y=[labels[0]], mode="markers", marker=ring, name=said, row=1, col=1
-        )
-    timed = rows["seconds"].dropna()
-    ends = (timed.min() / 1.5, timed.max() * 3) if len(timed) else (1.0, 10.0)
-    scale = {"type": "log", "dtick": 1, "range": [math.log10(end) for end in ends]}
-    drawn.update_xaxes(title="seconds per 1,000 texts (log scale)", row=1, col=2, **scale)
-    title = "What each method scores, and what it costs"
-    drawn = layout(drawn, title, facts, 26 * len(rows) + 256)
-    legend = {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom", "yref": "paper"}
-    return drawn.update_layout(legend=legend, margin_t=drawn.layout.margin.t + 66)
-
-
-def caption(table: pd.DataFrame) -> str:
-    """Return one line with the best system, the best that is not trained, and what it costs."""
-    rows = _overall(table)
-    if rows.empty:
-        return f"{SCORE}: no system has a score."
-    free = rows[rows["kind"] != LEARNED]
-    n_tasks = table.loc[table["task"] != AVERAGE, "task"].nunique()
-    over = rows["task"].iloc[0].replace(AVERAGE, f"mean of {n_tasks} tasks")
-
-    def told(row: pd.Series) -> str:
-        seconds = "" if np.isnan(row["seconds"]) else f", {row['seconds']:.0f} s per 1,000 texts"
-        return f"{row['method']} {interval(row)}{seconds}"
-
-    parts = [f"best without training is {told(free.iloc[-1])}"] if len(free) else []
-    if len(learned := rows[rows["kind"] == LEARNED]):
-        parts.append(f"best trained is {told(learned.iloc[-1])}")
-    if len(free) and free["seconds"].notna().any():
-        fastest = free.loc[free["seconds"].idxmin()]
-        parts.append(f"fastest without training is {told(fastest)}")
-    kept = free[frontier(free)]
-    if len(kept):
-        parts.append(f"no faster one of these beats {', '.join(kept['method'])}")
-    missing = sorted(set(table["method"]) - set(rows["method"]))
-    if missing:
-        parts.append(f"not scored: {', '.join(missing)}")
-    if rows["n_timed"].notna().any():
-        parts.append(f"timed on {amount(rows['n_timed'].max(), 'text')}")
-    return f"{SCORE}, {over}, of {amount(len(rows), 'system')}: {'; '.join(parts)}."

@@ -108,6 +108,8 @@ WRONG: dict[str, list[Any]] = {
     "auxiliary": ["nothing"],
     "auxiliaries": [["nothing"], [], 3],
     "contrast": [dl.Contrast(4)],
+    "chosen_on": ["demo", 3],
+    "several": [0, *NO_COUNT],
     "contrasts": [{"prompteol": (4, 2.0)}, {"prompteol": (1, float("nan"))}],
     "sentences": ["It rains.", [], [""], 3],
     "sentence": ["", 3],

@@ -3,7 +3,9 @@
 import csv
 import io
 import itertools
+import json
 import math
+import time
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ from dysem_lab.errors import InputError
 from dysem_lab.models.record import counted
 from dysem_lab.models.store import VectorStore
 from dysem_lab.questions import leaderboard as board
-from dysem_lab.questions import leaderboard as pictures
+from dysem_lab.questions import leaderboard_picture as pictures
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
 
@@ -129,6 +131,216 @@ def test_each_system_may_be_centred_on_other_texts_beside_it(tiny_lens, tmp_path
     assert table["n_dims"]["dysem_centred"] == table["n_dims"]["dysem"]  # the sets stay
     with pytest.raises(InputError, match="centred_on has 24 texts of those that are scored"):
         dl.leaderboard(study, names, centred_on="demo")
+
+
+# Settings chosen on other pairs
+
+
+@pytest.fixture(scope="module")
+def deep_lens(tiny_folder):
+    return dl.load_model(tiny_folder("Llama", 8))
+
+
+@pytest.fixture(scope="module")
+def choice_case(deep_lens, tmp_path_factory):
+    """Return (pairs to choose on, study of other pairs, finding)."""
+    whole = dl.load_data("demo", languages=["en", "fr"])
+    dev, test = whole.select(range(60, 76)), whole.select(range(16))
+    store = VectorStore(tmp_path_factory.mktemp("choice") / "v.sqlite")
+    study = dl.Study(deep_lens, {"demo": test}, languages=["en", "fr"], store=store)
+    names = ["prompteol", "cp_ns", "cp_nr", "dysem", "dysem_source"]
+    return dev, study, dl.leaderboard(study, names, chosen_on=dev, n_timed=0)
+
+
+def score_of(encoder, pairs):
+    e1, e2 = (
+        encoder.encode(pairs.sentences["en"][i], progress=False)
+        if encoder.dense
+        else encoder.encode(
+            pairs.sentences["en"][i],
+            renderings={"fr": pairs.sentences["fr"][i]},
+            progress=False,
+        )
+        for i in range(2)
+    )
+    similarity = encoder.similarity_pairwise(e1, e2)
+    return 100 * spearmanr(similarity, pairs.gold, nan_policy="omit").statistic
+
+
+@pytest.mark.filterwarnings("ignore:.*have no similarity")
+def test_the_chosen_settings_are_the_best_of_the_grid_on_the_other_pairs(choice_case, deep_lens):
+    dev, study, finding = choice_case
+    table = finding.table.set_index("system")
+    fixed = ["prompteol", "cp_ns", "cp_nr", "dysem", "dysem_source"]
+    assert list(table.index) == [*fixed, "cp_ns_chosen", "cp_nr_chosen", "dysem_chosen"]
+    grids = {
+        "cp_ns": [
+            dl.ContrastivePrompting(deep_lens, layer, alpha=alpha)
+            for layer in (1, 2, 3, 4)  # an eighth to a half of 8 blocks
+            for alpha in (0.5, 1, 2, 4)
+        ],
+        "cp_nr": [dl.ContrastivePrompting(deep_lens, i, norm="recovering") for i in (1, 2, 3, 4)],
+        "dysem": [
+            dl.DySem(deep_lens, ["en", "fr"], k=k, component=c, setting=s, vector=v)
+            for c in ("attn", "resid")
+            for s in ("english", "language-specific")
+            for v in ("mean", "source")
+            for k in (0.125, 0.25, 0.5)
+        ],
+    }
+    for name, grid in grids.items():
+        row = table.loc[f"{name}_chosen"]
+        on_dev = [score_of(encoder, dev) for encoder in grid]
+        assert row["n_tried"] == len(grid)
+        assert row["choosing_score"] == pytest.approx(max(on_dev), abs=0.3)  # rounding may swap two
+        settings = json.loads(row["settings"])
+        (best,) = [encoder for encoder in grid if encoder.config == settings]
+        assert score_of(best, dev) == pytest.approx(max(on_dev), abs=0.3)
+        assert row["spearman"] == pytest.approx(score_of(best, study.data["demo"]), abs=0.3)
+        assert row["chosen_on"] == "demo"
+        assert f"(best of {len(grid)} on demo)" in row["method"]
+    assert (table.loc[fixed, "n_tried"] == 0).all()
+    assert table.loc[fixed, "choosing_score"].isna().all()
+    assert (table.loc[fixed, "chosen_on"] == "").all()
+
+
+def test_the_caption_says_what_was_chosen_of_how_many_and_where(choice_case):
+    _, _, finding = choice_case
+    row = finding.table.set_index("system").loc["cp_ns_chosen"]
+    settings = json.loads(row["settings"])
+    said = f"PromptEOL + CP-NS, block {settings['layer'] + 1}, α = {settings['alpha']:g} (best of"
+    assert row["method"].startswith(said)
+    paper = finding.table.set_index("system").loc["cp_ns", "spearman"]
+    assert "at settings chosen on other pairs " in finding.caption
+    assert f"{said} 16 on demo) {row['spearman']:.1f} [" in finding.caption
+    there = f"{row['choosing_score']:.1f} where it was chosen, at its paper's settings"
+    assert f"({there} {paper:.1f})" in finding.caption
+    recorded = finding.facts.record()["parameters"]["chosen_on"]
+    assert recorded.startswith("demo, 16 pairs (")
+    assert "among those that settings were chosen on" not in finding.caption
+
+
+def test_without_other_pairs_the_caption_says_that_nothing_was_chosen(choice_case):
+    dev, study, _ = choice_case
+    finding = dl.leaderboard(study, ["prompteol", "cp_ns"], n_timed=0)
+    assert "every system is at its paper's settings, none chosen on dev pairs" in finding.caption
+    whole = dl.load_data("demo", languages=["en", "fr"])
+    both = whole.select(range(12, 28))  # four of the scored pairs
+    finding = dl.leaderboard(study, ["cp_nr"], chosen_on=both, n_timed=0)
+    assert "4 of the scored 16 pairs are among those that settings were" in finding.caption
+    with pytest.raises(InputError, match="chosen_on has all pairs of demo, which are scored"):
+        dl.leaderboard(study, ["cp_nr"], chosen_on=study.data["demo"], n_timed=0)
+    with pytest.raises(InputError, match="chosen_on must be pairs of load_data"):
+        dl.leaderboard(study, ["cp_nr"], chosen_on="demo", n_timed=0)
+    english = dev.__class__(**{**dev.__dict__, "sentences": {"en": dev.sentences["en"]}})
+    with pytest.warns(UserWarning, match=r"dysem_chosen is left out: no rendering of 32 texts"):
+        table = dl.leaderboard(study, ["prompteol", "dysem"], chosen_on=english, n_timed=0).table
+    assert table["system"].tolist() == ["prompteol", "dysem"]
+
+
+# Passes that several systems read
+
+
+def test_what_several_systems_read_is_run_once_and_the_numbers_stay(deep_lens, data, tmp_path):
+    names = ["mean", "va", "prompteol", "embed_filter", "wva", "aligned_wva", "cp_ns", "cp_nr"]
+    systems = dl.named_systems(deep_lens, names)
+    tokens, tables = [], []
+    for together in (False, True):
+        store = VectorStore(tmp_path / f"{together}.sqlite")
+        with counted(deep_lens) as work:
+            parts = [systems] if together else [{name: of} for name, of in systems.items()]
+            found = [dl.score_systems(of, data, store=store, n_timed=0) for of in parts]
+        tokens.append(work.tokens)
+        tables.append(pd.concat(found).sort_values(["system", "task"], ignore_index=True))
+    columns = ["system", "task", "spearman", "n_dims", "n_pairs"]
+    pd.testing.assert_frame_equal(tables[0][columns], tables[1][columns], rtol=0, atol=0.05)
+    # By themselves seven passes, as EmbedFilter reads PromptEOL's, and twice the auxiliary prompt
+    # through five blocks. Together a pass without a prompt and one with it, the contrasts on one
+    # more, and the auxiliary prompt once.
+    assert tokens[1] < 0.5 * tokens[0]
+    alone = {}
+    for name, of in systems.items():
+        alone[name] = dl.score_systems({name: of}, data, n_timed=0).set_index("task")["spearman"]
+    shared = tables[1].set_index(["system", "task"])["spearman"]
+    for name, scores in alone.items():
+        assert shared[name].to_dict() == pytest.approx(scores.to_dict(), abs=0.05)
+
+
+# Smaller samples
+
+
+def test_systems_of_several_passes_may_have_a_smaller_sample(tiny_lens, encoders, data):
+    table = dl.score_systems(encoders, data, several=6, n_timed=0, seed=3, progress=False)
+    of = table.set_index(["system", "task"])
+    for task, pairs in data.items():
+        assert of.loc[("prompteol", task), "n_pairs"] == len(pairs)
+        row = of.loc[("dysem", task)]
+        assert row["n_pairs"] + row["n_undefined"] == 6
+        expected = score_of(encoders["dysem"], pairs.sample(6, 3))
+        assert row["spearman"] == pytest.approx(expected, abs=0.2)
+    assert of.loc[("prompteol", "Avg."), "n_pairs"] == sum(map(len, data.values()))
+    with pytest.raises(InputError, match="several must be a whole number of at least 1, got 0"):
+        dl.score_systems(encoders, data, several=0)
+
+
+def test_a_sample_of_several_passes_is_said(tiny_lens, tmp_path):
+    store = VectorStore(tmp_path / "v.sqlite")
+    study = dl.Study(tiny_lens, "demo", languages=["en", "fr"], pairs=12, store=store)
+    finding = dl.leaderboard(study, ["prompteol", "dysem"], several=8, n_timed=0)
+    assert "several passes are scored on a random sample of 8 pairs of each" in finding.caption
+    assert "systems of several passes on 8 random pairs a task" in str(finding.facts)
+
+
+# The cost of renderings
+
+
+class Slow:
+    """A translator that takes a tenth of a second per language."""
+
+    name = "slow"
+
+    def __init__(self):
+        self.asked = []
+
+    def translate(self, texts, source, target):
+        self.asked.append((len(texts), target))
+        time.sleep(0.1)
+        return [f"{text} {target}" for text in texts]
+
+
+def test_the_making_of_renderings_is_timed_without_the_cache(tiny_lens, data, tmp_path):
+    by = Slow()
+    cached = dl.CachedTranslator(by, tmp_path / "t.sqlite")
+    one = data["one"]
+    words = {code: one.texts(code) for code in one.languages}
+    systems = {
+        "prompteol": dl.PromptEncoder(tiny_lens),
+        "made": dl.DySem(tiny_lens, ["en", "fr", "de"], cached, k=0.25),
+        "same": dl.DySem(tiny_lens, ["en", "fr", "de"], cached, k=0.5),
+        "table": dl.DySem(tiny_lens, ["en", "fr"], dl.ParallelTable(words), k=0.25),
+        "given": dl.DySem(tiny_lens, ["en", "fr"], k=0.25),
+    }
+    table = dl.score_systems(systems, {"one": one}, n_timed=8, rounds=2, progress=False)
+    of = table.set_index("system")
+    added = of["with_renderings"] - of["seconds"]
+    assert added["prompteol"] == 0
+    # Two languages of a tenth of a second for 8 texts, as 1,000 texts.
+    assert added["made"] == added["same"]
+    assert added["made"] == pytest.approx(1000 * 0.2 / 8, rel=0.3)
+    assert added[["table", "given"]].isna().all()
+    n_different = len(set(one.sample(4, 0).texts("en")))
+    assert by.asked[-4:] == [(n_different, code) for code in ("fr", "de")] * 2
+    wide = board.wide(table)
+    assert wide["with renderings"].isna().sum() == 2
+    markdown = board.rendered(table, "markdown").splitlines()
+    assert sum("not timed" in line for line in markdown) == 2
+    caption, figure = pictures.caption(table), pictures.figure(table, "")
+    assert "(? where they are of the data and not timed)" in caption
+    said = [text for trace in figure.data for text in (trace.text or ()) if trace.xaxis == "x2"]
+    assert sum(text.endswith(" + ?") for text in said) == 2
+    assert sum(f" + {added['made']:.0f}" in text for text in said) == 2
+    hollow = [trace for trace in figure.data if str(trace.name).startswith("hollow")]
+    assert sorted(hollow[0].x) == pytest.approx(sorted(of.loc[["made", "same"], "with_renderings"]))
 
 
 def test_geneol_is_there_where_paraphrases_are(tiny_lens, tmp_path):
@@ -357,6 +569,8 @@ def by_hand(rows):
         low=table["spearman"] - 1,
         high=table["spearman"] + 2,
         n_dims=8,
+        n_pairs=20,
+        with_renderings=table["seconds"],
         passes=1,
         blocks=3,
         n_timed=16,
