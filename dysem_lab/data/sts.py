@@ -9,7 +9,7 @@ import hashlib
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
@@ -27,8 +27,9 @@ from dysem_lab.data.columns import (
     texts_of,
 )
 from dysem_lab.data.languages import LANGUAGES, language_of
-from dysem_lab.data.sts_tasks import HUB_LANGUAGES, MULTILINGUAL_STSB, TASKS
+from dysem_lab.data.sts_tasks import HUB_LANGUAGES, MULTILINGUAL_BY, MULTILINGUAL_STSB, TASKS
 from dysem_lab.data.tables import SUFFIXES, read_from_hub, read_table, the_file
+from dysem_lab.digests import file_digest
 from dysem_lab.display import amount, card
 from dysem_lab.errors import DataError, InputError
 from dysem_lab.inputs import array_of, at_least, checked, listed, names_of, one_of, path_of, seed_of
@@ -51,6 +52,8 @@ class STSData:
         rows: 0-based row of each pair in the complete file (SICK: its pair_ID), int64 ``[n]``.
         subset: Part of the data that a pair belongs to (genre, phenomenon), n strings.
         n_dropped: Rows left out because a language lacks them.
+        origins: Language → where its texts are from, as far as that is known: a file with its
+            digest, a data set with its revision, who translated them.
     """
 
     name: str
@@ -60,6 +63,7 @@ class STSData:
     rows: Int[np.ndarray, " n"]
     subset: list[str]
     n_dropped: int = 0
+    origins: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse ratings, rows and sentences that do not make n pairs."""
@@ -71,6 +75,10 @@ class STSData:
             raise InputError(f"gold {int(np.isfinite(gold).argmin())} is no number")
         if rows.size and rows.max() > np.iinfo(np.int64).max:
             raise InputError(f"row {int(rows.argmax())} is beyond int64: {rows.max()}")
+        if not isinstance(self.origins, Mapping):
+            raise InputError(
+                f"origins must be a mapping from languages to words, got {self.origins!r:.200}"
+            )
         if not isinstance(self.sentences, Mapping):
             raise InputError("sentences must be a mapping from languages to two lists of texts")
         names_of(list(self.sentences), "language")
@@ -239,12 +247,14 @@ def load_data(
                 "or a folder"
             )
         place = f"the demo set of dysem-lab ({split}; {DEMO_SCORES})"
-        return _aligned("demo", place, _folder(paths.demo_dir(), None, split, codes))
+        tables = _folder(paths.demo_dir(), None, split, codes)
+        return _aligned("demo", place, tables, _file_origins(tables, paths.demo_dir()))
     if source == "hub":
         task = task or "STSB"
         ids = [TASKS[task].hub] if "en" in codes else []
         ids += [MULTILINGUAL_STSB[0]] if set(codes) - {"en"} else []
         place, tables = f"the hub ({', '.join(ids)})", _hub(task, split, codes)
+        origins = {code: _hub_origin(task, code) for code in codes}
     else:
         folder = path_of(source, "the folder of STS files")
         if folder == paths.local_data_dir() and not folder.is_dir():
@@ -256,9 +266,10 @@ def load_data(
         if task is None and the_file(folder, f"{split}.{codes[0]}") is None:
             task = "STSB"
         place, tables = f"local folder {folder.name}", _folder(folder, task, split, codes)
+        origins = _file_origins(tables, folder)
         if task is None:
-            return _aligned(folder.name, place, tables)
-    data = _aligned(f"{task} {split}", place, tables, TASKS[task].part)
+            return _aligned(folder.name, place, tables, origins)
+    data = _aligned(f"{task} {split}", place, tables, origins, TASKS[task].part)
     _warn_of_another_size(data, task, split, tables)
     return data
 
@@ -410,6 +421,23 @@ def _hub(task: str, split: str, codes: Sequence[str]) -> dict[str, tuple[str, pd
     return tables
 
 
+def _file_origins(tables: Mapping[str, tuple[str, pd.DataFrame]], folder: Path) -> dict[str, str]:
+    """Return language → its file in a folder, with the first digits of its sha256."""
+    return {
+        code: f"{Path(file).relative_to(folder).as_posix()}, sha256 "
+        f"{file_digest(file, 'sha256')[:16]}"
+        for code, (file, _) in tables.items()
+    }
+
+
+def _hub_origin(task: str, code: str) -> str:
+    """Return the data set of the hub that a language is in, with its revision."""
+    if code == "en":
+        return f"{TASKS[task].hub}@{TASKS[task].revision}"
+    hub_id, revision = MULTILINGUAL_STSB
+    return f"{hub_id}@{revision} ({code}), translated by {MULTILINGUAL_BY}"
+
+
 def _warn_of_another_size(
     data: STSData, task: str, split: str, tables: dict[str, tuple[str, pd.DataFrame]]
 ) -> None:
@@ -424,7 +452,11 @@ def _warn_of_another_size(
 
 
 def _aligned(
-    name: str, source: str, tables: dict[str, tuple[str, pd.DataFrame]], part: str = ""
+    name: str,
+    source: str,
+    tables: dict[str, tuple[str, pd.DataFrame]],
+    origins: Mapping[str, str],
+    part: str = "",
 ) -> STSData:
     """Return checked tables as one data set, on the rows of a part that every language has."""
     found = {code: _sound(file, table) for code, (file, table) in tables.items()}
@@ -449,6 +481,7 @@ def _aligned(
         rows=np.array(rows, dtype=np.int64),
         subset=found[first].loc[rows, "subset"].tolist(),
         n_dropped=len(set().union(*(table.index for table in found.values()))) - len(rows),
+        origins=origins,
     )
 
 

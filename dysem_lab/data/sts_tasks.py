@@ -64,6 +64,8 @@ TASKS |= {
     "SICKR-test": Task(("sick/SICK.{language}",), SICK_TEST_SIZES, part="TEST"),
     "SICKR-senteval": Task(("en_senteval/SICK-R.test",), SICK_TEST_SIZES),
 }
-# MTEB's copy of PhilipMay/stsb_multi_mt: STS-B in ten languages (DeepL, not corrected).
+# MTEB's copy of PhilipMay/stsb_multi_mt: STS-B in ten languages (DeepL, not corrected). It has no
+# Japanese, Korean, Arabic and Hindi.
 MULTILINGUAL_STSB = ("mteb/stsb_multi_mt", "29afa2569dcedaaa2fe6a3dcfebab33d28b82e8c")
+MULTILINGUAL_BY = "DeepL"
 HUB_LANGUAGES = ("en", "zh", "fr", "de", "es", "ru", "it", "pt")  # of these and of ours

@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from inspect import Parameter, signature
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
@@ -69,6 +70,7 @@ class Encoder(ABC):
             with a warning.
         languages: In which a text is read beside its own.
         translator: Renders texts in these languages, if there is one.
+        origin: Where weights of its own are from, if it has any.
     """
 
     settings: ClassVar[Sequence[str]] = ()
@@ -85,6 +87,7 @@ class Encoder(ABC):
     max_tokens: int | None = None
     languages: Sequence[str] = ()
     translator: Translator | None = None
+    origin: Mapping[str, str] = MappingProxyType({})
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

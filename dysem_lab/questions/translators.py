@@ -145,15 +145,20 @@ def translation_sources(
                 f"the English of {second.name} ({second.source}) is not that of {given.name} "
                 f"({given.source}); the two need the same pairs in the same rows"
             )
-        seconds[other_label] = second.sentences[code]
-    renderings = {label: given.sentences[language], **seconds, UNTRANSLATED: given.sentences["en"]}
+        seconds[other_label] = second.sentences[code], second.origins[code]
+    renderings = {
+        label: (given.sentences[language], given.origins[language]),
+        **seconds,
+        UNTRANSLATED: (given.sentences["en"], given.origins["en"]),
+    }
     return {
         name: replace(
             given,
             source=f"{given.source}; {language}: {name}",
             sentences={**given.sentences, language: rendering},
+            origins={**given.origins, language: origin},
         )
-        for name, rendering in renderings.items()
+        for name, (rendering, origin) in renderings.items()
     }
 
 

@@ -24,6 +24,7 @@ INSTALL = (
     "apt-get install apertium apertium-eng-spa apertium-eng-cat apertium-fra-cat apertium-por-cat "
     "apertium-spa-ita"
 )
+PACKAGES = ("apertium*", "lttoolbox", "cg3")  # of Debian, that make a rendering
 DATA_VARIABLE = "APERTIUM_DATADIR"  # Apertium's own
 # Names of the directions in Apertium → the codes of this package. Older pairs have ours already.
 _CODES: dict[str, str] = dict(
@@ -88,6 +89,18 @@ class ApertiumTranslator:
             self._modes = installed_directions()
             said = subprocess.run(["apertium", "-V"], capture_output=True, text=True).stdout.strip()
             self.name = f"{said or 'Apertium'} {_digest(self._modes.values())}"
+
+    @property
+    def packages(self) -> dict[str, str]:
+        """Apertium's installed packages with their versions; none where no dpkg knows them."""
+        columns = "${db:Status-Abbrev}\t${Package}\t${Version}\n"
+        ask = ["dpkg-query", "--show", f"--showformat={columns}", *PACKAGES]
+        try:
+            said = subprocess.run(ask, capture_output=True, text=True).stdout
+        except OSError:  # another system
+            return {}
+        rows = (line.split("\t") for line in said.splitlines())
+        return {name: version for status, name, version in rows if status.strip() == "ii"}
 
     def targets(self, source: str = "en") -> list[str]:
         """Return the languages that can be reached from a language, nearest first."""

@@ -9,6 +9,7 @@ from dysem_lab.inputs import names_of
 from dysem_lab.translation.translate import (
     Translator,
     check_translator,
+    identity_of,
     label_of,
     required_renderings,
 )
@@ -83,6 +84,7 @@ def translated(
         source=f"{data.source}; {'/'.join(made)} from English by {by.name}",
         sentences={**left.sentences, **sentences},
         n_dropped=data.n_dropped + len(data) - len(kept),
+        origins={**left.origins, **dict.fromkeys(made, f"English by {identity_of(by)}")},
     )
 
 

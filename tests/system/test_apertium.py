@@ -19,6 +19,7 @@ from dysem_lab.translation.apertium import (
     routes,
     seen_directions,
 )
+from dysem_lab.translation.translate import identity_of
 from dysem_lab.translation.translation_cache import CachedTranslator
 
 # --- which languages are reached, from lists of directions
@@ -267,6 +268,22 @@ def test_texts_that_are_none_are_refused(installed, texts, message):
     installed()
     with pytest.raises(InputError, match=message):
         ApertiumTranslator().translate(texts, "en", "es")
+
+
+def test_packages_are_those_that_debian_says_are_installed(installed, tmp_path, monkeypatch):
+    installed()
+    said = r"ii \tapertium-en-es\t0.8.1-2\nun \tapertium-es-en\t\nii \tlttoolbox\t3.7.1\n"
+    tool = tmp_path / "bin" / "dpkg-query"
+    tool.write_text(f"#!/bin/bash\nprintf '{said}'; exit 1\n", encoding="utf-8")
+    tool.chmod(0o755)
+    translator = ApertiumTranslator()
+    packages = {"apertium-en-es": "0.8.1-2", "lttoolbox": "3.7.1"}
+    assert translator.packages == packages
+    by = CachedTranslator(translator, tmp_path / "cache.sqlite")
+    assert identity_of(by) == f"{translator.name} (apertium-en-es 0.8.1-2, lttoolbox 3.7.1)"
+    monkeypatch.setenv("PATH", str(tmp_path))  # another system
+    assert translator.packages == {}
+    assert identity_of(by) == translator.name
 
 
 # --- the real one

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import gzip
+import hashlib
 import json
 import os
 import subprocess
@@ -24,6 +25,8 @@ from dysem_lab.data.sts import STSData, available_languages, load_data
 from dysem_lab.data.sts_tasks import TASKS
 from dysem_lab.data.tables import SUFFIXES
 from dysem_lab.errors import DataError, InputError
+from dysem_lab.questions.finding import sources_of
+from dysem_lab.questions.study import Study
 
 HEADER = ("sentence1", "sentence2", "score", "subset")
 # Every sentence here is one that some reader turns into something else.
@@ -935,6 +938,7 @@ def test_the_hub_gives_english_pairs_and_says_where_they_are_from(hub):
     assert pairs_of(data, "en") == [(f"sts12 test a{i}", f"sts12 test b{i}") for i in range(3)]
     assert data.gold.tolist() == [0.0, 0.5, 1.0]
     assert data.source == f"the hub ({hub / 'sts12'})"
+    assert data.origins == {"en": f"{hub / 'sts12'}@{TASKS['STS12'].revision}"}
 
 
 def test_the_hub_joins_english_stsb_with_its_translations_in_both_splits(hub):
@@ -946,12 +950,32 @@ def test_the_hub_joins_english_stsb_with_its_translations_in_both_splits(hub):
         assert data.gold.tolist() == [0.0, 0.5, 1.0]
         assert str(hub / "stsb") in data.source
         assert str(hub / "multi") in data.source
+        assert data.origins["en"].startswith(f"{hub / 'stsb'}@")
+        assert data.origins["de"].startswith(f"{hub / 'multi'}@")
+        assert data.origins["de"].endswith(" (de), translated by DeepL")
 
 
 def test_stsb_by_name_falls_back_to_the_hub_and_says_so(hub):
     data = load_small("stsb")
     assert data.sentences["en"][0][0] == "stsb test a0"
     assert data.source.startswith("the hub (")
+
+
+def test_a_file_is_known_by_its_sha256(tmp_path):
+    table = pd.DataFrame({"sentence1": ["a b"], "sentence2": ["b c"], "score": [1.0]})
+    for code in ("en", "fr"):
+        table.to_csv(tmp_path / f"test.{code}.csv", index=False)
+    data = load_data(tmp_path, languages=("en", "fr")).head(1)
+    digest = hashlib.sha256((tmp_path / "test.fr.csv").read_bytes()).hexdigest()
+    assert data.origins["fr"] == f"test.fr.csv, sha256 {digest[:16]}"
+    assert data.origins.keys() == {"en", "fr"}
+    facts = sources_of(Study("gemma-3-270m", data, languages=["fr"]))
+    assert facts[0]["origins"] == data.origins
+    own = replace(data, origins={"en": "mine"})
+    facts = sources_of(Study("gemma-3-270m", own, languages=["fr"]))
+    assert facts[0]["origins"] == {"en": "mine", "fr": "not known"}
+    with pytest.raises(InputError, match="origins must be a mapping"):
+        replace(data, origins="mine")
 
 
 def test_the_hub_has_other_tasks_in_english_only(hub):

@@ -1424,7 +1424,9 @@ def pairs_about(*animals, language="en"):
 
 
 @pytest.mark.parametrize("cached", [False, True])
-def test_pairs_get_what_a_translator_makes_and_those_without_are_dropped(tmp_path, cached):
+def test_pairs_get_what_a_translator_makes_and_those_without_are_dropped(
+    tmp_path, monkeypatch, cached
+):
     by = CachedTranslator(Shouting(), tmp_path / "cache.sqlite") if cached else Shouting()
     made = translated(pairs_about("dog", "cat", "hen", "cow"), ["en", "xx", "yy"], by)
     assert made.sentences["xx"] == (
@@ -1435,6 +1437,10 @@ def test_pairs_get_what_a_translator_makes_and_those_without_are_dropped(tmp_pat
     assert made.rows.tolist() == made.gold.tolist() == [0, 2, 3]
     assert made.n_dropped == 1
     assert made.source == "here; xx from English by shouting 1"
+    assert made.origins == {"xx": "English by shouting 1"}
+    monkeypatch.setattr(Shouting, "packages", {"lungs": "2.0", "ears": "1.0"}, raising=False)
+    made = translated(pairs_about("dog"), ["xx"], by)
+    assert made.origins == {"xx": "English by shouting 1 (lungs 2.0, ears 1.0)"}
 
 
 def test_renderings_that_the_pairs_have_stay(tmp_path):
