@@ -19,8 +19,9 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from tqdm import tqdm
 
-from dysem_lab.batch.jobs import Job, code_digest, plan
+from dysem_lab.batch.jobs import Job, plan
 from dysem_lab.batch.run import failure, run_batch
+from dysem_lab.digests import code_digest
 from dysem_lab.questions.saving import atomic_write
 
 REPOSITORY = Path(__file__).resolve().parent.parent

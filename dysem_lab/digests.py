@@ -6,6 +6,7 @@ disk that loses a bit, is seen by `verify_digests` only.
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import time
@@ -24,6 +25,34 @@ TICK = 2.0
 NOT_READ = (".bin", ".ckpt", ".gguf", ".h5", ".jinja", ".md", ".msgpack", ".onnx", ".pt", ".pth")
 MANIFEST = "dysem_lab.json"  # what a conversion writes of itself
 NOT_READ_NAMES = (MANIFEST, "generation_config.json", "trainer_state.json")
+
+# What no figure notebook imports. Where the package is installed it has the notebooks in it; in a
+# checkout they are beside it.
+NOT_OF_FIGURES = (
+    *("batch/gallery.py", "batch/seeds.py"),
+    *("cli/", "explorers/", "notebooks/", "pages/"),
+)
+
+
+@functools.cache
+def code_digest() -> str:
+    """Return 64 hex digits of the code and the tables of this package that make figures.
+
+    It is the same in a checkout and where the package is installed, and stays as it is when only
+    figures, prose, the gallery, the command line, explorers or pages change. Notebooks are not in
+    it.
+    """
+    package = paths.package_file("")
+    files = {
+        path.relative_to(package).as_posix(): path
+        for suffix in ("*.py", "*.json", "*.csv")
+        for path in package.rglob(suffix)
+    }
+    digest = hashlib.sha256()
+    for name in sorted(files):
+        if not name.startswith(NOT_OF_FIGURES):
+            digest.update(name.encode() + files[name].read_bytes())
+    return digest.hexdigest()
 
 
 def file_digest(path: str | Path, algorithm: str = "xxh3_128", *, remembered: bool = True) -> str:

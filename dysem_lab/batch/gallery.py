@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from dysem_lab.batch.cells import read_cells
-from dysem_lab.batch.seeds import said_of_seeds
+from dysem_lab.batch.seeds import records_of_seeds, said_of_seeds
 from dysem_lab.data.sts import DEMO_SCORES
-from dysem_lab.display import say
+from dysem_lab.display import amount, say
 from dysem_lab.models.embedded import stored_as_of
 from dysem_lab.models.storage import described
 from dysem_lab.questions.saving import atomic_write, slug
@@ -33,6 +33,10 @@ ALSO = {
     "heads": ("residuals",),
 }
 ELSEWHERE = "Other figures"
+AGAIN = (
+    "A figure is made again, with all its parameters, by dysem-lab figures --from NAME.json, and "
+    "all of a folder by dysem-lab figures --from FOLDER."
+)
 SPREAD = "spread over seeds"  # of a record that is read here
 LARGEST_RECORD = 2**24  # bytes
 LONGEST_LINK = 32  # characters that a link shows of the texts that a figure's name begins with
@@ -65,10 +69,18 @@ def write_gallery(out: Path, notebooks: Mapping[str, Path]) -> None:
 
     The folder has the figures with their JSON files; the notebooks, by stem, are in reading order.
     """
-    found = sections([*filter(None, map(_record, sorted(out.glob("*.json"))))], notebooks)
-    for name, text in ((PAGE, _markdown(found, out)), (INDEX, _html(found, out))):
+    records = records_of(sorted(out.glob("*.json")))
+    found = sections(records, notebooks)
+    of_seeds = records_of(records_of_seeds(out))
+    notes = [*_notes(records), *([said_of_code([*records, *of_seeds]), AGAIN] if records else [])]
+    for name, text in ((PAGE, _markdown(found, notes, out)), (INDEX, _html(found, notes, out))):
         with atomic_write(out / name) as path:
             path.write_bytes((text + "\n").encode(errors="replace"))
+
+
+def records_of(files: Sequence[Path]) -> list[dict[str, Any]]:
+    """Return what JSON files say of the figures beside them; those that are not ours are named."""
+    return [*filter(None, map(_record, files))]
 
 
 def _record(file: Path) -> dict[str, Any] | None:
@@ -81,7 +93,7 @@ def _record(file: Path) -> dict[str, Any] | None:
         record = json.loads(file.read_text(encoding="utf-8"))
         texts = [record["name"], record["caption"], measured_on(record)]
         texts += [record["model"]["name"], record["model"]["dtype"]]
-        texts += [record["model"].get("weights", ""), *_sources(record)]
+        texts += [record["model"].get("weights", ""), *_sources(record), *_code(record)]
         if not all(isinstance(text, str) for text in texts) or record["name"] != file.stem:
             raise ValueError("it is of something else")
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
@@ -124,15 +136,57 @@ def _model(record: Mapping[str, Any]) -> str:
     return f"{model['name']} ({model.get('weights') or described(stored_as, model['dtype'])})"
 
 
-def _notes(found: Sequence[Section]) -> list[str]:
+def _notes(records: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return what has to be known of the models and the data of all figures."""
-    records = [record for section in found for record in section.records]
     models = ", ".join(dict.fromkeys(map(_model, records)))
     notes = [f"Models: {models}."] if models else []
     sources = [source for record in records for source in _sources(record)]
     if any(source.startswith("the demo set of dysem-lab (") for source in sources):
         notes.append(f"The demo set: {DEMO_SCORES}, not ratings by people.")
     return notes
+
+
+def said_of_code(records: Sequence[Mapping[str, Any]]) -> str:
+    """Return a sentence that says whether one code made all figures, or which made how many.
+
+    A record names its code by a digest and by the commit; an older one by the commit alone, which
+    says little where files had been changed since ("+").
+    """
+    made: dict[str, list[str]] = {}  # by each code, the commit of each figure
+    for record in records:
+        code, commit = _code(record)
+        made.setdefault(code, []).append(commit)
+    figures, unsaid = amount(len(records), "figure"), len(made.pop("", ()))
+    parts = [
+        f"{len(commits):,} by {_shown_code(code, commits)}"
+        for code, commits in sorted(made.items(), key=lambda item: -len(item[1]))
+    ]
+    if not made:
+        return f"Their records do not say which code made the figures here ({figures})."
+    doubtful = unsaid or any(code.endswith("+") for code in made)
+    if len(made) == 1 and not doubtful:
+        only = parts[0].partition(" by ")[2]
+        return f"One version of the code made all figures here ({figures}): {only}."
+    if unsaid:
+        parts.append(f"{unsaid:,} without saying by which")
+    n_codes = ("At least " if doubtful else "") + amount(len(made), "version")
+    return f"{n_codes} of the code made the figures here ({figures}): {', '.join(parts)}."
+
+
+def _shown_code(code: str, commits: Sequence[str]) -> str:
+    """Return words for a code, by its digest and the commits that it was found in."""
+    named = [
+        f"{commit[:8]} with changes" if commit.endswith("+") else commit[:8]
+        for commit in dict.fromkeys(filter(None, commits))
+    ]
+    words = f"commit{'s' * (len(named) > 1)} {', '.join(named)}" if named else "no commit"
+    return words if code in commits else f"digest {code} ({words})"
+
+
+def _code(record: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the code that made a figure, by its digest or else its commit, and the commit."""
+    commit = record.get("git_commit") or ""
+    return record.get("code") or commit, commit
 
 
 def _sources(record: Mapping[str, Any]) -> list[str]:
@@ -156,7 +210,7 @@ def plain(text: str) -> str:
     return ACTIVE.sub(shown, " ".join(text.split()))
 
 
-def _markdown(found: Sequence[Section], out: Path) -> str:
+def _markdown(found: Sequence[Section], notes: Sequence[str], out: Path) -> str:
     lines = [
         "# Figures",
         "",
@@ -164,7 +218,7 @@ def _markdown(found: Sequence[Section], out: Path) -> str:
         "(CSV) and provenance (JSON) beside it; the interactive pages (HTML, with an index) are",
         "made where you run the command.",
         "",
-        *(line for note in _notes(found) for line in (plain(note), "")),
+        *(line for note in notes for line in (plain(note), "")),
     ]
     for section in found:
         links = (
@@ -209,13 +263,13 @@ def _coverage(found: Sequence[Section], file: Path) -> list[str]:
     return lines
 
 
-def _html(found: Sequence[Section], out: Path) -> str:
+def _html(found: Sequence[Section], notes: Sequence[str], out: Path) -> str:
     lines = [
         "<!doctype html>",
         '<html lang="en"><meta charset="utf-8"><title>Figures</title>',
         f"<style>{STYLE}</style>",
         "<h1>Figures</h1>",
-        *(f"<p>{html.escape(note)}</p>" for note in _notes(found)),
+        *(f"<p>{html.escape(note)}</p>" for note in notes),
     ]
     for section in found:
         lines.append(f"<h2>{html.escape(section.title)}</h2>")

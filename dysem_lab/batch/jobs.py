@@ -12,30 +12,31 @@ import math
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from dysem_lab import paths
 from dysem_lab.batch.cells import defaults, notebooks, read_cells, tagged
+from dysem_lab.batch.seeds import folder_of
 from dysem_lab.data.sts import languages_among
-from dysem_lab.digests import file_digest
+from dysem_lab.digests import code_digest, file_digest
 from dysem_lab.errors import InputError, choices
 from dysem_lab.inputs import path_of
 from dysem_lab.models.embedded import EMBEDDED
 from dysem_lab.models.loading import source_digest
-from dysem_lab.models.names import check_name
+from dysem_lab.models.names import check_name, local_path
 from dysem_lab.models.store import Space
 from dysem_lab.questions import saving
 from dysem_lab.questions.needs import Ask, Need, Planned, planning
 
 EXECUTED = "executed"  # folder of executed notebooks, logs and stamps inside the output folder
 LISTS_OR_NONE = ("tasks", "transfer_tasks")  # parameters of notebooks
+TEXTS = ("x", "y", "z")  # likewise; figures are named by them
 LONGEST_NAME = 200  # bytes of a job's; a file system allows 255, suffix included
 SOURCES = ("demo", "stsb", "hub")  # of `load_data`, whatever folders are here
-NOT_OF_FIGURES = ("cli/", "explorers/")  # what no figure notebook imports
+ELSEWHERE = "…/"  # before the last part of a path, all that a record has of it
 
 
 @dataclass(frozen=True)
@@ -57,12 +58,16 @@ class Job:
 
     @property
     def name(self) -> str:
-        """Notebook, model, data and number of pairs: one set of files each."""
-        values = [
-            self.parameters[key]
-            for key in ("model", "data", "pairs", "sample")
-            if self.parameters.get(key)
-        ]
+        """Notebook and what tells its figures' files, or their folder, from others."""
+        given: dict[str, Any] = {key: value for key, value in self.parameters.items() if value}
+        values = [given[key] for key in ("model", "data") if key in given]
+        for tasks in (given[key] for key in LISTS_OR_NONE if key in given):
+            values.append(f"{len(tasks)}-tasks" if len(tasks) > 1 else tasks[0])
+        values += [given["split"]] if given.get("split", "test") != "test" else []
+        values += [given[key] for key in ("language", "pairs", "sample") if key in given]
+        values += [f"seed-{given['seed']}"] if "seed" in given else []
+        if texts := [given[key] for key in TEXTS if key in given]:
+            values.append(hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:8])
         name = "_".join([self.notebook.stem, *(Path(str(value)).name for value in values)])
         encoded = name.encode(errors="replace")
         if len(encoded) <= LONGEST_NAME:
@@ -72,13 +77,17 @@ class Job:
 
     @property
     def made_by(self) -> dict[str, object]:
-        """What makes the same figures again, on any machine; of a path it has the name alone."""
-        own = {"data": SOURCES, "model": EMBEDDED}
-        parameters = {
-            name: Path(str(value)).name if name in own and value not in own[name] else value
-            for name, value in self.parameters.items()
+        """What makes the same figures again, on any machine; of a path it has the last part alone.
+
+        Such a value begins with `ELSEWHERE`. ``folder`` is there for another seed's figures.
+        """
+        parameters = {name: _on_any_machine(value) for name, value in self.parameters.items()}
+        folder = folder_of(self.out)
+        return {
+            "notebook": self.notebook.stem,
+            "parameters": parameters,
+            **({"folder": folder} if folder else {}),
         }
-        return {"notebook": self.notebook.stem, "parameters": parameters}
 
     @property
     def stamp(self) -> Path:
@@ -179,22 +188,6 @@ class Job:
         return ""
 
 
-@cache
-def code_digest() -> str:
-    """Return a digest of the code and the tables that figure notebooks depend on."""
-    package = paths.package_file("")
-    files = {
-        path.relative_to(package).as_posix(): path
-        for suffix in ("*.py", "*.json", "*.csv")
-        for path in package.rglob(suffix)
-    }
-    digest = hashlib.sha256()
-    for name in sorted(files):
-        if not name.startswith(NOT_OF_FIGURES):
-            digest.update(name.encode() + files[name].read_bytes())
-    return digest.hexdigest()
-
-
 def plan(
     models: Sequence[str],
     data: str,
@@ -276,42 +269,17 @@ def _languages_of_data(parameters: Mapping[str, Any]) -> list[str]:
     return found if len(found) > 1 else own
 
 
-def again(
-    file: str | Path, out: str | Path, *, model: str | None = None, data: str | None = None
-) -> Job:
-    """Return the job that made a saved figure, from the record beside it.
-
-    Args:
-        file: The figure's ``.json``.
-        out: Output folder.
-        model: Where it is; None is the name in the record.
-        data: Where they are; None is the source in the record.
-
-    Raises:
-        InputError: The file is no record of a batch, or its data were a folder that is not given.
-    """
-    path = path_of(file, "file")
-    try:
-        made_by = json.loads(path.read_text(encoding="utf-8"))["made_by"]
-        notebook, parameters = str(made_by["notebook"]), dict(made_by["parameters"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(
-            f"{file} does not say how to make it again ({type(error).__name__}: {error}); give the "
-            ".json beside a figure that `dysem-lab figures` has made"
-        ) from None
-    named = {name: parameters.pop(name, None) for name in ("model", "data")}
-    source, of_model = data or str(named["data"]), model or named["model"]
-    if data is None and source not in SOURCES:
-        raise InputError(f"{file} was made from a folder named {source!r}; give it with --data")
-    models = [str(of_model)] if of_model else []
-    (job,) = plan(models, source, out, only=[notebook], parameters=parameters)
-    return job
-
-
 def _resolved(name: str, what: str, known: Collection[str]) -> str:
     """Return a name, as an absolute path where it is one on this machine and no known name."""
     path = path_of(name, what)
     return str(path.resolve()) if name not in known and path.exists() else name
+
+
+def _on_any_machine(value: object) -> object:
+    """Return a parameter's value; of a path on this machine the last part, marked as such."""
+    if isinstance(value, str) and Path(value).name != value and local_path(value) is not None:
+        return f"{ELSEWHERE}{Path(value).name}"
+    return value
 
 
 def _fitting(name: str, value: object, own: object) -> object:
@@ -332,6 +300,12 @@ def _fitting(name: str, value: object, own: object) -> object:
         kind, fits = "a number", _is_number(value)
     elif isinstance(own, str):
         kind, fits = "a string", isinstance(value, str) or _is_number(value)
+    elif isinstance(own, dict):
+        kind, fits = (
+            "a mapping of strings",
+            isinstance(value, dict)
+            and all(isinstance(part, str) for pair in value.items() for part in pair),
+        )
     else:
         kind = "a number, a string or a list of these"
         parts = value if isinstance(value, list) else [value]

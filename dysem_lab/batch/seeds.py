@@ -17,6 +17,18 @@ COUNTS = ("layer", "m", "k", "alpha", "output_layer", "rank")
 OF_THE_SAMPLE = ("languages", "note", "data", "source_digest")
 
 
+def folder_of(out: Path) -> str:
+    """Return such a folder's place in that of the figures, "seeds/1"; "" of any other folder."""
+    place = out.absolute()
+    return f"{FOLDER}/{place.name}" if place.parent.name == FOLDER and place.name.isdigit() else ""
+
+
+def records_of_seeds(out: Path) -> list[Path]:
+    """Return the JSON files of all figures with other seeds, in the order of these."""
+    found = sorted((out / FOLDER).glob("*/*.json"))
+    return sorted(found, key=lambda file: file.parent.name.zfill(9))
+
+
 def seeds_of(out: Path, name: str) -> list[Path]:
     """Return the tables of a figure with other seeds, in the order of these."""
     return sorted((out / FOLDER).glob(f"*/{name}.csv"), key=lambda file: file.parent.name.zfill(9))

@@ -18,10 +18,12 @@ from rich.progress import (
 
 from dysem_lab import paths
 from dysem_lab.cli.terminal import Engine, Json, Pairs, Workers, err, out, print_json, print_table
+from dysem_lab.display import amount
 from dysem_lab.errors import InputError
 from dysem_lab.inputs import one_of
 
 if TYPE_CHECKING:
+    from dysem_lab.batch.again import MadeAgain
     from dysem_lab.batch.jobs import Job
 
 WORDS = {"true": True, "false": False, "null": None}  # JSON's, beside Python's own
@@ -50,7 +52,10 @@ def figures(
     ] = None,
     from_record: Annotated[
         Path | None,
-        typer.Option("--from", help="A figure's .json: make it again, with all its parameters."),
+        typer.Option(
+            "--from",
+            help="A figure's .json, or a folder of them: make them again, with all parameters.",
+        ),
     ] = None,
     engine: Engine = "local",
     workers: Workers = None,
@@ -60,7 +65,8 @@ def figures(
     """Run the figure notebooks and write PNG, HTML, CSV and JSON; skip what is up to date."""
     one_of(engine, ("local", "ray"), "engine")
     from dysem_lab.batch import run as batch
-    from dysem_lab.batch.jobs import again, plan
+    from dysem_lab.batch.again import again
+    from dysem_lab.batch.jobs import plan
     from dysem_lab.questions.saving import NO_BROWSER, find_browser
 
     parameters = dict(map(_assignment, parameter or []))
@@ -68,9 +74,13 @@ def figures(
         if value is not None and parameters.setdefault(name, value) != value:
             raise InputError(f"--{name} and -p {name} differ; leave one out")
     if from_record is not None:
-        if only or parameters or len(model or []) > 1:
-            raise InputError("--from takes all from the record; only --model and --data may differ")
-        planned = [again(from_record, folder, model=model[0] if model else None, data=data)]
+        if only or pairs is not None or sample is not None:
+            raise InputError(
+                "--from takes all from the records; give --model, --data and -p for paths alone"
+            )
+        found = again(from_record, folder, models=model or [], data=data, parameters=parameters)
+        planned = found.jobs
+        _say_silent(found, from_record)
     else:
         planned = plan(model or [], data or "demo", folder, only=only or [], parameters=parameters)
     _say_other_languages(planned)
@@ -130,6 +140,18 @@ def figures(
         )
     if failed:
         raise typer.Exit(1)
+
+
+def _say_silent(found: "MadeAgain", folder: Path) -> None:
+    """Print which records of a folder do not say what made them."""
+    if found.silent:
+        names = ", ".join(file.relative_to(folder).as_posix() for file in found.silent)
+        err.print(
+            f"{len(found.silent)} of {amount(found.n_records, 'record')} in {folder} do not say "
+            f"how to make them again, and are left as they are: {names}",
+            markup=False,
+            highlight=False,
+        )
 
 
 def _say_other_languages(planned: list["Job"]) -> None:

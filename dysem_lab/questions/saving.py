@@ -27,6 +27,7 @@ import torch
 from plotly.offline import get_plotlyjs
 
 from dysem_lab import paths
+from dysem_lab.digests import code_digest
 from dysem_lab.errors import DataError, InputError
 from dysem_lab.inputs import path_of
 from dysem_lab.models.facts import ModelFacts
@@ -63,6 +64,7 @@ def record(
     return {
         "dysem_lab": version("dysem-lab"),
         "git_commit": git_commit(),
+        "code": code_digest()[:16],
         "model": {**asdict(model), "name": model.shown},
         **native({"data": data, **settings}),
         **made_by(),

@@ -19,7 +19,8 @@ from typer.testing import CliRunner
 
 from dysem_lab import paths
 from dysem_lab.batch import run as batch
-from dysem_lab.batch.jobs import again, needs, plan
+from dysem_lab.batch.again import again
+from dysem_lab.batch.jobs import ELSEWHERE, needs, plan
 from dysem_lab.cli import cli
 from dysem_lab.data.sts import load_data
 from dysem_lab.errors import DataError, DysemLabError, InputError
@@ -28,6 +29,7 @@ from dysem_lab.models.store import VectorStore
 from dysem_lab.questions import decomposition, saving
 from dysem_lab.questions.finding import facts_of
 from dysem_lab.questions.study import Study
+from tests.conftest import REPOSITORY
 from tests.unwritable import read_only
 
 PARAMETERS = {"pairs": 24, "languages": ["en", "ja"]}
@@ -113,28 +115,151 @@ def test_each_figure_has_its_files_and_its_numbers(made):
     ]
 
 
+def again_one(*given, **more):
+    """Return the one job that a record names."""
+    (job,) = again(*given, **more).jobs
+    return job
+
+
 def test_a_figure_is_made_again_from_its_record(made, tmp_path):
     folder, out, jobs = made
     file = out / f"{FIGURE.format(model=folder.name)}.json"
     record = json.loads(file.read_text())
     assert str(folder) not in json.dumps(record["made_by"])  # a path is of one machine
+    assert record["made_by"]["parameters"]["model"] == f"{ELSEWHERE}{folder.name}"
     assert {"processor", "cores", "threads"} <= set(record["machine"])
-    job = again(file, out, model=str(folder))
+    job = again_one(file, out, models=[str(folder)])
     assert job in jobs
     assert not job.why()
-    with pytest.raises(InputError):  # a folder's name alone says nothing of where it is
+    with pytest.raises(InputError, match=f"named '{folder.name}'; give it with --model PATH"):
         again(file, out)
+    with pytest.raises(InputError, match="says itself what k is"):
+        again(file, out, models=[str(folder)], parameters={"k": 7})
 
     elsewhere = tmp_path / "record.json"
-    record["made_by"]["parameters"]["data"] = "sts"
-    elsewhere.write_text(json.dumps(record))
-    with pytest.raises(InputError, match="made from a folder named 'sts'; give it with --data"):
-        again(elsewhere, out, model=str(folder))
-    assert again(elsewhere, out, model=str(folder), data="demo") in jobs
-    for text in ("", "[]", "{}", json.dumps({"made_by": {"notebook": "01"}})):
+    for named in ("sts", f"{ELSEWHERE}sts"):
+        record["made_by"]["parameters"]["data"] = named
+        elsewhere.write_text(json.dumps(record))
+        with pytest.raises(InputError, match="named 'sts'; give it with --data PATH"):
+            again(elsewhere, out, models=[str(folder)])
+        assert again_one(elsewhere, out, models=[str(folder)], data="demo") in jobs
+    record["made_by"]["folder"] = "../../elsewhere"
+    wrong = [record, {"made_by": {"notebook": "01"}}, {}, []]
+    for text in ("", *map(json.dumps, wrong)):
         elsewhere.write_text(text)
         with pytest.raises(InputError, match="does not say how to make it again"):
             again(elsewhere, out)
+
+
+def test_all_figures_of_a_folder_are_made_again_each_job_once(made, tmp_path):
+    """Two notebooks whose figures are there, one also for other tasks, one for another seed."""
+    folder, out, jobs = made
+    records = {file.name: json.loads(file.read_text()) for file in out.glob("*.json")}
+    named = dict(zip(("02", "01"), sorted(records, reverse=True), strict=True))
+    twice = {**records[named["01"]], "name": "a second figure of one job"}
+    of_tasks = json.loads(json.dumps(records[named["02"]]))
+    of_tasks["made_by"]["parameters"]["tasks"] = ["STS12", "STSB"]
+    of_task = json.loads(json.dumps(of_tasks))
+    of_task["made_by"]["parameters"]["tasks"] = ["STSB"]
+    of_seed = json.loads(json.dumps(records[named["01"]]))
+    of_seed["made_by"]["parameters"]["seed"] = 1
+    of_seed["made_by"]["folder"] = "seeds/1"
+    old = {name: of for name, of in records[named["01"]].items() if name != "made_by"}
+    here = tmp_path / "here"
+    (here / "seeds" / "1").mkdir(parents=True)
+    for name, record in {
+        **records,
+        **{"twice.json": twice, "tasks.json": of_tasks, "task.json": of_task},
+        **{"seeds/1/x.json": of_seed, "old.json": old},
+    }.items():
+        (here / name).write_text(json.dumps(record))
+    (here / "own.json").write_text("[1]")
+
+    found = again(here, out, models=[str(folder)])
+    assert (found.n_records, [file.name for file in found.silent]) == (8, ["old.json", "own.json"])
+    assert len(found.jobs) == 5
+    assert all(job in found.jobs for job in jobs)
+    assert len({job.stamp for job in found.jobs}) == 5
+    assert {job.out: job.parameters["seed"] for job in found.jobs} == {
+        out: 0,
+        out / "seeds" / "1": 1,
+    }
+    given = ("--from", str(here), "--model", str(folder), "--out", str(out))
+    shown = run_figures(*given, "--dry-run", "--json")
+    said = " ".join(shown.stderr.split())
+    assert f"2 of 8 records in {here} do not say how to make them again" in said
+    assert "old.json, own.json" in said
+    states = {row["notebook"]: row["state"] for row in json.loads(shown.stdout)}
+    assert {job.name for job in jobs} == {
+        name for name, state in states.items() if state == "up to date"
+    }
+    assert {"2-tasks", "STSB"} <= {part for name in states for part in name.split("_")}
+
+    with pytest.raises(InputError, match=rf"machine .*: --model PATH/{folder.name} \(5\)"):
+        again(here, out)
+    with pytest.raises(InputError, match=r"no record in .* names a folder or file 'x' as its data"):
+        again(here, out, models=[str(folder)], data=str(tmp_path / "x"))
+    for name in ("only", "none"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "only" / "old.json").write_text(json.dumps(old))
+    with pytest.raises(InputError, match=r"none of 1 record in .* says how to make"):
+        again(tmp_path / "only", out)
+    with pytest.raises(InputError, match=r"none of 0 records in .* says how to make"):
+        again(tmp_path / "none", out)
+
+
+def test_figures_of_another_seed_are_made_again_beside_the_others(made, tmp_path):
+    """The names of files do not tell a seed: in one folder they would replace the others."""
+    folder, _, jobs = made
+    first = tmp_path / "first"
+    (job,) = plan([str(folder)], "demo", first / "seeds" / "1", only=["01"], parameters=PARAMETERS)
+    assert job.made_by["folder"] == "seeds/1"
+    assert "folder" not in jobs[0].made_by
+    (first / "seeds" / "1").mkdir(parents=True)
+    record = first / "seeds" / "1" / "a.json"
+    record.write_text(json.dumps({"made_by": job.made_by}))
+    for place, out in ((record, first), (first, first), (record.parent, record.parent)):
+        assert again_one(place, out, models=[str(folder)]) == job
+
+
+def test_what_every_committed_record_says_makes_it_again(tmp_path):
+    found = again(REPOSITORY / "figures", tmp_path)
+    assert len({job.stamp for job in found.jobs}) == len(found.jobs)
+    for job in found.jobs:
+        assert not job.other_languages
+    names = {job.notebook.stem for job in found.jobs}
+    assert {"25_audit", "26_why_similar", "27_causal", "29_heads"} <= names
+
+
+def test_a_parameter_that_is_a_path_is_recorded_by_its_last_part(tmp_path):
+    (tmp_path / "pairs").mkdir()
+    given = {"other_data": str(tmp_path / "pairs"), "other_label": "this / that"}
+    (job,) = plan([], "demo", tmp_path, only=["14"], parameters=given)
+    parameters = job.made_by["parameters"]
+    assert (parameters["other_data"], parameters["other_label"]) == ("…/pairs", "this / that")
+    assert (parameters["data"], parameters["model"]) == ("demo", "gemma-3-270m")
+    (hub,) = plan(["owner/model"], "demo", tmp_path, only=["01"])
+    assert hub.made_by["parameters"]["model"] == "owner/model"  # all of it is its name
+
+    record = tmp_path / "a.json"
+    record.write_text(json.dumps({"made_by": job.made_by}))
+    with pytest.raises(InputError, match="give it with -p other_data=PATH"):
+        again(record, tmp_path)
+    assert again_one(record, tmp_path, parameters={"other_data": given["other_data"]}) == job
+    with pytest.raises(InputError, match=r"-p other_data=PATH/pairs \(1\)"):
+        again(tmp_path, tmp_path)
+    assert again_one(tmp_path, tmp_path, parameters={"other_data": given["other_data"]}) == job
+
+
+def test_a_mapping_is_a_value_where_a_notebook_has_one(tmp_path):
+    x = {"en": "It rains.", "fr": "Il pleut."}
+    (job,) = plan([], "demo", tmp_path, only=["26"], parameters={"x": x})
+    (own,) = plan([], "demo", tmp_path, only=["26"])
+    assert job.parameters["x"] == x
+    assert job.name != own.name  # as the names of their figures
+    for wrong in ("It rains.", {"en": 3}, ["It rains."]):
+        with pytest.raises(InputError, match="'x' must be a mapping of strings"):
+            plan([], "demo", tmp_path, only=["26"], parameters={"x": wrong})
 
 
 def test_png_files_are_written_where_there_is_a_browser(made):

@@ -16,8 +16,17 @@ import pytest
 from markdown_it import MarkdownIt
 
 from dysem_lab.batch.cells import notebooks
-from dysem_lab.batch.gallery import ALSO, ELSEWHERE, measured_on, plain, sections, write_gallery
-from dysem_lab.batch.seeds import spread
+from dysem_lab.batch.gallery import (
+    ALSO,
+    ELSEWHERE,
+    measured_on,
+    plain,
+    records_of,
+    said_of_code,
+    sections,
+    write_gallery,
+)
+from dysem_lab.batch.seeds import records_of_seeds, spread
 from dysem_lab.data.sts import load_data
 from dysem_lab.errors import DataError, InputError
 from dysem_lab.models.embedded import EMBEDDED
@@ -546,3 +555,84 @@ def test_the_gallery_says_how_far_rows_move_with_the_seed(tmp_path):
     said = "over 3 random samples of the pairs a row's spearman moves by 1 (median) and at most 3"
     assert said in html.unescape((tmp_path / "README.md").read_text())
     assert said in html.unescape((tmp_path / "index.html").read_text())
+
+
+# --- which code made the figures
+
+NEW = {"code": "0123456789abcdef", "git_commit": "7e09fc8" + "0" * 33}
+OTHER = {"code": "fedcba9876543210", "git_commit": "2f59853" + "0" * 33}
+CHANGED = {"code": "00112233445566ff", "git_commit": NEW["git_commit"] + "+"}
+OLD = {"git_commit": "09629080" + "0" * 32}
+ONE = "One version of the code made all figures here ({}): "
+SEVERAL = "{} of the code made the figures here ({}): "
+
+
+@pytest.mark.parametrize(
+    ("of_figures", "said"),
+    [
+        ([NEW] * 2, ONE.format("2 figures") + "digest 0123456789abcdef (commit 7e09fc80)."),
+        # Commits that change nothing that makes figures; a folder without git.
+        (
+            [NEW, NEW | {"git_commit": OTHER["git_commit"]}, NEW | {"git_commit": None}],
+            ONE.format("3 figures") + "digest 0123456789abcdef (commits 7e09fc80, 2f598530).",
+        ),
+        (
+            [NEW | {"git_commit": None}],
+            ONE.format("1 figure") + "digest 0123456789abcdef (no commit).",
+        ),
+        (
+            [CHANGED],
+            ONE.format("1 figure") + "digest 00112233445566ff (commit 7e09fc80 with changes).",
+        ),
+        ([OLD] * 3, ONE.format("3 figures") + "commit 09629080."),
+        (
+            [OTHER, NEW, NEW],
+            SEVERAL.format("2 versions", "3 figures")
+            + "2 by digest 0123456789abcdef (commit 7e09fc80), "
+            + "1 by digest fedcba9876543210 (commit 2f598530).",
+        ),
+        (
+            [NEW, OLD, OLD, {}],
+            SEVERAL.format("At least 2 versions", "4 figures")
+            + "2 by commit 09629080, 1 by digest 0123456789abcdef (commit 7e09fc80), "
+            + "1 without saying by which.",
+        ),
+        # What had been changed since a commit is not known without a digest.
+        (
+            [{"git_commit": OLD["git_commit"] + "+"}] * 2,
+            SEVERAL.format("At least 1 version", "2 figures")
+            + "2 by commit 09629080 with changes.",
+        ),
+        (
+            [{}, {"git_commit": None}],
+            "Their records do not say which code made the figures here (2 figures).",
+        ),
+    ],
+)
+def test_the_gallery_says_whether_one_code_made_its_figures(tmp_path, of_figures, said):
+    for number, made_by in enumerate(of_figures):
+        # The last of several is of another seed.
+        folder = tmp_path / "seeds" / "1" if 0 < number == len(of_figures) - 1 else tmp_path
+        folder.mkdir(parents=True, exist_ok=True)
+        made = record(f"components_{number}_tiny-1b_demo-24", **made_by)
+        (folder / f"{made['name']}.json").write_text(json.dumps(made), encoding="utf-8")
+    write_gallery(tmp_path, notebooks())
+    for page in ("README.md", "index.html"):
+        text = html.unescape((tmp_path / page).read_text("utf-8"))
+        assert f"{said}\n" in text.replace("</p>", "\n")
+        assert "by dysem-lab figures --from NAME.json" in text
+
+
+def test_a_gallery_of_no_figures_says_nothing_of_their_code(tmp_path):
+    write_gallery(tmp_path, notebooks())
+    assert "code" not in (tmp_path / "README.md").read_text("utf-8")
+
+
+def test_the_committed_figures_are_of_one_code_once_all_say_of_which():
+    """Records of before had no digest; from the day that all have one, it is one, committed."""
+    folder = REPOSITORY / "figures"
+    records = records_of([*sorted(folder.glob("*.json")), *records_of_seeds(folder)])
+    assert said_of_code(records) in html.unescape((folder / "README.md").read_text("utf-8"))
+    if all("code" in made for made in records):
+        assert len({made["code"] for made in records}) == 1
+        assert not [made["name"] for made in records if (made["git_commit"] or "+")[-1] == "+"]

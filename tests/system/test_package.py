@@ -12,6 +12,8 @@ import pandas as pd
 import pytest
 
 import dysem_lab
+from dysem_lab import paths
+from dysem_lab.digests import NOT_OF_FIGURES, code_digest
 from dysem_lab.pages.export import FILES
 from tests.conftest import REPOSITORY, WHOLE
 
@@ -202,6 +204,7 @@ ORDER = [
     "batch.seeds",
     "batch.gallery",
     "batch.jobs",
+    "batch.again",
     "batch.kernels",
     "batch.run",
     "batch.spread",
@@ -341,8 +344,9 @@ def test_the_wheel_works_from_another_folder(tmp_path):
     code = (
         "import json, dysem_lab as dl; from dysem_lab import paths\n"
         "from dysem_lab.batch.cells import notebooks\n"
+        "from dysem_lab.digests import code_digest\n"
         "print(json.dumps([dl.__file__, len(dl.load_data(languages=list(dl.LANGUAGES))), "
-        "list(notebooks()), len(dl.presets()), dl.wrap(['A.'])]))\n"
+        "list(notebooks()), len(dl.presets()), dl.wrap(['A.']), code_digest()]))\n"
         "from dysem_lab.cli.notebooks import copy_notebooks; copy_notebooks(paths.Path('mine'))"
     )
     run = subprocess.run(
@@ -353,13 +357,47 @@ def test_the_wheel_works_from_another_folder(tmp_path):
         env={"PYTHONPATH": str(site), "PATH": "", "HOME": str(tmp_path)},
     )
     assert run.returncode == 0, run.stderr
-    file, n_pairs, notebooks, n_presets, prompts = json.loads(run.stdout)
+    file, n_pairs, notebooks, n_presets, prompts, digest = json.loads(run.stdout)
     assert file.startswith(str(site))
     assert n_pairs == 132
     assert notebooks == [path.stem for path in NOTEBOOKS]
     assert n_presets == 20
     assert prompts == ['This sentence : "A." means in one word:"']
     assert contents(elsewhere / "mine") == contents(REPOSITORY / "notebooks")
+    assert digest == code_digest()  # figures say which code made them where there is no git
+
+
+def test_the_digest_of_the_code_is_of_what_makes_figures(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "package_file", lambda name: tmp_path / name)
+    for folder in ("batch", "cli", "notebooks/teach/checks", "questions", "demo"):
+        (tmp_path / folder).mkdir(parents=True)
+
+    def digest(name, text):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        return code_digest.__wrapped__()
+
+    first = digest("questions/ladder.py", "1")
+    for name in ("cli/run.py", "batch/gallery.py", "notebooks/teach/checks/lesson1.py", "a.md"):
+        assert digest(name, "1") == first
+    digests = [first, digest("questions/ladder.py", "2"), digest("demo/test.en.csv", "1")]
+    digests += [digest("prompts.json", "1"), digest("batch/run.py", "1")]
+    assert len(set(digests)) == 5
+
+
+def test_no_figure_notebook_imports_what_the_digest_of_the_code_leaves_out():
+    left_out = tuple(name.removesuffix(".py").replace("/", ".") for name in NOT_OF_FIGURES)
+    makers = [name for name in ORDER if not name.startswith((*left_out, "batch."))]
+    for module in makers:
+        late = [name for name in imports_of(module) if name.startswith(left_out)]
+        assert not late, f"{module} imports {late}"
+    for path in NOTEBOOKS:
+        code = "".join(
+            cell.source
+            for cell in nbformat.read(path, as_version=4).cells
+            if cell.cell_type == "code"
+        )
+        named = re.findall(r"(?:from|import) dysem_lab\.([\w.]+)", code)
+        assert not [name for name in named if f"{name}.".startswith(left_out)], path.stem
 
 
 # What the README's example prints of all pairs of the demo set, and of the first.
