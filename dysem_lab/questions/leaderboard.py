@@ -34,6 +34,7 @@ from dysem_lab.evaluate import (
     parts_of_task,
 )
 from dysem_lab.inputs import at_least, names_of, one_of
+from dysem_lab.models.facts import shown
 from dysem_lab.models.places import Place
 from dysem_lab.models.store import VectorStore
 from dysem_lab.prompts import TEMPLATE_NAMES
@@ -299,11 +300,13 @@ def _described(name: str, encoder: Encoder) -> dict[str, object]:
     known = encoder.lens or encoder.facts
     made_by = {"translator": encoder.translator.name} if encoder.translator else {}
     settings = {**encoder.config, **made_by, **encoder.origin}
+    if "model" in settings:
+        settings["model"] = shown(str(settings["model"]))
     return {
         "system": name,
         "method": encoder.name,
         "kind": LEARNED if encoder.trained else FREE,
-        "model": known.name if known else "",
+        "model": shown(known.name) if known else "",
         "settings": json.dumps(settings, ensure_ascii=False, default=str),
         "passes": encoder.passes,
         "blocks": encoder.blocks,

@@ -350,6 +350,8 @@ def test_geneol_is_there_where_paraphrases_are(tiny_lens, tmp_path):
     row = finding.table.set_index("system").loc["geneol"]
     assert row["method"] == "PromptEOL + GenEOL (4 paraphrases)"
     assert '"translator": "demo set ' in row["settings"]
+    assert Path(tiny_lens.name).is_absolute()  # which no table has: a path is of one machine
+    assert row["model"] == json.loads(row["settings"])["model"] == Path(tiny_lens.name).name
     data = dl.load_data("demo", languages=["en", *(f"en-{i}" for i in (1, 2, 3, 4))]).head(12)
     one = dl.PromptEncoder(tiny_lens)
     read = [one.encode(data.texts(code), progress=False).vectors for code in data.languages]

@@ -241,6 +241,8 @@ def test_all_tasks_are_the_papers_seven(tiny_folder, tmp_path, monkeypatch):
         (("figures", "-p", "languages={'en', 'ja'}"), "'languages' must be a list of strings"),
         (("figures", "--only", "01_decompositon"), "did you mean '01_decomposition'?"),
         (("figures", "--model", "gemma3-270m"), "did you mean 'gemma-3-270m'?"),
+        (("figures", "--from", "x", "--pairs", "3"), "--from takes all from the records"),
+        (("figures", "--from", "/nowhere.json"), "/nowhere.json does not say how to make it"),
     ],
 )
 def test_errors_are_sentences_without_a_traceback(arguments, message, monkeypatch, capsys):
