@@ -2,8 +2,9 @@
 
 By the clock, and by the processor time of all threads, which other jobs disturb less. The share of
 the matrix peak is of what has to be multiplied (the weights of the blocks, once for each token that
-not all prompts share; attention's own products are not counted) in the capture's median time,
-beside a product of two matrices of 1,024 × 1,024 in float32.
+not all prompts share, and in the last block for the last token alone, but for keys and values;
+attention's own products are not counted) in the capture's median time, beside a product of two
+matrices of 1,024 × 1,024 in float32.
 
 The plain loop is what one writes first: the causal language model in transformers, forward hooks
 that keep whole attention outputs, batches of 32 in input order, logits of every position.
@@ -56,11 +57,17 @@ def captured(lens: dl.LensModel, prompts: Sequence[str]) -> torch.Tensor:
 
 def multiplications(lens: dl.LensModel, model: torch.nn.Module, prompts: Sequence[str]) -> float:
     """Return the floating-point operations of the tokens after what all prompts share."""
-    weights = sum(each.numel() for each in model.model.layers.parameters() if each.dim() == 2)
+    blocks, every_token = model.model.layers, ("k_proj.weight", "v_proj.weight")
+    weights = sum(each.numel() for each in blocks.parameters() if each.dim() == 2)
+    alone = sum(
+        each.numel()
+        for name, each in blocks[-1].named_parameters()
+        if each.dim() == 2 and not name.endswith(every_token)
+    )
     tokens = [lens.tokenizer(str(prompt))["input_ids"] for prompt in prompts]
     columns = zip(*tokens, strict=False)
     shared = next((i for i, column in enumerate(columns) if len(set(column)) > 1), 0)
-    return 2.0 * weights * sum(len(of) - shared for of in tokens)
+    return 2.0 * sum((weights - alone) * (len(of) - shared) + alone for of in tokens)
 
 
 def matrix_peak() -> float:

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import itertools
 import json
 from collections.abc import Callable
 from importlib.metadata import version
@@ -26,6 +27,7 @@ from dysem_lab.prompts import template_parts
 FULL_TOLERANCE = 1e-3
 HALF_IDENTITY_TOLERANCE = 2e-2
 HALF_PADDING_TOLERANCE = 0.25
+SHORT_CUTS = ("shares_prefix", "last_alone")  # of a `LensModel`, where they are exact
 # What a cache of another kind (state-space, hybrid) raises when it is copied to a batch.
 PREFIX_ERRORS = (DysemLabError, RuntimeError, TypeError, AttributeError, NotImplementedError)
 PROMPTS = (
@@ -49,12 +51,12 @@ def check_once(lens: LensModel) -> None:
     # No record, or a damaged one.
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         passed = json.loads(paths.passed_check_path(key).read_text(encoding="utf-8"))
-        lens.shares_prefix = bool(passed["shares_prefix"])
+        lens.shares_prefix, lens.last_alone = (bool(passed[name]) for name in SHORT_CUTS)
         return
     check_model(lens)
     # A cache that cannot be written: checked each time.
     with contextlib.suppress(OSError, InputError):
-        passed = {"model": lens.name, "shares_prefix": lens.shares_prefix}
+        passed = {"model": lens.name, **{name: getattr(lens, name) for name in SHORT_CUTS}}
         paths.write_whole(paths.passed_check_path(key), json.dumps(passed))
 
 
@@ -78,7 +80,8 @@ def check_model(lens: LensModel) -> None:
     have an embedding), *hooks fire* (each component has its shape), *dtype* (activations have the
     type of the weights), *residual identity* (block input + attention + FFN = block output, at each
     block), *left padding* (a left-padded batch equals single prompts). Whether a common prefix of
-    the prompts may be computed once is tried too, and remembered in ``lens.shares_prefix``.
+    the prompts may be computed once, and the end of the last block for the last token alone, is
+    tried too, and remembered in ``lens.shares_prefix`` and ``lens.last_alone``.
 
     Raises:
         ModelError: Names the model, the check that failed, where, and by how much.
@@ -171,23 +174,25 @@ def _check_left_padding(
 
 
 def _check_capture(lens: LensModel, tolerance: float) -> None:
-    """Compare a captured batch with single prompts; decide whether the prefix may be shared."""
-    names = [name for name in COMPONENTS if name not in MEANS]  # a mean shares no prefix
+    """Compare a captured batch with single prompts; decide which short cuts may be taken."""
+    names = [name for name in COMPONENTS if name not in MEANS]  # a mean takes none
     beginning, end = template_parts("knowledge", "english", "en")
     prompts = [beginning + prompt + end for prompt in PROMPTS]  # long enough to be shared
+    lens.shares_prefix = lens.last_alone = False
+    alone = [capture(lens, [prompt], names) for prompt in prompts]
 
     def worst() -> float:
         batch = capture(lens, prompts, names)
-        alone = [capture(lens, [prompt], names) for prompt in prompts]
         return max(
             _error(batch[name][row], vectors[name][0])
             for name in names
             for row, vectors in enumerate(alone)
         )
 
-    try:
-        lens.shares_prefix = worst() <= tolerance
-    except PREFIX_ERRORS:
-        lens.shares_prefix = False
-    if not lens.shares_prefix and (error := worst()) > tolerance:
+    for short_cuts in itertools.product((True, False), repeat=len(SHORT_CUTS)):
+        lens.shares_prefix, lens.last_alone = short_cuts
+        with contextlib.suppress(*PREFIX_ERRORS):
+            if worst() <= tolerance:
+                return
+    if (error := worst()) > tolerance:  # without a short cut
         raise _failed(lens, "padding", f"a batch differs from single prompts by {error:.1e}")

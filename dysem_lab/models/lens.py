@@ -33,6 +33,8 @@ class LensModel:
             `dysem_lab.models.loading.source_digest`); "in memory" where there are none.
         shares_prefix: Whether `dysem_lab.capture` may compute a common beginning of the prompts
             once; the load-time check turns it off for architectures where that is not exact.
+        last_alone: Whether it may compute for the last token alone what nothing else reads in the
+            last block; likewise.
         stored_as: Data type or quantisation of the weights where they came from; None is as they
             are in memory, "" is not known.
         lock: Held during every forward pass.
@@ -44,6 +46,7 @@ class LensModel:
     name: str
     source: str = IN_MEMORY
     shares_prefix: bool = True
+    last_alone: bool = True
     stored_as: str | None = None
     lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
     identity: Identity = None  # type: ignore[assignment]  # never None once it is made

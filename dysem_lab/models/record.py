@@ -206,7 +206,11 @@ def keys_and_values(
     n_before = cache.get_seq_length() if cache is not None else 0
     mask = ids.new_ones(len(ids), n_before + ids.shape[1])
     options = {"attention_mask": mask, "use_cache": True, "logits_to_keep": 1}
-    with torch.inference_mode(), lens.lock, lens.bridge.hooks(fwd_hooks=_counters(lens)):
+    hooks = _counters(lens)
+    if lens.last_alone:  # nothing but keys and values is read, of any token
+        keep, spread = _of_last_token(lens, torch.ones_like(ids), (n_blocks or lens.n_layers) - 1)
+        hooks = [*spread, *hooks, *keep]
+    with torch.inference_mode(), lens.lock, lens.bridge.hooks(fwd_hooks=hooks):
         if n_blocks is not None and n_blocks < lens.n_layers:
             # A pass that stops returns no cache, but fills the one that it is given.
             if cache is None:
@@ -349,34 +353,44 @@ def record(
         readers = {place: Reader(place, lens, mask, pooled) for place in places}
         hooks = edit.hooks(these, mask)
         hooks += [hook for reader in readers.values() for hook in reader.hooks()]
-        if not all_positions:
-            keep, spread = _ffn_of_last_token(lens, mask, n_blocks - 1)
+        if lens.last_alone and not all_positions:
+            keep, spread = _of_last_token(lens, mask, n_blocks - 1)
             hooks = [*spread, *hooks, *keep]  # an edit and a reader see every position
         whole_mask = torch.nn.functional.pad(mask, (n_shared, 0), value=1)
         forward(lens, ids, whole_mask, hooks, shared, n_blocks)
         yield batch, {place: reader.read() for place, reader in readers.items()}
 
 
-def _ffn_of_last_token(
+# Products of the last block that runs which one token needs: where their input is cut to it, and
+# where what comes of it is spread. Keys and values are of every token.
+ALONE = (
+    ("attn.q.hook_in", "attn.q.hook_out"),
+    ("attn.o.hook_in", "attn.o.hook_out"),
+    ("mlp.hook_in", "mlp.hook_out"),
+)
+
+
+def _of_last_token(
     lens: LensModel, mask: Int[Tensor, "batch pos"], block: int
 ) -> tuple[list[Hook], list[Hook]]:
-    """Return hooks by which the FFN of a block runs for the last token alone, in place of all.
+    """Return hooks by which queries, W_O and FFN of a block run for the last token, not for all.
 
     Nothing reads the other tokens after the last block that runs. The first hooks keep that token
-    of the FFN's input, the second spread what comes of it over all positions.
+    of the input, the second spread what comes of it over all positions: a query is turned to its
+    position after that, and is right at the one position that is read. An architecture that lacks
+    some of these points computes that part for all tokens.
     """
     last = (torch.arange(len(mask), device=mask.device), mask.sum(1) - 1)
 
-    def keep(x: Float[Tensor, "batch pos d"], hook: object) -> Float[Tensor, "batch 1 d"]:
+    def keep(x: Float[Tensor, "batch pos ..."], hook: object) -> Float[Tensor, "batch 1 ..."]:
         return x[last][:, None]
 
-    def spread(x: Float[Tensor, "batch 1 d"], hook: object) -> Float[Tensor, "batch pos d"]:
-        return x.expand(-1, mask.shape[1], -1).clone()  # an edit may write into it
+    def spread(x: Float[Tensor, "batch 1 ..."], hook: object) -> Float[Tensor, "batch pos ..."]:
+        return x.expand(-1, mask.shape[1], *x.shape[2:]).clone()  # an edit may write into it
 
-    points = (f"blocks.{block}.mlp.hook_in", f"blocks.{block}.mlp.hook_out")
-    if not all(point in lens.bridge.hook_dict for point in points):
-        return [], []
-    return [(points[0], keep)], [(points[1], spread)]
+    points = [tuple(f"blocks.{block}.{point}" for point in pair) for pair in ALONE]
+    there = [pair for pair in points if all(point in lens.bridge.hook_dict for point in pair)]
+    return [(cut, keep) for cut, _ in there], [(out, spread) for _, out in there]
 
 
 def shared_prefix(

@@ -2,6 +2,7 @@
 
 import threading
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from dysem_lab.models import passes, record
 from dysem_lab.models.capture import capture
 from dysem_lab.models.loading import load_model, locate
 from dysem_lab.models.passes import plan_batches
-from dysem_lab.models.places import COMPONENTS
+from dysem_lab.models.places import BLOCK_ORDER, COMPONENTS, MEANS, places
 from dysem_lab.prompts import wrap
 from tests.reference import read
 
@@ -72,6 +73,40 @@ def test_every_component_equals_plain_hooks_on_embedded_models(embedded, name):
     check_against_hooks(lens, model, tokenizer, wrap(TEXTS[1:6:2]), 1e-3)
     russian = wrap([TEXTS[5], "Идёт дождь."], "knowledge", "language-specific", "ru")
     check_against_hooks(lens, model, tokenizer, russian, 1e-3)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("layers", ["sum", 1])
+def test_only_keys_and_values_of_the_last_block_are_of_every_token(
+    tiny_folder, architecture, layers
+):
+    lens = load_model(tiny_folder(architecture))
+    block = lens.bridge.blocks[1 if layers == 1 else lens.n_layers - 1]
+    ways = {name: getattr(block.attn, name) for name in ("q", "k", "v", "o")}
+    ways["ffn"] = block.mlp.out
+    seen: dict[str, set[bool]] = {name: set() for name in ways}
+    handles = [
+        way.original_component.register_forward_pre_hook(
+            lambda _, given, name=name: seen[name].add(given[0].shape[1] == 1)
+        )
+        for name, way in ways.items()
+    ]
+    names = [name for name in COMPONENTS if name not in MEANS]
+    wanted = places(names, layers) if layers == "sum" else places(BLOCK_ORDER, layers)
+    prompts, batches = wrap(TEXTS[:6]), []
+    for way in (lens, replace(lens, last_alone=False)):
+        batches.append(list(record.record(way, prompts, wanted, tokens_per_batch=256)))
+        for name in ways:
+            alone = way.last_alone and name not in ("k", "v")
+            assert seen[name] == {alone}, name
+            seen[name].clear()
+    for handle in handles:
+        handle.remove()
+    assert len(batches[0]) > 1
+    for (rows, short), (same, whole) in zip(*batches, strict=True):
+        assert rows == same
+        for each in wanted:
+            torch.testing.assert_close(short[each], whole[each], rtol=1e-4, atol=1e-5)
 
 
 def test_the_residual_stream_is_the_sum_of_its_parts(tiny_lens):

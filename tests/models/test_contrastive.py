@@ -1085,7 +1085,7 @@ def test_what_a_contrast_reaches_is_what_changes(tiny_folder, position):
             assert contrast.reaches(place, lens.n_layers) == changed, place
             ask = partial(capture, lens, prompts, place.component, blocks, edit=edit)
             if changed:
-                # Rounding: where this alone is read, an FFN runs for the last token alone.
+                # Rounding: where this alone is read, the last block runs for the last token alone.
                 torch.testing.assert_close(ask()[place.component], steered[place])
             else:  # what would be the plain vector is none of the contrast's
                 with pytest.raises(InputError, match=f"{place} is read (in|before) block .* reach"):

@@ -355,7 +355,21 @@ def test_a_model_whose_prefix_cannot_be_shared_is_captured_without(tiny_folder, 
     monkeypatch.setattr(checks, "PREFIX_ERRORS", (*checks.PREFIX_ERRORS, ZeroDivisionError))
     check_model(lens)
     assert not lens.shares_prefix
+    assert lens.last_alone
     assert capture(lens, wrap(["One.", "Another one."]), "attn")["attn"].shape == (2, lens.d_model)
+
+
+def test_a_model_whose_last_block_needs_every_token_is_captured_with_them(tiny_folder, monkeypatch):
+    lens = fresh(tiny_folder)
+    prompts = wrap(["One.", "Another one."])
+    expected = capture(lens, prompts, "attn")["attn"]
+    # As in an architecture whose last token needs what others have there.
+    keys = ("attn.k.hook_in", "attn.k.hook_out")
+    monkeypatch.setattr("dysem_lab.models.record.ALONE", (keys,))
+    assert not torch.allclose(capture(lens, prompts, "attn")["attn"], expected, atol=1e-3)
+    check_model(lens)
+    assert (lens.shares_prefix, lens.last_alone) == (True, False)
+    torch.testing.assert_close(capture(lens, prompts, "attn")["attn"], expected)
 
 
 def test_a_hook_point_that_does_not_fire_is_refused(tiny_folder, monkeypatch):
