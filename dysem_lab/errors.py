@@ -24,14 +24,16 @@ class ModelError(DysemLabError, RuntimeError):
     """A model that cannot be found, read, or that fails one of the load-time checks."""
 
 
-def choices(kind: str, value: object, valid: Iterable[object]) -> InputError:
+def choices(
+    kind: str, value: object, valid: Iterable[object], like: str | None = None
+) -> InputError:
     """Return the error for an unknown name: what it may have been meant for, and all there are.
 
-    A valid one with a space in it describes others.
+    A valid one with a space in it describes others. `like` is one that is known to be meant.
     """
     known = list(dict.fromkeys(map(str, valid)))
     shown = repr(value) if len(repr(value)) <= 200 else f"{repr(value)[:200]} …"
-    hint = did_you_mean(value, known)
+    hint = did_you_mean(like or value, known)
     return InputError(f"unknown {kind} {shown}; {hint}choose one of: {', '.join(known)}")
 
 

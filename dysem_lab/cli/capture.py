@@ -13,13 +13,13 @@ from dysem_lab.cli.terminal import (
     Setting,
     Template,
     Workers,
+    check_engine,
     codes_of,
     err,
     print_json,
     print_table,
     settings_of,
 )
-from dysem_lab.inputs import one_of
 
 
 def capture(
@@ -53,7 +53,7 @@ def capture(
     as_json: Json = False,
 ) -> None:
     """Read vectors of any number of texts into shards; stopped, the same command goes on."""
-    one_of(engine, ("local", "ray"), "engine")
+    check_engine(engine, workers)
 
     from dysem_lab.cluster.capture import Request, capture_shards
     from dysem_lab.cluster.shards import n_shards
@@ -67,7 +67,7 @@ def capture(
         model=model,
         dtype=dtype,
         components=tuple(codes_of(components)),
-        layers=int(layers) if layers.isdigit() else layers,
+        layers=int(layers) if layers.isdecimal() else layers,
         template=template,
         setting=setting or settings_of(template)[-1],
         rows=rows,

@@ -167,9 +167,9 @@ def similarity(
 
 def _installed(table: Path | None, codes: list[str]) -> str:
     """Return "apertium" where nothing else was asked for and it is there to be used."""
-    from dysem_lab.translation.apertium import can_translate
+    from dysem_lab.translation.apertium import reached
 
-    return "apertium" if table is None and not codes and can_translate() else ""
+    return "apertium" if table is None and not codes and reached() else ""
 
 
 def translator_named(table: Path | None, name: str) -> "tuple[Translator | None, list[str]]":

@@ -8,6 +8,7 @@ import typer
 
 from dysem_lab import paths
 from dysem_lab.cli.terminal import Json, err, print_json, print_table
+from dysem_lab.data.languages import LANGUAGES
 from dysem_lab.errors import InputError
 
 
@@ -154,7 +155,7 @@ def doctor(
     from dysem_lab.models.embedded import EMBEDDED, installed_files, verify_models
     from dysem_lab.models.loading import resolve_device
     from dysem_lab.questions.saving import NO_BROWSER, find_browser, library_versions
-    from dysem_lab.translation.apertium import can_translate, seen_directions
+    from dysem_lab.translation.apertium import reached, seen_directions
 
     gpu = "none; models are computed on the CPU in float32"
     if torch.cuda.is_available():
@@ -195,7 +196,7 @@ def doctor(
         models=any(installed_files(model) for model in EMBEDDED.values()),
         folder=data is None or data.is_dir(),
         browser=browser is not None,
-        translator=can_translate(),
+        languages=reached(),
     )
     verified = [*verify_models(), *verify_digests()] if verify else []
     if as_json:
@@ -220,7 +221,7 @@ def _system() -> str:
     )
 
 
-def _verdict(*, models: bool, folder: bool, browser: bool, translator: bool) -> str:
+def _verdict(*, models: bool, folder: bool, browser: bool, languages: list[str]) -> str:
     """Return in a sentence what works here, and what does not."""
     without = [
         what
@@ -228,13 +229,17 @@ def _verdict(*, models: bool, folder: bool, browser: bool, translator: bool) -> 
             (models, "a model that needs no network"),
             (folder, f"the folder that {paths.DATA_VARIABLE} names"),
             (browser, "PNG files of figures"),
-            (translator, "renderings of typed sentences, but for those that you type in"),
+            (languages, "renderings of typed sentences, but for those that you type in"),
         )
         if not there
     ]
+    lacking = ", ".join(code for code in LANGUAGES if code not in ("en", *languages))
+    typed = f"renderings of typed sentences in {', '.join(languages)}"
+    if lacking:
+        typed += f" (not in {lacking}: type those in, or take --translator nllb)"
     if not without:
-        return "all is here: models, figures with PNG files, renderings of typed sentences"
-    return f"works without: {'; '.join(without)} (see above)"
+        return f"all is here: models, figures with PNG files, {typed}"
+    return f"works without: {'; '.join(without)} (see above)" + f"; {typed}" * bool(languages)
 
 
 def _cache() -> Path | str:

@@ -17,10 +17,19 @@ from rich.progress import (
 )
 
 from dysem_lab import paths
-from dysem_lab.cli.terminal import Engine, Json, Pairs, Workers, err, out, print_json, print_table
+from dysem_lab.cli.terminal import (
+    Engine,
+    Json,
+    Pairs,
+    Workers,
+    check_engine,
+    err,
+    out,
+    print_json,
+    print_table,
+)
 from dysem_lab.display import amount
 from dysem_lab.errors import InputError
-from dysem_lab.inputs import one_of
 
 if TYPE_CHECKING:
     from dysem_lab.batch.again import MadeAgain
@@ -63,7 +72,7 @@ def figures(
     as_json: Json = False,
 ) -> None:
     """Run the figure notebooks and write PNG, HTML, CSV and JSON; skip what is up to date."""
-    one_of(engine, ("local", "ray"), "engine")
+    check_engine(engine, workers)
     from dysem_lab.batch import run as batch
     from dysem_lab.batch.again import again
     from dysem_lab.batch.jobs import plan
@@ -82,7 +91,13 @@ def figures(
         planned = found.jobs
         _say_silent(found, from_record)
     else:
-        planned = plan(model or [], data or "demo", folder, only=only or [], parameters=parameters)
+        planned = plan(
+            model or [],
+            "demo" if data is None else data,
+            folder,
+            only=only or [],
+            parameters=parameters,
+        )
     _say_other_languages(planned)
     if dry_run:
         _dry_run(planned, as_json)

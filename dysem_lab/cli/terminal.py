@@ -12,8 +12,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from dysem_lab.errors import InputError
-from dysem_lab.inputs import check_k
+from dysem_lab.inputs import check_k, one_of
 
+ENGINES = ("local", "ray")
 WIDE = 160  # columns where nobody watches: pipes and files, whose lines should stay whole
 
 
@@ -75,6 +76,13 @@ def number(text: str) -> int | float:
             f"--k must be an integer or a fraction such as 0.25, got {text!r:.100}"
         ) from None
     return check_k(value, what="--k")
+
+
+def check_engine(engine: str, workers: int | None) -> None:
+    """Raise `InputError` unless there is such an engine, and workers only where it has them."""
+    one_of(engine, ENGINES, "engine")
+    if workers is not None and engine != "ray":
+        raise InputError("--workers goes with --engine ray; leave it out, or give that engine")
 
 
 def settings_of(template: str) -> list[str]:

@@ -8,8 +8,8 @@ codes may be among them.
 import re
 from typing import NamedTuple
 
-from dysem_lab.errors import InputError
-from dysem_lab.inputs import at_least, one_of
+from dysem_lab.errors import InputError, choices
+from dysem_lab.inputs import at_least
 
 
 class Language(NamedTuple):
@@ -55,7 +55,12 @@ def language(code: str) -> Language:
 
     The language of paraphrases, such as "en-1", is that of the texts.
     """
-    return LANGUAGES[one_of(language_of(code), LANGUAGES, "language")]
+    found = language_of(code)
+    if not isinstance(found, str) or found not in LANGUAGES:
+        # "English" is no code, and like none.
+        named = {each.name.lower(): each.code for each in LANGUAGES.values()}
+        raise choices("language", code, LANGUAGES, like=named.get(str(code).lower()))
+    return LANGUAGES[found]
 
 
 def language_of(code: str) -> str:

@@ -252,12 +252,15 @@ def seen_directions(source: str = "en") -> str:
     return f"{source} to {', '.join(named)}"
 
 
-def can_translate(source: str = "en") -> bool:
-    """Whether a language that has prompts of its own can be reached from another."""
+def reached(source: str = "en") -> list[str]:
+    """Return the languages with prompts of their own that can be reached from one, nearest first.
+
+    There are none where Apertium is not installed.
+    """
     try:
-        return any(code in LANGUAGES for code in routes(source, installed_directions()))
+        return [code for code in routes(source, installed_directions()) if code in LANGUAGES]
     except ModelError:
-        return False
+        return []
 
 
 def _digest(modes: Iterable[Path]) -> str:

@@ -10,10 +10,11 @@ from typer.testing import CliRunner
 
 from dysem_lab import paths
 from dysem_lab.cli import cli, main
+from dysem_lab.data.languages import LANGUAGES
 from dysem_lab.errors import DysemLabError, InputError, MissingTranslationError
 from dysem_lab.models.embedded import EMBEDDED
 from dysem_lab.models.loading import resolve_device
-from dysem_lab.translation.apertium import can_translate
+from dysem_lab.translation.apertium import reached
 
 SAID = EMBEDDED["gemma-3-270m"].weights(resolve_device()[1])  # of both, which are 4-bit
 COMMANDS = (
@@ -70,6 +71,21 @@ def test_doctor_says_on_what_nothing_was_tried(monkeypatch):
     monkeypatch.setattr("platform.system", lambda: "Windows")
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
     assert "nothing here was tried on" in json.loads(run("doctor", "--json").stdout)["system"]
+
+
+@pytest.mark.parametrize(
+    ("codes", "said"),
+    [
+        (["es", "fr", "pt", "it"], "in es, fr, pt, it (not in zh, de, ru, ar, ja, ko, hi: type "),
+        (list(LANGUAGES)[1:], f"renderings of typed sentences in {', '.join(list(LANGUAGES)[1:])}"),
+        ([], "renderings of typed sentences, but for those that you type in"),
+    ],
+)
+def test_doctor_says_in_which_languages_typed_sentences_are_rendered(monkeypatch, codes, said):
+    monkeypatch.setattr("dysem_lab.translation.apertium.reached", lambda: codes)
+    verdict = json.loads(run("doctor", "--json").stdout)["verdict"]
+    assert said in verdict
+    assert ("not in" in verdict) == (0 < len(codes) < 11)
 
 
 def test_models_and_doctor_are_readable(monkeypatch):
@@ -145,7 +161,7 @@ def test_similarity_without_translations_says_that_it_is_english_only(tiny_folde
     assert "the demo set" not in run(*arguments, "--languages", "en", "--no-scale").output
 
 
-@pytest.mark.skipif(not can_translate(), reason="needs Apertium with a pair from English")
+@pytest.mark.skipif(not reached(), reason="needs Apertium with a pair from English")
 def test_similarity_takes_apertium_by_itself_and_goes_on_without_what_it_cannot_render(
     tiny_folder, monkeypatch
 ):
@@ -332,6 +348,8 @@ WRONG = {
     "similarity A. B. --template prompteo": "did you mean 'prompteol'?",
     "similarity A. B. --setting englsh": "unknown prompt setting 'englsh'; did you mean 'english'?",
     "similarity A. B. --languages en,xx": "unknown language 'xx'",
+    "similarity A. B. --languages EN,ja": "unknown language 'EN'; did you mean 'en'?",
+    "similarity A. B. --languages en,German": "unknown language 'German'; did you mean 'de'?",
     "similarity A. B. --languages en,en": "one or more different codes",
     "similarity A. B. --languages en,ja": "--languages en,ja needs --translator or --table",
     "similarity A. B. --k 1.5": "a fraction in (0, 1] of d, got 1.5",
@@ -376,6 +394,17 @@ def test_a_wrong_name_is_said_before_torch_is_imported():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (("figures", "--workers", "2"), "--workers goes with --engine ray"),
+        (("figures", "--engine", "rayy"), "unknown engine 'rayy'; did you mean 'ray'"),
+        (("figures", "--data", ""), "data is an empty string"),
+        (("figures", "--model", "gema-3-270m"), "did you mean 'gemma-3-270m'"),
+        (("figures", "--only", "99"), "unknown notebook '99'"),
+        (("figures", "-p", "k"), "-p 'k' is not name=value"),
+        (("figures", "-p", "kk=1"), "unknown notebook parameter 'kk'"),
+        (("figures", "-p", "data=demo"), "give --data"),
+        (("figures", "-p", "pairs=3", "--pairs", "4"), "--pairs and -p pairs differ"),
+        (("figures", "--from", "{table}"), "does not say how to make it again"),
+        (("figures", "--from", "{table}", "--pairs", "3"), "--from takes all from the record"),
         (
             ("evaluate", "--methods", "promteol"),
             "unknown method 'promteol'; did you mean 'prompteol'",
