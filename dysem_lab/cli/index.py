@@ -1,6 +1,5 @@
 """`dysem-lab index`: a corpus on disk, searched exactly."""
 
-import json
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,12 +16,12 @@ from dysem_lab.cli.terminal import (
     Template,
     codes_of,
     number,
-    out,
     print_json,
     print_table,
     settings_of,
 )
 from dysem_lab.data.tables import read_lines, read_table
+from dysem_lab.encoders.settings import check_settings
 from dysem_lab.errors import InputError, choices
 from dysem_lab.inputs import checked, has_words, one_of, path_of
 from dysem_lab.translation.translate import check_translator
@@ -30,10 +29,10 @@ from dysem_lab.translation.translate import check_translator
 if TYPE_CHECKING:
     from dysem_lab.encoders.base import Encoder
     from dysem_lab.retrieval.index import SemanticIndex
+    from dysem_lab.translation.translate import Translator as AnyTranslator
 
 BATCH = 4096  # texts that are encoded and added at once: a block of an index
 STORED = ("float32", "float16", "int8")
-WHY = ("dimension", "token", "head", "block")
 
 Folder = Annotated[Path, typer.Argument(help="Folder of the index.")]
 Texts = Annotated[
@@ -90,16 +89,20 @@ def build(
         str,
         typer.Option(
             "--stored",
-            help="float32, float16 or int8: fewer bytes, other ranks.",
+            help="float32, float16 or int8: fewer bytes, other ranks; int8 loses most where one "
+            "text has huge values.",
             show_default="float32, or what the index has",
         ),
     ] = "",
     language: Language = "en",
     as_json: Json = False,
 ) -> None:
-    """Encode texts and put them into an index; stopped, the same command goes on where it was."""
-    from dysem_lab.encoders.settings import check_settings
-    from dysem_lab.encoders.systems import NAMES
+    """Encode texts and put them into an index; stopped, the same command goes on where it was.
+
+    int8 has a step for each dimension, 1/127 of its largest value among some thousand texts: where
+    one text has a huge value, all others are nearly 0 there.
+    """
+    from dysem_lab.encoders.systems import DYSEM, NAMES, PARAPHRASED, needs_lens
     from dysem_lab.models.names import check_name
 
     # Whatever can be wrong is said before a model is loaded.
@@ -107,47 +110,107 @@ def build(
     one_of(stored or STORED[0], STORED, "data type")
     one_of(method, NAMES, "method")
     check_name(model)
-    setting = setting or settings_of(template)[-1]
+    of_dysem: dict[str, Any] = {"component": component, "template": template, "vector": vector}
+    of_dysem["setting"] = setting or settings_of(template)[-1]
+    if method != "dysem":
+        usual = {"component": "attn", "template": "prompteol", "vector": "mean"}
+        if setting or any(of_dysem[name] != value for name, value in usual.items()):
+            raise InputError(
+                "--component, --template, --setting and --vector go with --method dysem; "
+                f"{method!r} names its own"
+            )
+        of_dysem = {**usual, **DYSEM.get(method, {})}
     codes = codes_of(languages)
-    check_settings(codes or ["en"], component, template, setting, vector)
+    if method in DYSEM:
+        check_settings(codes or ["en"], **of_dysem)
     check_translator(translator)
     if (texts is None) == (not shards):
         raise InputError("give either a file of texts or --shards")
+    if shards and (column or ids or not needs_lens(method)):
+        raise InputError(
+            "--shards have texts and ids of their own, and vectors of a model that was captured; "
+            "--column, --ids and trained methods go with a file of texts"
+        )
+    if method in PARAPHRASED and not shards:
+        raise InputError(
+            f"--method {method} needs paraphrases: capture the columns en, en-1, …, and give "
+            "--shards"
+        )
+    there = _begun(folder, stored)
     given, names = _read(texts, column, ids) if texts else ([], [])
-    made_by, usual = translator_named(table, translator)
+    if there is not None:
+        _new(there, set(there.ids), names, given)
+    made_by, found = translator_named(table, translator)
     if shards:
         from dysem_lab.cluster.shards import captured
 
-        usual = captured(shards)["languages"]
-    codes = codes or usual
+        found = captured(shards)["languages"]
+    codes = codes or found
+    if method in DYSEM:
+        check_settings(codes, **of_dysem)
+        if there is not None:
+            there.require_settings("DySem", {"languages": codes, "k": kept, **of_dysem})
+        if shards:
+            from dysem_lab.cluster.shards import require_captured
+
+            require_captured(shards, codes, language, **of_dysem)
+        else:
+            _check_renderings(made_by, codes, language, given if table else given[:1])
 
     from dysem_lab.encoders.dysem import DySem
-    from dysem_lab.encoders.systems import named_systems, needs_lens
+    from dysem_lab.encoders.systems import named_systems
     from dysem_lab.models.loading import load_model
     from dysem_lab.retrieval.index import SemanticIndex
-    from dysem_lab.retrieval.records import is_begun
 
     lens = load_model(model) if needs_lens(method) else None
     encoder: Encoder
     if method == "dysem":
         assert lens is not None
-        encoder = DySem(lens, codes, made_by, kept, component, template, setting, vector)
+        encoder = DySem(lens, codes, made_by, kept, **of_dysem)
     else:
         (encoder,) = named_systems(lens, method, codes, made_by, kept).values()
-    if is_begun(folder):
-        there = SemanticIndex.open(folder, encoder)
-        if there.dtype != (stored or there.dtype):
-            raise InputError(
-                f"{folder} stores {there.dtype}, not {stored}; build another, or leave --stored out"
-            )
-    else:
+    if there is None:
         there = SemanticIndex.create(
             folder, encoder.width, dtype=stored or STORED[0], encoder=encoder
         )
+    there.require_made_by(encoder)
     if shards:
         _add_shards(there, encoder, shards, language, as_json)
     else:
         _add(there, encoder, given, names, language, as_json)
+
+
+def _begun(folder: Path, stored: str) -> "SemanticIndex | None":
+    """Return the index that is in a folder, if it can be gone on with in a data type."""
+    from dysem_lab.retrieval.index import SemanticIndex
+    from dysem_lab.retrieval.records import is_begun
+
+    folder = path_of(folder)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; give the folder of an index, or a new one")
+    if not is_begun(folder):
+        return None
+    there = SemanticIndex.open(folder)
+    there.require_vectors()
+    if there.dtype != (stored or there.dtype):
+        raise InputError(
+            f"{folder} stores {there.dtype}, not {stored}; build another, or leave --stored out"
+        )
+    return there
+
+
+def _check_renderings(
+    translator: "AnyTranslator | None", codes: Sequence[str], language: str, texts: list[str]
+) -> None:
+    """Raise an error where texts have no renderings in the languages of a consensus."""
+    others = [code for code in codes if code != language]
+    if others and translator is None:
+        raise InputError(
+            f"--languages {','.join(codes)} of texts in {language!r} needs --translator or --table"
+        )
+    for code in others:
+        assert translator is not None
+        translator.translate(texts, language, code)
 
 
 @index.command(epilog="Example:  dysem-lab index add my-index more.csv --column sentence")
@@ -162,7 +225,11 @@ def add(
     as_json: Json = False,
 ) -> None:
     """Encode more texts, as those that are there were; known ids with the same text are left."""
+    from dysem_lab.retrieval.index import SemanticIndex
+
     given, names = _read(texts, column, ids)
+    there = SemanticIndex.open(folder)
+    _new(there, set(there.ids), names, given)  # before a model is loaded
     there, encoder = opened(folder, table, translator)
     _add(there, encoder, given, names, language, as_json)
 
@@ -186,90 +253,6 @@ def delete(
     say({"index": folder, "deleted": len(ids), "texts": len(there)}, as_json)
 
 
-@index.command(epilog="Example:  dysem-lab index search my-index 'It is raining.' -n 5 --why token")
-def search(
-    folder: Folder,
-    queries: Annotated[list[str], typer.Argument(help="One or more texts.")],
-    n: Annotated[int, typer.Option("-n", min=1, help="Hits of each.")] = 10,
-    why: Annotated[
-        str, typer.Option(help="Explain a hit by dimension, token, head or block.")
-    ] = "",
-    hit: Annotated[int, typer.Option(min=1, help="Rank of the hit that is explained.")] = 1,
-    first_stage: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Look at so many texts alone, from `dysem-lab index first-stage`; some can be "
-            "missed.",
-            show_default="look at all",
-        ),
-    ] = None,
-    table: Table = None,
-    translator: Translator = "",
-    language: Language = "en",
-    as_json: Json = False,
-) -> None:
-    """Say which texts of an index are nearest to a text, on which dimensions, and why."""
-    checked(queries, "query")
-    if why:
-        one_of(why, WHY, "explanation")
-    there, encoder = opened(folder, table, translator)
-
-    from dysem_lab.models.store import VectorStore
-    from dysem_lab.questions.indexed import hits_of, why_hit
-
-    asked = encoder.encode(queries, language=language, store=VectorStore(), progress=not as_json)
-    found = hits_of(there, asked, n, first_stage)
-    reasons: list[Any] = [None] * len(queries)
-    if why:
-        for i, (query, hits) in enumerate(zip(queries, found, strict=True)):
-            if hit > len(hits):
-                raise InputError(f"--hit {hit}: {query!r:.80} has {len(hits)} hits")
-            reasons[i] = why_hit(there, encoder, query, hits["id"].iloc[hit - 1], why, language)
-    if as_json:
-        print_json(
-            [
-                {
-                    "query": query,
-                    "hits": json.loads(hits.to_json(orient="records")),
-                    "first_stage": hits.attrs["first_stage"],
-                    "why": str(reason) if reason else None,
-                }
-                for query, hits, reason in zip(queries, found, reasons, strict=True)
-            ]
-        )
-        return
-    if first_stage is not None:
-        said = there.first_stage or {}
-        recall = said.get("recall@10")
-        measured = f"; with {said['candidates']:,} it found {recall:.1%}" if recall else ""
-        out.print(
-            f"Not all texts were looked at: {found[0].attrs['first_stage']}{measured} of the 10 "
-            "nearest",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
-    for query, hits, reason in zip(queries, found, reasons, strict=True):
-        print_table(
-            f"Nearest to: {query}",
-            ("rank", "similarity", "|U|", "id", "text", "adds most, once what all share is gone"),
-            (
-                (
-                    row.rank,
-                    f"{row.similarity:.4f}",
-                    row.n_dims,
-                    row.id,
-                    row.text or "",
-                    f"{', '.join(map(str, row.top_dimensions))} ({row.top_share:.3f})",
-                )
-                for row in hits.itertuples()
-            ),
-        )
-        if reason is not None:
-            out.print(f"Hit {hit}: {reason}", highlight=False, markup=False, soft_wrap=True)
-
-
 def _read(path: Path, column: str, ids: str) -> tuple[list[str], list[str]]:
     """Return the texts of a file, and their ids."""
     if not path_of(path).is_file():
@@ -285,7 +268,9 @@ def _read(path: Path, column: str, ids: str) -> tuple[list[str], list[str]]:
             raise choices(f"column of {path}", name, names)
     texts = checked(table[column].tolist())
     if ids:
-        return texts, list(map(str, table[ids]))
+        from dysem_lab.retrieval.records import checked_ids
+
+        return texts, list(map(str, checked_ids(map(str, table[ids]))))
     return texts, [f"{path.name}:{i}" for i in range(1, len(texts) + 1)]
 
 
@@ -297,6 +282,7 @@ def opened(folder: Path, table: Path | None, translator: str) -> "tuple[Semantic
     there = SemanticIndex.open(folder)
     if not there.encoder:
         raise InputError(f"{folder} does not say what made its vectors; use SemanticIndex.search")
+    there.require_vectors()
     made_by, _ = translator_named(table, translator)
     name = there.encoder.get("translator")
     if name and made_by is None:
@@ -343,12 +329,14 @@ def _add(
 
 def _kept(dtype: str, vectors: Any) -> dict[str, float]:
     """Return what a data type keeps of the ranking, of the first texts that are enough to say."""
-    from dysem_lab.retrieval.effect import ranking_kept
+    from dysem_lab.retrieval.effect import n_lost, ranking_kept
 
     if dtype == "float32" or len(vectors) <= 10:
         return {}
     share = round(ranking_kept(vectors, dtype), 4)
-    return {f"10 nearest kept by {dtype} (of {len(vectors)} texts)": share}
+    kept = {f"10 nearest kept by {dtype} (of {len(vectors)} texts)": share}
+    lost = n_lost(vectors, dtype)
+    return {**kept, **({f"texts that are zero on their set in {dtype}": lost} if lost else {})}
 
 
 def _add_shards(

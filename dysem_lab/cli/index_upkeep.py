@@ -4,7 +4,8 @@ from typing import Annotated, Any
 
 import typer
 
-from dysem_lab.cli.index import Folder, Language, Table, Translator, encoded, index, opened, say
+from dysem_lab.cli.index import Folder, Language, Table, Translator, encoded, opened, say
+from dysem_lab.cli.index_search import index
 from dysem_lab.cli.terminal import Json, err
 from dysem_lab.errors import InputError
 

@@ -13,13 +13,15 @@ from typing import Any
 import xxhash
 
 from dysem_lab.cluster import texts
-from dysem_lab.cluster.pool import connected, errors_of, hired, pooled
+from dysem_lab.cluster.pool import connected, errors_of, hired, pooled, share_of
 from dysem_lab.cluster.shards import (
     Manifest,
     n_shards,
     other_capture,
+    read_manifest,
     read_shard,
     remove_parts,
+    require_same,
     write_manifest,
     write_shard,
 )
@@ -28,14 +30,16 @@ from dysem_lab.errors import DataError, ModelError
 from dysem_lab.inputs import at_least, one_of
 from dysem_lab.models.capture import capture
 from dysem_lab.models.lens import LensModel
-from dysem_lab.models.loading import load_model
+from dysem_lab.models.loading import load_model, resolve_device, size_of
 from dysem_lab.models.names import check_name, local_path
 from dysem_lab.models.passes import MAX_TOKENS
 from dysem_lab.models.places import Blocks, places
 from dysem_lab.models.record import row_shape
 from dysem_lab.prompts import template_parts, wrap
+from dysem_lab.retrieval.identity import VECTORS
 
 ENGINES = ("local", "ray")
+CONFIGURATIONS = ("config.json", "adapter_config.json")  # one of which a model's folder has
 
 Report = Callable[[int, int, str], None]
 
@@ -74,21 +78,51 @@ class Request:
         """Return the request with addresses that every process understands.
 
         Raises:
-            InputError: A name that does not exist, no rows, or an address that cannot be reached.
-            ModelError: As for `dysem_lab.models.names.check_name`.
+            InputError: A name that does not exist, a block that the model does not have as far as
+                that is known before it is loaded, no rows, or an address that cannot be reached.
+            ModelError: As for `dysem_lab.models.names.check_name`, or a folder of no model.
         """
-        places(self.components, self.layers)
+        wanted = places(self.components, self.layers)
         at_least(self.rows, 1, "rows")
         for code in self.columns:
             template_parts(self.template, self.setting, code)
+        resolve_device(dtype=self.dtype)
         check_name(self.model)
         path = local_path(self.model)
+        if path and path.is_dir() and not any((path / name).is_file() for name in CONFIGURATIONS):
+            raise ModelError(f"{path} has no config.json; give the folder of a model")
+        if isinstance(self.layers, int) and (size := size_of(self.model)):
+            for place in wanted:
+                place.check(size[0])
         return dataclasses.replace(
             self,
             texts=texts.absolute(self.texts),
             folder=texts.absolute(self.folder),
             model=str(path.resolve()) if path else self.model,
         )
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """What the shards are of, as far as that is known before the model is."""
+        return {
+            "template": self.template,
+            "setting": self.setting,
+            "languages": list(self.columns),
+            "max_tokens": MAX_TOKENS,
+            "rows": self.rows,
+            "vectors": VECTORS,
+        }
+
+    def check_folder(self) -> None:
+        """Raise an error where the folder is known to be of another capture, or is damaged."""
+        there = read_manifest(self.folder)
+        if there is None:
+            return
+        asked = {**self.said, "shapes": sorted(map(str, places(self.components, self.layers)))}
+        if self.dtype != "auto":
+            asked["dtype"] = self.dtype
+        of = {"vectors": 1, **there, "shapes": sorted(there.get("shapes", ())), **there["model"]}
+        require_same({name: of.get(name) for name in asked}, asked, self.folder)
 
     def read(self) -> Iterator[Rows]:
         """Yield the rows of one shard after the other."""
@@ -119,11 +153,7 @@ class Worker:
         return {
             "model": dataclasses.asdict(self.lens.facts),
             "shapes": shapes,
-            "template": request.template,
-            "setting": request.setting,
-            "languages": list(request.columns),
-            "max_tokens": MAX_TOKENS,
-            "rows": request.rows,
+            **request.said,
             "made_by": f"dysem-lab {__version__}",
         }
 
@@ -177,7 +207,12 @@ def capture_shards(
     """
     one_of(engine, ENGINES, "engine")
     request = request.checked()
-    crew = partial(_on_ray, connected(), n_workers) if engine == "ray" else _here
+    request.check_folder()
+    crew = _here
+    if engine == "ray":
+        ray = connected()
+        share_of(ray, n_workers)  # too many are refused before all texts are read
+        crew = partial(_on_ray, ray, n_workers)
     n_texts, digest = 0, xxhash.xxh3_64()
     for rows in request.read():
         n_texts += len(rows.ids)

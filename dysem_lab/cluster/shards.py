@@ -8,7 +8,7 @@ name and renamed once it is whole; its pages have checksums.
 import json
 import math
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,10 +22,10 @@ from dysem_lab.encoders.vectors import SemanticVectors
 from dysem_lab.errors import DataError, InputError
 from dysem_lab.models.capture import space_of
 from dysem_lab.models.facts import ModelFacts
-from dysem_lab.models.places import place
+from dysem_lab.models.places import Place, place
 from dysem_lab.models.store import VectorStore, prompt_key
-from dysem_lab.prompts import Prompt, wrap
-from dysem_lab.retrieval.identity import differences
+from dysem_lab.prompts import Prompt, template_parts, wrap
+from dysem_lab.retrieval.identity import differences, require_vectors
 
 MANIFEST = "capture.json"
 OURS, SEAL = b"dysem_lab", b"dysem_lab_checksum"  # keys of a shard's metadata
@@ -42,22 +42,27 @@ def n_shards(manifest: Manifest) -> int:
 def other_capture(there: Manifest, given: Manifest) -> str:
     """Return in words what differs between two captures; "" where nothing does.
 
-    A model is told by its weights and texts by what they are, whatever they are called.
+    A model is told by its weights, texts by what they are, and the version of this package by the
+    vectors that it makes (`dysem_lab.retrieval.identity.VECTORS`), whatever they are called.
     """
     return differences(*map(_identity, (there, given)))
 
 
 def _identity(manifest: Manifest) -> Manifest:
-    model = manifest["model"]
-    named = {name: value for name, value in manifest.items() if name not in ("model", "texts")}
-    return {"model": model["fingerprint"], "dtype": model["dtype"], **named}
+    model, told = manifest["model"], ("model", "texts", "made_by")
+    named = {name: value for name, value in manifest.items() if name not in told}
+    return {"model": model["fingerprint"], "dtype": model["dtype"], "vectors": 1, **named}
+
+
+def _require_vectors(folder: str, manifest: Manifest) -> None:
+    require_vectors(manifest, folder, manifest["made_by"], "capture the texts again")
 
 
 def read_manifest(folder: str) -> Manifest | None:
     """Return what the shards of a folder are of, or None where that is not written down.
 
     Raises:
-        DataError: The file is damaged.
+        DataError: The file is damaged, or the folder is none.
     """
     files, path = file_system(folder)
     try:
@@ -66,6 +71,8 @@ def read_manifest(folder: str) -> Manifest | None:
         return {**manifest, "rows": int(manifest["rows"]), "n_texts": int(manifest["n_texts"])}
     except FileNotFoundError:
         return None
+    except OSError as error:  # the folder is a file, or a store that is out of reach
+        raise DataError(f"{folder} cannot be read ({error}); give another folder") from error
     except (ValueError, TypeError, KeyError) as error:
         raise DataError(f"{folder}/{MANIFEST} is damaged ({error}); move it away") from error
 
@@ -79,11 +86,16 @@ def write_manifest(folder: str, manifest: Manifest) -> None:
     """
     there = read_manifest(folder)
     if there is not None:
-        if differs := other_capture(there, manifest):
-            raise InputError(f"{folder} is another capture ({differs}); give another folder")
+        require_same(_identity(there), _identity(manifest), folder)
         return
     text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
     _write_whole(folder, MANIFEST, lambda file: file.write(text.encode()))
+
+
+def require_same(there: Manifest, given: Manifest, folder: str) -> None:
+    """Raise `InputError` where what a folder says of its shards is not what they are to be."""
+    if differs := differences(there, given):
+        raise InputError(f"{folder} is another capture ({differs}); give another folder")
 
 
 def name_of(number: int) -> str:
@@ -196,6 +208,53 @@ def captured(folder: str) -> Manifest:
     return manifest
 
 
+def require_captured(
+    folder: str,
+    codes: Sequence[str],
+    language: str,
+    component: str,
+    template: str,
+    setting: str,
+    vector: str,
+) -> None:
+    """Raise an error where a capture has not what DySem reads; no shard and no model is read.
+
+    Args:
+        folder: Of the capture.
+        codes: Languages of the consensus.
+        language: Of the texts.
+        component: As for `dysem_lab.DySem`.
+        template: Likewise.
+        setting: Likewise.
+        vector: Likewise.
+
+    Raises:
+        InputError: It is named; or the vectors are those of code that makes others now.
+    """
+    manifest = captured(folder)
+    _require_vectors(folder, manifest)
+    there = manifest["languages"]
+    if missing := [code for code in dict.fromkeys([*codes, language]) if code not in there]:
+        raise InputError(
+            f"{folder} has no texts in {', '.join(missing)}, but in {', '.join(there)}; give "
+            "languages that were captured"
+        )
+
+    def frame(template: str, setting: str, code: str) -> object:
+        return template == "none", template_parts(template, setting, code)
+
+    where = str(Place(component))
+    read = [*codes, *([language] if vector == "source" else [])]
+    captured_so = (manifest["template"], manifest["setting"])
+    same = all(frame(template, setting, code) == frame(*captured_so, code) for code in read)
+    if where not in manifest["shapes"] or not same:
+        raise InputError(
+            f"{folder} has no {where} of {template!r}, {setting}, but "
+            f"{', '.join(manifest['shapes'])} of {captured_so[0]!r}, {captured_so[1]}; give those, "
+            "or capture the texts so"
+        )
+
+
 def shards(folder: str) -> Iterator[tuple[Manifest, Rows, Vectors]]:
     """Yield what each shard of a finished capture holds, one after the other.
 
@@ -221,6 +280,7 @@ def store_shards(folder: str, store: VectorStore) -> int:
         DataError: As for `shards`, or the store cannot be written.
     """
     n = 0
+    _require_vectors(folder, captured(folder))
     for manifest, rows, vectors in shards(folder):
         facts = ModelFacts(**manifest["model"])
         store.remember(facts)
@@ -249,6 +309,7 @@ def encoded_shards(
         InputError: As for `shards`; or the capture is of another model, prompt or place.
         DataError: As for `shards`.
     """
+    _require_vectors(folder, captured(folder))
     for manifest, rows, vectors in shards(folder):
         model, facts = ModelFacts(**manifest["model"]), encoder.facts
         if (model.fingerprint, model.dtype) != (facts.fingerprint, facts.dtype):

@@ -119,6 +119,8 @@ def rows(
     short = [PurePosixPath(name).name for name in names]
     if len(set(short)) < len(short):
         short = names
+    for name in names:  # of all, before the first is read at length
+        _require_columns(files, name, [*columns.values(), *([ids] if ids else [])])
     waiting = Rows([], {code: [] for code in columns})
     for name, called in zip(names, short, strict=True):
         first = 1
@@ -166,9 +168,6 @@ def _ids(file: str, first: int, column: str, values: list) -> list[str]:
 
 def _parts(files: Any, name: str, columns: Sequence[str]) -> Iterator[dict[str, list]]:
     """Yield column → values of some rows of a file at a time."""
-    there = _columns(files, name)
-    if there and (missing := [column for column in columns if column not in there]):
-        raise DataError(f"{name} has no column {', '.join(missing)}, but {', '.join(there)}")
     try:
         if name.endswith(".parquet"):
             from pyarrow.parquet import ParquetFile
@@ -188,6 +187,13 @@ def _parts(files: Any, name: str, columns: Sequence[str]) -> Iterator[dict[str, 
         raise
     except UNREADABLE as error:
         raise DataError(f"{name}: cannot be read: {error or type(error).__name__}") from error
+
+
+def _require_columns(files: Any, name: str, columns: Sequence[str]) -> None:
+    """Raise `DataError` where a file has rows, and not these columns."""
+    there = _columns(files, name)
+    if there and (missing := [column for column in columns if column not in there]):
+        raise DataError(f"{name} has no column {', '.join(missing)}, but {', '.join(there)}")
 
 
 def _columns(files: Any, name: str) -> list[str]:

@@ -74,6 +74,9 @@ class SemanticIndex(Reader):
             width: Number of dimensions, d.
             dtype: "float32"; "float16" or "int8" for a half or a quarter of a value's bytes, which
                 changes vectors and so the ranking (`dysem_lab.retrieval.effect` says how much).
+                In int8 a dimension has a step of 1/127 of its largest value among some thousand
+                texts: of vectors with huge outliers most similarities are lost (`Hits.n_undefined`
+                counts them), and float16 is the smaller type that keeps them.
             encoder: What makes the vectors; `open` then refuses another.
 
         Raises:
@@ -113,10 +116,12 @@ class SemanticIndex(Reader):
         Args:
             path: Its folder.
             encoder: What will make the queries; one with another model or other settings than the
-                index was made with is refused.
+                index was made with is refused, and so is an index of a version of this package
+                that makes other vectors.
 
         Raises:
-            InputError: No index there, or of another encoder, whose difference is named.
+            InputError: No index there, or of another encoder, whose difference is named, or of
+                other vectors.
             DataError: An index of another format, or damaged.
         """
         index = cls(path)

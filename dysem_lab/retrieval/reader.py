@@ -1,6 +1,6 @@
 """What is read of an index on disk: its settings, ids and texts, and shards mapped into memory."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,12 @@ from dysem_lab.errors import DataError, InputError, some_of
 from dysem_lab.inputs import array_of, at_least, path_of
 from dysem_lab.retrieval import records
 from dysem_lab.retrieval.first_stage import FirstStage, read
-from dysem_lab.retrieval.identity import described, encoders_differ
+from dysem_lab.retrieval.identity import (
+    described,
+    differences,
+    encoders_differ,
+    require_vectors,
+)
 from dysem_lab.retrieval.layout import Shard
 from dysem_lab.retrieval.records import Id
 
@@ -200,14 +205,35 @@ class Reader:
             self._staged = facts["first_stage"]
             return
 
+    def require_vectors(self) -> None:
+        """Raise `InputError` unless this version makes the same vectors of a text."""
+        if self.encoder:
+            require_vectors(self.encoder, str(self.path), self.made_by, "build another index")
+
     def require_made_by(self, encoder: Encoder) -> None:
-        """Raise `InputError` unless an encoder is what the index was made with."""
+        """Raise `InputError` unless an encoder, and this version of it, made the index."""
+        self.require_vectors()
         given = described(require_encoder(encoder))
         if not self.encoder:
             if encoder.width != self.width:
                 raise self._other_width(encoder.width)
             return
-        if other := encoders_differ(self.encoder, given):
+        self._require_none(encoders_differ(self.encoder, given))
+
+    def require_settings(self, kind: str, settings: Mapping[str, Any]) -> None:
+        """Raise `InputError` where no encoder of these settings made the index.
+
+        Args:
+            kind: Of the encoder: the name of its class.
+            settings: Some of them, as JSON values; no model is needed for that.
+        """
+        if self.encoder:
+            made = {"encoder": self.encoder["encoder"].rpartition(".")[2], **self.encoder["config"]}
+            asked = {"encoder": kind, **settings}
+            self._require_none(differences({name: made.get(name) for name in asked}, asked))
+
+    def _require_none(self, other: str) -> None:
+        if other:
             raise InputError(
                 f"{self.path} was made with {other}: vectors of two encoders have no similarity; "
                 "use that one, or build another index"

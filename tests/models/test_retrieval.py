@@ -352,6 +352,25 @@ def test_an_index_of_another_encoder_is_refused_by_what_differs(tmp_path, tiny_l
         SemanticIndex.create(tmp_path / "new", 31, encoder=encoder)
 
 
+def test_an_index_of_code_that_makes_other_vectors_is_refused_by_its_version(
+    tmp_path, tiny_lens, monkeypatch
+):
+    encoder = dl.DySem(tiny_lens, ("en",), k=8)
+    made = {"made": encoder, "unsaid": None}
+    for name, of in made.items():
+        SemanticIndex.create(tmp_path / name, encoder.width, encoder=of)
+    monkeypatch.setattr("dysem_lab.__version__", "9.9")
+    for name in made:
+        SemanticIndex.open(tmp_path / name, encoder)
+    monkeypatch.setattr("dysem_lab.retrieval.identity.VECTORS", 2)
+    with pytest.raises(InputError, match=r"made by dysem-lab \d.* other vectors .*1, and 2 now"):
+        SemanticIndex.open(tmp_path / "made", encoder)
+    SemanticIndex.open(tmp_path / "unsaid", encoder)  # whose vectors may be anybody's
+    assert len(SemanticIndex.open(tmp_path / "made")) == 0
+    SemanticIndex.create(tmp_path / "new", encoder.width, encoder=encoder)
+    SemanticIndex.open(tmp_path / "new", encoder)
+
+
 def test_another_file_in_the_place_of_an_index_is_refused(tmp_path):
     index = SemanticIndex.create(tmp_path / "index", D)
     file = tmp_path / "index" / "index.sqlite"

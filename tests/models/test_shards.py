@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -194,6 +195,14 @@ def test_names_that_do_not_exist_are_refused(other, said, request_for):
         sharded.capture_shards(request_for(), "rayy")
 
 
+def test_too_many_workers_are_refused_before_all_texts_are_read(request_for, monkeypatch):
+    nodes = [{"Alive": True, "Resources": {"CPU": 2}}]
+    monkeypatch.setattr(sharded, "connected", lambda: SimpleNamespace(nodes=lambda: nodes))
+    monkeypatch.setattr("dysem_lab.cluster.texts._parts", None)
+    with pytest.raises(InputError, match="3 workers, but the cluster has 2 cores"):
+        sharded.capture_shards(request_for(), "ray", 3)
+
+
 def test_a_folder_of_another_capture_is_refused_by_what_differs(
     request_for, loaded, tiny_folder, table, tmp_path, monkeypatch
 ):
@@ -213,9 +222,19 @@ def test_a_folder_of_another_capture_is_refused_by_what_differs(
     ):
         with pytest.raises(InputError, match=f"is another capture .*{said}"):
             sharded.capture_shards(replace(request, **other))
-    monkeypatch.setattr(dl, "__version__", "9.9")
-    with pytest.raises(InputError, match=r"made_by 'dysem-lab .*', not 'dysem-lab 9.9'"):
+    monkeypatch.setattr(dl, "__version__", "9.9")  # whose vectors are the same
+    assert captured(request) == ["there"] * 3
+    monkeypatch.setattr(sharded, "VECTORS", 2)
+    with pytest.raises(InputError, match=r"is another capture .*vectors 1, not 2"):
         sharded.capture_shards(request)
+    monkeypatch.setattr("dysem_lab.retrieval.identity.VECTORS", 2)
+    encoder = dl.DySem(loaded(request.model), ("en",), k=4)
+    for use in (
+        lambda: next(encoded_shards(request.folder, encoder)),
+        lambda: store_shards(request.folder, dl.VectorStore(tmp_path / "vectors.sqlite")),
+    ):
+        with pytest.raises(InputError, match=r"other vectors .*vectors 1, and 2 now.* texts again"):
+            use()
     monkeypatch.undo()
     monkeypatch.setattr(sharded, "load_model", loaded)
     (tmp_path / "shards" / "capture.json").write_text('{"rows": 4, "n_texts": 11}')

@@ -1,6 +1,7 @@
 """`dysem-lab index` on a tiny model: from texts to hits, and what is wrong on the way."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -186,6 +187,160 @@ def test_what_is_wrong_is_said(built, tmp_path, tiny_folder):
     ):
         with pytest.raises(InputError, match=said):
             run(*arguments)
+
+
+WRONG = {
+    "index build {new} {texts} --stored int4": "unknown data type 'int4'; did you mean 'int8'",
+    "index build {new} {texts} --method dysm": "unknown method 'dysm'; did you mean 'dysem'",
+    "index build {new} {texts} --component atn": "unknown component 'atn'; did you mean 'attn'",
+    "index build {new} {texts} --template prompteo": "did you mean 'prompteol'",
+    "index build {new} {texts} --setting englsh": "did you mean 'english'",
+    "index build {new} {texts} --vector men": "did you mean 'mean'",
+    "index build {new} {texts} --k 0": "an integer >= 1",
+    "index build {new} {texts} --model gema-3-270m": "did you mean 'gemma-3-270m'",
+    "index build {new} {texts} --languages en,xx": "unknown language 'xx'",
+    "index build {new} {texts} --languages en,en": "one or more different codes",
+    "index build {new} {texts} --languages en,ja": "en,ja of texts in 'en' needs --translator",
+    "index build {new} {texts} --language fr": "en of texts in 'fr' needs --translator or --table",
+    "index build {new} {texts} --translator apertum": "did you mean 'apertium'",
+    "index build {new} {texts} --table {table} --translator nllb": "either --table or --translator",
+    "index build {new} {texts} --table {table}": "no rendering in 'ja' of 'It rains.'",
+    "index build {new} {texts} --table {table} --languages en,ko": "'ko'",
+    "index build {new} {texts} --table {odd}": "unknown language 'xx'",
+    "index build {new} {texts} --method mean --component ffn": "go with --method dysem; 'mean'",
+    "index build {new} {texts} --method dysem_source --setting english": "go with --method dysem",
+    "index build {new} {texts} --method geneol": "geneol needs paraphrases",
+    "index build {new}": "either a file of texts or --shards",
+    "index build {new} {texts} --shards {shards}": "either a file of texts or --shards",
+    "index build {new} none.txt": "no file none.txt",
+    "index build {new} {table} --column text": "unknown column of .* 'text'",
+    "index build {new} {table} --column en --ids no": "unknown column of .* 'no'",
+    "index build {new} {twice} --ids name": "ids that are given twice: 'a'",
+    "index build {texts} {texts}": "is a file; give the folder of an index",
+    "index build {index} {texts} --stored int8": "stores float32, not int8",
+    "index build {index} {texts} --k 8": "was made with k 0.25, not 8",
+    "index build {index} {texts} --component ffn": "was made with component 'attn', not 'ffn'",
+    "index build {index} {other}": "has another text as 'corpus.txt:1'; delete it first",
+    "index add {index} {other}": "has another text as 'corpus.txt:1'; delete it first",
+    "index build {new} --shards {texts}": "cannot be read",
+    "index build {new} --shards {new}": "has no capture.json",
+    "index build {new} --shards {shards} --column en": "have texts and ids of their own",
+    "index build {new} --shards {shards} --method minilm": "and trained methods go with a file",
+    "index build {new} --shards {shards} --languages en,fr": "has no texts in fr, but in en",
+    "index build {new} --shards {shards} --language fr": "has no texts in fr, but in en",
+    "index build {new} --shards {shards} --component ffn": "has no ffn.sum of 'prompteol'",
+    "index build {new} --shards {shards} --template knowledge": "has no attn.sum of 'knowledge'",
+    "index build {new} --shards {shards} --method dysem_resid": "has no resid.sum",
+    "capture {new} {rows} --layers foo": "unknown layers 'foo'; choose one of: sum, each, a block",
+    "capture {new} {rows} --layers ²": "unknown layers '²'",
+    "capture {new} {rows} --layers 18": "layer must be between 0 and 17, got 18",
+    "capture {new} {rows} --model {model} --layers 3": "layer must be between 0 and 2, got 3",
+    "capture {new} {rows} --components atn": "unknown component 'atn'; did you mean 'attn'",
+    "capture {new} {rows} --components ,": "no component is named",
+    "capture {new} {rows} --dtype half": "unknown dtype 'half'",
+    "capture {new} {rows} --model gema-3-270m": "did you mean 'gemma-3-270m'",
+    "capture {new} {rows} --model {empty}": "has no config.json; give the folder of a model",
+    "capture {new} {rows} --template prompteo": "did you mean 'prompteol'",
+    "capture {new} {rows} --setting englsh": "did you mean 'english'",
+    "capture {new} {rows} --languages en,xx": "unknown language 'xx'",
+    "capture {new} {rows} --languages en,fr --column text": "has one language, not en, fr",
+    "capture {new} {rows} --column no": "has no column no, but en",
+    "capture {new} {rows} --ids no": "has no column no, but en",
+    "capture {new} {texts}": "ends in none of .parquet",
+    "capture {new} none.parquet": "no file none.parquet",
+    "capture {new} {pattern} --column en": "b.jsonl has no column en, but fr",
+    "capture {new} {rows} --workers 2": "--workers goes with --engine ray",
+    "capture {new} {rows} --engine rayy": "unknown engine 'rayy'; did you mean 'ray'",
+    "capture {new}://x {rows}": "cannot reach",
+    "capture {texts} {rows}": "cannot be read",
+    "capture {shards} {rows} --rows 9": "is another capture .rows 4096, not 9",
+    "capture {shards} {rows} --components ffn": r"shapes \['attn.sum'\], not \['ffn.sum'\]",
+    "capture {shards} {rows} --dtype bfloat16": "dtype 'float32', not 'bfloat16'",
+    "capture {shards} {rows} --setting english": "setting 'language-specific', not 'english'",
+}
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory, tiny_folder):
+    """Return what the commands of `WRONG` name."""
+    folder = tmp_path_factory.mktemp("wrong")
+    files = {
+        "corpus.txt": "\n".join(LINES),
+        "other/corpus.txt": "Another text.",
+        "table.csv": "en,ja\nA dog sleeps.,犬が寝ている。\n",
+        "odd.csv": "en,xx\nA dog sleeps.,Xx.\n",
+        "twice.csv": "name,text\na,One.\na,Two.\n",
+        "rows.jsonl": '{"en": "A dog sleeps."}\n{"en": "It rains."}\n',
+        "more/a.jsonl": '{"en": "A dog sleeps."}\n',
+        "more/b.jsonl": '{"fr": "Il pleut."}\n',
+        "empty/README.md": "",
+    }
+    for name, text in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
+    texts, rows, model = folder / "corpus.txt", folder / "rows.jsonl", tiny_folder("Llama")
+    run("build", folder / "index", texts, "--model", model)
+    shown = CliRunner().invoke(
+        cli, ["capture", str(folder / "shards"), str(rows), "--model", str(model)]
+    )
+    assert shown.exit_code == 0, shown.output
+    tables = {name: folder / f"{name}.csv" for name in ("table", "odd", "twice")}
+    named = {name: folder / name for name in ("new", "index", "shards", "empty")}
+    other, pattern = folder / "other" / "corpus.txt", folder / "more" / "*.jsonl"
+    return {
+        **{**tables, **named, "texts": texts, "rows": rows, "model": model},
+        **{"other": other, "pattern": pattern},
+    }
+
+
+@pytest.mark.parametrize("command", WRONG)
+def test_what_is_wrong_is_said_before_a_model_is_loaded(places, monkeypatch, command):
+    for module in ("models.loading", "encoders.saved", "cluster.capture"):
+        monkeypatch.setattr(f"dysem_lab.{module}.load_model", lambda *_, **__: pytest.fail("loads"))
+    if command.startswith("capture"):  # nor all texts read
+        monkeypatch.setattr("dysem_lab.cluster.texts._parts", lambda *_: pytest.fail("reads"))
+    result = CliRunner().invoke(cli, [each.format(**places) for each in command.split()])
+    assert isinstance(result.exception, DysemLabError), result.output
+    assert re.search(WRONG[command], str(result.exception)), result.exception
+    assert not places["new"].exists()
+
+
+def test_an_index_of_code_that_makes_other_vectors_is_refused_before_a_model_is_loaded(
+    built, monkeypatch
+):
+    folder, build = built
+    run(*build)
+    monkeypatch.setattr("dysem_lab.retrieval.identity.VECTORS", 2)
+    for module in ("models.loading", "encoders.saved"):
+        monkeypatch.setattr(f"dysem_lab.{module}.load_model", lambda *_, **__: pytest.fail("loads"))
+    said = (
+        r"was made by dysem-lab .* makes other vectors .*\(vectors 1, and 2 now\).* another index"
+    )
+    for command in (build, ("add", folder, build[2]), ("search", folder, "A text.")):
+        with pytest.raises(InputError, match=said):
+            run(*command)
+    assert asked("info", folder)["texts"] == 4
+    assert asked("delete", folder, "corpus.txt:3")["texts"] == 3
+
+
+def test_texts_that_int8_leaves_nothing_of_are_counted(tmp_path, tiny_folder, monkeypatch):
+    texts = tmp_path / "corpus.txt"
+    texts.write_text("\n".join(f"Text {i} of all." for i in range(12)), encoding="utf-8")
+    build = ("build", tmp_path / "index", texts, "--model", tiny_folder("Llama"))
+    encode = dl.DySem.encode
+
+    def with_a_giant(self, *arguments, **options):
+        found = encode(self, *arguments, **options)
+        return dl.SemanticVectors(
+            found.vectors * torch.tensor([1e6] + [1.0] * 11)[:, None], found.sets
+        )
+
+    monkeypatch.setattr(dl.DySem, "encode", with_a_giant)
+    said = asked(*build, "--stored", "int8")
+    index = dl.SemanticIndex.open(tmp_path / "index")
+    kept = index.vectors(index.ids)
+    zero = int(((kept.vectors * kept.sets) == 0).all(1).sum())
+    assert said["texts that are zero on their set in int8"] == zero > 5
 
 
 def test_an_index_without_texts_or_encoder_says_what_to_do(tmp_path):

@@ -220,6 +220,7 @@ ORDER = [
     "cli.notebooks",
     "cli.export",
     "cli.index",
+    "cli.index_search",
     "cli.index_upkeep",
     "cli.__main__",
     "explorers.controls",
