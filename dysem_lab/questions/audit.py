@@ -39,6 +39,7 @@ from dysem_lab.questions.controls import (
     without_some_words,
 )
 from dysem_lab.questions.finding import Facts, Finding, facts_of
+from dysem_lab.questions.names import NORM_NAMES
 from dysem_lab.questions.needs import prepare
 from dysem_lab.questions.scores import only_task, pair_cosine, require_order
 from dysem_lab.questions.study import Study
@@ -181,12 +182,13 @@ def audit(
         **given,
         template=prompts[0],
         setting=setting,
-        contrast=str(contrast) if contrast else None,
+        contrasts=_in_words(contrast) if contrast else None,
         fitted_on=fitted_on,
         paraphrases=by,
     )
     fresh = None if random_weights is None else random_weights.name
     unsaid = {"fit": only_task(other), "fit_split": fit_split, "random_weights": fresh}
+    unsaid["contrast"] = str(contrast) if contrast else None
     facts = replace(facts, unsaid=unsaid)
     scores = table(rows, study.data[task].gold, seed=seed)
     for row in (scores.iloc[0], scores[scores["control"] == "plain cosine"].iloc[0]):
@@ -222,6 +224,12 @@ def _copies(english: Study, n: int, seed: int) -> list[Study]:
         sides = texts[: len(data)], texts[len(data) :]
         made.append(english.on(replace(data, sentences={"en": sides})))
     return made
+
+
+def _in_words(contrast: Contrast) -> str:
+    """Return where a contrast is made, and how long its difference is, in words."""
+    norm = f"α = {contrast.alpha:g}" if contrast.norm == "scaling" else NORM_NAMES[contrast.norm]
+    return f"block {contrast.layer + 1}, {norm}"
 
 
 def _rephrased(
@@ -347,7 +355,7 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
         for control in part["control"].unique():
             place[control] = len(lines)
             lines.append(html.escape(control, quote=False))
-    figure = side_by_side(["score", "paired difference to DySem"], [0.46, 0.54])
+    figure = side_by_side(["score (dotted: DySem)", "paired difference to DySem"], [0.46, 0.54])
     ends = range_with_room(shown[[*DIFFERENCES]].assign(zero=0.0), 0.5)
     several = shown.groupby("control")["vector"].nunique()
     for vector, part in shown.groupby("vector", sort=False):

@@ -70,7 +70,7 @@ def figure(table: pd.DataFrame, main: str, facts: Facts | str) -> go.Figure:
         facts: What it was measured on.
     """
     blocks = table.drop_duplicates("layer")
-    titles = [f"block {row.layer + 1}, k = {row.k}" for row in blocks.itertuples()]
+    titles = [f"block {row.layer + 1}, k = {_ks(row.k)}" for row in blocks.itertuples()]
     present = table.drop_duplicates(["model", "control"])
     present = [
         (model, control)
@@ -112,10 +112,20 @@ def figure(table: pd.DataFrame, main: str, facts: Facts | str) -> go.Figure:
         drawn.update_xaxes(
             range=range_with_room(of_block.stack(), 0.3), title=AXES[main], row=1, col=col
         )
+    if (table["n_draws"] > 1).any():  # a legend has no other place to say it
+        wide = {"color": "#BBBBBB", "width": 7}
+        said = "each draw and seed by itself"
+        drawn.add_scatter(x=[None], y=[0], mode="lines", line=wide, name=said, row=1, col=1)
     lines_down(drawn, [superscript(label) for label in labels])
     height = 26 * len(labels) * (1 + 0.4 * (len(languages) - 1)) + 240
     drawn = layout(drawn, TITLES[main], facts, int(height))
     return drawn.update_layout(margin={"l": 240, "b": 110})
+
+
+def _ks(chosen: str) -> str:
+    """Return the k of a block, of which each seed may have chosen another, in words."""
+    values = sorted(str(chosen).split("/"), key=float)
+    return " or ".join(f"{k} d" if "." in k else k for k in values)
 
 
 def caption(
@@ -219,7 +229,7 @@ def _in_row_space(at: pd.DataFrame, main: str, reads: Readers) -> str:
 
 def _digits(values: pd.Series) -> str:
     """Return how values are written: small ones with a third digit."""
-    return ".3f" if values.abs().max() < 0.1 else ".2f"
+    return "z.3f" if values.abs().max() < 0.1 else "z.2f"  # z: no negative zero
 
 
 def _numbers(at: pd.DataFrame, main: str, n_texts: int) -> str:
@@ -230,7 +240,9 @@ def _numbers(at: pd.DataFrame, main: str, n_texts: int) -> str:
     said[0] += amount(own["n_dims"], "dimension")
     if own["seed_low"] < own["seed_high"]:
         said[0] += f" (seeds {own['seed_low']:{of}} to {own['seed_high']:{of}})"
-    said += [f"{name} {rows.loc[name, main]:{of}}" for name in (*FAIR, WHOLE) if name in rows.index]
+    fair = rows.loc[[name for name in FAIR if name in rows.index], main]
+    named = dict.fromkeys([SIZE, fair.idxmax(), WHOLE])  # all others are in the table
+    said += [f"{name} {rows.loc[name, main]:{of}}" for name in named]
     if ROTATED in rows.index:
         rotated = rows.loc[ROTATED]
         said[-1] += (

@@ -97,5 +97,5 @@ def caption(table: pd.DataFrame) -> str:
         if best == "attn"
         else f"Unlike the paper's models, {SYMBOLS[best]} and not A^L"
     )
-    said = f"{agrees} has the highest average under DySem"
-    return f"Spearman × 100 in English{over(table)}. {'. '.join(parts)}. {said}."
+    lead = f"{agrees} has the highest average under DySem"
+    return f"{lead}. Spearman × 100 in English{over(table)}. {'. '.join(parts)}."

@@ -220,18 +220,17 @@ def _share(row: pd.Series) -> str:
 
 
 def _numbers(rows: pd.DataFrame, table: pd.DataFrame, component: str) -> str:
-    """Return the numbers of a component."""
-    said = [f"{name} {_share(rows.loc[(TEXT, name)])}" for name in (ON, OFF, SETS, WHOLE)]
-    said += [f"{DIRECTIONS} {rows.loc[(DIRECTIONS, WHOLE), 'words']:.2f}"]
-    said += [f"{DIMENSION} {_share(rows.loc[(DIMENSION, ON)])}"]
+    """Return the numbers of a component that matter most; all of them are in the table."""
+    said = [f"{ON} {_share(rows.loc[(TEXT, ON)])}"]
+    said += [f"{name} {rows.loc[(TEXT, name), 'words']:.2f}" for name in (OFF, SETS, WHOLE)]
     said += [
-        f"{DIFFERENCE} of two texts on S(x) {_share(rows.loc[(DIFFERENCE, ON)])}",
-        f"off it {_share(rows.loc[(DIFFERENCE, OFF)])}",
+        f"{DIFFERENCE} of two texts on S(x) {rows.loc[(DIFFERENCE, ON), 'words']:.2f}",
+        f"off it {rows.loc[(DIFFERENCE, OFF), 'words']:.2f}",
     ]
     each = table[(table["language"] == EACH) & (table["component"] == component)]
     each = each.set_index(["vector", "part"]).loc[(TEXT, ON)]
     return (
         f"{SYMBOLS[component]}, S(x) of {amount(rows.loc[(TEXT, ON), 'n_dims'], 'dimension')}: "
-        f"{'; '.join(said)}. In a single language S(x) {_share(each)}; two languages share "
+        f"{'; '.join(said)}. In a single language S(x) {each['words']:.2f}; two languages share "
         f"{each['agreement']:.0%} of its top tokens (of two texts {each['agreement_other']:.0%})."
     )

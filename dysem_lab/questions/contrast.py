@@ -27,6 +27,7 @@ from dysem_lab.models.steering import Contrast
 from dysem_lab.prompts import TEMPLATE_NAMES
 from dysem_lab.questions.asked import asked
 from dysem_lab.questions.finding import Facts, Finding, facts_of
+from dysem_lab.questions.names import said
 from dysem_lab.questions.needs import prepare
 from dysem_lab.questions.published import AVERAGE
 from dysem_lab.questions.scores import LEVEL, certain, gain_columns, pair_cosine, with_holm
@@ -320,4 +321,5 @@ def extremes(table: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
 
 
 def _short(row: pd.Series) -> str:
-    return f"{prompt_name(row['template'])}, {row['method']}, {row['output_layer']}"
+    where = said("output_layer", row["output_layer"])
+    return f"{prompt_name(row['template'])}, {row['method']}, {where}"

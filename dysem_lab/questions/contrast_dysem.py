@@ -8,6 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from torch import Tensor
 
+from dysem_lab.display import amount
 from dysem_lab.encoders.dysem import semantic_vectors
 from dysem_lab.encoders.settings import VECTORS
 from dysem_lab.evaluate import paired_difference, score
@@ -17,7 +18,14 @@ from dysem_lab.questions.contrast import NO_GAIN, PLAIN, both_norms, contrast_ro
 from dysem_lab.questions.finding import Facts, Finding, facts_of
 from dysem_lab.questions.names import SYMBOLS
 from dysem_lab.questions.needs import prepare
-from dysem_lab.questions.scores import gain_columns, pair_cosine, pair_similarity, with_holm
+from dysem_lab.questions.scores import (
+    LEVEL,
+    certain,
+    gain_columns,
+    pair_cosine,
+    pair_similarity,
+    with_holm,
+)
 from dysem_lab.questions.study import Study
 from dysem_lab.questions.style import (
     METHOD_COLOURS,
@@ -122,7 +130,8 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
 
 def caption(table: pd.DataFrame) -> str:
     """Return one line: DySem alone, CP alone and both, per component."""
-    parts = []
+    both = table[(table["method"] != PLAIN) & (table["vector"] != "plain cosine")]
+    (up, down), parts = certain(both), []
     for component, part in one_task(table).groupby("component", sort=False):
         best = part.loc[part.groupby(part["method"] == PLAIN)["spearman"].idxmax()]
         steered = part[(part["method"] != PLAIN) & (part["vector"] != "plain cosine")]
@@ -132,4 +141,8 @@ def caption(table: pd.DataFrame) -> str:
             f"{SYMBOLS[component]}: best without CP {plain['spearman']:.1f} ({plain['vector']}); "
             f"the largest gain of CP on DySem is {gained(top)} ({top['method']}, {top['vector']})"
         )
-    return f"{'; '.join(parts)}."
+    return (
+        f"On top of DySem, CP gains in {up} and loses in {down} of "
+        f"{amount(len(both), 'comparison')} for certain (p < {LEVEL:g} after Holm). {SCORE}. "
+        f"{'; '.join(parts)}."
+    )

@@ -260,8 +260,8 @@ def variants_caption(table: pd.DataFrame, by: str) -> str:
         up, down = certain(steered)
         parts.append(
             f"{prompt_name(template)} (plain {plain:.2f}): from {worst['gain']:+.2f} "
-            f"({worst[by]}, {worst['method']}) to {best['gain']:+.2f} ({best[by]}, "
-            f"{best['method']}), {up} of {len(steered)} certainly above and {down} below"
+            f"({_variant(worst, by)}) to {best['gain']:+.2f} ({_variant(best, by)}), {up} of "
+            f"{len(steered)} certainly above and {down} below"
         )
     steered = table[table["method"] != PLAIN]
     up, down = certain(steered)
@@ -269,6 +269,11 @@ def variants_caption(table: pd.DataFrame, by: str) -> str:
         f"Of {len(steered)} comparisons {up} gain and {down} lose for certain (p < {LEVEL:g} after "
         f"Holm). Gain over the plain prompt at the same output layer. {'; '.join(parts)}."
     )
+
+
+def _variant(row: pd.Series, by: str) -> str:
+    """Return a variant in words, with its norm."""
+    return f"{POSITION_NAMES.get(row[by], row[by])}; {row['method']}"
 
 
 def template_panels(table: pd.DataFrame, templates: Sequence[str]) -> go.Figure:

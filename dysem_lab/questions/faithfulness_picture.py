@@ -90,6 +90,8 @@ def figure(table: pd.DataFrame, curves: pd.DataFrame, facts: Facts | str) -> go.
         _areas(drawn, table[table["removal"] == removal], col)
     drawn.update_yaxes(title="centred similarity, U frozen", row=1, col=1)
     title = "Which order of words finds what makes two texts similar?"
+    if shown["n_pairs"].nunique() > 1:
+        title += " (dashed: of fewer pairs)"
     return layout(drawn, title, facts, 920).update_layout(margin={"l": 230, "b": 120})
 
 

@@ -266,7 +266,7 @@ def figure(table: pd.DataFrame, heads: pd.DataFrame, facts: Facts | str) -> go.F
         drawn.update_xaxes(title=said, range=[-bounds[estimate], bounds[estimate]], row=1, col=col)
     ends = [-bounds[ABLATION], bounds[ABLATION]]
     drawn.update_yaxes(title="change under ablation", range=ends, row=1, col=1)
-    title = "Does an estimate say what a head's ablation does? Means over pairs"
+    title = "Does an estimate say what a head's ablation does? Means over pairs (dotted: it does)"
     return layout(drawn, title, facts, 560).update_layout(showlegend=False)
 
 

@@ -39,9 +39,15 @@ def figure(table: pd.DataFrame, ablation: pd.DataFrame, facts: Facts | str) -> g
     heads = table[table["kind"] == "head"]
     grid = heads.pivot_table(index="block", columns="head", values="share")
     most = float(grid.abs().to_numpy().max())
-    titles = ["share of the variance<br>of the similarity", "what its part adds<br>to the score"]
-    titles += ["what it attends to", f"share of every head (darkest: {most:.0%})"]
-    titles.append("the score after an ablation")
+    titles = [
+        "share of the variance<br>of the similarity",
+        "what its part adds<br>to the score (orange: certain)",
+    ]
+    titles += [
+        "what it attends to",
+        f"share of every head, darkest {most:.0%}<br>(orange above 0, blue below)",
+    ]
+    titles.append("the score after an ablation<br>(shaded: span of the random draws)")
     drawn = make_subplots(
         rows=2,
         cols=3,

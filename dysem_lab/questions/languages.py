@@ -1,5 +1,8 @@
 """How well does the model read each language, and do languages agree? Notebook 04."""
 
+from collections import Counter
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
@@ -96,17 +99,31 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
 
 
 def caption(table: pd.DataFrame) -> str:
-    """Return one line with the best and the worst language of each setting."""
-    parts = []
+    """Return one line with the best and the worst language of each setting.
+
+    The order of all is said of one task; those of several are in the table.
+    """
+    parts, firsts, lasts = [], [], []
+    several = table["task"].nunique() > 1
     for (task, setting), part in table.groupby(["task", "setting"], sort=False):
         ordered = part.sort_values("rank")
         best, worst = ordered.iloc[0], ordered.iloc[-1]
-        where = f"{task}, " if table["task"].nunique() > 1 else ""
+        firsts.append(best["language"])
+        lasts.append(worst["language"])
+        where = f"{task}, " if several else ""
+        order = "" if several else f", order {'/'.join(ordered['language'])}"
         parts.append(
             f"{where}{setting} prompts: best {best['language']} {best['spearman']:.1f}, worst "
-            f"{worst['language']} {worst['spearman']:.1f}, order {'/'.join(ordered['language'])}"
+            f"{worst['language']} {worst['spearman']:.1f}{order}"
         )
-    return f"Spearman × 100 of the plain cosine in a single language. {'; '.join(parts)}."
+    lead = f"The model reads {_most(firsts)} best and {_most(lasts)} worst"
+    return f"{lead}. Spearman × 100 of the plain cosine in a single language. {'; '.join(parts)}."
+
+
+def _most(codes: Sequence[str]) -> str:
+    """Return the code that is there most often, and how often, where it is not always there."""
+    code, n = Counter(codes).most_common(1)[0]
+    return code if n == len(codes) else f"{code} (in {n} of {len(codes)} rankings)"
 
 
 def overlaps(

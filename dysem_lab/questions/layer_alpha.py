@@ -15,6 +15,7 @@ from dysem_lab.questions.asked import asked, require_study
 from dysem_lab.questions.contrast import LABELS, PLAIN, contrast_scores, prompt_name
 from dysem_lab.questions.contrast_sweeps import template_panels
 from dysem_lab.questions.finding import Facts, Finding, facts_of, sources_of
+from dysem_lab.questions.names import said
 from dysem_lab.questions.needs import prepare
 from dysem_lab.questions.scores import LEVEL, certain
 from dysem_lab.questions.study import Study
@@ -180,6 +181,6 @@ def caption(table: pd.DataFrame, reported: pd.DataFrame) -> str:
     return (
         "The setting that is best on the pairs to choose on gains on other pairs too, with an "
         f"interval above 0, under {above} of {len(parts)} prompts. Of {n_tried} settings that were "
-        f"tried {up} gain for certain there (p < {LEVEL:g} after Holm). Output layer "
-        f"{table['output_layer'].iloc[0]}: {'; '.join(parts)}."
+        f"tried {up} gain for certain there (p < {LEVEL:g} after Holm). "
+        f"{said('output_layer', table['output_layer'].iloc[0]).capitalize()}: {'; '.join(parts)}."
     )

@@ -57,7 +57,11 @@ OUTPUT_NAMES = {
     "last": "after the last block",
     "final": "after the final norm",
 }
-OUTPUTS = {"penultimate": "the penultimate block", "final": "the final norm"}
+OUTPUTS = {
+    "penultimate": "the penultimate block",
+    "last": "the last block",
+    "final": "the final norm",
+}
 # Setting of a question → how it is said with its value ({s} is nothing for one, and "s" for more),
 # and what its values are called.
 SAID: dict[str, tuple[str, Mapping[str, str]]] = {
@@ -69,6 +73,8 @@ SAID: dict[str, tuple[str, Mapping[str, str]]] = {
     "prompts": ("{} prompts", {"english": "English"}),
     "vector": ("{} vectors", {}),
     "languages best first": ("languages best first on these pairs: {}", {}),
+    "views": ("renderings in {}", {}),
+    "temperature": ("τ = {}", {}),
     "m": ("m = {}", {}),
     "k": ("k = {}", {}),
     "ks": ("k = {}", {}),
@@ -107,6 +113,8 @@ def said(name: str, value: Any) -> str:
         values = [int(block) + 1 for block in values]
     if name in ("k", "ks"):
         values = [f"{k:g} d" if isinstance(k, float) else k for k in values]
+    if name in ("output_layer", "output_layers"):
+        values = [one if one in OUTPUTS else f"block {one}" for one in values]
     in_words = "/".join(names.get(str(one), str(one)) for one in values)
     return pattern.format(in_words, s="" if in_words == "1" else "s")
 

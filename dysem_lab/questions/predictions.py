@@ -338,7 +338,7 @@ def caption(table: pd.DataFrame) -> str:
         verdict = "CP moves probability towards function words here, not away from them"
     else:
         verdict = "CP does not move probability in one direction"
-    return f"{start}. {'; '.join(parts)}. {verdict}{_agreement(table, variants)}."
+    return f"{verdict}. {start}. {'; '.join(parts)}{_agreement(table, variants)}."
 
 
 def _agreement(table: pd.DataFrame, variants: list[str]) -> str:

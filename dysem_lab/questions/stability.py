@@ -14,6 +14,7 @@ from torch import Tensor
 from dysem_lab.consensus import consensus_set
 from dysem_lab.display import amount
 from dysem_lab.errors import InputError
+from dysem_lab.prompts import TEMPLATE_NAMES
 from dysem_lab.questions.asked import asked, codes_of
 from dysem_lab.questions.finding import Facts, Finding, facts_of, sources_of
 from dysem_lab.questions.needs import prepare
@@ -150,7 +151,8 @@ def table(
         }
         for a, b in combinations(studies, 2):
             at = different_texts(studies[a].texts(task, "en"))
-            compare(varied, f"{a} / {b}", read[a][at], read[b][at])
+            names = (TEMPLATE_NAMES.get(name, name) for name in (a, b))
+            compare(varied, " / ".join(names), read[a][at], read[b][at])
     return pd.DataFrame(rows)
 
 

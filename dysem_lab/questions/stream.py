@@ -178,7 +178,7 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
 def caption(table: pd.DataFrame) -> str:
     """Return one line: where the stream begins to move, how far, and what is left at the end."""
     position = table["position"].max()
-    parts = []
+    parts, ways = [], set[str]()
     for name, rows in table.groupby("variant", sort=False):
         last = rows[rows["position"] == position].set_index("layer")
         moved = last.index[last["change"] > 0]
@@ -186,6 +186,9 @@ def caption(table: pd.DataFrame) -> str:
             parts.append(f"{name}: nothing moves")
             continue
         start, lowest = moved.min(), last["cosine"].idxmin()
+        if start < last.index[-1]:
+            shrinks = last["change"].iloc[-1] < last.loc[start, "change"]
+            ways.add("less" if shrinks else "more")
         parts.append(
             f"{name}: moved by {last.loc[start, 'change']:.0%} after block {start + 1}, most "
             f"({last['change'].max():.0%}) after block {last['change'].idxmax() + 1}, by "
@@ -198,4 +201,12 @@ def caption(table: pd.DataFrame) -> str:
         rest = "no other token moves at all"
     else:
         rest = f"other tokens move too under {', '.join(set(others.index) - set(still))}"
-    return f"Residual stream at the last token, relative to its norm. {'; '.join(parts)}; {rest}."
+    lead = {
+        (): "No later block has a say in what is changed",
+        ("less",): "At the end less is left of the change than was made",
+        ("more",): "Later blocks enlarge the change",
+    }.get(tuple(ways), "Later blocks enlarge one change and shrink another")
+    return (
+        f"{lead}. Residual stream at the last token, relative to its norm. {'; '.join(parts)}; "
+        f"{rest}."
+    )

@@ -47,13 +47,13 @@ def remains(table: pd.DataFrame) -> pd.Series | None:
 
 def _lead(table: pd.DataFrame) -> str:
     reference, plain = table.iloc[0], _plain(table)
-    gain = f"a gain of {_remaining(plain)}"
+    gain = f"gains {_remaining(plain)} over"
     if _gain(table) < 0:
-        gain = f"a loss of {_signed(plain).removeprefix('+')}"
+        gain = f"loses {_signed(plain).removeprefix('+')} against"
     return (
-        f"{SCORE} of {amount(reference['n_pairs'], 'pair')}: DySem ({reference['vector']} vector) "
-        f"{reference['spearman']:.1f} on {amount(reference['n_dims'], 'dimension')}, the plain "
-        f"cosine in English {plain['spearman']:.1f}: {gain}."
+        f"DySem ({reference['vector']} vector) {gain} the plain cosine in English. {SCORE} of "
+        f"{amount(reference['n_pairs'], 'pair')}: {reference['spearman']:.1f} on "
+        f"{amount(reference['n_dims'], 'dimension')}, and {plain['spearman']:.1f}."
     )
 
 

@@ -4,6 +4,7 @@ Only their cells and parameters, and the files and widgets that come of them, ar
 """
 
 import json
+import re
 from itertools import cycle, islice
 
 import pandas as pd
@@ -53,6 +54,9 @@ EMPTY = {
     *("heads", "f1", "note", "preset", "origin", "published", "difference"),
     *("published_dims", "published_pairs", "published_vector"),
 }
+# What a caption that only names its measure begins with.
+NO_SENTENCE = re.compile(r"(Spearman|Mean|Accuracy|Gain|Time|Jaccard|Share|KL|Area|Next token)\b")
+MOST_NUMBERS = 80
 # What is typed into the boxes of the explorers; all others take a sentence of the demo set.
 SENTENCE = "My new laptop is light and very fast."
 TYPED = {
@@ -122,6 +126,7 @@ def test_a_figure_notebook_shows_and_saves_its_figures(path, deep_folder, task_f
                 shown.tolist(), rel=1e-5, nan_ok=True
             )
         assert record["caption"] in run.text
+        check_caption(record["caption"])
         assert record["model"]["name"] == deep_folder.name
         assert record["parameters"]
         for parameter, value in record["parameters"].items():
@@ -132,6 +137,16 @@ def test_a_figure_notebook_shows_and_saves_its_figures(path, deep_folder, task_f
     for figure in run.figures:
         assert figure["data"]
         assert deep_folder.name in json.dumps(figure["layout"])
+        under = figure["layout"]["title"]["subtitle"]["text"].replace(deep_folder.name, "")
+        assert not re.findall(r"\w*[a-z]_[a-z]\w*|\bn [a-z]+", under), under  # keys of the code
+
+
+def check_caption(caption):
+    """A caption begins with a sentence of what is found, and is no list of numbers."""
+    first, _, rest = caption.partition(". ")
+    assert not NO_SENTENCE.match(first), caption
+    assert rest
+    assert len(re.findall(r"\d+(?:\.\d+)?", caption)) < MOST_NUMBERS, caption
 
 
 def another(name, control):

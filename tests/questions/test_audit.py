@@ -111,7 +111,8 @@ def test_no_gain_at_all_has_no_sign():
     rng = np.random.default_rng(4)
     x = np.repeat(np.abs(rng.normal(size=(80, 1, 8))), 3, axis=1)  # DySem is the plain cosine
     page = verdict(made_up_audit(of(x[:60]), of(x[60:]), rng.normal(size=30), k=8))
-    assert ": a gain of 0.0 [0.0, 0.0].\nNothing remains" in page
+    assert "gains 0.0 [0.0, 0.0] over the plain cosine in English. " in page
+    assert page.splitlines()[1].startswith("Nothing remains")
     assert "-0.0" not in page
 
 
@@ -121,7 +122,7 @@ def test_of_a_gain_by_averaging_nothing_remains_either():
     assert remains(table) is None
     gain = table.iloc[0]["spearman"] - table.loc[table["control"] == "plain cosine", "spearman"]
     assert gain.item() > 5
-    assert f"a gain of {gain.item():.1f} [" in page
+    assert page.startswith(f"DySem (mean vector) gains {gain.item():.1f} [")
     assert "A random rotation changes nothing that these pairs show" in page
     assert "Averaging alone, of" in page
     assert "nothing remains beside mean o" in page
@@ -358,7 +359,8 @@ def test_the_whole_question_on_a_tiny_model(study, tmp_path):
     assert finding.facts.settings["fitted_on"] == "192 texts of demo (72 that are scored left out)"
     assert finding.caption == caption(table)
     assert "2 prompts for 3 languages" in whole.loc[("English prompts", "mean"), "note"]
-    assert str(contrast) in str(finding.facts)
+    assert f"contrast at block {contrast.layer + 1}, α = {contrast.alpha:g}" in str(finding.facts)
+    assert finding.facts.unsaid["contrast"] == str(contrast)
     finding.save(tmp_path)
     saved = pd.read_csv(tmp_path / f"{finding.name}.csv")
     assert verdict(saved.fillna({"vector": "", "note": ""})) == verdict(table)

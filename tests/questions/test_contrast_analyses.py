@@ -235,6 +235,11 @@ def test_dysem_on_steered_vectors(tiny_lens, few, store):
         languages=["en", "de", "fr"],
     )
     table = contrast_dysem.table(study, ["en", "de", "fr"], [NS, None], ("attn", "resid"), 0.5, 0)
+    sure = table[table["vector"].isin(["source", "mean"]) & (table["gain_p_holm"] < 0.05)]
+    up, down = (sure["gain"] > 0).sum(), (sure["gain"] < 0).sum()
+    assert contrast_dysem.caption(table).startswith(
+        f"On top of DySem, CP gains in {up} and loses in {down} of 4 comparisons for certain"
+    )
     assert len(table) == 2 * 2 * 3
     for component, vector in (("attn", "source"), ("resid", "mean")):
         dysem = DySem(
@@ -301,7 +306,7 @@ def test_figures_show_the_numbers_and_captions_say_them():
         }
     )
     caption = contrast_sweeps.variants_caption(variants, "auxiliary")
-    assert "from -1.50 (entity, CP-NS) to +2.00 (background, CP-NS)" in caption
+    assert "from -1.50 (entity; CP-NS) to +2.00 (background; CP-NS)" in caption
     assert "1 of 2 certainly above and 1 below" in caption
     assert caption.startswith(
         "Of 2 comparisons 1 gain and 1 lose for certain (p < 0.05 after Holm). "

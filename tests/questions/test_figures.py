@@ -374,17 +374,17 @@ def test_the_caption_of_components_by_hand():
     table = with_scores(table, [60, 70, 50, 72, 40, 60, 55, 64])
     caption = components.caption(table)
     assert caption == (
+        "As in the paper, A^L has the highest average under DySem. "
         "Spearman × 100 in English, mean over 2 tasks. "
         "all dimensions: h^L 50.0, A^L 52.5; best in tasks: h^L 1, A^L 1. "
-        "DySem, m = 1: h^L 65.0, A^L 68.0; best in tasks: A^L 2. "
-        "As in the paper, A^L has the highest average under DySem."
+        "DySem, m = 1: h^L 65.0, A^L 68.0; best in tasks: A^L 2."
     )
     other = components.caption(table.assign(component=["attn", "attn", "resid", "resid"] * 2))
-    assert other.endswith(
-        "Unlike the paper's models, h^L and not A^L has the highest average under DySem."
+    assert other.startswith(
+        "Unlike the paper's models, h^L and not A^L has the highest average under DySem. "
     )
     alone = components.caption(table[table["task"] == "a"])
-    assert alone.startswith("Spearman × 100 in English. all dimensions: h^L 60.0, A^L 50.0;")
+    assert ". Spearman × 100 in English. all dimensions: h^L 60.0, A^L 50.0;" in alone
 
 
 # --- languages
@@ -411,12 +411,17 @@ def test_the_caption_of_languages_by_hand():
     table = with_scores(languages_table(), [70, 60, 65, 10, 30, 20])
     table["rank"] = [1, 3, 2, 3, 1, 2]
     assert languages.caption(table) == (
+        "The model reads en (in 1 of 2 rankings) best and ja (in 1 of 2 rankings) worst. "
         "Spearman × 100 of the plain cosine in a single language. "
         "english prompts: best en 70.0, worst ja 60.0, order en/ru/ja; "
         "language-specific prompts: best ja 30.0, worst en 10.0, order ja/ru/en."
     )
     two = pd.concat([table.assign(task="STSB"), table.assign(task="SICKR")], ignore_index=True)
-    assert "; SICKR, english prompts: best en 70.0" in languages.caption(two)
+    said = languages.caption(two)
+    assert "; SICKR, english prompts: best en 70.0, worst ja 60.0; " in said
+    assert "order" not in said
+    always = languages.caption(table[table["setting"] == "english"])
+    assert always.startswith("The model reads en best and ja worst. ")
 
 
 def test_overlap_leaves_the_diagonal_out():

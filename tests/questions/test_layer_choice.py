@@ -1,8 +1,10 @@
 """The layer without labels: its measure against a loop, and the whole question on a tiny model."""
 
+import dataclasses
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy.stats import spearmanr
@@ -70,11 +72,53 @@ def test_the_layer_is_chosen_by_renderings_and_judged_by_scores(study):
     assert table["best"].idxmax() == best
     gap = paired_difference(cosines[best], cosines[chosen], data.gold)
     assert table["difference"][best] == pytest.approx(gap["difference"], abs=0.5)
-    assert f"the layer is block {chosen + 1} of 3 with" in finding.caption
+    assert finding.caption.startswith(
+        f"The layer that is chosen without labels, block {chosen + 1} of 3, "
+    )
     assert finding.facts.settings["views"] == ["fr", "en-1"]
-    assert len(finding.figure.data) >= 4
+    assert "renderings in fr/en-1" in str(finding.facts)
+    band, *lines = finding.figure.data
+    assert band.fill == "toself"
+    assert list(lines[0].y) == table["spearman"].tolist()
+    assert list(lines[1].y) == table["invariance"].tolist()
+    marks = {trace.name: trace.x[0] - 1 for trace in lines[2:]}
+    assert marks == {"chosen without labels": chosen, "best score on these pairs": best}
+
+
+def test_each_task_has_its_own_choice_and_one_in_english_none(study, tiny_lens):
+    pairs = study.data["demo"]
+    english = dataclasses.replace(pairs, sentences={"en": pairs.sentences["en"]})
+    tasks = {"first": pairs.head(15), "alone": english, "second": pairs.select(range(6, 15))}
+    several = dl.Study(tiny_lens, tasks, languages=study.languages, store=study.store)
+    found = dl.layer_choice(several)
+    by_task = dict(iter(found.table.groupby("task", sort=False)))
+    assert list(by_task) == list(tasks)
+    alone = by_task.pop("alone")
+    assert alone[["invariance", "difference", "p"]].isna().all(axis=None)
+    assert not alone["chosen"].any()
+    assert alone["best"].any()
+    for task, part in by_task.items():
+        own = dl.layer_choice(several.on({task: tasks[task]})).table
+        pd.testing.assert_frame_equal(part.reset_index(drop=True), own)
+    chosen, best = (
+        np.mean([part.loc[part[name], "spearman"].iloc[0] for part in by_task.values()])
+        for name in ("chosen", "best")
+    )
+    assert found.caption.startswith(
+        f"A layer that is chosen without labels scores {best - chosen:.1f} less than the best of "
+        "each task, on average. "
+    )
+    assert found.caption.endswith("Nothing can be chosen in English alone: alone.")
+    titles = [annotation.text for annotation in found.figure.layout.annotations]
+    assert titles == list(tasks)
+    names = [trace.name for trace in found.figure.data if trace.showlegend]
+    assert names == ["chosen without labels", "best score on these pairs"]
 
 
 def test_what_has_no_answer_is_refused(study):
     with pytest.raises(InputError, match="an invariance needs renderings"):
         dl.layer_choice(study.prompted(languages=["en"]))
+    same = {language: (["One."] * 3,) * 2 for language in ("en", "fr")}
+    one = dataclasses.replace(study.data["demo"].head(3), sentences=same)
+    with pytest.raises(InputError, match="needs two different texts or more, demo has only one"):
+        dl.layer_choice(study.on({"demo": one}, languages=["en", "fr"]))

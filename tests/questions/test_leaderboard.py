@@ -619,6 +619,7 @@ def test_the_figure_shows_every_score_with_its_interval_and_its_time():
     assert names == {"one-word prompt", "DySem", "trained", ring}
     assert list(figure.layout.yaxis.categoryarray)[-1] == "MiniLM"
     caption = pictures.caption(table)
+    assert caption.startswith("Without training PromptEOL + DySem (en/fr) scores most, ")
     assert "best without training is PromptEOL + DySem (en/fr) 60.0 [59.0, 62.0], 20 s" in caption
     assert "best trained is MiniLM 80.0" in caption
     assert "beats PromptEOL, PromptEOL + DySem (en/fr)" in caption

@@ -488,7 +488,7 @@ def test_the_caption_says_which_way_function_words_go():
         "CP-NS: 25% of the probability moves, another first token in 1 of 2, function words 35.0% "
         "(more in 1 of 2)"
     ) in caption
-    assert "towards function words here" in caption
+    assert caption.startswith("CP moves probability towards function words here")
     away = table_of({"plain": [0.2, 0.4], "CP-NS": [0.1, 0.3]}, BASE)
     assert "away from function words, as it is meant to" in predictions.caption(away)
     three = {**BASE, "CP-NR": BASE["CP-NS"]}
@@ -544,6 +544,10 @@ def stream_table():
 
 def test_the_stream_caption_says_where_it_starts_and_what_is_left():
     caption = stream.caption(stream_table())
+    assert caption.startswith("At the end less is left of the change than was made. ")
+    grown = stream_table()
+    grown.loc[(grown["variant"] == "CP-NS") & (grown["layer"] == 2), "change"] = 0.75
+    assert stream.caption(grown).startswith("Later blocks enlarge the change. ")
     assert (
         "CP-NS: moved by 50% after block 2, most (50%) after block 2, by 12% after the last of 3; "
         "cosine at least 0.750 (block 2)"

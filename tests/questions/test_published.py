@@ -609,13 +609,15 @@ def test_the_caption_says_the_numbers_of_the_table():
     table = results({"STSB": 80.0}, model="gemma-3-270m")
     table.loc[4, ["spearman", "low", "high", "n_dims"]] = [81.24, 79.0, 83.0, 219.4]
     assert main_results_caption(table) == (
+        "DySem at its best scores 1.2 more than Mean Pooling, the best other method. "
         "Spearman × 100, STSB: Mean Pooling 80.0, PromptEOL 80.0, DySem 80.0 to 81.2; best is "
         "DySem, language-specific, mean with 81.2 [79.0, 83.0] on 219 dimensions, m = 9. "
         "No published number to compare with."
     )
     seven = results({**dict.fromkeys(SEVEN, 70.0), AVERAGE: 70.0})
     caption = main_results_caption(seven)
-    assert caption.startswith("Spearman × 100, mean of 7 tasks: Mean Pooling 70.0")
+    assert caption.startswith("DySem at its best scores as much as Mean Pooling, the best other")
+    assert "Spearman × 100, mean of 7 tasks: Mean Pooling 70.0" in caption
     # 46.96 (mean pooling) to 78.98 (DySem, language-specific) are published.
     assert caption.endswith("4 rows have a published number; differences to it -9.0 to +23.0.")
     nothing = results({"STSB": np.nan})
