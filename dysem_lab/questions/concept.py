@@ -146,7 +146,7 @@ def concept(
         found |= of_head
     scores = table(found, reading.codes, reading.half.unit, seed=seed)
     shown = _examples(found, reading, names[0], n_examples)
-    facts = facts_of(given, **asks)
+    facts = facts_of(given, languages=given.languages, **asks)
     n_texts = {"choosing": len(reading.choosing.first), "reporting": len(reading.half.first)}
     recorded = {"languages": given.languages, "head": head._asdict(), "texts": n_texts}
     recorded |= {"examples": shown.to_dict("records")}

@@ -102,7 +102,8 @@ def output_layers_figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
     figure.update_xaxes(title="blocks run", row=2)
     figure.update_yaxes(title=SCORE, row=1, col=1)
     figure.update_yaxes(title="gain over plain", row=2, col=1)
-    return layout(figure, "At which layer to read the embedding?", facts, 720)
+    title = "At which layer to read the embedding? (shaded: 95 % interval)"
+    return layout(figure, title, facts, 720)
 
 
 def output_layers_caption(table: pd.DataFrame) -> str:

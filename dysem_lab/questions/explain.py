@@ -585,7 +585,9 @@ class Texts:
         name = self.reference.name
         if not self.centred:
             return f"not centred, largest dimensions of {name}"
-        return f"centred on {name}" + (f", {self.among} of these" if self.among else "")
+        return f"centred on {name}" + (
+            f", {self.among} of these texts among them" if self.among else ""
+        )
 
     def facts(self, **asked: object) -> Facts:
         """Return what it was measured on."""
@@ -597,7 +599,8 @@ class Texts:
         texts = self.columns[self.language]
         short = [textwrap.shorten(text, SHOWN, placeholder=" …") for text in texts]
         quoted = " / ".join(f"“{text}”" for text in short)
-        said = [quoted, self.encoder.name, self._said_of_corpus()]
+        languages = [f"in {'/'.join(self.columns)}"] if len(self.columns) > 1 else []
+        said = [quoted, *languages, self.encoder.name, self._said_of_corpus()]
         of_text = zip(*self.columns.values(), strict=True)
         unsaid: dict[str, object] = {
             **{

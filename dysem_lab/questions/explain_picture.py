@@ -256,7 +256,9 @@ def _bars(table: pd.DataFrame) -> tuple[go.Figure, int]:
     )
     figure.update_xaxes(title=f"adds to the similarity{left}")
     figure.update_yaxes(type="category", autorange="reversed")
-    return figure, 190 + 22 * len(shown)
+    if table["kind"].eq("dimension").all():  # which their numbers alone do not say
+        figure.update_yaxes(title="dimension")
+    return figure, max(340, 230 + 22 * len(shown))
 
 
 def caption(

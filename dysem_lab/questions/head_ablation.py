@@ -199,7 +199,7 @@ def figure(table: pd.DataFrame, predicted: float, facts: Facts | str) -> go.Figu
         name="what the sum alone says",
     )
     plain = table["similarity"][0]
-    drawn.add_vline(x=plain, line={"dash": "dot"}, annotation_text=PLAIN)
+    drawn.add_vline(x=plain, line={"dash": "dot"}, annotation_text=PLAIN, annotation_position="top")
     drawn.update_xaxes(title="centred similarity of x and y")
     drawn.update_yaxes(type="category", autorange="reversed")
     return layout(drawn, "Does the similarity need these heads?", facts, 300)

@@ -146,7 +146,8 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
     figure.update_yaxes(title=SCORE, col=1)
     figure.update_annotations(font_size=12)
     height = 270 * rows_of(panel.unique()) + 240
-    return layout(figure, "One layer's output, or the sum up to it?", facts, height)
+    title = "One layer's output, or the sum up to it? (shaded: 95 % interval)"
+    return layout(figure, title, facts, height)
 
 
 def caption(table: pd.DataFrame) -> str:

@@ -145,10 +145,11 @@ def leaderboard(
         seed=seed,
     )
     scores = _with_choice(scores, chosen, chosen_on)
-    of_systems = {"methods": named, "languages": codes, "aggregation": aggregation}
+    of_systems = {"languages": codes, "aggregation": aggregation}
     renderings = "of the data" if translator is None else translator.name
     made_by = {"translator": renderings, "paraphrases": by.name if by else None}
     facts = facts_of(study, **of_systems, **made_by, **given)
+    facts = replace(facts, unsaid={"methods": named})  # the figure has a row for each
     if translator is not None:
         recorded = {**facts.recorded, "translator": identity_of(translator)}
         facts = replace(facts, recorded=recorded)

@@ -62,6 +62,17 @@ OUTPUTS = {
     "last": "the last block",
     "final": "the final norm",
 }
+# Of an explanation, and of an ablation.
+BY_NAMES = {
+    **{name: f"by {name}" for name in ("token", "head", "block", "language", "dimension")},
+    "mean": "the mean of other texts in its place",
+    "zero": "zero in its place",
+}
+AGGREGATIONS = {
+    "all": "all pairs of a task at once",
+    "mean": "mean over the subsets of a task",
+    "weighted": "weighted mean over the subsets of a task",
+}
 # Setting of a question → how it is said with its value ({s} is nothing for one, and "s" for more),
 # and what its values are called.
 SAID: dict[str, tuple[str, Mapping[str, str]]] = {
@@ -85,6 +96,8 @@ SAID: dict[str, tuple[str, Mapping[str, str]]] = {
     "layers": ("blocks {}", {}),
     "output_layer": ("read after {}", OUTPUTS),
     "output_layers": ("read after {}", OUTPUTS),
+    "by": ("{}", BY_NAMES),
+    "by_other": ("by {} of the other text", {}),
     "position": ("contrast of {}", POSITION_NAMES),
     "positions": ("contrast of {}", POSITION_NAMES),
     "auxiliary": ("auxiliary prompt: {}", {}),
@@ -97,11 +110,20 @@ SAID: dict[str, tuple[str, Mapping[str, str]]] = {
     "n_pairs": ("{} pair{s} shown", {}),
     "n_points": ("words removed in {} step{s}", {}),
     "n_timed": ("timed on {} text{s}", {}),
+<<<<<<< HEAD
     "several": ("systems of several passes on {} random pair{s} a task", {}),
     "chosen_on": ("settings chosen on {}", {}),
     "inner_folds": ("C by {} fold{s}", {}),
+=======
+    "inner_folds": ("penalty chosen by {} fold{s}", {}),
+>>>>>>> 080e125 (Settings under a title are in words, languages of a read-out and an explanation are named, and a low figure has room for its legend)
     "steps": ("{} step{s} of the integral", {}),
-    "top": ("top {}", {}),
+    "top": ("top {} token{s}", {}),
+    "sentences": ("{} sentence{s}", {}),
+    "aggregation": ("{}", AGGREGATIONS),
+    "translator": ("renderings: {}", {}),
+    "paraphrases": ("paraphrases: {}", {}),
+    "centre": ("centred on {}", {}),
 }
 
 

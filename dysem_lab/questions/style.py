@@ -57,12 +57,15 @@ CHANCE = "#999999"  # what random sets would give
 FONTS = "Noto Sans, Noto Sans CJK SC, Noto Naskh Arabic, Noto Sans Devanagari, Arial, sans-serif"
 SCORE = "Spearman × 100"
 LINE = 145  # characters under a title
+LEGEND = 68  # pixels from panels down to a legend: axis labels and title are between them
 
 
 def layout(figure: go.Figure, title: str, facts: Facts | str, height: int) -> go.Figure:
     """Give a figure the common look, with what it was measured on under the title."""
     # The names of a model and of data come from the user.
     lines = [superscript(html.escape(line, quote=False)) for line in _lines(str(facts))]
+    top, bottom = 88 + 17 * len(lines), 60
+    inside = max(LEGEND, height - top - bottom)
     return figure.update_layout(
         template="plotly_white",
         font={"family": FONTS, "size": 14},
@@ -75,8 +78,8 @@ def layout(figure: go.Figure, title: str, facts: Facts | str, height: int) -> go
         },
         height=height,
         width=1000,
-        margin={"l": 70, "r": 40, "t": 88 + 17 * len(lines), "b": 60},
-        legend={"orientation": "h", "y": -80 / height, "x": 0, "yanchor": "top"},
+        margin={"l": 70, "r": 40, "t": top, "b": bottom},
+        legend={"orientation": "h", "y": -LEGEND / inside, "x": 0, "yanchor": "top"},
     )
 
 

@@ -713,7 +713,7 @@ def test_texts_of_the_corpus_are_counted_and_alone_refused(tiny_lens):
     with pytest.raises(InputError, match="fewer than two other texts than those"):
         explain(encoder, X, Y, centre={"en": [X, Y]}, progress=False)
     found = explain(encoder, X, Y, centre={"en": [X, "A dog.", "It rains."]}, progress=False)
-    assert "centred on 3 texts, 1 of these" in str(found.facts)
+    assert "centred on 3 texts, 1 of these texts among them" in str(found.facts)
 
 
 def test_what_is_left_out_without_centring_is_said(tiny_lens):
