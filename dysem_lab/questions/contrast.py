@@ -27,7 +27,7 @@ from dysem_lab.models.steering import Contrast
 from dysem_lab.prompts import TEMPLATE_NAMES
 from dysem_lab.questions.asked import asked
 from dysem_lab.questions.finding import Facts, Finding, facts_of
-from dysem_lab.questions.names import said
+from dysem_lab.questions.names import OUTPUTS, said
 from dysem_lab.questions.needs import prepare
 from dysem_lab.questions.published import AVERAGE
 from dysem_lab.questions.scores import LEVEL, certain, gain_columns, pair_cosine, with_holm
@@ -281,7 +281,7 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
     figure.update_xaxes(side="top")
     note = f"below a score: the gain over plain at the same output layer (* p < {LEVEL:g} by Holm)"
     title = "Contrastive Prompting beside the plain prompt"
-    layout(figure, title, f"{facts}; {note}", 190 + 46 * len(order))
+    layout(figure, title, f"{facts}, {note}", 190 + 46 * len(order))
     return figure.update_layout(margin_l=420)
 
 
@@ -297,7 +297,10 @@ def _row_labels(table: pd.DataFrame) -> pd.Series:
                 "" if pd.isna(value) or value == "" else words.format(value) for value in one_based
             ]
             labels += pd.Series(said, table.index)
-    return labels + ", output " + table["output_layer"].astype(str)
+    outputs = [
+        OUTPUTS.get(name, f"block {name}").removeprefix("the ") for name in table["output_layer"]
+    ]
+    return labels + ", " + pd.Series(outputs, table.index)
 
 
 def caption(table: pd.DataFrame) -> str:

@@ -85,7 +85,8 @@ def output_layers_figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
             values = [("spearman", "low", "high"), ("gain", "gain_low", "gain_high")]
             for row, (value, low, high) in enumerate(values[: 1 + (method != PLAIN)], start=1):
                 place = {"row": row, "col": column}
-                band(figure, rows["output_layer"], rows[low], rows[high], colour, **place)
+                if row == 2 or method == PLAIN:  # three bands above are told apart by nobody
+                    band(figure, rows["output_layer"], rows[low], rows[high], colour, **place)
                 figure.add_scatter(
                     x=rows["output_layer"],
                     y=rows[value],
@@ -102,7 +103,7 @@ def output_layers_figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
     figure.update_xaxes(title="blocks run", row=2)
     figure.update_yaxes(title=SCORE, row=1, col=1)
     figure.update_yaxes(title="gain over plain", row=2, col=1)
-    title = "At which layer to read the embedding? (shaded: 95 % interval)"
+    title = "At which layer to read the embedding? (shaded: 95 % interval; above, of plain)"
     return layout(figure, title, facts, 720)
 
 

@@ -81,11 +81,7 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
             x=part["spearman"],
             error_x=error_bar(part["spearman"], part["low"], part["high"]),
             mode="markers",
-            marker={
-                "color": colour,
-                "size": 10,
-                "line": {"color": "black", "width": 2.5 * part["efficient"]},
-            },
+            marker={"color": colour, "size": 10},
             customdata=part[["n_dims", "passes", "blocks", "low", "high", "n_pairs"]],
             hovertemplate=(
                 "%{y}: %{x:.1f} [%{customdata[3]:.1f}, %{customdata[4]:.1f}] on "
@@ -112,11 +108,17 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
         )
     task = rows["task"].iloc[0] if len(rows) else ""
     drawn.update_xaxes(title=f"{SCORE}, {task}", row=1, col=1)
-    if rows["efficient"].any():  # a legend has no other place to say it
-        ring = {"color": "white", "size": 10, "line": {"color": "black", "width": 2.5}}
-        said = "ring: without training, and no faster one scores more"
+    ringed = rows[rows["efficient"]]
+    if len(ringed):
         drawn.add_scatter(
-            x=[None], y=[labels[0]], mode="markers", marker=ring, name=said, row=1, col=1
+            x=ringed["spearman"],
+            y=ringed["method"],
+            mode="markers",
+            marker={"symbol": "circle-open", "color": "black", "size": 13, "line": {"width": 2.5}},
+            name="ring: without training, and no faster one scores more",
+            hoverinfo="skip",
+            row=1,
+            col=1,
         )
     made = rows[rows["with_renderings"] > rows["seconds"]]
     if len(made):

@@ -110,13 +110,9 @@ SAID: dict[str, tuple[str, Mapping[str, str]]] = {
     "n_pairs": ("{} pair{s} shown", {}),
     "n_points": ("words removed in {} step{s}", {}),
     "n_timed": ("timed on {} text{s}", {}),
-<<<<<<< HEAD
     "several": ("systems of several passes on {} random pair{s} a task", {}),
     "chosen_on": ("settings chosen on {}", {}),
-    "inner_folds": ("C by {} fold{s}", {}),
-=======
     "inner_folds": ("penalty chosen by {} fold{s}", {}),
->>>>>>> 080e125 (Settings under a title are in words, languages of a read-out and an explanation are named, and a low figure has room for its legend)
     "steps": ("{} step{s} of the integral", {}),
     "top": ("top {} token{s}", {}),
     "sentences": ("{} sentence{s}", {}),

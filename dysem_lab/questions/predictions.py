@@ -256,8 +256,10 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
     figure.update_xaxes(range=[0, longest], showticklabels=False, showgrid=False, zeroline=True)
     figure.update_layout(bargap=0.25)
     title = "What would the model say next? Most probable tokens, with their probabilities"
-    return layout(figure, title, facts, height).update_layout(
-        margin={"l": 20, "t": TOP + TITLE, "b": BOTTOM}, legend_y=-20 / height
+    one_line = layout(figure, title, "", height).layout.margin.t
+    more = layout(figure, title, facts, height).layout.margin.t - one_line
+    return layout(figure, title, facts, height + more).update_layout(
+        margin={"l": 20, "t": TOP + TITLE + more, "b": BOTTOM}, legend_y=-20 / height
     )
 
 

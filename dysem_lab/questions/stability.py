@@ -215,13 +215,18 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
     for name, column, colour in REFERENCES:
         line = _line(name, colour, 2)
         figure.add_scatter(x=gold["level"], y=gold[column], showlegend=not kinds, **line)
-    labels = [kind.replace("one language less", "one language<br>less") for kind in kinds]
+    labels = [_kind(kind).replace("language less", "language<br>less") for kind in kinds]
     lines_down(figure, labels, col=1)
     figure.update_xaxes(title="Jaccard index of the sets", range=[0, 1.08], col=1)
     figure.update_yaxes(title="Jaccard index of S(x) and S(y)", range=[0, 1.02], col=2)
     figure.update_xaxes(title="gold similarity of the pair", type="category", col=2)
     title = "How stable are the sets of selected dimensions?"
     return layout(figure, title, facts, max(480, 120 * len(kinds) + 230))
+
+
+def _kind(varied: object) -> str:
+    """Return what is varied in words."""
+    return "data type" if varied == "dtype" else str(varied)
 
 
 def _line(name: str, colour: str, column: int) -> dict[str, Any]:
@@ -235,7 +240,7 @@ def caption(table: pd.DataFrame) -> str:
     parts = []
     for kind, rows in table[table["varied"] != "gold"].groupby("varied", sort=False):
         low, high = rows.loc[rows["jaccard"].idxmin()], rows.loc[rows["jaccard"].idxmax()]
-        text = f"{kind} {rows['jaccard'].mean():.2f}"
+        text = f"{_kind(kind)} {rows['jaccard'].mean():.2f}"
         if len(rows) > 1:
             text += (
                 f" (from {low['level']} {low['jaccard']:.2f} to {high['level']} "
@@ -256,7 +261,8 @@ def caption(table: pd.DataFrame) -> str:
     means = table[table["varied"] != "gold"].groupby("varied")["jaccard"].mean()
     lead = ""
     if len(means) > 1:
-        lead = f"The sets change most with {means.idxmin()}, least with {means.idxmax()}. "
+        most, least = _kind(means.idxmin()), _kind(means.idxmax())
+        lead = f"The sets change most with {most}, least with {least}. "
     return (
         f"{lead}Mean Jaccard index of the selected sets when one thing changes: "
         f"{'. '.join(parts)}. "

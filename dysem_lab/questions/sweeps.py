@@ -108,6 +108,8 @@ def _curves(table: pd.DataFrame, x: str, line: str, title: str, facts: Facts | s
     if not several:
         figure.update_yaxes(matches="y").update_layout(showlegend=False)
         title = f"{title} (shaded: 95 % interval; grey: the other panels)"
+    elif table[line].nunique() <= 2:  # of more, nothing is shaded
+        title = f"{title} (shaded: 95 % interval)"
     return layout(figure, title, facts, 320 * rows_of(table[panel].unique()) + 240)
 
 
@@ -222,7 +224,7 @@ def k_sweep_figure(table: pd.DataFrame, facts: Facts | str, d_model: int) -> go.
         tickvals=ticks,
         ticktext=[f"{tick:g}<br>{max(1, round(tick * d_model))}" for tick in ticks],
         tickangle=0,
-        tickfont_size=11,
+        tickfont_size=10,
     )
 
 
