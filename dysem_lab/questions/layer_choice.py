@@ -19,7 +19,16 @@ from dysem_lab.questions.needs import prepare
 from dysem_lab.questions.overlap import different_texts
 from dysem_lab.questions.scores import pair_cosine
 from dysem_lab.questions.study import Study
-from dysem_lab.questions.style import PALETTE, SCORE, band, gain, interval, layout, rows_of
+from dysem_lab.questions.style import (
+    PALETTE,
+    SCORE,
+    annotate,
+    band,
+    gain,
+    interval,
+    layout,
+    rows_of,
+)
 
 TEMPERATURE = 0.1
 COLUMNS = 4  # of panels
@@ -142,7 +151,7 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
         columns,
         subplot_titles=titles,
         horizontal_spacing=0.06,
-        vertical_spacing=0.16 / (2 * n_rows),
+        vertical_spacing=0.08 if n_rows == 1 else 0.18 / n_rows,  # titles of axes and of panels
     )
     named: set[str] = set()
     for i, (_, part) in enumerate(table.groupby("task", sort=False)):
@@ -174,7 +183,12 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
             )
             named |= {name} if len(marked) else set()
         drawn.update_xaxes(range=[0.5, blocks.max() + 0.5], col=col)
-        drawn.update_xaxes(title="blocks before the embedding is read", row=above + 1, col=col)
+        if part["invariance"].isna().all():
+            middle = {"xref": "x domain", "yref": "y domain", "row": above + 1, "col": col}
+            annotate(drawn, "no renderings", 0.5, 0.5, **middle)
+            drawn.update_yaxes(showticklabels=False, row=above + 1, col=col)
+        blocks_run = "blocks before the embedding is read" if len(tasks) == 1 else "blocks run"
+        drawn.update_xaxes(title=blocks_run, row=above + 1, col=col)
     for row in range(1, 2 * n_rows, 2):
         drawn.update_yaxes(title=SCORE, row=row, col=1)
         drawn.update_yaxes(title="invariance (nats)", row=row + 1, col=1)

@@ -504,6 +504,14 @@ def test_sts_is_that_of_the_stream_at_the_end(findings, study):
     assert last["spearman"].isna().all()  # all streams are the mean
 
 
+def test_a_share_that_is_the_same_for_all_texts_has_an_interval_all_the_same(findings):
+    for main, name in ((KL, "changed"), (GAIN, "became")):
+        table = findings[main].table
+        table = table[table[f"{name}_difference"].notna()]
+        assert len(table)
+        assert (table[f"{name}_difference_low"] < table[f"{name}_difference_high"]).all()
+
+
 def test_the_exceptions_are_the_texts_where_the_set_does_least(findings):
     for finding in findings.values():
         rows = finding.exceptions

@@ -548,18 +548,18 @@ def test_other_studies_are_compared_two_by_two_on_their_own_pairs(stable_case, t
     table = stability.stability(study, ["en", "ja"], k=4, others={"template": few}).table
     rows = table[table["varied"] == "template"].set_index("level")
     assert list(rows.index) == [
-        "prompteol / knowledge",
-        "prompteol / pretended_cot",
-        "knowledge / pretended_cot",
+        "PromptEOL / Knowledge Enhancement",
+        "PromptEOL / Pretended CoT",
+        "Knowledge Enhancement / Pretended CoT",
     ]
-    assert rows.loc["prompteol / knowledge", "jaccard"] == 1  # the same vectors
+    assert rows.loc["PromptEOL / Knowledge Enhancement", "jaccard"] == 1  # the same vectors
     sets = {
         name: naive_sets(np.stack([by["en"], by["ja"]], axis=1), 4) for name, by in read.items()
     }
     unique = [0, 1, 3, 4, 5]
     values = [naive_jaccard(sets["prompteol"][i], sets["pretended_cot"][i]) for i in unique]
     defined = [value for value in values if value is not None]
-    row = rows.loc["prompteol / pretended_cot"]
+    row = rows.loc["PromptEOL / Pretended CoT"]
     assert row["jaccard"] == pytest.approx(np.mean(defined))
     assert row["n"] == len(defined)
     others = {"dtype": {"a": few["prompteol"], "b": study}}
