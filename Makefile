@@ -3,7 +3,6 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-MODELS := gemma-3-270m smollm2-135m-instruct
 NOTEBOOKS := $(shell git ls-files '*.ipynb' 2>/dev/null)
 STRIP_KEYS := metadata.papermill metadata.widgets cell.metadata.papermill cell.metadata.execution metadata.language_info
 
@@ -12,7 +11,9 @@ STRIP_KEYS := metadata.papermill metadata.widgets cell.metadata.papermill cell.m
 figures: $(INSTALLED)  ## Run the first figure notebook into figures/; ARGS="--data stsb …" goes to the batch job
 	$(BIN)/dysem-lab figures $(or $(ARGS),--only 01)
 
-gallery: $(INSTALLED)  ## Run every figure notebook for both models; DATA=stsb, MODELS=…, ARGS="--sample 1000 …"
+# Of the demo set each notebook has its own model; of data to report on, both.
+gallery: MODELS ?= $(if $(DATA),gemma-3-270m smollm2-135m-instruct)
+gallery: $(INSTALLED)  ## Run every figure notebook; DATA=stsb (both models), MODELS="…", ARGS="--sample 1000 …"
 	$(BIN)/dysem-lab figures --jobs 2 $(addprefix --model ,$(MODELS)) $(if $(DATA),--data $(DATA)) $(ARGS)
 
 test: tests $(if $(ARGS),,shapes)  ## Run the tests; ARGS="-k capture" goes to pytest
