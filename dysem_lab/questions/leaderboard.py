@@ -39,7 +39,6 @@ from dysem_lab.models.places import Place
 from dysem_lab.models.store import VectorStore
 from dysem_lab.prompts import TEMPLATE_NAMES
 from dysem_lab.questions.asked import asked
-from dysem_lab.questions.choice import shared_with
 from dysem_lab.questions.chosen import Chosen, chosen_systems
 from dysem_lab.questions.cost import in_turns
 from dysem_lab.questions.finding import Finding, facts_of
@@ -85,7 +84,8 @@ def leaderboard(
             the demo set on its own texts, and leaves GenEOL out of "all" on others.
         chosen_on: Other pairs, such as the dev split of STS-B: DySem and each system of Contrastive
             Prompting have a further row at the settings that are best there, of the small grids of
-            `dysem_lab.questions.chosen` ("…_chosen"). None has the settings of the papers alone.
+            `dysem_lab.questions.chosen` ("…_chosen"). Those that are scored, too, are left out,
+            and counted. None has the settings of the papers alone.
         centred_on: Other texts, as for `dysem_lab.Transform`, such as "demo": each system has a
             second row, its vectors less their mean there ("…_centred"). None has no such rows.
         aggregation: As for `score_systems`.
@@ -100,7 +100,7 @@ def leaderboard(
 
     Raises:
         InputError: As for `dysem_lab.named_systems` and `score_systems`, texts to centre on that
-            are scored, or all pairs of a task among those to choose on.
+            are scored, or fewer than three pairs to choose on that are not.
     """
     given = asked(study, k=k, n_timed=n_timed, seed=seed)
     one_of(aggregation, AGGREGATIONS, "aggregation")
@@ -111,11 +111,14 @@ def leaderboard(
     by = source_for(texts, paraphrases)
     named = names_of(methods, "method")
     names = chosen_names(named, codes, by is not None)
-    among_them = _check_choice(chosen_on, study)
     given["chosen_on"], given["several"] = None, several
+    n_left_out = 0
     if chosen_on is not None:
-        n_pairs = amount(len(chosen_on), "pair")
-        given["chosen_on"] = f"{chosen_on.name}, {n_pairs} ({chosen_on.digest})"
+        kept = _unscored(chosen_on, study)
+        n_left_out, chosen_on = len(chosen_on) - len(kept), kept
+        which = f" and not the {n_left_out:,} that are scored" if n_left_out else ""
+        n_pairs = amount(len(kept), "pair")
+        given["chosen_on"] = f"{kept.name}, {n_pairs}{which} ({kept.digest})"
     centre, given["centred_on"] = None, None
     if centred_on is not None:
         centre, fitted_on = Transform("centre", centred_on), fit_texts(centred_on, codes)
@@ -154,10 +157,10 @@ def leaderboard(
         recorded = {**facts.recorded, "translator": identity_of(translator)}
         facts = replace(facts, recorded=recorded)
     said = caption(scores)
-    if among_them:
+    if chosen_on is not None and n_left_out:
         said += (
-            f" {among_them:,} of the scored {amount(sum(map(len, study.data.values())), 'pair')} "
-            "are among those that settings were chosen on."
+            f" Settings were chosen on {amount(len(chosen_on), 'pair')} of {chosen_on.name}, "
+            f"without the {n_left_out:,} that are scored."
         )
     if several is not None:
         said += (
@@ -167,23 +170,33 @@ def leaderboard(
     return Finding("leaderboard", scores, figure(scores, facts), said, facts)
 
 
-def _check_choice(chosen_on: STSData | None, study: Study) -> int:
-    """Return how many scored pairs are among those to choose on; refuse all pairs of a task."""
-    if chosen_on is None:
-        return 0
-    if not isinstance(chosen_on, STSData):
+def _unscored(chosen_on: STSData, study: Study) -> STSData:
+    """Return the pairs to choose on that are not scored, whatever their case and punctuation.
+
+    STS-B is made of STS12 to STS16: three of four pairs of its dev split are scored in these.
+    """
+    if not isinstance(chosen_on, STSData) or "en" not in chosen_on.languages:
         raise InputError(
             "chosen_on must be pairs of load_data, such as load_data(source, 'STSB', 'dev'), got "
             f"{chosen_on!r:.80}"
         )
-    among = {task: shared_with(chosen_on, pairs)["pairs"] for task, pairs in study.data.items()}
-    for task, pairs in study.data.items():
-        if len(pairs) and among[task] == len(pairs):
-            raise InputError(
-                f"chosen_on has all pairs of {task}, which are scored; give others, such as a dev "
-                "split"
-            )
-    return sum(among.values())
+
+    def pairs_of(data: STSData) -> list[frozenset[str]]:
+        sides = ([_letters(text) for text in side] for side in data.sentences["en"])
+        return [frozenset(pair) for pair in zip(*sides, strict=True)]
+
+    scored = {pair for data in study.data.values() for pair in pairs_of(data)}
+    kept = [i for i, pair in enumerate(pairs_of(chosen_on)) if pair not in scored]
+    if len(kept) < 3:
+        raise InputError(
+            f"chosen_on has {amount(len(chosen_on), 'pair')}, of which all but {len(kept)} are "
+            "scored; give others, such as a dev split"
+        )
+    return chosen_on.select(kept)
+
+
+def _letters(text: str) -> str:
+    return "".join(sign for sign in text.casefold() if sign.isalnum())
 
 
 def _needs(study: Study, names: Sequence[str], several: int | None, seed: int) -> list[Need]:

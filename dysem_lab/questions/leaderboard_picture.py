@@ -74,6 +74,7 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
     labels = rows["method"].tolist()
     drawn.update_yaxes(categoryorder="array", categoryarray=labels, automargin=True)
     in_lines = [label.replace(" (best of", "<br>(best of") for label in labels]
+    row = 26 if in_lines == labels else 38
     drawn.update_yaxes(tickvals=labels, ticktext=in_lines)
     for (name, colour), part in rows.groupby(["group", "colour"], sort=False):
         common = {"legendgroup": name, "name": name, "y": part["method"]}
@@ -95,13 +96,11 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
         )
         drawn.add_scatter(
             x=part["seconds"],
-            mode="markers+text",
+            mode="markers",
             marker={"color": colour, "size": 10},
-            text=[f"\u2002{said}" for said in part["time"]],
-            textposition="middle right",
-            cliponaxis=False,
+            customdata=part[["time"]],
             showlegend=False,
-            hovertemplate="%{y}: %{text} s per 1,000 texts<extra></extra>",
+            hovertemplate="%{y}: %{customdata[0]} s per 1,000 texts<extra></extra>",
             **common,
             row=1,
             col=2,
@@ -131,27 +130,41 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
                 "size": 9,
                 "line": {"color": made["colour"].tolist(), "width": 2},
             },
-            name="hollow: with the making of the translations or paraphrases that it reads",
+            name="hollow: with the making of its translations",
             hovertemplate="%{y}: %{x:.1f} s per 1,000 texts with their renderings<extra></extra>",
             row=1,
             col=2,
         )
     if rows["time"].str.endswith(UNTIMED).any():
-        said = f"{UNTIMED.strip()}: reads translations or paraphrases of the data, not timed"
-        unseen = {"opacity": 0}
+        said = f"{UNTIMED.strip()}: its translations or paraphrases are given, and not timed"
+        unseen = {"color": "rgba(0,0,0,0)"}
         drawn.add_scatter(
             x=[None], y=[labels[0]], mode="markers", marker=unseen, name=said, row=1, col=2
         )
     timed = rows[["seconds", "with_renderings"]]
+    drawn.add_scatter(
+        x=timed.max(axis=1),
+        y=rows["method"],
+        mode="text",
+        text=[f"\u2002{said}" for said in rows["time"]],
+        textposition="middle right",
+        cliponaxis=False,
+        showlegend=False,
+        hoverinfo="skip",
+        row=1,
+        col=2,
+    )
     ends = (1.0, 10.0)
     if timed.notna().any(axis=None):
-        ends = (timed.min(axis=None) / 1.5, timed.max(axis=None) * 3)
+        ends = (timed.min(axis=None) / 1.5, timed.max(axis=None) * 5)
     scale = {"type": "log", "dtick": 1, "range": [math.log10(end) for end in ends]}
     drawn.update_xaxes(title="seconds per 1,000 texts (log scale)", row=1, col=2, **scale)
     title = "What each method scores, and what it costs"
-    drawn = layout(drawn, title, facts, 26 * len(rows) + 256)
+    notes = sum(":" in str(trace.name) for trace in drawn.data)  # a line of the legend each
+    room = 34 + 32 * max(notes, 1)
+    drawn = layout(drawn, title, facts, row * len(rows) + 190 + room)
     legend = {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom", "yref": "paper"}
-    return drawn.update_layout(legend=legend, margin_t=drawn.layout.margin.t + 66)
+    return drawn.update_layout(legend=legend, margin_t=drawn.layout.margin.t + room)
 
 
 def _time(row: pd.Series) -> str:

@@ -49,8 +49,9 @@ TASKS = {
     "STSB": ({code: f"stsb/test.{code}.csv" for code in FEW["languages"]}, 1379),
 }
 # Columns that have nothing to say here: the model is in no paper, the contrasts are of all heads,
-# and no task is scored by F1.
+# no task is scored by F1, and no data have dev pairs.
 EMPTY = {
+    *("chosen_on", "choosing_score"),
     *("heads", "f1", "note", "preset", "origin", "published", "difference"),
     *("published_dims", "published_pairs", "published_vector"),
 }

@@ -217,7 +217,7 @@ def test_the_caption_says_what_was_chosen_of_how_many_and_where(choice_case):
     assert f"({there} {paper:.1f})" in finding.caption
     recorded = finding.facts.record()["parameters"]["chosen_on"]
     assert recorded.startswith("demo, 16 pairs (")
-    assert "among those that settings were chosen on" not in finding.caption
+    assert "that are scored" not in finding.caption
 
 
 def test_without_other_pairs_the_caption_says_that_nothing_was_chosen(choice_case):
@@ -226,9 +226,17 @@ def test_without_other_pairs_the_caption_says_that_nothing_was_chosen(choice_cas
     assert "every system is at its paper's settings, none chosen on dev pairs" in finding.caption
     whole = dl.load_data("demo", languages=["en", "fr"])
     both = whole.select(range(12, 28))  # four of the scored pairs
+    first, second = both.sentences["en"]  # in other letters, and in the other order
+    changed = {"en": ([f"{text.upper()} !" for text in second], first)}
+    both = both.__class__(**{**both.__dict__, "sentences": changed})
     finding = dl.leaderboard(study, ["cp_nr"], chosen_on=both, n_timed=0)
-    assert "4 of the scored 16 pairs are among those that settings were" in finding.caption
-    with pytest.raises(InputError, match="chosen_on has all pairs of demo, which are scored"):
+    assert "Settings were chosen on 12 pairs of demo, without the 4 that are" in finding.caption
+    alone = whole.select(range(16, 28))
+    rest = {"en": tuple(side[4:] for side in changed["en"])}
+    unscored = alone.__class__(**{**alone.__dict__, "sentences": rest})
+    same = dl.leaderboard(study, ["cp_nr"], chosen_on=unscored, n_timed=0).table
+    assert same["choosing_score"][1] == pytest.approx(finding.table["choosing_score"][1])
+    with pytest.raises(InputError, match="16 pairs, of which all but 0 are scored; give others"):
         dl.leaderboard(study, ["cp_nr"], chosen_on=study.data["demo"], n_timed=0)
     with pytest.raises(InputError, match="chosen_on must be pairs of load_data"):
         dl.leaderboard(study, ["cp_nr"], chosen_on="demo", n_timed=0)
@@ -615,7 +623,7 @@ def test_the_figure_shows_every_score_with_its_interval_and_its_time():
     assert scores == dict(zip(table["method"], table["spearman"], strict=True))
     assert seconds == dict(zip(table["method"], table["seconds"], strict=True))
     ring = "ring: without training, and no faster one scores more"
-    names = {trace.name for trace in figure.data}
+    names = {trace.name for trace in figure.data if trace.showlegend is not False}
     assert names == {"one-word prompt", "DySem", "trained", ring}
     assert list(figure.layout.yaxis.categoryarray)[-1] == "MiniLM"
     caption = pictures.caption(table)
