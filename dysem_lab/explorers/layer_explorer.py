@@ -137,10 +137,10 @@ def explore_layers(
         )
         place, offer = standing.of(encoder, last, own)
         what = "DySem similarity of all that attention wrote (A<sup>L</sup>), at the last layer"
-        text = headline(what, last, place) + f"<p>{found.caption}</p>"
+        text = f"<p>{found.caption}</p>" + readings(texts.texts, ("x", "y"))
         cut = read_note(lens, texts.texts, template, state["setting"])
         note = " ".join(filter(None, (texts.note, cut)))
-        return View(found.figure, text + readings(texts.texts, ("x", "y")), note, offer)
+        return View(found.figure, text, note, offer, headline(what, last, place))
 
     def python(state: State) -> str:
         texts, own = texts_of(state), state["language"]

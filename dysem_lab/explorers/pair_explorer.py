@@ -168,12 +168,8 @@ def explore_pair(
         place, offer = standing.of(view.encoder, view.similarity, own)
         cut = read_note(lens, texts.texts, state["template"], state["setting"])
         note = " ".join(filter(None, (texts.note, cut)))
-        return View(
-            figure,
-            headline(_what(view), view.similarity, place) + why + pair_text(view),
-            note,
-            offer,
-        )
+        answer = headline(_what(view), view.similarity, place)
+        return View(figure, why + pair_text(view), note, offer, answer)
 
     def python(state: State) -> str:
         texts, own, chosen = texts_of(state), state["language"], settings(state)

@@ -34,7 +34,11 @@ function render({ model, el }) {
     delete watched.layout.width;
     window.dispatchEvent(new Event("resize"));
   };
-  const sizes = new ResizeObserver(() => { watch(); fit(); });
+  const whole = () => { // a line that is too long has a scroll bar, which would cover the last one
+    const bar = lines.scrollWidth > lines.clientWidth ? 1 : 0;
+    lines.rows = lines.value.split("\n").length + bar;
+  };
+  const sizes = new ResizeObserver(() => { whole(); watch(); fit(); });
   const added = new MutationObserver(() => watch());
   // To a screen reader, ipywidgets' sliders have no names.
   const name = (panel) => {
@@ -58,7 +62,7 @@ function render({ model, el }) {
   sizes.observe(el); // it has a size once it is in the page
   const show = () => {
     lines.value = model.get("python");
-    lines.rows = lines.value.split("\n").length;
+    whole();
   };
   copy.onclick = () => {
     lines.select();

@@ -54,12 +54,14 @@ class View(NamedTuple):
         text: HTML with the numbers; what comes from users is escaped in it.
         note: What to know of it, as plain sentences: what was left out, what was cut.
         offer: Work that would add to it.
+        answer: HTML of what is said first, above the offer and the numbers.
     """
 
     figure: go.Figure
     text: str
     note: str = ""
     offer: Offer | None = None
+    answer: str = ""
 
 
 class Panel:
@@ -86,7 +88,7 @@ class Panel:
         controls: As given; setting a ``value`` is the same as moving the control.
         box: The ipywidgets box with everything in it, to put into other boxes.
         figure: The figure that is shown, None before the first.
-        text: The HTML beside it.
+        text: The HTML above it.
         note: What is said of it.
         offer: What would add to it; None is nothing.
         python: The Python for what is shown.
@@ -127,7 +129,7 @@ class Panel:
         self._asked: Callable[[Progress], None] | None = None
         self._thread: threading.Thread | None = None
         self._cancel = threading.Event()
-        self._text, self._message = widgets.HTML(), widgets.HTML()
+        self._answer, self._text, self._message = (widgets.HTML() for _ in range(3))
         plain = not shows_widgets() if plain is None else plain
         self._screen = (PlainScreen if plain else WidgetScreen)(self._saved)
         self._bar = widgets.IntProgress(
@@ -145,8 +147,9 @@ class Panel:
                 *self._head(widgets, folded, examples or {}, plain),
                 self._working,
                 self._message,
+                self._answer,
+                self._offered,  # beside what it adds to, the bar of its work and Cancel
                 self._text,
-                self._offered,
                 self._screen.box,
                 self._screen.take,
             ],
@@ -311,7 +314,7 @@ class Panel:
     def _begin(self) -> None:
         """Grey what is shown, and take the last error off, until there is something new."""
         self._say("", None)
-        for shown in (self._text, self._screen.box):
+        for shown in self._result:
             shown.add_class("dysem-stale")
         self._stop.description, self._stop.disabled = "Cancel", False
 
@@ -328,19 +331,28 @@ class Panel:
         self._message.value = shown if sentence else ""
 
     def _show(self, view: View, python: str, title: str) -> None:
-        self.figure, self.text, self.note, self.offer = view
+        self.figure, self.note, self.offer = view.figure, view.note, view.offer
+        self.text = view.answer + view.text
         self.python, self.title = python, title
-        self._text.value = f'<div class="dysem-numbers" aria-live="polite">{self._said()}</div>'
+        first, rest = (view.answer, view.text) if view.answer else (view.text, "")
+        self._answer.value = (
+            f'<div class="dysem-numbers" aria-live="polite">{self._noted()}{first}</div>'
+        )
+        self._text.value = f'<div class="dysem-numbers">{rest}</div>' if rest else ""
         self._offered.description = view.offer.label if view.offer else ""
         self._offered.layout.display = "inline-block" if view.offer else "none"
         self._screen.show(view.figure, python)
-        for shown in (self._text, self._screen.box):
+        for shown in self._result:
             shown.remove_class("dysem-stale")
 
-    def _said(self) -> str:
-        """Return the note and the numbers as HTML."""
-        note = f'<p class="dysem-note">{html.escape(self.note)}</p>' if self.note else ""
-        return note + self.text
+    @property
+    def _result(self) -> tuple[Any, ...]:
+        """What is greyed while it is not of what the controls say."""
+        return self._answer, self._text, self._screen.box
+
+    def _noted(self) -> str:
+        """Return the note as HTML."""
+        return f'<p class="dysem-note">{html.escape(self.note)}</p>' if self.note else ""
 
     def _saved(self) -> Saved | None:
         """Return the page with all that is shown, under the name of what it is about."""
@@ -355,5 +367,6 @@ class Panel:
         return (
             f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
             f'<style>{STYLE}</style></head><body class="dysem-page"><h1>{title}</h1>'
-            f"{self._said()}{drawn}<h2>The same in Python</h2><pre>{python}</pre></body></html>"
+            f"{self._noted()}{self.text}{drawn}<h2>The same in Python</h2><pre>{python}</pre>"
+            "</body></html>"
         )

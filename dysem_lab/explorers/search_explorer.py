@@ -123,13 +123,13 @@ def explore_search(
         note = " ".join(filter(None, (read.note, _cut(there.encoder, texts))))
         below = readings([texts], ["Query"]) if len(texts) > 1 else ""
         if not state["why"] or found.table.empty:
-            return View(figure(found), place + nearest_text(found) + below, note, offer)
+            return View(figure(found), nearest_text(found) + below, note, offer, place)
         hit = min(state["hit"], len(found.table))
         shown.update(position=int(found.table["position"].iloc[hit - 1]))
         why = why_near(there, text, shown["position"], state["why"], texts, progress)
         said = f"<p>Hit {hit}: {html.escape(str(why))}</p>"
         listed = nearest_text(found, hit)
-        return View(why.figure, f"{place}{listed}{why.above}{said}{below}", note, offer)
+        return View(why.figure, f"{listed}{why.above}{said}{below}", note, offer, place)
 
     def python(state: State) -> str:
         read = asked(state)

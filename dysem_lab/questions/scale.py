@@ -21,6 +21,9 @@ from dysem_lab.models.store import VectorStore, prompt_key
 
 RELATED = 4.0  # of 5: the lowest score of a related pair
 TIMED = 16  # prompts by which the time of the rest is told
+# Two readings of one pair, in batches of other lengths, differ by less; pairs that do are told
+# apart by nothing that is shown.
+SAME = 1e-6
 TIES = 0.05  # share of pairs with the very same similarity that is said
 
 
@@ -52,18 +55,22 @@ class Scale:
         some = self.unrelated[~np.isnan(self.unrelated)]
         if np.isnan(similarity) or not len(some):
             return "none"
-        return f"{100 * np.mean(some < similarity):.0f} %"
+        return f"{100 * np.mean(some < similarity - SAME):.0f} %"
 
     def place(self, similarity: float) -> str:
         """Say where a similarity stands."""
         if np.isnan(similarity):
             return "no similarity, so no place among those of other pairs"
         (of_all, n), (of_related, n_related), (of_unrelated, n_unrelated) = (
-            (f"{100 * np.mean(there < similarity):.0f} %" if len(there) else "none", len(there))
+            (
+                f"{100 * np.mean(there < similarity - SAME):.0f} %" if len(there) else "none",
+                len(there),
+            )
             for some in (self.pairs, self.related, self.unrelated)
             for there in [some[~np.isnan(some)]]
         )
-        equal = np.mean(self.pairs[~np.isnan(self.pairs)] == similarity) if n else 0.0
+        same = np.abs(self.pairs[~np.isnan(self.pairs)] - similarity) <= SAME
+        equal = np.mean(same) if n else 0.0
         ties = f" ({100 * equal:.0f} % have the same)" if equal >= TIES else ""
         return (
             f"higher than {of_all} of the {n} pairs of {self.name}{ties}; than {of_related} of the "

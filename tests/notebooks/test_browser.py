@@ -68,7 +68,8 @@ DONE = """() => {
   return cells.every((cell) => cell.model.executionCount) && idle ? "ok" : false;
 }"""
 DRAWN = "() => document.querySelectorAll('.dysem-panel .js-plotly-plot .main-svg').length > 0"
-NUMBERS = "() => document.querySelector('.dysem-panel .dysem-numbers').textContent"
+NUMBERS = """() => [...document.querySelectorAll(".dysem-panel .dysem-numbers")].map(
+  (numbers) => numbers.textContent).join()"""
 ERROR = """() => {
   const error = document.querySelector(".dysem-panel .dysem-error");
   return error ? error.textContent : "";

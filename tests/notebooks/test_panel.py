@@ -42,7 +42,7 @@ def test_a_change_of_a_control_changes_figure_numbers_and_the_line_of_python():
     panel.controls["k"].value = 5
     panel.wait()
     assert panel.text == "k is 5"
-    assert "k is 5" in panel._text.value
+    assert "k is 5" in panel._answer.value
     assert list(panel.plot.data[0].y) == [0, 1, 2, 3, 4]
     assert panel.plot.layout.title.text == "k 5"
     names = {}
@@ -238,6 +238,21 @@ def test_what_a_view_offers_is_done_by_its_button_and_can_be_stopped():
     assert (done, button.layout.display, panel.message) == (["read"], "none", "")
 
 
+def test_the_offer_stands_between_the_answer_and_what_is_below_it():
+    offer = Offer("Read it", lambda progress: None)
+    view = View(go.Figure(), "below", "note", offer, "first")
+    panel = made(lambda state, progress: view).refresh()
+    children = list(panel.box.children)
+    said = [str(getattr(child, "value", "")) for child in children]
+    (answer,) = [text for text in said if "first" in text]
+    (text,) = [text for text in said if "below" in text]
+    assert 'aria-live="polite"' in answer
+    assert answer.index("note") < answer.index("first")
+    assert "aria-live" not in text  # a picture's every token is not read out
+    assert said.index(answer) < children.index(panel._offered) < said.index(text)
+    assert panel.text == "firstbelow"
+
+
 def test_examples_set_several_controls_and_settings_are_folded():
     panel = Panel(
         {"word": text_box("Word", "a"), "k": slider("Dimensions", 3, 1, 9)},
@@ -384,7 +399,7 @@ def test_a_plain_panel_needs_ipywidgets_alone(monkeypatch):
     assert '"text":"k 3"' in frame
     assert '<iframe title="k 3" ' in panel._screen.box.value
     assert not re.search(r'<script[^>]* src="http', frame)  # nothing is fetched
-    assert "k is 3" in panel._text.value
+    assert "k is 3" in panel._answer.value
     assert "<pre>answer = 3 * 2</pre>" in panel._screen.take.children[0].value
     panel.set(k=7).wait()
     assert '"text":"k 7"' in html.unescape(panel._screen.box.value)

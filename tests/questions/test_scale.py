@@ -58,6 +58,10 @@ def test_a_place_is_counted_and_pairs_without_similarity_are_left_out():
         "ones, and than 100 % of 2 unrelated ones"
     )
     assert "no similarity" in found.place(float("nan"))
+    # Read in a batch of other lengths, a pair of the corpus is not above itself.
+    for noise in (-3e-7, 3e-7):
+        assert found.place(0.4 + noise) == found.place(0.4)
+        assert found.above(0.2 + noise) == "50 %"
 
 
 def test_the_time_is_told_by_the_first_passes(tiny_lens, tmp_path):
