@@ -23,12 +23,15 @@ STYLE = """
 .dl-map {font: 16px/2 'Noto Sans','Noto Sans CJK SC','Noto Naskh Arabic',Arial,sans-serif;
   max-width: 1000px; margin: 0.5em 0}
 .dl-map .dl-line {margin: 0.1em 0; overflow-wrap: anywhere}
-.dl-map .dl-name {color: #777; font-size: 12px; margin-inline-end: 0.6em; white-space: nowrap}
+.dl-map .dl-name, .dl-map .dl-note {color: #757575;
+  color: color-mix(in srgb, currentColor 70%, transparent)} /* quiet on any ground */
+.dl-map .dl-name {font-size: 12px; margin-inline-end: 0.6em; white-space: nowrap}
 .dl-map .dl-t {border-radius: 3px; padding: 2px 0; white-space: pre-wrap; cursor: default}
-.dl-map .dl-t.dl-frame {color: #888; font-size: 13px}
+.dl-map .dl-t.dl-frame {color: #757575;
+  color: color-mix(in srgb, currentColor 70%, transparent); font-size: 13px}
 .dl-map .dl-t.dl-both {border-bottom: 2px dotted #888}
 .dl-map .dl-t:hover {outline: 2px solid #777}
-.dl-map .dl-note {color: #777; font-size: 12px; line-height: 1.5}
+.dl-map .dl-note {font-size: 12px; line-height: 1.5}
 </style>
 """
 

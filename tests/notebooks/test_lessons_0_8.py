@@ -195,13 +195,21 @@ def test_lesson_0_wrong_places(answer, message):
 
 @pytest.fixture(scope="module")
 def why(tiny_gemma):
-    """Return an explanation with known parts: "cat" adds 0.3 in two places, "mats" 0.5 in one."""
+    """Return an explanation with known parts: "cat" adds 0.3 in two places, "mats" 0.5 in one.
+
+    As in the lesson, a token has a row with each of the other sentence's.
+    """
     encoder = lesson0.encoder_of(tiny_gemma)
     data = dl.load_data("demo").head(3)
     found = dl.explain(encoder, "A cat.", "A mat.", "token", centre=data, progress=False)
     rows = [(" cat", True, 0.3), (" mats", True, 0.5), (" Con", True, 0.1), ("cat", True, 0.3)]
     rows += [(" end", True, 0.1), (".", True, 0.0), ("word", False, 0.9)]
-    table = pd.DataFrame(rows, columns=["token", "of_text", "contribution"])
+    rows = [
+        (position, token, of_text, part * share)
+        for position, (token, of_text, part) in enumerate(rows)
+        for share in (0.25, 0.75)
+    ]
+    table = pd.DataFrame(rows, columns=["position", "token", "of_text", "contribution"])
     object.__setattr__(found, "table", table)
     return found
 

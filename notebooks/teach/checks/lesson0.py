@@ -175,7 +175,12 @@ def strongest(word: str, why: Explanation) -> str:
     require(isinstance(word, str), f"`word` must be a word in quotation marks, not {word!r:.40}.")
     typed = _bare(word)
     require(typed, "`word` is empty: type the word.")
-    own = why.table[why.table["of_text"].eq(True)]
+    # A row is a token with one of the other sentence: the sum is what the picture colours.
+    own = (
+        why.table[why.table["of_text"].eq(True)]
+        .groupby("position", as_index=False)
+        .agg({"token": "first", "contribution": "sum"})
+    )
     begins = own["token"].str.match(r"\s").cumsum()
     found = pd.DataFrame({"token": own["token"].map(_bare), "contribution": own["contribution"]})
     found["word"] = own["token"].groupby(begins).transform("".join).map(_bare)
