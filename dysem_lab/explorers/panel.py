@@ -197,6 +197,12 @@ class Panel:
             head += [opener, inside]
         return head
 
+    def _ipython_display_(self) -> None:
+        """Show the box where ipywidgets 7 is, as on Colab; IPython asks the other method else."""
+        if hasattr(self.box, "_repr_mimebundle_"):
+            raise NotImplementedError
+        self.box._ipython_display_()
+
     def _repr_mimebundle_(self, **options: Any) -> Any:
         return self.box._repr_mimebundle_(**options)
 

@@ -212,7 +212,7 @@ class Renderer:
         unused = {code for lines in typed for code in lines} - {*codes, *also, language}
         lacking = {code: lacking[code] for code in codes if code in lacking}
         own = language if any(language in lines for lines in typed) else ""
-        notes = [_lacking(lacking, there), _unused(sorted(unused)), _own(own)]
+        notes = [_lacking(lacking, there, language), _unused(sorted(unused)), _own(own)]
         return Rendered(
             [{code: text[code] for code in kept} for text in found],
             there,
@@ -253,7 +253,7 @@ def nowhere_read(what: str, codes: Sequence[str]) -> InputError:
     )
 
 
-def _lacking(lacking: Mapping[str, Sequence[str]], there: Sequence[str]) -> str:
+def _lacking(lacking: Mapping[str, Sequence[str]], there: Sequence[str], own: str) -> str:
     """Return which languages are left out, for want of which renderings, and what can be done."""
     if not lacking:
         return ""
@@ -267,7 +267,8 @@ def _lacking(lacking: Mapping[str, Sequence[str]], there: Sequence[str]) -> str:
     return (
         f"Read in {_names(there)} alone: there is no translation {', and '.join(clauses)}. To have "
         "it in, open Settings and type it under the translations, as a line such as "
-        f"“{next(iter(lacking))}: …”."
+        f"“{next(iter(lacking))}: …”. If they are not in {_names([own])}, choose their language "
+        "there, under “You type in”."
     )
 
 

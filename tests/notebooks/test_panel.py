@@ -6,16 +6,20 @@ import re
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import comm
 import plotly.graph_objects as go
 import pytest
+from IPython.core.formatters import DisplayFormatter
 
 from dysem_lab.display import silent
 from dysem_lab.errors import DysemLabError, InputError
 from dysem_lab.explorers import controls, screen
 from dysem_lab.explorers.controls import menu, slider, text_box
 from dysem_lab.explorers.panel import Cancelled, Offer, Panel, View
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 def bars(state, progress=silent):
@@ -405,6 +409,18 @@ def test_a_plain_panel_needs_ipywidgets_alone(monkeypatch):
     assert '"text":"k 7"' in html.unescape(panel._screen.box.value)
     modules = {widget._model_module for widget in widgets_in(panel.box)}
     assert modules <= {"@jupyter-widgets/controls", "@jupyter-widgets/base"}
+
+
+def test_a_panel_shows_itself_with_ipywidgets_8_and_with_7(capsys):
+    """Colab has ipywidgets 7, whose boxes show themselves by another method."""
+    formatter, panel = DisplayFormatter(), made().refresh()
+    shown, _ = formatter.format(panel)
+    assert shown[WIDGET]["model_id"] == panel.box.model_id
+    displayed = []
+    panel.box = SimpleNamespace(_ipython_display_=lambda: displayed.append("box"))
+    assert formatter.format(panel) == ({}, {})
+    assert displayed == ["box"]
+    assert "Error" not in "".join(capsys.readouterr())
 
 
 def test_a_number_of_a_plain_panel_is_a_labelled_box():
