@@ -115,6 +115,22 @@ MISMEASURE = """() => {
 TOO_WIDE = """() => [...document.querySelectorAll(".dysem-panel")].some(
   (panel) => panel.scrollWidth > panel.clientWidth + 2)"""
 
+# Plotly's own colour of error bars, which is not seen on a dark ground.
+UNSEEN = """() => [...document.querySelectorAll(".dysem-panel .errorbars path")].filter(
+  (bar) => getComputedStyle(bar).stroke === "rgb(68, 68, 68)").length"""
+WITHOUT_FILES = "() => { window.jupyterapp.commands.execute('application:toggle-left-area') }"
+# Whether a box to type in has less than most of the panel's width, or is cut off by its edge.
+CRAMPED = """() => [...document.querySelectorAll(".dysem-panel")].some((panel) => {
+  const whole = panel.getBoundingClientRect();
+  return [...panel.querySelectorAll(".widget-text input")].some((box) => {
+    const {width, right} = box.getBoundingClientRect();
+    return box.offsetParent && (width < 0.8 * whole.width || right > whole.right + 1);
+  });
+})"""
+# The last line of the Python is above the scroll bar of a long one.
+LINES_HIDDEN = """() => [...document.querySelectorAll(".dysem-take textarea")].some(
+  (lines) => lines.scrollHeight > lines.clientHeight + 2)"""
+
 
 def free_port():
     with socket.socket() as probe:
@@ -294,6 +310,13 @@ def test_an_explorer_notebook_runs_in_jupyterlab(lab, page, path):
     choose_theme(page, "Dark")
     page.set_viewport_size({"width": 1150, "height": 1100})
     check_look(page, f"lab-dark-{path.stem}")
+    assert page.evaluate(UNSEEN) == 0
+    assert not page.evaluate(LINES_HIDDEN)
+    page.set_viewport_size({"width": 400, "height": 1100})
+    page.evaluate(WITHOUT_FILES)
+    page.wait_for_function(f"() => !({CRAMPED})()")
+    page.screenshot(path=SCREENSHOTS / f"lab-narrow-{path.stem}.png")
+    assert not page.evaluate(TOO_WIDE)
     page.evaluate(EMPTY)
 
 
