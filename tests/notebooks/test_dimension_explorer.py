@@ -270,19 +270,19 @@ def test_a_typed_sentence_stands_where_a_loop_puts_it(tiny_folder):
 
     # The first of the corpus, then another one as if it were not in it, in one language and in two.
     for part in said(0, (vectors[0][0][7] + vectors[0][1][7]) / 2, ("en", "fr")):
-        assert part in panel._text.value
+        assert part in panel._answer.value
     other, as_typed = TEXTS[3], f"fr: {RENDERINGS['fr'][3]}"
     panel.set(text=other, renderings=as_typed).wait()
     assert (panel.message, panel.note) == ("", "")
     for part in said(2, (vectors[2][0][7] + vectors[2][1][7]) / 2, ("en", "fr")):
-        assert part in panel._text.value
+        assert part in panel._answer.value
     assert f'<td lang="fr" dir="auto">{RENDERINGS["fr"][3]}</td>' in panel.text  # what was read
     panel.set(text=f"{other} ").wait()
     panel.set(language="fr", text="Il pleut.").wait()
     assert "Read in French alone" in panel.note
     assert "<td lang" not in panel.text
     for part in said(1, vectors[1][1][7], ("fr",)):
-        assert part in panel._text.value
+        assert part in panel._answer.value
     panel.set(language="ja").wait()
     assert "the sentence is in none of these; open Settings" in panel.note
     assert (panel.message, panel.figure.data == ()) == ("", False)
