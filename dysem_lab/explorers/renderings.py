@@ -267,8 +267,8 @@ def _lacking(lacking: Mapping[str, Sequence[str]], there: Sequence[str], own: st
     return (
         f"Read in {_names(there)} alone: there is no translation {', and '.join(clauses)}. To have "
         "it in, open Settings and type it under the translations, as a line such as "
-        f"“{next(iter(lacking))}: …”. If they are not in {_names([own])}, choose their language "
-        "there, under “You type in”."
+        f"“{next(iter(lacking))}: …”. If what you typed is not in {_names([own])}, choose its "
+        "language there, under “You type in”."
     )
 
 

@@ -244,7 +244,7 @@ def test_any_sentence_is_read_in_the_languages_that_it_is_to_be_had_in(
     panel.set(**move).wait()
     assert panel.message == ""
     assert re.search(said, panel.note)
-    assert panel.note in panel._text.value
+    assert panel.note in panel._answer.value
     x = {**X, "en": panel.state["first"]}
     expected = direct(tiny_lens, x=x, languages=languages, k=8)[0]
     assert shown(panel)[0] == pytest.approx(expected, abs=2e-4)
