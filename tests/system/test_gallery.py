@@ -6,7 +6,9 @@ import json
 import os
 import re
 import subprocess
+from datetime import datetime
 from html.parser import HTMLParser
+from pathlib import Path
 from urllib.parse import unquote
 
 import markdown
@@ -455,27 +457,92 @@ def test_a_long_name_of_a_model_gives_files(tmp_path, fake_browser):
 
 
 FOUND = re.compile(r"## What we found\n(.*)", re.DOTALL)
+FIGURE = re.compile(r"`(\w[\w.-]+_[\w.-]+)`|figures/README\.md#([\w-]+)")
+# What has digits and is no finding: names, links, mathematics, the share of an interval, the date.
+NO_NUMBERS = re.compile(
+    r"\]\([^)]*\)|`[^`]*`|\$[^$]*\$|Gemma 3 270M|SmolLM2 135M|× 100|95 %|"
+    r"notebooks? \d\d(?: (?:to|and) \d\d)?|On \d+ \w+ \d{4}"
+)
+MANY = 250  # rows of a table in which almost any number is found, so that only the caption counts
+NUMBER = r"[-+]?\d+(?:,\d{3})*(?:\.\d+)?%?"
+VALUE = re.compile(rf"(?<![\w.,])({NUMBER})(?: \[({NUMBER}), ({NUMBER})\])?(?![\w-])")
 
 
-def test_what_notebooks_say_was_found_is_in_the_captions_of_their_figures():
-    n_found = 0
+def values_of(text):
+    """Return the numbers of a text, each with the ends of its interval, "" where it has none."""
+    return VALUE.findall(NO_NUMBERS.sub(" ", text))
+
+
+def rounds_to(values, number):
+    """Say which values are the number as it is written; without a sign it may be of either."""
+    digits = number.replace(",", "").removesuffix("%")
+    scaled = 100 * values if number.endswith("%") else values
+    scaled = scaled if digits[0] in "+-" else scaled.abs()
+    return scaled.map(f"{{:.{len(digits.partition('.')[2])}f}}".format) == digits.removeprefix("+")
+
+
+def in_table(table, value, low, high):
+    """Say whether a number is in a table, with an interval in one row with its ends."""
+    columns = table.select_dtypes("number")
+    ends = [name for name in columns if re.search(r"(^|_)(low|high)$", name)]
+    if not low:
+        return any(rounds_to(columns[name].dropna(), value).any() for name in {*columns} - {*ends})
+    signed = [n if n[0] in "+-" else f"+{n}" for n in (value, low, high)]
+    for name in {*columns} - {*ends}:
+        for pair in ((f"{name}_low", f"{name}_high"), ("low", "high")):
+            if {*pair} <= {*ends}:
+                rows = columns[[name, *pair]].dropna()
+                in_row = [rounds_to(rows[x], n) for x, n in zip((name, *pair), signed, strict=True)]
+                if (in_row[0] & in_row[1] & in_row[2]).any():
+                    return True
+    return False
+
+
+def in_caption(caption, value, low, high):
+    """Say whether a caption has a number; a loss may be said without its sign."""
+    said = {tuple(n.removeprefix("+") for n in found) for found in values_of(caption)}
+    said = said if low else {(number, "", "") for number, *_ in said}
+    ways = [(value, low, high)]
+    if value[0] not in "+-":
+        ways.append((f"-{value}", high and f"-{high}", low and f"-{low}"))
+    return any(tuple(n.removeprefix("+") for n in way) in said for way in ways)
+
+
+def in_settings(record, value, low, _high):
+    """Say whether a number is a setting: of the sample, the question or the model."""
+    settings = [record.get(name) for name in ("parameters", "sampling", "model")]
+    sizes = [data.get("n_pairs") for data in record["data"]]
+    numbers = re.findall(r"(?<![\w.])\d+(?:\.\d+)?(?![\w.])", json.dumps([settings, sizes]))
+    return not low and value.replace(",", "") in numbers
+
+
+def sections_on_findings():
+    """Yield the name, the text, and the records and tables of what each notebook found."""
     for path in sorted((REPOSITORY / "notebooks").glob("[0-9][0-9]_*.ipynb")):
-        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-        for cell in cells:
-            if not (found := FOUND.match("".join(cell["source"]))):
-                continue
-            n_found += 1
-            records = [
-                REPOSITORY / "figures" / f"{name}.json"
-                for name in re.findall(r"`(\w[\w.-]+_[\w.-]+)`", found[1])
-            ]
-            assert records, path.stem
-            said = " ".join(
-                json.loads(file.read_text(encoding="utf-8"))["caption"] for file in records
-            )
-            for number in re.findall(r"-?\d+\.\d+|\d+%", found[1]):
-                assert re.search(rf"(?<![\d.]){re.escape(number)}(?!\d)", said), (path.stem, number)
-    assert n_found
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            if found := FOUND.match("".join(cell["source"])):
+                names = ["".join(name) for name in FIGURE.findall(found[1])]
+                files = [REPOSITORY / "figures" / name for name in names]
+                records = [json.loads(Path(f"{file}.json").read_text("utf-8")) for file in files]
+                tables = [pd.read_csv(f"{file}.csv") for file in files]
+                yield path.stem, found[1], records, [x for x in tables if len(x) < MANY]
+
+
+def test_what_notebooks_say_was_found_is_in_the_tables_of_their_figures():
+    numbers = []
+    for stem, text, records, tables in sections_on_findings():
+        numbers.append(int(stem[:2]))
+        assert {record["model"]["name"] for record in records} == {*EMBEDDED}, stem
+        for found in values_of(text):
+            assert (
+                any(in_caption(record["caption"], *found) for record in records)
+                or any(in_table(table, *found) for table in tables)
+                or any(in_settings(record, *found) for record in records)
+            ), (stem, found)
+        (said,) = re.findall(r"^On (\d+ \w+ \d{4}), with ", text.strip())
+        times = {datetime.fromisoformat(record["time"]) for record in records}
+        assert said in {f"{time.day} {time:%B %Y}" for time in times}, (stem, said)
+    assert numbers == [*range(1, 15), *range(24, 31)]
 
 
 def test_the_results_page_says_of_explanations_what_their_notebooks_say():
