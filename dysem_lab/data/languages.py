@@ -59,7 +59,7 @@ def language(code: str) -> Language:
     if not isinstance(found, str) or found not in LANGUAGES:
         # "English" is no code, and like none.
         named = {each.name.lower(): each.code for each in LANGUAGES.values()}
-        raise choices("language", code, LANGUAGES, like=named.get(str(code).lower()))
+        raise choices("language", found, LANGUAGES, like=named.get(str(found).lower()))
     return LANGUAGES[found]
 
 

@@ -27,6 +27,7 @@ from dysem_lab.prompts import SLOT, Prompt, auxiliaries
 
 NORMS = ("scaling", "recovering", "scaled_recovering", "head_recovering", "self_scaling")
 SCALED_NORMS = ("scaling", "scaled_recovering", "self_scaling")  # those that read α
+NOISE = 1e-5  # of a norm: a difference that is smaller is what float32 rounds off
 
 
 class Position(NamedTuple):
@@ -217,19 +218,26 @@ def contrasted(
         norm: A name of `NORMS`, see `Contrast`.
         alpha: α.
 
+    Returns:
+        As `plus`; zero where both prompts say the same, as where a window of attention ends before
+        they differ: their difference is then rounding alone, which has no direction.
+
     Source: CP (arXiv 2505.12831), Section 3.3; norms are over the whole concatenated vector, except
         "head_recovering".
     """
     if norm == "self_scaling" or minus is None:
         return alpha * plus
     difference = plus - minus
+    axes = -1 if norm == "head_recovering" else tuple(range(1, plus.ndim))
+    wanted, other, found = (
+        torch.linalg.vector_norm(vectors, dim=axes, keepdim=True)
+        for vectors in (plus, minus, difference)
+    )
+    heard = found > NOISE * torch.maximum(wanted, other)
+    difference = torch.where(heard, difference, 0.0)
     if norm == "scaling":
         return alpha * difference
-    axes = -1 if norm == "head_recovering" else tuple(range(1, plus.ndim))
-    wanted, found = (
-        torch.linalg.vector_norm(vectors, dim=axes, keepdim=True) for vectors in (plus, difference)
-    )
-    factor = torch.where(found > 0, wanted / found, 0.0)
+    factor = torch.where(heard, wanted / found, 0.0)
     return difference * (alpha * factor if norm == "scaled_recovering" else factor)
 
 

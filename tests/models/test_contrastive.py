@@ -375,9 +375,10 @@ halves = st.floats(-1000, 1000, width=16)
 
 @st.composite
 def batches_of_heads(draw):
-    """Draw v⁺ and v⁻, [batch, heads, d_head]; some rows are equal."""
+    """Draw v⁺ and v⁻, [batch, heads, d_head]; some rows are equal, none by rounding alone."""
     shape = draw(hnp.array_shapes(min_dims=3, max_dims=3, max_side=4))
-    plus, minus = (draw(hnp.arrays(np.float32, shape, elements=halves)) for _ in range(2))
+    eighths = hnp.arrays(np.int16, shape, elements=st.integers(-8000, 8000))
+    plus, minus = (draw(eighths).astype(np.float32) / 8 for _ in range(2))
     if draw(st.booleans()):
         minus[0] = plus[0]
     return torch.from_numpy(plus), torch.from_numpy(minus)
@@ -399,6 +400,17 @@ def test_contrasted_equals_a_case_computed_by_hand():
         found = contrasted(plus, minus, norm, 2.0)
         assert torch.allclose(found, vectors, atol=1e-6), norm
     assert torch.equal(contrasted(plus, None, "self_scaling", 0.5), plus / 2)
+
+
+def test_what_rounding_leaves_of_equal_vectors_is_no_direction():
+    generator = torch.Generator().manual_seed(0)
+    plus = torch.randn(3, 4, 8, generator=generator)
+    step = torch.randn(3, 4, 8, generator=generator)
+    step *= torch.linalg.vector_norm(plus, dim=-1, keepdim=True) / step.norm(dim=-1, keepdim=True)
+    for norm in NORMS[:-1]:
+        assert not contrasted(plus, plus * (1 + 3e-7), norm).any(), norm
+        assert not contrasted(plus, plus + 1e-6 * step, norm).any(), norm
+        assert contrasted(plus, plus + 1e-4 * step, norm).all(), norm
 
 
 @given(batches_of_heads(), st.floats(-8, 8, width=16))

@@ -88,10 +88,12 @@ def contrasted_pass(model, tokenizer, text, contrast):
         tensor = tensor.clone()
         v = tensor[0, -1].clone()
         difference = v - minus[0]
+        if difference.norm() <= 1e-5 * v.norm():  # the window of block 0 ends before they differ
+            difference = torch.zeros_like(difference)
         if contrast.norm == "scaling":
             tensor[0, -1] = contrast.alpha * difference
         elif contrast.norm == "recovering":
-            tensor[0, -1] = difference * v.norm() / difference.norm()
+            tensor[0, -1] = difference * v.norm() / difference.norm().clamp(min=1e-30)
         else:
             tensor *= contrast.alpha
         return tensor
