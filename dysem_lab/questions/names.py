@@ -110,7 +110,7 @@ SAID: dict[str, tuple[str, Mapping[str, str]]] = {
     "n_pairs": ("{} pair{s} shown", {}),
     "n_points": ("words removed in {} step{s}", {}),
     "n_timed": ("timed on {} text{s}", {}),
-    "several": ("systems of several passes on {} random pair{s} a task", {}),
+    "several": ("systems of several passes on at most {} random pair{s} a task", {}),
     "chosen_on": ("settings chosen on {}", {}),
     "inner_folds": ("penalty chosen by {} fold{s}", {}),
     "steps": ("{} step{s} of the integral", {}),
