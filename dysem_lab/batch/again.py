@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dysem_lab.batch.cells import notebooks
 from dysem_lab.batch.jobs import ELSEWHERE, SOURCES, Job, plan
 from dysem_lab.batch.seeds import FOLDER, folder_of, records_of_seeds
 from dysem_lab.display import amount
 from dysem_lab.errors import InputError
-from dysem_lab.inputs import path_of
+from dysem_lab.inputs import one_of, path_of
 
 FOLDER_OF_SEED = re.compile(rf"{FOLDER}/\d+")
 OF_A_BATCH = "the .json beside a figure that `dysem-lab figures` has made"
@@ -110,6 +111,7 @@ def _job(file: Path, made_by: Mapping[str, Any], values: dict[str, Any], out: Pa
     model, data = values.pop("model", None), values.pop("data", None) or "demo"
     models = [str(model)] if model else []
     try:
+        one_of(made_by["notebook"], notebooks(), "notebook")  # `plan` takes its beginning, too
         (job,) = plan(models, str(data), out, only=[made_by["notebook"]], parameters=values)
     except InputError as error:
         raise InputError(f"{file}: {error}") from error
@@ -165,7 +167,14 @@ class _Here:
     ) -> None:
         given = [("model", model) for model in models] + [("data", data)] * (data is not None)
         given += [(name, str(value)) for name, value in parameters.items()]
-        self.places = {(name, Path(str(value)).name): str(value) for name, value in given}
+        self.places: dict[tuple[str, str], str] = {}
+        for name, value in given:
+            last, path = Path(str(value)).name, str(value)
+            if (other := self.places.setdefault((name, last), path)) != path:
+                raise InputError(
+                    f"{other} and {path} could both be the {name} that records call {last!r}; give "
+                    "one of them"
+                )
         self.used: set[tuple[str, str]] = set()
         self.missing: Counter[tuple[str, str]] = Counter()
 

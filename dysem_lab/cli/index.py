@@ -141,10 +141,13 @@ def build(
     if there is not None:
         _new(there, set(there.ids), names, given)
     made_by, found = translator_named(table, translator)
+    dtype = "auto"
     if shards:
-        from dysem_lab.cluster.shards import captured
+        from dysem_lab.cluster.shards import captured, require_different_ids
 
-        found = captured(shards)["languages"]
+        capture = captured(shards)
+        found, dtype = capture["languages"], capture["model"]["dtype"]
+        require_different_ids(shards)
     codes = codes or found
     if method in DYSEM:
         check_settings(codes, **of_dysem)
@@ -162,7 +165,7 @@ def build(
     from dysem_lab.models.loading import load_model
     from dysem_lab.retrieval.index import SemanticIndex
 
-    lens = load_model(model) if needs_lens(method) else None
+    lens = load_model(model, dtype=dtype) if needs_lens(method) else None
     encoder: Encoder
     if method == "dysem":
         assert lens is not None

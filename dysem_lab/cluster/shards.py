@@ -5,6 +5,7 @@
 name and renamed once it is whole; its pages have checksums.
 """
 
+import contextlib
 import json
 import math
 import uuid
@@ -270,6 +271,28 @@ def shards(folder: str) -> Iterator[tuple[Manifest, Rows, Vectors]]:
             raise InputError(
                 f"{folder} has no {name_of(number)} yet; `dysem-lab capture`, as before, makes it"
             ) from None
+
+
+def require_different_ids(folder: str) -> None:
+    """Raise `InputError` where a capture has an id twice; vectors and texts are not read.
+
+    A shard that is missing or damaged is passed over: who reads the shards names it.
+    """
+    from pyarrow.parquet import ParquetFile
+
+    files, path = file_system(folder)
+    seen: set[str] = set()
+    for number in range(n_shards(captured(folder))):
+        ids, shard = [], f"{path}/{name_of(number)}"
+        with contextlib.suppress(*UNREADABLE, KeyError), files.open(shard, "rb") as file:
+            ids = ParquetFile(file).read(["id"])["id"].to_pylist()
+        for name in ids:
+            if name in seen:
+                raise InputError(
+                    f"{folder} has the id {name!r} twice; capture the texts with --ids that "
+                    "differ, or without --ids"
+                )
+            seen.add(name)
 
 
 def store_shards(folder: str, store: VectorStore) -> int:

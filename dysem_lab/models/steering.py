@@ -28,6 +28,7 @@ from dysem_lab.prompts import SLOT, Prompt, auxiliaries
 NORMS = ("scaling", "recovering", "scaled_recovering", "head_recovering", "self_scaling")
 SCALED_NORMS = ("scaling", "scaled_recovering", "self_scaling")  # those that read α
 NOISE = 1e-5  # of a norm: a difference that is smaller is what float32 rounds off
+NOISE_OF_HALF = 2.0  # the same in steps (eps) of a data type of 16 bits, whose passes leave about 1
 
 
 class Position(NamedTuple):
@@ -209,6 +210,7 @@ def contrasted(
     minus: Float[Tensor, "batch ..."] | None,
     norm: str = "scaling",
     alpha: float = 2.0,
+    dtype: torch.dtype = torch.float32,
 ) -> Float[Tensor, "batch ..."]:
     """Return the vectors that replace those of the normal prompt.
 
@@ -217,6 +219,7 @@ def contrasted(
         minus: v⁻, of the same shape; not read by "self_scaling".
         norm: A name of `NORMS`, see `Contrast`.
         alpha: α.
+        dtype: In which both were computed: it says what is rounding.
 
     Returns:
         As `plus`; zero where both prompts say the same, as where a window of attention ends before
@@ -233,7 +236,8 @@ def contrasted(
         torch.linalg.vector_norm(vectors, dim=axes, keepdim=True)
         for vectors in (plus, minus, difference)
     )
-    heard = found > NOISE * torch.maximum(wanted, other)
+    noise = max(NOISE, NOISE_OF_HALF * torch.finfo(dtype).eps)
+    heard = found > noise * torch.maximum(wanted, other)
     difference = torch.where(heard, difference, 0.0)
     if norm == "scaling":
         return alpha * difference
@@ -390,7 +394,8 @@ class Intervention(Edit):
             edited = tensor.clone()
             vectors = edited[where]
             plus = vectors[part].float()
-            vectors[part] = contrasted(plus, minus, contrast.norm, contrast.alpha).to(tensor.dtype)
+            made = contrasted(plus, minus, contrast.norm, contrast.alpha, tensor.dtype)
+            vectors[part] = made.to(tensor.dtype)
             edited[where] = vectors
             return edited
 

@@ -1,7 +1,7 @@
 """Systems at settings that are chosen on other pairs, each from a small grid. Notebook 24."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import chain, product
 from typing import NamedTuple
 
@@ -100,13 +100,17 @@ def _grids(systems: Mapping[str, Encoder]) -> dict[str, list[Encoder]]:
 
 def _dysem_grid(system: DySem) -> list[Encoder]:
     names = ("component", "setting", "vector", "k")
+    settings: Sequence[str] = SETTINGS
+    vectors: Sequence[str] = VECTORS
+    if system.languages == ("en",):  # whose prompts and mean are the same in all of these
+        settings, vectors = (system.config["setting"],), (system.config["vector"],)
     return [
         DySem.from_config(
             {**system.config, **dict(zip(names, values, strict=True))},
             system.lens,
             translator=system.translator,
         )
-        for values in product(COMPONENTS, SETTINGS, VECTORS, KS)
+        for values in product(COMPONENTS, settings, vectors, KS)
     ]
 
 

@@ -162,10 +162,11 @@ def leaderboard(
             f" Settings were chosen on {amount(len(chosen_on), 'pair')} of {chosen_on.name}, "
             f"without the {n_left_out:,} that are scored."
         )
-    if several is not None:
+    sampled = several is not None and any(len(of) > several for of in study.data.values())
+    if several is not None and sampled and (scores["passes"] > 1).any():
         said += (
-            f" Systems of several passes are scored on a random sample of {several:,} pairs of "
-            "each task."
+            " Systems of several passes are scored on a random sample of "
+            f"{amount(several, 'pair')} of each task that has more."
         )
     return Finding("leaderboard", scores, figure(scores, facts), said, facts)
 

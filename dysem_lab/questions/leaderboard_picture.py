@@ -135,7 +135,7 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
             row=1,
             col=2,
         )
-    if rows["time"].str.endswith(UNTIMED).any():
+    if any(said.endswith(UNTIMED) for said in rows["time"]):
         said = f"{UNTIMED.strip()}: its translations or paraphrases are given, and not timed"
         unseen = {"color": "rgba(0,0,0,0)"}
         drawn.add_scatter(
@@ -190,7 +190,7 @@ def caption(table: pd.DataFrame) -> str:
         return f"{row['method']} {interval(row)}{time}"
 
     lead = ""
-    if len(free):
+    if len(free) > 1:
         beaten = int((free["high"] < free["low"].iloc[-1]).sum())
         lead = (
             f"Without training {free['method'].iloc[-1]} scores most, with an interval above those "

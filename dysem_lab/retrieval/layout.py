@@ -147,6 +147,10 @@ def _scales(vectors: Float[np.ndarray, "n d"], dtype: str) -> Float[np.ndarray, 
     peak = np.abs(vectors).max(0)
     scales = peak / np.float32(127) if dtype == "int8" else np.exp2(np.frexp(peak)[1] - 1.0)
     scales = scales.astype(np.float32)
+    # Below the normal range a rounded scale may be too small by half: codes would not fit 8 bits.
+    if dtype == "int8":
+        small = peak >= scales * np.float64(127.5)
+        scales = np.where(small, np.nextafter(scales, np.float32(1)), scales)
     return np.where(scales > 0, scales, np.float32(1))
 
 

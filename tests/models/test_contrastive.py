@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import dysem_lab as dl
 from dysem_lab.encoders.contrastive import (
     ContrastivePrompting,
     check_output,
@@ -411,6 +412,24 @@ def test_what_rounding_leaves_of_equal_vectors_is_no_direction():
         assert not contrasted(plus, plus * (1 + 3e-7), norm).any(), norm
         assert not contrasted(plus, plus + 1e-6 * step, norm).any(), norm
         assert contrasted(plus, plus + 1e-4 * step, norm).all(), norm
+        assert not contrasted(plus, plus + 6e-3 * step, norm, dtype=torch.bfloat16).any(), norm
+        assert contrasted(plus, plus + 5e-2 * step, norm, dtype=torch.bfloat16).all(), norm
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_prompts_that_differ_outside_the_window_patch_nothing_in(dtype, tiny_folder, monkeypatch):
+    lens = dl.load_model(tiny_folder("Gemma2"), dtype=dtype)  # a window of 16 tokens
+    made = []
+
+    def spied(*given):
+        made.append((given[0].clone(), contrasted(*given)))
+        return made[-1][1]
+
+    monkeypatch.setattr("dysem_lab.models.steering.contrasted", spied)
+    encoder = dl.ContrastivePrompting(lens, 0, norm="recovering", output_layer="penultimate")
+    encoder.encode(["It is raining.", "The cat sleeps on the mat."], progress=False)
+    assert any(plus.any() for plus, _ in made)
+    assert not any(vectors.any() for _, vectors in made)
 
 
 @given(batches_of_heads(), st.floats(-8, 8, width=16))

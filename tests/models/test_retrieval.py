@@ -127,6 +127,14 @@ def test_hits_of_fewer_bytes_are_exact_for_what_is_stored(many, dtype, texts, qu
     assert ((vectors - texts.vectors).abs() <= peaks * step + tiny).all()
 
 
+def test_int8_keeps_signs_of_the_smallest_numbers_of_float32():
+    steps = torch.arange(1, 400, dtype=torch.float32)[:, None] * 2.0**-149
+    texts = dl.SemanticVectors(torch.stack([steps, -steps]).reshape(-1, 1), torch.ones(798, 1) > 0)
+    for rows in torch.arange(798).reshape(2, -1).T:
+        stored = layout.as_stored(texts[rows.numpy()], "int8").vectors
+        assert (stored[0] > 0 > stored[1]).all(), float(rows[0])
+
+
 @pytest.mark.parametrize("dtype", layout.DTYPES)
 @settings(max_examples=60)
 @given(texts=semantic())

@@ -392,6 +392,37 @@ def test_the_command_line_captures_and_builds_an_index_of_shards(request_for, ta
     assert 0.5 < run(*index, "--stored", "int8")[f"10 nearest kept by int8 (of {N} texts)"] <= 1
 
 
+def test_an_index_of_shards_has_their_data_type_and_refuses_ids_that_are_there_twice(
+    request_for, table, tmp_path
+):
+    pytest.importorskip("numba", reason="no numba: pip install -e '.[index]'")
+    from typer.testing import CliRunner
+
+    from dysem_lab.cli import cli
+
+    def run(*arguments):
+        return CliRunner().invoke(cli, list(map(str, arguments)), catch_exceptions=False)
+
+    request = request_for(dtype="bfloat16", columns={"en": "en"})
+    captured(request)
+    build = ("index", "build", tmp_path / "index", "--model", request.model, "--shards")
+    assert run(*build, request.folder).exit_code == 0
+    there = dl.SemanticIndex.open(tmp_path / "index")
+    assert there.encoder["model"]["dtype"] == "bfloat16"
+    lens = dl.load_model(request.model, dtype="bfloat16")
+    made = dl.DySem(lens, ("en",), None, 0.25).encode(table["en"].tolist(), progress=False)
+    assert torch.allclose(there.vectors(there.ids).vectors, made.vectors.float(), atol=0.1)
+
+    twice = tmp_path / "twice.parquet"
+    table.assign(id=[f"t{i % 9}" for i in range(N)]).to_parquet(twice)  # of different shards
+    request = request_for(texts=str(twice), folder=str(tmp_path / "twice"))
+    captured(request)
+    build = ("index", "build", tmp_path / "new", "--model", request.model, "--shards")
+    with pytest.raises(InputError, match="has the id 't0' twice; capture the texts with --ids"):
+        run(*build, request.folder)
+    assert not (tmp_path / "new").exists()
+
+
 def _store(folder):
     path = folder / "store.sqlite"
     dl.VectorStore(path)

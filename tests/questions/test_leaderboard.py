@@ -298,6 +298,27 @@ def test_a_sample_of_several_passes_is_said(tiny_lens, tmp_path):
     finding = dl.leaderboard(study, ["prompteol", "dysem"], several=8, n_timed=0)
     assert "several passes are scored on a random sample of 8 pairs of each" in finding.caption
     assert "systems of several passes on 8 random pairs a task" in str(finding.facts)
+    for methods, several in ((["prompteol", "dysem"], 12), ("prompteol", 8)):  # nothing is left out
+        whole = dl.leaderboard(study, methods, several=several, n_timed=0)
+        assert "random sample" not in whole.caption
+
+
+def test_of_english_alone_settings_that_are_the_same_are_one(deep_lens, choice_case, tmp_path):
+    dev, study, _ = choice_case
+    english = dl.Study(deep_lens, study.data, store=VectorStore(tmp_path / "v.sqlite"))
+    found = dl.leaderboard(english, "dysem", chosen_on=dev, n_timed=0)
+    row = found.table.set_index("system").loc["dysem_chosen"]
+    assert row["n_tried"] == 6  # component and k; prompt setting and v(x) change nothing
+    assert "(best of 6 on demo)" in row["method"]
+
+
+@pytest.mark.filterwarnings("ignore:Spearman is undefined")
+def test_a_leaderboard_without_any_score_says_so(tiny_lens, data):
+    study = dl.Study(tiny_lens, {"one": data["one"].select([0])}, languages=["en", "fr"])
+    found = dl.leaderboard(study, ["prompteol", "dysem"], n_timed=0)
+    assert found.caption == "Spearman × 100: no system has a score."
+    alone = dl.leaderboard(study.on({"two": data["two"]}), "prompteol", n_timed=0)
+    assert "others" not in alone.caption
 
 
 # The cost of renderings

@@ -143,6 +143,10 @@ def test_a_figure_is_made_again_from_its_record(made, tmp_path):
         with pytest.raises(InputError, match="named 'sts'; give it with --data PATH"):
             again(elsewhere, out, models=[str(folder)])
         assert again_one(elsewhere, out, models=[str(folder)], data="demo") in jobs
+    for name in ("", "0", "01"):  # `--only` takes beginnings, a record has the whole name
+        elsewhere.write_text(json.dumps({"made_by": {**record["made_by"], "notebook": name}}))
+        with pytest.raises(InputError, match=f"record.json: unknown notebook '{name}'"):
+            again(elsewhere, out, models=[str(folder)], data="demo")
     record["made_by"]["folder"] = "../../elsewhere"
     wrong = [record, {"made_by": {"notebook": "01"}}, {}, []]
     for text in ("", *map(json.dumps, wrong)):
@@ -199,6 +203,9 @@ def test_all_figures_of_a_folder_are_made_again_each_job_once(made, tmp_path):
         again(here, out)
     with pytest.raises(InputError, match=r"no record in .* names a folder or file 'x' as its data"):
         again(here, out, models=[str(folder)], data=str(tmp_path / "x"))
+    other = tmp_path / "other" / folder.name
+    with pytest.raises(InputError, match=f"could both be the model .* call '{folder.name}'"):
+        again(here, out, models=[str(folder), str(other)])
     for name in ("only", "none"):
         (tmp_path / name).mkdir()
     (tmp_path / "only" / "old.json").write_text(json.dumps(old))
