@@ -3,6 +3,8 @@
 The folder has shards of some thousand texts, each written once and mapped into memory, and a SQLite
 file that says which of them count. What a kill leaves behind is a file that nothing refers to: the
 index is as it was before the call, or as it is after.
+
+Over 400 lines, as what an index is, takes and refuses is said where it is done.
 """
 
 import json
