@@ -223,21 +223,24 @@ def mean_difference(
     against: Sequence[Tensor] | None,
     gold: Float[np.ndarray, " n"],
     seed: int,
+    n_resamples: int = N_RESAMPLES,
 ) -> dict[str, float]:
     """Return the mean paired difference of the draws to one method, and what their intervals span.
 
-    NaN where there is nothing to compare with, or fewer than three pairs are defined under both.
+    The p is the largest of the draws. NaN where there is nothing to compare with, or fewer than
+    three pairs are defined under both.
     """
     paired = [
-        paired_difference(similarity, against[0], gold, seed=seed)
+        paired_difference(similarity, against[0], gold, seed=seed, n_resamples=n_resamples)
         for similarity in draws
         if against is not None and int((similarity + against[0]).isfinite().sum()) >= 3
     ]
-    found = pd.DataFrame(paired, columns=["difference", "low", "high"], dtype=np.float64)
+    found = pd.DataFrame(paired, columns=["difference", "low", "high", "p"], dtype=np.float64)
     return {
         name: float(found["difference"].mean()),
         f"{name}_low": float(found["low"].min()),
         f"{name}_high": float(found["high"].max()),
+        f"{name}_p": float(found["p"].max()),
     }
 
 

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from dysem_lab.bootstrap import MANY
 from dysem_lab.consensus import consensus_set, resolve_k, top_k
 from dysem_lab.display import amount
 from dysem_lab.evaluate import mean_difference, score
@@ -17,12 +18,11 @@ from dysem_lab.questions.asked import asked
 from dysem_lab.questions.finding import Facts, Finding, facts_of
 from dysem_lab.questions.needs import prepare
 from dysem_lab.questions.random_sets import draw_sets
-from dysem_lab.questions.scores import one_prompt, only_task
+from dysem_lab.questions.scores import LEVEL, one_prompt, only_task, with_holm
 from dysem_lab.questions.study import Study
 from dysem_lab.questions.style import (
     SCORE,
     difference_axis,
-    excludes_zero,
     gain,
     layout,
     lines_down,
@@ -81,12 +81,14 @@ def ladder(
 
     Returns:
         One row per ``rung`` and ``vector``, in the order above, with ``kind`` ("step", "control")
-        and the columns of `dysem_lab.evaluate.score`. ``step``, ``step_low``, ``step_high``: paired
-        difference to the row named by ``against``, which is the step before, and for controls
-        the top k; ``total``, ``total_low``, ``total_high``: to the first row. A random rung is the
-        mean of its draws, its intervals span those of the draws, and ``draw_low``, ``draw_high``
-        are the lowest and highest score of a draw. ``cut``: share of the texts whose consensus set
-        is larger than k. Differences are over the pairs that both sides define (NaN below three).
+        and the columns of `dysem_lab.evaluate.score`. ``step``, ``step_low``, ``step_high``,
+        ``step_p``: paired difference to the row named by ``against``, which is the step before, and
+        for controls the top k; ``step_p_holm``, corrected for all ``n_compared`` of the table.
+        ``total``, ``total_low``, ``total_high``: difference to the first row. A random rung is the
+        mean of its draws, its intervals span those of the draws, its p is their largest, and
+        ``draw_low``, ``draw_high`` are the lowest and highest score of a draw. ``cut``: share of
+        the texts whose consensus set is larger than k. Differences are over the pairs that both
+        sides define (NaN below three).
 
     Raises:
         InputError: Several tasks, a name that the study does not have, k out of range, n_random
@@ -127,6 +129,8 @@ def table(
         scores = pd.DataFrame(
             score(s, gold, size, seed=seed) for s, size in zip(draws, sizes[rung], strict=True)
         )
+        total = mean_difference("total", draws, first if before else None, gold, seed, MANY)
+        del total["total_p"]  # the steps are what is tested
         rows.append(
             {
                 "rung": rung,
@@ -141,12 +145,12 @@ def table(
                 "draw_low": scores["spearman"].min(),
                 "draw_high": scores["spearman"].max(),
                 "against": f"{before[0]} ({before[1]})" if before else "",
-                **mean_difference("step", draws, base, gold, seed),
-                **mean_difference("total", draws, first if before else None, gold, seed),
+                **mean_difference("step", draws, base, gold, seed, MANY),
+                **total,
                 "cut": cut if rung in ("top k", "bottom k") else np.nan,
             }
         )
-    return pd.DataFrame(rows)
+    return with_holm(pd.DataFrame(rows), "step")
 
 
 def rung_sets(
@@ -219,13 +223,20 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
         measured(figure, part[["spearman", "low", "high"]], y, 1, name, colour, ".1f")
         part, y = part[part["against"] != ""], y[part["against"] != ""]
         if len(part):
-            gains = part.apply(gain, axis=1, name="step")
+            stars = (part["step_p_holm"] < LEVEL).map({True: "*", False: ""})
+            gains = part.apply(gain, axis=1, name="step") + stars
             measured(figure, part[step], y, 2, name, colour, gains, ends[1])
     labels = [_rung_label(name, table) if name in SHOWN_RUNGS else name for name in lines]
     lines_down(figure, labels, above=0.5)
     figure.update_xaxes(title=SCORE, range=range_with_room(table[["low", "high"]]), col=1)
     difference_axis(figure, SCORE, ends, col=2)
-    return layout(figure, "Which step of the method earns the score?", facts, 44 * len(lines) + 200)
+    title, note = "Which step of the method earns the score?", f"* {_by_holm(table, 'by')}"
+    return layout(figure, title, f"{facts}, {note}", 44 * len(lines) + 200)
+
+
+def _by_holm(table: pd.DataFrame, word: str) -> str:
+    """Return what a certain difference is."""
+    return f"p < {LEVEL:g} {word} Holm over {amount(int(table['n_compared'].max()), 'comparison')}"
 
 
 def _rung_label(rung: str, table: pd.DataFrame) -> str:
@@ -238,18 +249,18 @@ def _rung_label(rung: str, table: pd.DataFrame) -> str:
 
 
 def caption(table: pd.DataFrame) -> str:
-    """Return one line: where the ladder starts and ends, and which steps matter.
+    """Return one line: where the ladder starts and ends, and which steps are certain.
 
-    A step matters where its 95 % interval excludes 0.
+    A step is certain where its p is below 0.05 after Holm, over all steps and controls.
     """
     rows = table.set_index(["rung", "vector"])
     first = rows.loc[("source, all d", "source")]
     end = {vector: rows.loc[("top k", vector)] for vector in ("mean", "source")}
     chain = [(name, rows.loc[(rung, "mean")]) for rung, name in STEP_NAMES.items()]
-    matter = [f"{name} {gain(row, 'step')}" for name, row in chain if excludes_zero(row, "step")]
-    rest = [f"{name} {gain(row, 'step')}" for name, row in chain if not excludes_zero(row, "step")]
+    sure = [f"{name} {gain(row, 'step')}" for name, row in chain if row["step_p_holm"] < LEVEL]
+    rest = [f"{name} {gain(row, 'step')}" for name, row in chain if not row["step_p_holm"] < LEVEL]
     others = [
-        f"{rung} {gain(row, 'step')}"
+        f"{rung} {gain(row, 'step')}" + (" (certain)" if row["step_p_holm"] < LEVEL else "")
         for (rung, vector), row in rows[rows["kind"] == "control"].iterrows()
         if vector == "mean"
     ]
@@ -268,8 +279,9 @@ def caption(table: pd.DataFrame) -> str:
         f"({gain(end['mean'], 'total')}) and with the source vector "
         f"{end['source']['spearman']:.1f} ({gain(end['source'], 'total')}) on "
         f"{end['mean']['n_dims']:.0f}",
-        f"Steps of the mean vector whose interval excludes 0: {', '.join(matter) or 'none'}",
-        f"steps whose interval does not: {', '.join(rest) or 'none'}",
+        f"Steps of the mean vector that are certain ({_by_holm(table, 'after')}): "
+        f"{', '.join(sure) or 'none'}",
+        f"steps that are not: {', '.join(rest) or 'none'}",
         f"In place of top k: {', '.join(others)}",
     ]
     if cut < 1:

@@ -462,8 +462,3 @@ def gain(row: pd.Series, name: str) -> str:
         f"{number:{'+' if i == 0 else ''}.{digits}f}" for i, number in enumerate(values)
     )
     return f"{value} [{low}, {high}]"
-
-
-def excludes_zero(row: pd.Series, name: str) -> bool:
-    """Return whether the interval of a difference is on one side of 0."""
-    return bool(row[f"{name}_low"] > 0 or row[f"{name}_high"] < 0)

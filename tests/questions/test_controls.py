@@ -14,7 +14,7 @@ from scipy.stats import spearmanr
 
 from dysem_lab.data.sts import STSData, load_data
 from dysem_lab.errors import DataError, InputError
-from dysem_lab.evaluate import score
+from dysem_lab.evaluate import paired_difference, score
 from dysem_lab.models.facts import ModelFacts
 from dysem_lab.models.loading import source_digest
 from dysem_lab.models.passes import MAX_TOKENS
@@ -224,11 +224,39 @@ def test_ladder_equals_loops_over_the_equations(ladder_case):
     assert rows.loc[("top k", "mean"), "cut"] == pytest.approx(cut)
 
 
+def holm_by_hand(p):
+    """Return p by Holm: the smallest n times, the next n − 1 times, never below the one before."""
+    corrected, least = {}, 0.0
+    for i, (row, value) in enumerate(p.sort_values(kind="stable").items()):
+        least = max(least, min(1.0, (len(p) - i) * value))
+        corrected[row] = least
+    return corrected
+
+
+def test_steps_and_controls_have_p_over_all_of_them(ladder_case):
+    vectors, gold, table = ladder_case
+    tested = table[table["against"] != ""]
+    assert len(tested) == 15  # of 16 rows: the first one is against nothing
+    assert (table["n_compared"] == 15).all()
+    assert tested["step_p_holm"].to_dict() == pytest.approx(holm_by_hand(tested["step_p"]))
+    assert table.loc[table["against"] == "", ["step_p", "step_p_holm"]].isna().all(axis=None)
+    mean = np.stack([vectors["ja"], vectors["ru"]], axis=1).astype(np.float64).mean(1)
+    everything = [set(range(12))] * 20
+    one, other = (np.array(naive_cosines(v, everything)) for v in (mean, vectors["en"]))
+    draws = np.random.default_rng(5).integers(0, 20, (3000, 20))
+    found = [spearmanr(np.stack([one[i], other[i], gold[i]], 1)).statistic[2, :2] for i in draws]
+    gaps = np.subtract(*np.transpose(found))
+    p = 2 * min((gaps <= 0).mean(), (gaps >= 0).mean())
+    row = table[table["rung"] == "mean, all d"].iloc[0]
+    assert row["step_p"] == pytest.approx(p, abs=0.05)
+
+
 def test_random_rungs_are_the_mean_of_their_draws_within_intervals_that_span_them(ladder_case):
     vectors, gold, table = ladder_case
     x = torch.from_numpy(np.stack([vectors["ja"], vectors["ru"]], axis=1))
     rungs = dict(ladder.rung_sets(x, 2, range(3, 7)))
     v = {"source": vectors["en"], "mean": x.double().mean(1).numpy()}
+    of_top_k = [set(np.flatnonzero(u)) for u in rungs["top k"][0]]
     random = table[table["rung"].str.startswith("random")]
     assert len(random) == 4
     for row in random.itertuples():
@@ -244,6 +272,9 @@ def test_random_rungs_are_the_mean_of_their_draws_within_intervals_that_span_the
         assert row.high == pytest.approx(draws["high"].max(), abs=1e-3)
         assert row.against == f"top k ({row.vector})"
         assert row.step_low <= row.step <= row.step_high
+        top = np.array(naive_cosines(v[row.vector], of_top_k), dtype=float)
+        p = [paired_difference(s, top, gold, seed=3, n_resamples=10_000)["p"] for s in similarities]
+        assert row.step_p == pytest.approx(max(p), abs=1e-3)
 
 
 def test_random_sets_of_all_dimensions_are_the_dense_mean(tmp_path):
@@ -718,12 +749,8 @@ def test_differences_between_translators_have_p_over_all_that_were_compared(tran
     vectors, gold, table = translator_case
     tested = table[table["source"] != "one"]
     assert (tested["n_compared"] == 10).all()  # five methods, two sources
-    # Holm by hand: the smallest p ten times, the next nine times, never below the one before.
-    corrected, least = {}, 0.0
-    for i, (row, p) in enumerate(tested["difference_p"].sort_values(kind="stable").items()):
-        least = max(least, min(1.0, (10 - i) * p))
-        corrected[row] = least
-    assert tested["difference_p_holm"].to_dict() == pytest.approx(corrected)
+    by_hand = holm_by_hand(tested["difference_p"])
+    assert tested["difference_p_holm"].to_dict() == pytest.approx(by_hand)
     one, other = (
         np.array(naive_cosines(vectors[name]["zh"], [set(range(9))] * 15)) for name in vectors
     )
@@ -775,25 +802,35 @@ def test_ladder_figure_has_every_rung_and_its_caption_says_which_steps_matter(la
     )
     assert f"{undefined} pairs undefined" in labels
     assert shown(figure, table, ["spearman", "step"])
+    assert "* p &lt; 0.05 by Holm over 15 comparisons" in figure.layout.title.subtitle.text
     assert "facts of the study" in figure.layout.title.subtitle.text
     assert figure.layout.width == 1000
 
     by_hand = table.copy()
     row = by_hand.set_index(["rung", "vector"]).index.get_loc
-    columns = ["step", "step_low", "step_high"]
-    by_hand.loc[row(("mean, all d", "mean")), columns] = [8.25, 7.0, 9.5]
-    by_hand.loc[row(("positive mean", "mean")), columns] = [0.1, -0.3, 0.4]
-    by_hand.loc[row(("consensus", "mean")), columns] = [-2.0, -3.0, -1.0]
-    by_hand.loc[row(("top k", "mean")), columns] = [-0.5, -1.0, 0.0]
+    columns = ["step", "step_low", "step_high", "step_p_holm"]
+    by_hand["step_p_holm"] = 0.051
+    by_hand.loc[row(("mean, all d", "mean")), columns] = [8.25, 7.0, 9.5, 0.001]
+    by_hand.loc[row(("positive mean", "mean")), columns] = [0.1, -0.3, 0.4, 0.5]
+    by_hand.loc[row(("consensus", "mean")), columns] = [-2.0, -3.0, -1.0, 0.049]
+    # Its interval excludes 0, which is not enough beside 14 others.
+    by_hand.loc[row(("top k", "mean")), columns] = [-0.5, -1.0, -0.1, 0.051]
+    by_hand.loc[row(("bottom k", "mean")), columns] = [-4.0, -5.0, -3.0, 0.01]
     caption = ladder.caption(by_hand)
     lead = "Mean over languages earns the most, +8.2; the other steps together -2.4. "
     assert caption.startswith(lead)
     assert "\n" not in caption
-    matter, rest = caption.split("Steps of the mean vector whose interval excludes 0: ")[1].split(
-        "; steps whose interval does not: "
-    )
-    assert matter == "mean over languages +8.2 [7.0, 9.5], consensus -2.0 [-3.0, -1.0]"
-    assert rest.startswith("positive mean +0.1 [-0.3, 0.4], top k -0.5 [-1.0, 0.0]. In place of")
+    certain, rest = caption.split(
+        "Steps of the mean vector that are certain (p < 0.05 after Holm over 15 comparisons): "
+    )[1].split("; steps that are not: ")
+    assert certain == "mean over languages +8.2 [7.0, 9.5], consensus -2.0 [-3.0, -1.0]"
+    assert rest.startswith("positive mean +0.1 [-0.3, 0.4], top k -0.5 [-1.0, -0.1]. In place of")
+    assert "bottom k -4.0 [-5.0, -3.0] (certain)" in caption
+    assert caption.count("(certain)") == 1
+    traces = ladder.figure(by_hand, "").data
+    texts = [text for trace in traces if trace.mode == "text" for text in trace.text]
+    starred = [text.strip() for text in texts if text.endswith("*")]
+    assert starred == ["+8.2 [7.0, 9.5]*", "-2.0 [-3.0, -1.0]*", "-4.0 [-5.0, -3.0]*"]
     assert f"{undefined} pairs without intersection" in caption
     for rung in ladder.CONTROLS:
         assert f"{rung} " in caption
