@@ -10,6 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from dysem_lab.bootstrap import MANY
 from dysem_lab.data.sts import STSData, available_languages, load_data
 from dysem_lab.data.sts_tasks import TASKS
 from dysem_lab.display import amount
@@ -21,7 +22,15 @@ from dysem_lab.questions.asked import asked, require_study
 from dysem_lab.questions.finding import Facts, Finding, facts_of, sources_of
 from dysem_lab.questions.grid import Cell, CellResult, sweep
 from dysem_lab.questions.needs import prepare
-from dysem_lab.questions.scores import mean_size, only_task, rank_languages
+from dysem_lab.questions.scores import (
+    LEVEL,
+    by_holm,
+    certain,
+    mean_size,
+    only_task,
+    rank_languages,
+    with_holm,
+)
 from dysem_lab.questions.study import Study
 from dysem_lab.questions.style import SCORE, error_bar, gain, layout, rows_of
 
@@ -126,10 +135,11 @@ def honest_choice(
         One row per setting, ``vector``, ``chosen_on`` ("test", "dev"), m and k, with ``languages``
         (joined by "/", the first m of that ranking), ``choosing_score`` (on the pairs that the
         choice is made on), ``chosen``, and the columns of `dysem_lab.evaluate.score` on the test
-        pairs. On the row chosen on test, ``optimism``, ``optimism_low``, ``optimism_high``: how
-        much it scores above the row chosen on dev, by paired bootstrap over the test pairs with
-        both choices held fixed. It can be negative: adding languages in the order of their own
-        scores is a rule of thumb, not a search over all sets of languages.
+        pairs. On the row chosen on test, ``optimism``, ``optimism_low``, ``optimism_high``,
+        ``optimism_p``: how much it scores above the row chosen on dev, by paired bootstrap over the
+        test pairs with both choices held fixed; ``optimism_p_holm``, corrected for all
+        ``n_compared`` settings and vectors of the table. It can be negative: adding languages in
+        the order of their own scores is a rule of thumb, not a search over all sets of languages.
 
     Raises:
         InputError: Several tasks, different models or languages, a name or number out of range, or
@@ -184,7 +194,7 @@ def table(
         for vector in VECTORS:
             chosen = {name: best_cell(r.choosing, vector, ks) for name, r in ranked.items()}
             a, b = (ranked[name].reported[chosen[name]].similarity for name in ("test", "dev"))
-            optimism = mean_difference("optimism", [a], [b], gold, seed)
+            optimism = mean_difference("optimism", [a], [b], gold, seed, MANY)
             for name, (order, choosing, reported) in ranked.items():
                 for cell, result in reported.items():
                     if cell.vector != vector:
@@ -204,7 +214,7 @@ def table(
                             **(optimism if is_chosen and name == "test" else {}),
                         }
                     )
-    return pd.DataFrame(rows)
+    return with_holm(pd.DataFrame(rows), "optimism")
 
 
 class _Ranked(NamedTuple):
@@ -311,17 +321,16 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
     figure.update_yaxes(title=f"{SCORE} on test", col=1)
     figure.update_annotations(font_size=14)
     title = "What is choosing on the test labels worth? Above each panel: test choice − dev choice"
-    return layout(figure, title, facts, 330 * n_rows + 150)
+    return layout(figure, title, f"{facts}, * {by_holm(table, 'by')}", 330 * n_rows + 150)
 
 
 def caption(table: pd.DataFrame) -> str:
     """Return one line: both choices of every setting and vector, and their difference."""
-    parts, optimistic = [], 0
+    parts = []
     groups = list(table[table["chosen"]].groupby(["setting", "vector"], sort=False))
     several = table["k"].nunique() > 1
     for (setting, vector), rows in groups:
         test, dev = (rows[rows["chosen_on"] == name].iloc[0] for name in ("test", "dev"))
-        optimistic += bool(test["optimism_low"] > 0)
         ways = [
             f"{row['languages']}" + (f" (k = {row['k']})" if several else "") for row in (test, dev)
         ]
@@ -331,10 +340,12 @@ def caption(table: pd.DataFrame) -> str:
             parts.append(
                 f"{setting}, {vector}: chosen on test {ways[0]} {test['spearman']:.1f}, chosen on "
                 f"dev {ways[1]} {dev['spearman']:.1f}, difference {gain(test, 'optimism')}"
+                + (" (certain)" if test["optimism_p_holm"] < LEVEL else "")
             )
     return (
-        "Choosing on the test labels scores higher, with an interval that excludes 0, in "
-        f"{optimistic} of {len(groups)} settings. {SCORE} on test. {'; '.join(parts)}."
+        f"Choosing on the test labels scores higher for certain in {certain(table, 'optimism')[0]} "
+        f"of {len(groups)} settings ({by_holm(table)}). {SCORE} on test. "
+        f"{'; '.join(parts)}."
     )
 
 
@@ -343,7 +354,8 @@ def _verdict(part: pd.DataFrame) -> str:
     chosen = part[part["chosen"]]
     if _same_choice(chosen):
         return "the same choice"
-    return gain(chosen[chosen["chosen_on"] == "test"].iloc[0], "optimism")
+    test = chosen[chosen["chosen_on"] == "test"].iloc[0]
+    return gain(test, "optimism") + ("*" if test["optimism_p_holm"] < LEVEL else "")
 
 
 def _same_choice(rows: pd.DataFrame) -> bool:

@@ -18,7 +18,7 @@ from dysem_lab.questions.asked import asked
 from dysem_lab.questions.finding import Facts, Finding, facts_of
 from dysem_lab.questions.needs import prepare
 from dysem_lab.questions.random_sets import draw_sets
-from dysem_lab.questions.scores import LEVEL, one_prompt, only_task, with_holm
+from dysem_lab.questions.scores import LEVEL, by_holm, one_prompt, only_task, with_holm
 from dysem_lab.questions.study import Study
 from dysem_lab.questions.style import (
     SCORE,
@@ -230,13 +230,8 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
     lines_down(figure, labels, above=0.5)
     figure.update_xaxes(title=SCORE, range=range_with_room(table[["low", "high"]]), col=1)
     difference_axis(figure, SCORE, ends, col=2)
-    title, note = "Which step of the method earns the score?", f"* {_by_holm(table, 'by')}"
+    title, note = "Which step of the method earns the score?", f"* {by_holm(table, 'by')}"
     return layout(figure, title, f"{facts}, {note}", 44 * len(lines) + 200)
-
-
-def _by_holm(table: pd.DataFrame, word: str) -> str:
-    """Return what a certain difference is."""
-    return f"p < {LEVEL:g} {word} Holm over {amount(int(table['n_compared'].max()), 'comparison')}"
 
 
 def _rung_label(rung: str, table: pd.DataFrame) -> str:
@@ -279,7 +274,7 @@ def caption(table: pd.DataFrame) -> str:
         f"({gain(end['mean'], 'total')}) and with the source vector "
         f"{end['source']['spearman']:.1f} ({gain(end['source'], 'total')}) on "
         f"{end['mean']['n_dims']:.0f}",
-        f"Steps of the mean vector that are certain ({_by_holm(table, 'after')}): "
+        f"Steps of the mean vector that are certain ({by_holm(table)}): "
         f"{', '.join(sure) or 'none'}",
         f"steps that are not: {', '.join(rest) or 'none'}",
         f"In place of top k: {', '.join(others)}",

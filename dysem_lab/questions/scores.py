@@ -286,6 +286,11 @@ def certain(table: pd.DataFrame, name: str = "gain") -> tuple[int, int]:
     return int((sure & (gains > 0)).sum()), int((sure & (gains < 0)).sum())
 
 
+def by_holm(table: pd.DataFrame, word: str = "after") -> str:
+    """Return in words what is certain in a table of `with_holm`."""
+    return f"p < {LEVEL:g} {word} Holm over {amount(int(table['n_compared'].max()), 'comparison')}"
+
+
 def mean_size(sizes: Tensor) -> float:
     """Return #Dim., the mean size of the joint sets."""
     return float(sizes.double().mean())

@@ -842,14 +842,30 @@ def test_choice_figure_and_caption_show_both_choices(choice_case):
     figure = choice.figure(table, "facts")
     assert shown(figure, table, ["spearman"])
     titles = [annotation.text for annotation in figure.layout.annotations]
-    oracle = table[table["optimism"].notna()].set_index("vector").loc["mean"]
+    oracle = table.assign(at=table.index)[table["optimism"].notna()].set_index("vector").loc["mean"]
     interval = f"[{oracle['optimism_low']:.1f}, {oracle['optimism_high']:.1f}]"
-    assert f"english, mean: {oracle['optimism']:+.1f} {interval}" in titles
+    star = "*" if oracle["optimism_p_holm"] < 0.05 else ""
+    assert f"english, mean: {oracle['optimism']:+.1f} {interval}{star}" in titles
     caption = choice.caption(table)
     assert "english, mean: chosen on test ru 100.0, chosen on dev ja " in caption
     assert f", difference {oracle['optimism']:+.1f} {interval}" in caption
-    n_optimistic = (table["optimism_low"] > 0).sum()
-    assert f"excludes 0, in {n_optimistic} of 2 settings. Spearman" in caption
+    n_certain = (table["optimism_p_holm"] < 0.05).sum()
+    of_all = f"of 2 settings (p < 0.05 after Holm over 2 comparisons). {choice.SCORE} on test"
+    assert f"higher for certain in {n_certain} {of_all}" in caption
+    tested = table[table["optimism"].notna()]
+    assert tested["optimism_p_holm"].to_dict() == pytest.approx(holm_by_hand(tested["optimism_p"]))
+    assert (table["n_compared"] == 2).all()
+    assert "* p &lt; 0.05 by Holm over 2" in figure.layout.title.subtitle.text
+    for p, n, star in ((0.049, 1, "*"), (0.051, 0, "")):  # of intervals above 0 both
+        new = {"optimism": 9.0, "optimism_low": 1.0, "optimism_high": 17.0, "optimism_p_holm": p}
+        by_hand = table.copy()
+        by_hand.loc[oracle["at"], list(new)] = list(new.values())
+        by_hand.loc[by_hand.index != oracle["at"], "optimism_p_holm"] = 1.0
+        said = choice.caption(by_hand)
+        assert f"higher for certain in {n} {of_all}" in said
+        assert said.count("(certain)") == n
+        titles = [a.text for a in choice.figure(by_hand, "facts").layout.annotations]
+        assert f"english, mean: +9.0 [1.0, 17.0]{star}" in titles
     same = choice.honest_choice(test, test, ks=[2]).table
     assert "english, mean: both choose ru, 100.0" in choice.caption(same)
     titles = [a.text for a in choice.figure(same, "facts").layout.annotations]
