@@ -131,6 +131,15 @@ class STSData:
         first, second = self.sentences[one_of(language, self.sentences, "language")]
         return [*first, *second]
 
+    def english_pairs(self) -> list[frozenset[str]]:
+        """Return the letters and digits of each pair's two English texts, to tell pairs apart.
+
+        Two pairs are the same whatever their order, case, spaces and punctuation, in which the
+        sources of STS-B and of STS12 to STS16 differ.
+        """
+        sides = ([_letters(text) for text in side] for side in self.sentences["en"])
+        return [frozenset(pair) for pair in zip(*sides, strict=True)]
+
     def pair(self, index: int) -> tuple[dict[str, str], dict[str, str]]:
         """Return one pair, as `dysem_lab.explain` takes it: language → each sentence in it.
 
@@ -211,6 +220,10 @@ class STSData:
         """
         size = n_pairs if n_pairs is None else at_least(n_pairs, 1, "the number of pairs")
         return self.select(range(len(self))[:size])
+
+
+def _letters(text: str) -> str:
+    return "".join(sign for sign in text.casefold() if sign.isalnum())
 
 
 def load_data(

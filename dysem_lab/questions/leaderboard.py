@@ -182,22 +182,14 @@ def _unscored(chosen_on: STSData, study: Study) -> STSData:
             f"{chosen_on!r:.80}"
         )
 
-    def pairs_of(data: STSData) -> list[frozenset[str]]:
-        sides = ([_letters(text) for text in side] for side in data.sentences["en"])
-        return [frozenset(pair) for pair in zip(*sides, strict=True)]
-
-    scored = {pair for data in study.data.values() for pair in pairs_of(data)}
-    kept = [i for i, pair in enumerate(pairs_of(chosen_on)) if pair not in scored]
+    scored = {pair for data in study.data.values() for pair in data.english_pairs()}
+    kept = [i for i, pair in enumerate(chosen_on.english_pairs()) if pair not in scored]
     if len(kept) < 3:
         raise InputError(
             f"chosen_on has {amount(len(chosen_on), 'pair')}, of which all but {len(kept)} are "
             "scored; give others, such as a dev split"
         )
     return chosen_on.select(kept)
-
-
-def _letters(text: str) -> str:
-    return "".join(sign for sign in text.casefold() if sign.isalnum())
 
 
 def _needs(study: Study, names: Sequence[str], several: int | None, seed: int) -> list[Need]:
