@@ -315,7 +315,7 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
                 **at,
             )
     figure.update_xaxes(dtick=1, title="m, number of languages")
-    figure.update_yaxes(title=f"{SCORE} on test", col=1)
+    figure.update_yaxes(title=f"{SCORE} on test", col=1).update_yaxes(matches="y")
     figure.update_annotations(font_size=14)
     title = "What is choosing on the test labels worth? Above each panel: test choice − dev choice"
     return layout(figure, title, f"{facts}, * {by_holm(table, 'by')}", 330 * n_rows + 150)

@@ -143,9 +143,7 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
     colours = {"layer-wise": PALETTE[1], "cumulative": PALETTE[0]}
     figure = curves(named.assign(panel=panel), "layer", "kind", "panel", colours)
     figure.update_xaxes(title="layer")
-    figure.update_yaxes(title=SCORE, col=1)
-    if not many:
-        figure.update_yaxes(matches="y")
+    figure.update_yaxes(title=SCORE, col=1).update_yaxes(matches="y")
     figure.update_annotations(font_size=12)
     height = 270 * rows_of(panel.unique()) + 240
     title = "One layer's output, or the sum up to it? (shaded: 95 % interval)"

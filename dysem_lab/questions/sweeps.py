@@ -104,9 +104,9 @@ def _curves(table: pd.DataFrame, x: str, line: str, title: str, facts: Facts | s
     several = table["task"].nunique() > 1
     panel = "task" if several else line
     figure = curves(table, x, line, panel, beside=not several)
-    figure.update_yaxes(title=SCORE, col=1)
+    figure.update_yaxes(title=SCORE, col=1).update_yaxes(matches="y")
     if not several:
-        figure.update_yaxes(matches="y").update_layout(showlegend=False)
+        figure.update_layout(showlegend=False)
         title = f"{title} (shaded: 95 % interval; grey: the other panels)"
     elif table[line].nunique() <= 2:  # of more, nothing is shaded
         title = f"{title} (shaded: 95 % interval)"

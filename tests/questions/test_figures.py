@@ -596,8 +596,10 @@ def test_layers_of_several_tasks_have_their_average_too():
 def test_layers_of_one_setting_have_a_panel_per_task():
     table = layers_table(tasks=["a", "b"], settings=["english"])
     table = table[table["vector"] == "mean"]
-    found = shown(layers.figure(table, FACTS))
-    assert {where for where, _, _ in found} == {"a", "b", "average"}
+    figure = layers.figure(table, FACTS)
+    assert {where for where, _, _ in shown(figure)} == {"a", "b", "average"}
+    # One range of scores, so that the eye can compare panels.
+    assert [axis.matches for axis in figure.select_yaxes()] == ["y"] * 3
 
 
 def test_the_caption_of_layers_by_hand():
