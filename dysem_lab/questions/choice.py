@@ -149,7 +149,8 @@ def honest_choice(
     _check(dev, test, task)
     prepare(dev.needs(component), test.needs(component))
     scores = table(dev, test, task, **given)
-    of_test = facts_of(test, template=test.templates[0], **given)
+    candidates = list(test.task_languages(task))
+    of_test = facts_of(test, languages=candidates, template=test.templates[0], **given)
     facts = replace(
         of_test,
         data=f"{of_test.data}, dev {dev.data[task].name} with "

@@ -944,7 +944,7 @@ def test_the_honest_choice_records_what_it_was_chosen_on(choice_case):
     dev, test, _ = choice_case
     finding = choice.honest_choice(dev, test, ks=[2], seed=3)
     assert str(finding.facts).split(", ", 1)[1] == (
-        "test, 12 pairs, dev dev with 12 pairs, PromptEOL, A^L, k = 2, seed 3"
+        "test, 12 pairs, dev dev with 12 pairs, languages en/ja/ru, PromptEOL, A^L, k = 2, seed 3"
     )
     record = finding.facts.record()
     assert [one["name"] for one in record["chosen_on"]] == ["dev"]
