@@ -150,6 +150,7 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
         categoryarray=rows["method"],
         tickvals=rows["method"],
         ticktext=labels,
+        ticklabelstandoff=6,
         title=None,
     )
     figure.update_xaxes(

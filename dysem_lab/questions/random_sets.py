@@ -170,8 +170,8 @@ def _over_k(table: pd.DataFrame) -> go.Figure:
     figure.add_hline(
         y=dense["spearman"],
         line={"dash": "dash", "color": COLOURS["all dimensions"]},
-        annotation_text=f"all {dense['n_dims']:.0f} dimensions: {dense['spearman']:.1f}",
-        annotation_position="top left",
+        name=f"all {dense['n_dims']:.0f} dimensions: {dense['spearman']:.1f}",
+        showlegend=True,  # a text at the line would lie on a band
     )
     figure.update_xaxes(
         title="#Dim. (mean size; bands: 95 % interval, of random sets the span of draws)"

@@ -170,7 +170,7 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
     # The largest values of a row are lowest in it: its dots make a slope with room for text.
     for i, kind in enumerate(kinds):
         part = table[table["varied"] == kind].sort_values("jaccard")
-        y = i + np.linspace(-0.32, 0.32, len(part)) if len(part) > 1 else np.array([i])
+        y = i + np.linspace(-0.3, 0.3, len(part)) if len(part) > 1 else np.array([i])
         ends = {0, len(part) - 1}
         figure.add_scatter(
             x=part["jaccard"],
@@ -192,7 +192,7 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
         for name, column, colour in REFERENCES:
             figure.add_scatter(
                 x=[part[column].mean()] * 2,
-                y=[i - 0.36, i + 0.36],
+                y=[i - 0.3, i + 0.3],  # no farther, where the names of dots begin
                 showlegend=i == 0,
                 hovertemplate=f"{name}: %{{x:.3f}}",
                 **_line(name, colour, 1),

@@ -302,7 +302,7 @@ def test_random_sets_are_shown_as_the_mean_and_the_span_of_their_seeds():
     dense = table.iloc[-1]
     (line,) = figure.layout.shapes
     assert line.y0 == line.y1 == dense["spearman"]
-    assert f"all {dense['n_dims']:.0f} dimensions" in figure.layout.annotations[0].text
+    assert f"all {dense['n_dims']:.0f} dimensions" in figure.layout.shapes[0].name
 
 
 def test_the_caption_of_random_sets_by_hand():
