@@ -13,9 +13,19 @@ from dysem_lab.batch.seeds import FOLDER, folder_of, records_of_seeds
 from dysem_lab.display import amount
 from dysem_lab.errors import InputError
 from dysem_lab.inputs import one_of, path_of
+from dysem_lab.models.loading import source_digest
 
 FOLDER_OF_SEED = re.compile(rf"{FOLDER}/\d+")
 OF_A_BATCH = "the .json beside a figure that `dysem-lab figures` has made"
+
+
+class Recorded(NamedTuple):
+    """What a record says that its figure was made from."""
+
+    file: Path
+    parameters: dict[str, Any]  # a path by its last part
+    data: dict[str, str]  # digest → how the data are called
+    model: str  # as from `source_digest`; "" where it is not said
 
 
 class MadeAgain(NamedTuple):
@@ -24,6 +34,7 @@ class MadeAgain(NamedTuple):
     jobs: list[Job]  # each once, in the order of the notebooks
     n_records: int  # JSON files that were read
     silent: list[Path]  # those of them that do not say what made them
+    recorded: list[tuple[Job, Recorded]]  # the others, each with the job that makes it again
 
 
 def again(
@@ -55,10 +66,11 @@ def again(
     is_folder = path.is_dir()
     files = [*sorted(path.glob("*.json")), *records_of_seeds(path)] if is_folder else [path]
     made: dict[str, tuple[Path, dict[str, Any]]] = {}  # by its JSON, so that each job comes once
+    recorded: dict[str, list[Recorded]] = {}  # likewise
     silent = []
     for file in files:
         try:
-            made_by = _made_by(file)
+            made_by, of_file = _made_by(file)
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             if not is_folder:
                 raise InputError(
@@ -67,7 +79,9 @@ def again(
                 ) from None
             silent.append(file)
         else:
-            made.setdefault(json.dumps(made_by, sort_keys=True), (file, made_by))
+            key = json.dumps(made_by, sort_keys=True)
+            made.setdefault(key, (file, made_by))
+            recorded.setdefault(key, []).append(of_file)
     if not made:
         raise InputError(
             f"none of {amount(len(files), 'record')} in {path} says how to make it again; a record "
@@ -88,20 +102,72 @@ def again(
                 f"{other} and {file} would both be made by {job.name}; make them one after the "
                 "other, each into a folder of its own"
             )
-    return MadeAgain(sorted(jobs, key=lambda job: job.notebook.stem), len(files), silent)
+    of_jobs = [(job, of) for job, key in zip(jobs, made, strict=True) for of in recorded[key]]
+    in_order = sorted(jobs, key=lambda job: job.notebook.stem)
+    return MadeAgain(in_order, len(files), silent, of_jobs)
 
 
-def _made_by(file: Path) -> dict[str, Any]:
-    """Return what a record says of the job that made it."""
+def require_same(found: MadeAgain) -> None:
+    """Refuse other data or another model under the names that records have; no model runs.
+
+    What was given in place of a record's own may be another, and so may all that a record made
+    before there were digests names.
+
+    Raises:
+        InputError: The digests of the record are not those of what is here.
+        ModelError: As for `dysem_lab.models.loading.source_digest`.
+    """
+    for job, recorded in found.recorded:
+        if job.problem:  # the notebook itself ends with that
+            continue
+        own = {name: _is_own(name, job.parameters[name], recorded) for name in job.parameters}
+        model, asked = str(job.parameters["model"]), job.digests_of_data
+        other = [
+            f"{called or 'data'} had the digest {digest}"
+            for digest, called in recorded.data.items()
+            if digest not in asked
+        ]
+        here = [digest for digest in asked if digest not in recorded.data]
+        what = differs = ""
+        if other and here and all(is_own for name, is_own in own.items() if name != "model"):
+            what, differs = "data", f"{'; '.join(other)}; here is {', '.join(here)}"
+        elif recorded.model and own["model"]:
+            # The first word tells the weights; what a GGUF file is converted to comes after it.
+            was, now = (of.split()[0] for of in (recorded.model, source_digest(model)))
+            if was != now and "@" not in was + now:  # of the hub, before its files are here
+                what, differs = "weights", f"{model} had the digest {was}; here is {now}"
+        if what:
+            raise InputError(
+                f"{recorded.file} was measured on other {what} of the same name: {differs}. Give "
+                f"those {what}, or make a new figure, without --from: dysem-lab figures --only "
+                f"{job.notebook.stem}"
+            )
+
+
+def _is_own(name: str, value: object, recorded: Recorded) -> bool:
+    """Return whether a parameter has a record's own value, or a path that stands for it."""
+    was = recorded.parameters.get(name, value)  # a notebook may have got a parameter since
+    last = _last_part(name, was)
+    return value == was or (bool(last) and Path(str(value)).name == last)
+
+
+def _made_by(file: Path) -> tuple[dict[str, Any], Recorded]:
+    """Return what a record says of the job that made it, and of what it was made from."""
     try:
-        made_by = json.loads(file.read_text(encoding="utf-8"))["made_by"]
+        record = json.loads(file.read_text(encoding="utf-8"))
+        made_by = record["made_by"]
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     folder = str(made_by.get("folder", "")) or folder_of(file.parent)
     if folder and not FOLDER_OF_SEED.fullmatch(folder):
         raise ValueError(f"{folder!r} is no folder of a seed")
     named = {"notebook": str(made_by["notebook"]), "parameters": dict(made_by["parameters"])}
-    return {**named, "folder": folder}
+    data, model = record.get("data") or (), record.get("model") or {}
+    of_data = {str(one["digest"]): str(one.get("label", "")) for one in data if "digest" in one}
+    recorded = Recorded(
+        file, dict(named["parameters"]), of_data, str(model.get("source") or "").strip()
+    )
+    return {**named, "folder": folder}, recorded
 
 
 def _job(file: Path, made_by: Mapping[str, Any], values: dict[str, Any], out: Path) -> Job:

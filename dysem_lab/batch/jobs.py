@@ -115,7 +115,7 @@ class Job:
         return {
             "notebook": hashlib.sha256(sources.encode()).hexdigest(),
             "parameters": dict(self.parameters),
-            "data": list(dict.fromkeys(digest for ask in self._asked for digest in ask.digests)),
+            "data": self.digests_of_data,
             "model": source_digest(str(self.parameters["model"])),
             "code": code_digest(),
             "PNG export": saving.find_browser() is not None,
@@ -151,6 +151,11 @@ class Job:
     def runs_the_model(self) -> bool:
         """Whether cells run the model besides the capture, which no plan counts."""
         return any(ask.runs_the_model for ask in self._asked)
+
+    @property
+    def digests_of_data(self) -> list[str]:
+        """The digest of each data set that its questions read."""
+        return list(dict.fromkeys(digest for ask in self._asked for digest in ask.digests))
 
     @property
     def _asked(self) -> list[Ask]:

@@ -74,7 +74,7 @@ def figures(
     """Run the figure notebooks and write PNG, HTML, CSV and JSON; skip what is up to date."""
     check_engine(engine, workers)
     from dysem_lab.batch import run as batch
-    from dysem_lab.batch.again import again
+    from dysem_lab.batch.again import again, require_same
     from dysem_lab.batch.jobs import plan
     from dysem_lab.questions.saving import NO_BROWSER, find_browser
 
@@ -90,6 +90,7 @@ def figures(
         found = again(from_record, folder, models=model or [], data=data, parameters=parameters)
         planned = found.jobs
         _say_silent(found, from_record)
+        require_same(found)
     else:
         planned = plan(
             model or [],

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from dysem_lab import paths
 from dysem_lab.batch import run as batch
-from dysem_lab.batch.again import again
+from dysem_lab.batch.again import again, require_same
 from dysem_lab.batch.jobs import ELSEWHERE, needs, plan
 from dysem_lab.cli import cli
 from dysem_lab.data.sts import load_data
@@ -227,6 +227,49 @@ def test_figures_of_another_seed_are_made_again_beside_the_others(made, tmp_path
     record.write_text(json.dumps({"made_by": job.made_by}))
     for place, out in ((record, first), (first, first), (record.parent, record.parent)):
         assert again_one(place, out, models=[str(folder)]) == job
+
+
+def test_other_data_or_weights_of_the_same_name_are_refused(tiny_folder, tmp_path):
+    """They would make other numbers under the record of the first."""
+    model, pairs = tmp_path / "small", tmp_path / "pairs"
+    shutil.copytree(tiny_folder("Llama"), model)
+    shutil.copytree(paths.demo_dir(), pairs)
+    given = {"models": [str(model)], "data": str(pairs)}
+    (job,) = plan([str(model)], str(pairs), tmp_path, only=["01"], parameters=PARAMETERS)
+    digest = load_data(pairs, languages=("en", "ja")).head(24).digest
+    source = load_model(model).facts.source
+    file = tmp_path / "a.json"
+    record = {
+        "made_by": job.made_by,
+        "data": [{"label": "my pairs", "digest": digest}],
+        "model": {"source": source},
+    }
+    file.write_text(json.dumps(record))
+    require_same(again(file, tmp_path, **given))
+    arguments = ("--from", str(file), "--model", str(model), "--data", str(pairs), "--dry-run")
+    assert run_figures(*arguments).exit_code == 0
+
+    table = pd.read_csv(pairs / "test.ja.csv", dtype=str)
+    table.loc[0, "sentence1"] += "。"
+    table.to_csv(pairs / "test.ja.csv", index=False)
+    now = load_data(pairs, languages=("en", "ja")).head(24).digest
+    assert now != digest
+    told = rf"a\.json was .* my pairs had the digest {digest}; here is {now}\. .* without --from"
+    with pytest.raises(InputError, match=told):
+        run_figures(*arguments)
+    with pytest.raises(InputError, match=told):  # of a folder likewise
+        require_same(again(tmp_path, tmp_path, **given))
+    require_same(again(file, tmp_path, models=[str(model)], data="demo"))  # meant to be another
+
+    shutil.copytree(paths.demo_dir(), pairs, dirs_exist_ok=True)
+    config = model / "config.json"
+    config.write_text(config.read_text() + "\n")  # any file that a model is loaded from
+    told = rf"small had the digest {source}; here is \w+\. Give those weights"
+    with pytest.raises(InputError, match=told):
+        require_same(again(file, tmp_path, **given))
+    del record["data"], record["model"]  # as before there were digests
+    file.write_text(json.dumps(record))
+    require_same(again(file, tmp_path, **given))
 
 
 def test_what_every_committed_record_says_makes_it_again(tmp_path):
