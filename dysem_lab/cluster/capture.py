@@ -22,15 +22,16 @@ from dysem_lab.cluster.shards import (
     read_shard,
     remove_parts,
     require_same,
+    require_writable,
     write_manifest,
     write_shard,
 )
 from dysem_lab.cluster.texts import Rows
-from dysem_lab.errors import DataError, ModelError
+from dysem_lab.errors import DataError, InputError, ModelError, some_of
 from dysem_lab.inputs import at_least, one_of
 from dysem_lab.models.capture import capture
 from dysem_lab.models.lens import LensModel
-from dysem_lab.models.loading import load_model, resolve_device, size_of
+from dysem_lab.models.loading import load_model, require_found, resolve_device, size_of
 from dysem_lab.models.names import check_name, local_path
 from dysem_lab.models.passes import MAX_TOKENS
 from dysem_lab.models.places import Blocks, places
@@ -189,7 +190,9 @@ def capture_shards(
 ) -> Manifest:
     """Make the shards of a capture that are not there yet, and return what they are of.
 
-    All texts are read once before the model is: a row without words ends the job before it begins.
+    All texts are read once before the model is: a row without words, or an id that is there twice,
+    ends the job before it begins. So does a model that is not to be found, or a folder that cannot
+    be written to.
 
     Args:
         request: What is captured.
@@ -199,8 +202,8 @@ def capture_shards(
         report: Called with the shards done, all shards, and what `Worker.make` returned.
 
     Raises:
-        InputError: As for `Request.checked` and `texts.rows`; or the folder has shards of another
-            model, prompt, place, input or version, which are named.
+        InputError: As for `Request.checked` and `texts.rows`; ids that are there twice; or the
+            folder has shards of another model, prompt, place, input or version, which are named.
         DataError: As for `texts.rows`, or the folder cannot be written to.
         ModelError: As for `dysem_lab.load_model` and `dysem_lab.capture`; Ray is not installed; a
             worker was lost whenever it made a certain shard; workers' models differ.
@@ -213,8 +216,13 @@ def capture_shards(
         ray = connected()
         share_of(ray, n_workers)  # too many are refused before all texts are read
         crew = partial(_on_ray, ray, n_workers)
-    n_texts, digest = 0, xxhash.xxh3_64()
+    else:
+        require_found(request.model)  # of Ray, the workers may reach a hub that this one does not
+    require_writable(request.folder)
+    n_texts, digest, seen = 0, xxhash.xxh3_64(), set[str]()
     for rows in request.read():
+        if request.ids:  # without a column they differ
+            _require_different(rows.ids, seen, request)
         n_texts += len(rows.ids)
         digest.update(rows.digest.encode())
     if not n_texts:
@@ -233,6 +241,20 @@ def capture_shards(
             report(done, n_shards(manifest), outcome)
     remove_parts(request.folder)
     return manifest
+
+
+def _require_different(ids: Iterable[str], seen: set[str], request: Request) -> None:
+    """Raise `InputError` where ids were seen before; then they all were."""
+    twice = []
+    for name in ids:
+        if name in seen:
+            twice.append(repr(name))
+        seen.add(name)
+    if twice:
+        raise InputError(
+            f"{request.texts} has ids twice in its column {request.ids}: {some_of(twice)}; give a "
+            "column whose values differ with --ids, or leave --ids out"
+        )
 
 
 def _here(request: Request) -> Crew:

@@ -187,6 +187,25 @@ def _write_whole(folder: str, name: str, write: Any) -> None:
         raise DataError(f"{folder} cannot be written to ({error}); give another folder") from error
 
 
+def require_writable(folder: str) -> None:
+    """Refuse a folder that takes no file, unless all shards are there already.
+
+    Raises:
+        DataError: As for `write_manifest`, or as for `read_manifest`.
+    """
+    files, path = file_system(folder)
+    there = read_manifest(folder)
+    if there and len(files.glob(f"{path}/shard-*.parquet")) >= n_shards(there):
+        return
+    is_new = not files.exists(path)
+    name = f".{uuid.uuid4().hex[:12]}.part"  # `remove_parts` finds it, should this be killed
+    _write_whole(folder, name, lambda file: file.write(b""))
+    with contextlib.suppress(OSError):  # some stores have no folders
+        files.rm(f"{path}/{name}")
+        if is_new:
+            files.rmdir(path)
+
+
 def remove_parts(folder: str) -> None:
     """Remove what killed writers left."""
     files, path = file_system(folder)

@@ -251,6 +251,21 @@ def locate(name: str | Path) -> str:
     return preset_ids().get(str(name), str(name))
 
 
+def require_found(name: str | Path) -> None:
+    """Refuse a name of the hub that neither the hub nor its cache has; no weights are fetched.
+
+    Raises:
+        InputError: As for `dysem_lab.models.names.check_name`.
+        ModelError: As there, or the model is not to be found.
+    """
+    check_name(name)
+    if str(name) in EMBEDDED or local_path(name) is not None:
+        return
+    source = preset_ids().get(str(name), str(name))
+    with loading(name, source, f"{similar_hub_id(source)}{REMEDY}"):
+        find_on_hub(source)
+
+
 def size_of(name: str | Path) -> tuple[int, int] | None:
     """Return (L, d) of a model without loading or converting it; None where that is not known."""
     if str(name) in EMBEDDED:

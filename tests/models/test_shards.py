@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from huggingface_hub import constants
 
 import dysem_lab as dl
 from dysem_lab.cluster import capture as sharded
@@ -161,6 +162,46 @@ def test_bad_texts_are_refused_by_file_and_row_before_a_model_is_loaded(
     with pytest.raises(DysemLabError, match=said):
         sharded.capture_shards(request)
     assert not (tmp_path / "shards").exists()
+
+
+def test_ids_that_are_there_twice_are_named_before_a_model_is_loaded(
+    request_for, table, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(sharded, "load_model", None)
+    twice = tmp_path / "twice.jsonl"
+    ids = ["a", "b", "c", "d", "b", "e", "f", "c", "g", "h", "i"]  # in shards of four
+    table.assign(id=ids).to_json(twice, orient="records", lines=True)
+    told = r"twice\.jsonl has ids twice in its column id: 'b', 'c'; give a column .* --ids out"
+    with pytest.raises(InputError, match=told):
+        sharded.capture_shards(request_for(texts=str(twice)))
+    assert not (tmp_path / "shards").exists()
+
+
+def test_a_model_that_is_not_to_be_found_is_refused_before_all_texts_are_read(
+    request_for, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(sharded.Request, "read", lambda self: pytest.fail("texts were read"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    told = r"load nobody/has-this: the hub's cache .* has no nobody/has-this .*\nWithout a network"
+    with pytest.raises(ModelError, match=told):
+        sharded.capture_shards(request_for(model="nobody/has-this"))
+    assert not (tmp_path / "shards").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_all_texts_are_read(
+    request_for, monkeypatch
+):
+    monkeypatch.setattr(sharded.Request, "read", lambda self: pytest.fail("texts were read"))
+    for folder in ("/proc", "/proc/shards"):  # where root cannot write either
+        with pytest.raises(DataError, match=rf"{folder} cannot be written to .*; give another"):
+            sharded.capture_shards(request_for(folder=folder))
+
+
+def test_a_capture_that_is_whole_may_lie_where_nothing_can_be_written(request_for, monkeypatch):
+    captured(request_for())
+    wrote = "dysem_lab.cluster.shards._write_whole"
+    monkeypatch.setattr(wrote, lambda *_: pytest.fail("a file was written"))
+    assert captured(request_for()) == ["there"] * 3
 
 
 def test_parquet_without_texts_is_refused(request_for, tmp_path, table):
@@ -393,7 +434,7 @@ def test_the_command_line_captures_and_builds_an_index_of_shards(request_for, ta
 
 
 def test_an_index_of_shards_has_their_data_type_and_refuses_ids_that_are_there_twice(
-    request_for, table, tmp_path
+    request_for, table, tmp_path, monkeypatch
 ):
     pytest.importorskip("numba", reason="no numba: pip install -e '.[index]'")
     from typer.testing import CliRunner
@@ -416,7 +457,9 @@ def test_an_index_of_shards_has_their_data_type_and_refuses_ids_that_are_there_t
     twice = tmp_path / "twice.parquet"
     table.assign(id=[f"t{i % 9}" for i in range(N)]).to_parquet(twice)  # of different shards
     request = request_for(texts=str(twice), folder=str(tmp_path / "twice"))
-    captured(request)
+    with monkeypatch.context() as patch:  # as captures were made before
+        patch.setattr(sharded, "_require_different", lambda *_: None)
+        captured(request)
     build = ("index", "build", tmp_path / "new", "--model", request.model, "--shards")
     with pytest.raises(InputError, match="has the id 't0' twice; capture the texts with --ids"):
         run(*build, request.folder)
