@@ -15,7 +15,7 @@ from dysem_lab.encoders.kv_embedding import KVEmbedding
 from dysem_lab.encoders.llm2vec import LLM2Vec
 from dysem_lab.encoders.prepending import TokenPrepending
 from dysem_lab.encoders.trained import PromptBERT, SentenceBERT, SimCSE
-from dysem_lab.errors import InputError, ModelError, choices
+from dysem_lab.errors import DysemLabError, InputError, ModelError, choices
 from dysem_lab.inputs import names_of
 from dysem_lab.models.lens import LensModel
 from dysem_lab.translation.paraphrases import Paraphrases
@@ -145,27 +145,30 @@ def named_systems(
 
     Args:
         lens: The model of the training-free ones; None where there is none of them.
-        names: Names of `NAMES`; "all" is every training-free one, in the order of the papers, with
-            DySem where there are two languages or more, and GenEOL where there are paraphrases;
-            "trained" is every trained one, whose weights come from the hub, but for "minilm".
+        names: Names of `NAMES`; "all" is every training-free one that the model has the blocks for,
+            in the order of the papers, with DySem where there are two languages or more, and GenEOL
+            where there are paraphrases; "trained" is every trained one, whose weights come from the
+            hub, but for "minilm".
         languages: Of DySem's consensus.
         translator: Of DySem; None takes the renderings of the data.
         k: Of DySem; 0.25 is the paper's 1024 of 4096.
         paraphrases: Of GenEOL, as for `dysem_lab.paraphrased`; None takes those of the data.
 
     Raises:
-        InputError: A name that does not exist, or no model for a training-free system.
+        InputError: A name that does not exist, no model for a training-free system, or one with too
+            few blocks for a system that is named itself.
         ModelError: No checkpoint of a trained system can be loaded.
 
     Warns:
-        UserWarning: Some checkpoints cannot be loaded; the other systems are returned.
+        UserWarning: Some checkpoints cannot be loaded, or the model has too few blocks for some of
+            "all"; the other systems are returned.
     """
     if lens is None and needs_lens(names):
         raise InputError(f"{names!r} needs a model; give one of load_model")
-    languages = names_of(languages, "language")
+    languages, given = names_of(languages, "language"), names_of(names, "method")
     chosen = chosen_names(names, languages, paraphrases is not None)
     made: dict[str, Encoder] = {}
-    failed: dict[str, ModelError] = {}
+    failed: dict[str, DysemLabError] = {}
     for name in chosen:
         if name in TRAINED:
             try:
@@ -179,7 +182,12 @@ def named_systems(
         elif name in PARAPHRASED:
             made[name] = GenEOL(lens, translator=paraphrases, **PARAPHRASED[name])
         else:
-            made[name] = TRAINING_FREE[name](lens)
+            try:
+                made[name] = TRAINING_FREE[name](lens)
+            except InputError as error:  # a block of the paper's settings that there is not
+                if name in given:
+                    raise
+                failed[name] = error
     for name, reason in failed.items():
         if not made:
             raise reason

@@ -22,7 +22,7 @@ from dysem_lab.display import amount
 from dysem_lab.encoders.aggregation import VARIANTS, blocks_of
 from dysem_lab.encoders.base import Encoder
 from dysem_lab.encoders.settings import check_settings
-from dysem_lab.encoders.systems import chosen_names, named_systems
+from dysem_lab.encoders.systems import TRAINING_FREE, chosen_names, named_systems
 from dysem_lab.encoders.transform import Transform
 from dysem_lab.encoders.vectors import n_dims
 from dysem_lab.errors import InputError, MissingTranslationError, choices
@@ -99,8 +99,12 @@ def leaderboard(
         those pairs).
 
     Raises:
-        InputError: As for `dysem_lab.named_systems` and `score_systems`, texts to centre on that
-            are scored, or fewer than three pairs to choose on that are not.
+        InputError: As for `dysem_lab.named_systems`, before the model has read anything, and
+            `score_systems`; texts to centre on that are scored; or fewer than three pairs to choose
+            on that are not.
+
+    Warns:
+        UserWarning: As for `dysem_lab.named_systems`; the caption names what is left out, too.
     """
     given = asked(study, k=k, n_timed=n_timed, seed=seed)
     one_of(aggregation, AGGREGATIONS, "aggregation")
@@ -128,8 +132,13 @@ def leaderboard(
             )
         given["centred_on"] = f"{fitted_on.name} ({fitted_on.digest})"
     other = [] if chosen_on is None else [chosen_on]
-    prepare(*_needs(study, names, several, seed), data=other, runs_the_model=True)
-    systems = named_systems(study.lens, methods, codes, translator, k, by)
+    systems: dict[str, Encoder] = {}
+
+    def make() -> None:
+        systems.update(named_systems(study.lens, methods, codes, translator, k, by))
+
+    needed = _needs(study, names, several, seed)
+    prepare(*needed, data=other, runs_the_model=True, check=make)  # refused before any pass
     chosen: dict[str, Chosen] = {}
     if chosen_on is not None:
         chosen = chosen_systems(systems, chosen_on, study.store)
@@ -157,6 +166,11 @@ def leaderboard(
         recorded = {**facts.recorded, "translator": identity_of(translator)}
         facts = replace(facts, recorded=recorded)
     said = caption(scores)
+    if too_deep := [name for name in names if name in TRAINING_FREE and name not in systems]:
+        said += (
+            f" Left out, as the model's {amount(study.n_layers, 'block')} are too few for them: "
+            f"{', '.join(too_deep)}."
+        )
     if chosen_on is not None and n_left_out:
         said += (
             f" Settings were chosen on {amount(len(chosen_on), 'pair')} of {chosen_on.name}, "

@@ -133,6 +133,30 @@ def test_each_system_may_be_centred_on_other_texts_beside_it(tiny_lens, tmp_path
         dl.leaderboard(study, names, centred_on="demo")
 
 
+# Models of few blocks
+
+
+@pytest.mark.filterwarnings("ignore:.*have no similarity")
+def test_systems_that_a_model_has_too_few_blocks_for_are_left_out_and_named(tiny_lens, tmp_path):
+    store = VectorStore(tmp_path / "v.sqlite")
+    study = dl.Study(tiny_lens, "demo", languages=["en"], pairs=4, store=store)
+    assert tiny_lens.n_layers == 3
+    deep = [name for name in TRAINING_FREE if name.startswith(("tp", "cp"))]
+    # The papers' settings change blocks 1 to 6, or contrast at block 4 or 6.
+    with pytest.warns(UserWarning, match="is left out: ") as told:
+        finding = dl.leaderboard(study, "all", n_timed=0)
+    assert [str(one.message).split()[0] for one in told] == deep
+    others = [name for name in TRAINING_FREE if name not in deep]
+    assert finding.table["system"].tolist() == [*others, *PARAPHRASED]
+    left_out = f" Left out, as the model's 3 blocks are too few for them: {', '.join(deep)}."
+    assert left_out in finding.caption
+    other = dl.Study(tiny_lens, "demo", pairs=4, store=VectorStore(tmp_path / "other.sqlite"))
+    for name in ("tp", "cp_ns"):
+        with counted(tiny_lens) as work, pytest.raises(InputError, match=r"block|layer"):
+            dl.leaderboard(other, ["prompteol", name], n_timed=0)
+        assert not work.rows
+
+
 # Settings chosen on other pairs
 
 
