@@ -28,8 +28,7 @@ from dysem_lab.data.columns import (
 )
 from dysem_lab.data.languages import LANGUAGES, language_of
 from dysem_lab.data.sts_tasks import HUB_LANGUAGES, MULTILINGUAL_BY, MULTILINGUAL_STSB, TASKS
-from dysem_lab.data.tables import SUFFIXES, read_from_hub, read_table, the_file
-from dysem_lab.digests import file_digest
+from dysem_lab.data.tables import SUFFIXES, origin_of, read_from_hub, read_table, the_file
 from dysem_lab.display import amount, card
 from dysem_lab.errors import DataError, InputError
 from dysem_lab.inputs import array_of, at_least, checked, listed, names_of, one_of, path_of, seed_of
@@ -436,11 +435,7 @@ def _hub(task: str, split: str, codes: Sequence[str]) -> dict[str, tuple[str, pd
 
 def _file_origins(tables: Mapping[str, tuple[str, pd.DataFrame]], folder: Path) -> dict[str, str]:
     """Return language → its file in a folder, with the first digits of its sha256."""
-    return {
-        code: f"{Path(file).relative_to(folder).as_posix()}, sha256 "
-        f"{file_digest(file, 'sha256')[:16]}"
-        for code, (file, _) in tables.items()
-    }
+    return {code: origin_of(file, folder) for code, (file, _) in tables.items()}
 
 
 def _hub_origin(task: str, code: str) -> str:

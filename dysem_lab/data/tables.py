@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from dysem_lab import paths
+from dysem_lab.digests import file_digest
 from dysem_lab.errors import DataError
 from dysem_lab.hub import data_in_time
 from dysem_lab.inputs import half_of_a_pair
@@ -48,6 +49,12 @@ def the_file(folder: Path, stem: str) -> Path | None:
     if len(files) > 1:
         raise DataError(f"{files[0]} and {files[1].name} are one table in two forms; keep one")
     return files[0] if files else None
+
+
+def origin_of(file: str | Path, folder: str | Path) -> str:
+    """Return a file's place in a folder, with the first digits of its sha256."""
+    place = Path(file).relative_to(folder).as_posix()
+    return f"{place}, sha256 {file_digest(file, 'sha256')[:16]}"
 
 
 def read_table(path: Path) -> pd.DataFrame:

@@ -7,7 +7,7 @@ Table 6, and two small ones that ship in the package.
 import hashlib
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from jaxtyping import Int
 
 from dysem_lab import paths
 from dysem_lab.data.columns import is_missing, require_columns, texts_of
-from dysem_lab.data.tables import SUFFIXES, read_from_hub, read_table, the_file
+from dysem_lab.data.tables import SUFFIXES, origin_of, read_from_hub, read_table, the_file
 from dysem_lab.display import amount
 from dysem_lab.errors import DataError, InputError
 from dysem_lab.inputs import at_least, checked, one_of, path_of, seed_of
@@ -103,6 +103,8 @@ class TransferData:
             cross-validated), "train" and "test", or "train", "dev" and "test".
         labels: Split → integer labels ``[n]``.
         n_blank: Blank texts that were left out.
+        origins: Split → where its texts are from, as far as that is known: a file with its digest,
+            data sets of the hub.
     """
 
     task: str
@@ -111,9 +113,14 @@ class TransferData:
     texts: dict[str, tuple[list[str], ...]]
     labels: dict[str, Int[np.ndarray, " n"]]
     n_blank: int = 0
+    origins: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse texts and labels that do not make n items."""
+        if not isinstance(self.origins, Mapping):
+            raise InputError(
+                f"origins must be a mapping from splits to words, got {self.origins!r:.200}"
+            )
         given = (self.texts, self.labels)
         if not all(isinstance(of, Mapping) for of in given) or set(self.texts) != set(self.labels):
             raise InputError("texts and labels must be mappings from the same splits")
@@ -269,13 +276,17 @@ def load_transfer(source: str | Path, task: str) -> TransferData:
         path = paths.package_file("demo_transfer.csv")
         table = read_table(path).query("task == @task")
         tables = {"all": [(str(path), table)]}
-        return _checked(task, known[task], "the demo set of dysem-lab", tables)
+        origins = {"all": origin_of(path, path.parent)}
+        return _checked(task, known[task], "the demo set of dysem-lab", tables, origins)
     if place == "hub":
         ids = dict.fromkeys(part.path for parts in HUB[task].values() for part in parts)
-        data = _checked(task, known[task], f"the hub ({', '.join(ids)})", _hub(task))
+        tables, origins = _hub(task), _hub_origins(task)
+        data = _checked(task, known[task], f"the hub ({', '.join(ids)})", tables, origins)
         _warn_of_other_sizes(data)
         return data
-    return _checked(task, known[task], f"local folder {Path(place).name}", _folder(place, task))
+    tables = _folder(place, task)
+    origins = {split: origin_of(file, place) for split, ((file, _),) in tables.items()}
+    return _checked(task, known[task], f"local folder {Path(place).name}", tables, origins)
 
 
 def _place(source: str | Path) -> str | Path:
@@ -299,7 +310,7 @@ def _stem(task: str, split: str) -> str:
 
 
 def _folder(folder: str | Path, task: str) -> dict[str, list[Part]]:
-    """Return split → its files with their tables."""
+    """Return split → its file with its table."""
     tables = {}
     for split in TRANSFER_TASKS[task].sizes:
         path = the_file(Path(folder), _stem(task, split))
@@ -327,6 +338,17 @@ def _hub(task: str) -> dict[str, list[Part]]:
     return tables
 
 
+def _hub_origins(task: str) -> dict[str, str]:
+    """Return split → its parts on the Hugging Face hub, which are not pinned."""
+    return {
+        split: ", ".join(
+            f"{part.path} ({', '.join(filter(None, (part.config, part.split)))})" for part in parts
+        )
+        + ", revision not pinned"
+        for split, parts in HUB[task].items()
+    }
+
+
 def _warn_of_other_sizes(data: TransferData) -> None:
     expected = TRANSFER_TASKS[data.task].sizes
     others = [
@@ -346,6 +368,7 @@ def _checked(
     task: TransferTask,
     source: str,
     tables: Mapping[str, Sequence[Part]],
+    origins: Mapping[str, str],
 ) -> TransferData:
     """Return tables as a data set, once their columns and values are sound."""
     texts: dict[str, tuple[list[str], ...]] = {}
@@ -367,7 +390,7 @@ def _checked(
         labels[split] = np.array([label for _, label in items], dtype=np.int64)
     if blank:
         warnings.warn(f"{name}: blank texts are left out: {'; '.join(blank)}", stacklevel=3)
-    return TransferData(name, source, task.classes, texts, labels, n_blank)
+    return TransferData(name, source, task.classes, texts, labels, n_blank, origins)
 
 
 def _items(

@@ -211,6 +211,7 @@ def facts_of_transfer(
             "label": f"{one.task} {len(one):,} items",
             "task": one.task,
             "source": one.source,
+            "origins": {split: one.origins.get(split, "not known") for split in one.splits},
             "digest": one.digest,
             "n_items": {split: len(labels) for split, labels in one.labels.items()},
             "n_blank": one.n_blank,

@@ -1,5 +1,6 @@
 """Transfer tasks: their files, SentEval's protocol against naive loops, figures, the notebook."""
 
+import hashlib
 import json
 import math
 import warnings
@@ -719,12 +720,36 @@ def test_what_is_no_task_is_refused(task):
         ({"labels": {"all": np.array([0, -1])}}, "from 0 to 1, the positions of the classes"),
         ({"labels": {"all": np.array([0.0, 1.0])}}, "whole numbers from 0 to 1"),
         ({"labels": {"all": np.array([False, True])}}, "whole numbers from 0 to 1"),
+        ({"origins": "mine"}, "origins must be a mapping from splits to words, got 'mine'"),
     ],
 )
 def test_texts_and_labels_that_do_not_fit_together_are_refused(change, message):
     whole = {"texts": {"all": (["a", "b"],)}, "labels": {"all": np.array([0, 1])}}
     with pytest.raises(InputError, match=message):
         TransferData("t", "a test", ("x", "y"), **{**whole, **change})
+
+
+def test_the_record_says_from_which_files_the_texts_of_each_split_are(tmp_path):
+    row = "text,label\nWho ?,HUM\n"
+    write(tmp_path / "transfer", "TREC.train.csv", row)
+    write(tmp_path / "transfer", "TREC.test.csv", row.replace("Who", "Whom"))
+    data = load_transfer(tmp_path, "TREC")
+    sha256 = {
+        split: hashlib.sha256((tmp_path / "transfer" / f"TREC.{split}.csv").read_bytes())
+        for split in ("train", "test")
+    }
+    expected = {
+        split: f"TREC.{split}.csv, sha256 {of.hexdigest()[:16]}" for split, of in sha256.items()
+    }
+    assert data.origins == expected
+    (source,) = tf.facts_of_transfer(FACTS, [data], 1).record()["data"]
+    assert source["origins"] == expected
+    demo = load_transfer("demo", "opinion").origins
+    assert list(demo) == ["all"]
+    assert demo["all"].startswith("demo_transfer.csv, sha256 ")
+    made, _ = made_up({"all": 40})
+    (source,) = tf.facts_of_transfer(FACTS, [made]).record()["data"]
+    assert source["origins"] == {"all": "not known"}
 
 
 def test_only_blank_texts_are_no_texts(tmp_path):
@@ -830,6 +855,9 @@ def test_the_hub_joins_parts_renames_columns_and_says_how_many_texts_differ(hub)
     assert data.texts["train"] == (["good", "bad ."],)
     assert data.labels["train"].tolist() == [1, 0]
     assert data.splits == ("train", "dev", "test")
+    assert data.origins["dev"] == f"{hub / 'whole'} (validation), revision not pinned"
+    phrases = f"{hub / 'phrases'} (train), {hub / 'whole'} (train), revision not pinned"
+    assert data.origins["train"] == phrases
 
 
 def test_what_the_hub_lacks_is_an_error_with_the_remedy(hub, monkeypatch):
