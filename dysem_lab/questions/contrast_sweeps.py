@@ -209,14 +209,17 @@ def variants_figure(table: pd.DataFrame, by: str, title: str, facts: Facts | str
     figure = template_panels(table, templates)
     steered = table[table["method"] != PLAIN]
     # A variant that loses by far would press the others together: it is put at the edge.
-    edge = -max(3.0, 6 * float(steered["gain"].abs().median()))
+    edge, beyond = -max(3.0, 6 * float(steered["gain"].abs().median())), False
     for column, template in enumerate(templates, start=1):
         part = steered[steered["template"] == template]
+        ends = _axis(part, edge)
+        beyond |= bool((part["gain"] < ends[0]).any())
+        figure.update_xaxes(range=ends, row=1, col=column)
         for i, (method, rows) in enumerate(part.groupby("method", sort=False)):
-            far = rows["gain"] < edge
+            far = rows["gain"] < ends[0]
             symbol = ("circle", "diamond", "square", "cross")[i % 4]
             figure.add_scatter(
-                x=rows["gain"].clip(lower=edge),
+                x=rows["gain"].clip(lower=ends[0]),
                 y=rows[by],
                 orientation="h",
                 mode="markers+text",
@@ -230,6 +233,7 @@ def variants_figure(table: pd.DataFrame, by: str, title: str, facts: Facts | str
                     "color": METHOD_COLOURS.get(str(method), PALETTE[i % len(PALETTE)]),
                     "symbol": ["triangle-left" if out else symbol for out in far],
                 },
+                cliponaxis=False,  # or the edge would cut a triangle in half
                 error_x=error_bar(rows["gain"].where(~far), rows["gain_low"], rows["gain_high"]),
                 name=str(method),
                 legendgroup=str(method),
@@ -243,13 +247,36 @@ def variants_figure(table: pd.DataFrame, by: str, title: str, facts: Facts | str
     names = {
         name: POSITION_NAMES.get(name, name).replace(", ", ",<br>") for name in steered[by].unique()
     }
-    figure.update_yaxes(autorange="reversed", tickvals=[*names], ticktext=[*names.values()])
-    beyond = bool((steered["gain"] < edge).any())
-    figure.update_xaxes(title="gain over plain" + ("; ◀ beyond the edge" if beyond else ""))
+    # The ticks, which are not seen, keep the names clear of a triangle at the edge.
+    ticks = {"ticks": "outside", "ticklen": 8, "tickcolor": "rgba(0,0,0,0)"}
+    figure.update_yaxes(
+        autorange="reversed", tickvals=[*names], ticktext=[*names.values()], **ticks
+    )
+    figure.update_xaxes(title="gain over plain")
+    if beyond:
+        triangle = {"symbol": "triangle-left", "size": 9, "color": "#555555"}
+        name = "beyond the edge of the axis: its gain is written beside it"
+        figure.add_scatter(x=[None], y=[None], mode="markers", marker=triangle, name=name)
     n_rows = steered[by].nunique()
     return layout(figure, title, facts, 280 + 42 * n_rows).update_layout(
         scattermode="group", margin_l=190
     )
+
+
+def _axis(part: pd.DataFrame, edge: float) -> tuple[float, float]:
+    """Return the ends of a panel's axis: 0 and the intervals of all gains from an edge on.
+
+    A gain below the edge is inside, too, where another's interval reaches as far.
+    """
+    inside = part["gain"] >= edge
+    while True:
+        low = min(0.0, float(part.loc[inside, "gain_low"].min()) if inside.any() else edge)
+        high = max(0.0, float(part.loc[inside, "gain_high"].max()) if inside.any() else 0.0)
+        room = 0.04 * (high - low)
+        low, high = low - room, high + room
+        if (part["gain"] >= low).equals(inside):
+            return low, high
+        inside = part["gain"] >= low
 
 
 def variants_caption(table: pd.DataFrame, by: str) -> str:

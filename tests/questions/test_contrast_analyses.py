@@ -319,6 +319,24 @@ def test_figures_show_the_numbers_and_captions_say_them():
     assert "-3.00" in contrast.caption(table)
 
 
+@pytest.mark.parametrize(("far", "beyond"), [(-30.0, True), (-9.5, False), (-2.0, False)])
+def test_a_triangle_stands_at_the_edge_where_a_gain_is_beyond_it_and_nowhere_else(far, beyond):
+    each = {"entity": far, "sentiment": -9.0, "background": 1.0, "descriptive": -0.5}
+    contrasts = {replace(NS, auxiliary=name): 50.0 + gain for name, gain in each.items()}
+    table = rows_of({None: 50.0, **contrasts})
+    drawn = contrast_sweeps.variants_figure(table, "auxiliary", "title", "measured")
+    low, high = drawn.layout.xaxis.range
+    assert low < 0 < high
+    points, *legend = drawn.data
+    is_triangle = [symbol == "triangle-left" for symbol in points.marker.symbol]
+    assert is_triangle == [gain < low for gain in each.values()] == [beyond, False, False, False]
+    assert points.x[0] == (low if beyond else far)
+    assert points.text[0].strip() == (f"{far:+.1f}" if beyond else "")
+    assert any("beyond the edge" in trace.name for trace in legend) == beyond
+    for gain, start in zip(each.values(), points.error_x.arrayminus, strict=True):
+        assert gain < low or low < gain - start  # whole intervals are inside
+
+
 def test_the_published_tables_of_cp_are_there():
     assert set(published_cp()["table"]) == {"3", "4", "5", "6"}
     cost = published_cp("3").set_index("method")["value"]
