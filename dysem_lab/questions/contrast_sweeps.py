@@ -29,6 +29,7 @@ from dysem_lab.questions.needs import prepare
 from dysem_lab.questions.scores import LEVEL, certain, with_holm
 from dysem_lab.questions.study import Study
 from dysem_lab.questions.style import (
+    APART,
     METHOD_COLOURS,
     PALETTE,
     SCORE,
@@ -80,7 +81,10 @@ def output_layers_figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
     )
     for column, template in enumerate(templates, start=1):
         of_template = table[table["template"] == template]
-        for i, (method, rows) in enumerate(of_template.groupby("method", sort=False)):
+        methods = of_template.groupby("method", sort=False)
+        for i, (method, rows) in enumerate(methods):
+            # The plain prompt and the first contrast are solid: those that follow may cover it.
+            symbol, dash = APART[max(0, i - 1) % len(APART)]
             colour = METHOD_COLOURS.get(str(method), PALETTE[i % len(PALETTE)])
             values = [("spearman", "low", "high"), ("gain", "gain_low", "gain_high")]
             for row, (value, low, high) in enumerate(values[: 1 + (method != PLAIN)], start=1):
@@ -91,8 +95,8 @@ def output_layers_figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
                     x=rows["output_layer"],
                     y=rows[value],
                     mode="lines+markers",
-                    marker_size=5,
-                    line_color=colour,
+                    marker={"size": 5, "symbol": symbol},
+                    line={"color": colour, "dash": dash},
                     hovertemplate="%{x}: %{y:.2f}",
                     name=str(method),
                     legendgroup=str(method),

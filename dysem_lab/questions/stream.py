@@ -21,7 +21,7 @@ from dysem_lab.questions.finding import Facts, Finding, facts_of
 from dysem_lab.questions.needs import prepare
 from dysem_lab.questions.predictions import named_variants, only_template
 from dysem_lab.questions.study import Study
-from dysem_lab.questions.style import METHOD_COLOURS, PALETTE, layout, side_by_side
+from dysem_lab.questions.style import APART, METHOD_COLOURS, PALETTE, layout, side_by_side
 
 CHANGE = [[0, "#F1F3F7"], [0.5, "#F0A35E"], [1, "#A63C00"]]
 
@@ -146,15 +146,16 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
     )
     last = table[table["position"] == table["position"].max()]
     for i, (name, part) in enumerate(last.groupby("variant", sort=False)):
+        symbol, dash = APART[i % len(APART)]
         for column, value in ((2, "change"), (3, "cosine")):
             figure.add_scatter(
                 x=part[value],
                 y=part["layer"] + 1,
                 mode="lines+markers",
-                marker={"size": 6, "symbol": ("circle", "diamond-open", "square-open")[i % 3]},
+                marker={"size": 6, "symbol": symbol},
                 line={
                     "color": METHOD_COLOURS.get(name, PALETTE[i % len(PALETTE)]),
-                    "dash": ("solid", "dot", "dash")[i % 3],
+                    "dash": dash,
                 },
                 name=name,
                 legendgroup=name,

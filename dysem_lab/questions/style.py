@@ -52,6 +52,8 @@ METHOD_COLOURS = {  # of Contrastive Prompting, beside the plain prompt
 # Losses orange, gains blue: told apart under the common colour-vision deficiencies.
 GAINS = [[0, "#D55E00"], [0.5, "#FFFFFF"], [1, "#0072B2"]]
 BASELINES = ("#999999", OTHER_COLOUR, "#444444")  # what is plotted beside a method
+# Symbol and dash of the methods in a panel: a line that another one covers is seen through it.
+APART = (("circle", "solid"), ("diamond-open", "dot"), ("square-open", "dash"))
 OTHERS = "#999999"  # lines of other panels, behind a panel's own
 CHANCE = "#999999"  # what random sets would give
 FONTS = "Noto Sans, Noto Sans CJK SC, Noto Naskh Arabic, Noto Sans Devanagari, Arial, sans-serif"

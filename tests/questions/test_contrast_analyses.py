@@ -337,6 +337,17 @@ def test_a_triangle_stands_at_the_edge_where_a_gain_is_beyond_it_and_nowhere_els
         assert gain < low or low < gain - start  # whole intervals are inside
 
 
+def test_of_two_equal_lines_the_one_behind_is_seen_through_the_other():
+    table = rows_of({None: 50.0, NS: 52.0, NR: 52.0})
+    later = table.assign(output_layer=4)
+    drawn = contrast_sweeps.output_layers_figure(pd.concat([table, later]), "measured")
+    lines = {trace.name: trace for trace in drawn.data if trace.mode == "lines+markers"}
+    assert lines["plain"].line.dash == lines["CP-NS"].line.dash == "solid"
+    assert lines["CP-NR"].line.dash == "dot"
+    assert lines["CP-NR"].marker.symbol.endswith("-open")
+    assert list(lines) == ["plain", "CP-NS", "CP-NR"]  # the last one is in front
+
+
 def test_the_published_tables_of_cp_are_there():
     assert set(published_cp()["table"]) == {"3", "4", "5", "6"}
     cost = published_cp("3").set_index("method")["value"]
