@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from dysem_lab.display import amount
 from dysem_lab.models.facts import ModelFacts
-from dysem_lab.questions.names import said
+from dysem_lab.questions.names import NO_BREAK, said
 from dysem_lab.questions.saving import file_name, record, save_figure
 from dysem_lab.questions.study import Study
 
@@ -41,7 +41,9 @@ class Facts:
 
     def __str__(self) -> str:
         words = [said(name, of) for name, of in self.settings.items() if of is not None]
-        return ", ".join([self.model.label, *filter(None, [self.data]), *words])
+        # No line ends between a block and the α that belongs to it.
+        settings = ", ".join(words).replace(", α", f",{NO_BREAK}α")
+        return ", ".join(filter(None, [self.model.label, self.data, settings]))
 
     def record(self) -> dict[str, object]:
         """Return what is needed to make it again: code, model, data, settings, versions."""

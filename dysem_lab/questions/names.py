@@ -5,6 +5,7 @@ from typing import Any
 
 from dysem_lab.prompts import TEMPLATE_NAMES
 
+NO_BREAK = "\u00a0"  # a space at which no line ends
 SYMBOLS = {
     "attn": "A^L",
     "attn_raw": "A^L (before the post-norm)",
@@ -124,7 +125,10 @@ SAID: dict[str, tuple[str, Mapping[str, str]]] = {
 
 
 def said(name: str, value: Any) -> str:
-    """Return a setting of a question in words. Blocks are 1-based there, as in the papers."""
+    """Return a setting of a question in words. Blocks are 1-based there, as in the papers.
+
+    A no-break space follows its commas, so that no line ends within it.
+    """
     pattern, names = SAID.get(name, (f"{name.replace('_', ' ')} {{}}", {}))
     values = value if isinstance(value, list | tuple) else [value]
     if name in ("layer", "layers"):
@@ -134,7 +138,8 @@ def said(name: str, value: Any) -> str:
     if name in ("output_layer", "output_layers"):
         values = [one if one in OUTPUTS else f"block {one}" for one in values]
     in_words = "/".join(names.get(str(one), str(one)) for one in values)
-    return pattern.format(in_words, s="" if in_words == "1" else "s")
+    words = pattern.format(in_words, s="" if in_words == "1" else "s")
+    return words.replace(", ", f",{NO_BREAK}")
 
 
 def named(names: Mapping[Any, str], values: Iterable[Any]) -> list[tuple[str, Any]]:

@@ -86,8 +86,11 @@ def layout(figure: go.Figure, title: str, facts: Facts | str, height: int) -> go
 
 
 def _lines(text: str) -> list[str]:
-    """Return a list by comma as lines of much the same length, where one is too long."""
-    first, *parts = re.split(r"(?<=,) ", text)
+    """Return a list by comma as lines of much the same length, where one is too long.
+
+    A no-break space and what stands in brackets are not broken at.
+    """
+    first, *parts = re.split(r"(?<=[,;]) (?![^()]*\))", text)
     longest = min(LINE, len(text) / max(1, math.ceil(len(text) / LINE)) + 20)
     lines = [first]
     for part in parts:

@@ -359,7 +359,8 @@ def test_the_whole_question_on_a_tiny_model(study, tmp_path):
     assert finding.facts.settings["fitted_on"] == "192 texts of demo (72 that are scored left out)"
     assert finding.caption == caption(table)
     assert "2 prompts for 3 languages" in whole.loc[("English prompts", "mean"), "note"]
-    assert f"contrast at block {contrast.layer + 1}, α = {contrast.alpha:g}" in str(finding.facts)
+    setting = f"contrast at block {contrast.layer + 1},\u00a0α = {contrast.alpha:g}"
+    assert setting in str(finding.facts)
     assert finding.facts.unsaid["contrast"] == str(contrast)
     finding.save(tmp_path)
     saved = pd.read_csv(tmp_path / f"{finding.name}.csv")

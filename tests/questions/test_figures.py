@@ -8,8 +8,10 @@ import pandas as pd
 import pytest
 
 from dysem_lab.errors import InputError
+from dysem_lab.models.facts import ModelFacts
 from dysem_lab.prompts import SETTINGS
 from dysem_lab.questions import components, decomposition, languages, layers, random_sets, sweeps
+from dysem_lab.questions.finding import Facts
 
 FACTS = "tiny (float32 weights), demo, 24 pairs, k 6, seed 0"
 VECTORS = ("source", "mean")
@@ -213,6 +215,29 @@ def test_long_facts_break_at_commas_into_lines_that_say_the_same(n_settings, n_l
     assert " ".join(lines) == long
     assert max(map(len, lines)) <= 145
     assert figure.layout.margin.t == ALL["m sweep"](FACTS).layout.margin.t + 17 * (n_lines - 1)
+
+
+def test_no_line_of_the_facts_ends_within_a_setting():
+    model = ModelFacts("tiny", "", "", "float32", "cpu", 4, 32, "weights as they are")
+    settings = {
+        "contrasts": "PromptEOL block 5, α = 2; Pretended CoT block 7, α = 3",
+        "positions": ["heads", "ffn"],
+        "layer": 4,
+        "alpha": 2.0,
+    }
+    units = [
+        "(random sample of 100 per task, seed 0)",
+        "contrast at PromptEOL block 5, α = 2;",
+        "Pretended CoT block 7, α = 3",
+        "contrast of the heads, before W_O/the FFN's output",
+        "block 5, α = 2.0",
+    ]
+    for n_letters in range(200):  # each moves the ends of the lines
+        data = f"{'x' * n_letters} pairs (random sample of 100 per task, seed 0)"
+        figure = ALL["m sweep"](Facts(model, data, settings=settings))
+        under = figure.layout.title.subtitle.text.replace("\u00a0", " ")
+        assert "<br>" in under
+        assert all(unit in under for unit in units), under
 
 
 def test_a_table_stays_as_it_is():
