@@ -279,10 +279,23 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
     )
     figure.update_yaxes(autorange="reversed")
     figure.update_xaxes(side="top")
-    note = f"below a score: the gain over plain at the same output layer (* p < {LEVEL:g} by Holm)"
+    note = (
+        "below a score: the gain over plain at the same output layer "
+        f"(* p < {LEVEL:g} by {_families(table)})"
+    )
     title = "Contrastive Prompting beside the plain prompt"
     layout(figure, title, f"{facts}, {note}", 190 + 46 * len(order))
     return figure.update_layout(margin_l=420)
+
+
+def _families(table: pd.DataFrame) -> str:
+    """Return how many comparisons Holm corrects together: those of tasks, and their means."""
+    is_mean = table["task"] == AVERAGE
+    cells, means = (
+        " and ".join(map(str, sorted(set(part["n_compared"]), reverse=True)))
+        for part in (table[~is_mean], table[is_mean])
+    )
+    return f"Holm over {cells} cells" + (f"; averages over {means}" if means else "")
 
 
 def _row_labels(table: pd.DataFrame) -> pd.Series:

@@ -197,6 +197,7 @@ def rows_of(scores, template="prompteol"):
             "gain_low": value - 51.0 if contrast else np.nan,
             "gain_high": value - 49.0 if contrast else np.nan,
             "gain_p_holm": 0.04 if contrast and abs(value - 50) > 1 else np.nan,
+            "n_compared": len(scores) - 1,
         }
         for contrast, value in scores.items()
     ]
@@ -316,7 +317,11 @@ def test_figures_show_the_numbers_and_captions_say_them():
 
     main = contrast.figure(table, "measured")
     assert any("53.00<br>+3.00*" in text for row in main.data[0].text for text in row)
+    assert "by Holm over 5 cells)" in main.layout.title.subtitle.text
     assert "-3.00" in contrast.caption(table)
+    mean = table.assign(task="Avg.", n_compared=7)
+    both = contrast.figure(pd.concat([table, mean]), "measured")
+    assert "by Holm over 5 cells; averages over 7)" in both.layout.title.subtitle.text
 
 
 @pytest.mark.parametrize(("far", "beyond"), [(-30.0, True), (-9.5, False), (-2.0, False)])
