@@ -114,6 +114,7 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
     titles = ["accuracy", f"difference to {methods[0]}"] if several else ["accuracy"]
     drawn = side_by_side(titles, [0.52, 0.48] if several else [1.0], 0.04)
     difference = ["difference", "difference_low", "difference_high"]
+    ends = range_with_room(table[["low", "high", "majority"]], 0.16)
     for i, method in enumerate(methods):
         rows = table["method"] == method
         part, y, colour = table[rows], place[rows], PALETTE[i % len(PALETTE)]
@@ -122,14 +123,13 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
             "hovertemplate": "%{customdata[0]}: %{x:.2f}",
         }
         values = part[["accuracy", "low", "high"]]
-        measured(drawn, values, y, 1, method, colour, ".1f", **said)
+        measured(drawn, values, y, 1, method, colour, ".1f", _clear(part, ends), **said)
         if i:
             gains = part.apply(gain, axis=1, name="difference")
             beyond = part["difference_high"].clip(lower=0.0)  # not across the line at 0
             measured(drawn, part[difference], y, 2, method, colour, gains, beyond, **said)
     _majority(drawn, table, tasks, (len(methods) / 2 + 0.2) * step)
     lines_down(drawn, [_task_label(table, task) for task in tasks], 0.5, 0.5)
-    ends = range_with_room(table[["low", "high", "majority"]], 0.16)
     drawn.update_xaxes(title=ACCURACY, range=ends, col=1)
     if several:
         bounds = table[difference[1:]].assign(zero=0.0)
@@ -137,6 +137,13 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
     height = (ROW * len(methods) + GAP) * len(tasks) + 240
     layout(drawn, "What can a linear classifier read from the vectors?", facts, max(420, height))
     return drawn.update_layout(margin_l=130)
+
+
+def _clear(part: pd.DataFrame, ends: Sequence[float]) -> pd.Series:
+    """Return where labels begin: at the end of an interval, or after a dotted line in the way."""
+    label = 0.12 * (ends[1] - ends[0])  # as wide as "100.0" is in the narrower panel
+    in_the_way = (part["majority"] >= part["high"]) & (part["majority"] <= part["high"] + label)
+    return part["high"].where(~in_the_way, part["majority"])
 
 
 def _task_label(table: pd.DataFrame, task: str) -> str:

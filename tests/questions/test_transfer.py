@@ -967,6 +967,14 @@ def rows(task, method, accuracy, difference=None, p_holm=np.nan):
     }
 
 
+def test_a_label_begins_after_a_dotted_line_that_is_in_its_way():
+    each = {"MR": 57.5, "CR": 61.0, "SUBJ": 50.0, "TREC": 90.0}  # intervals of 2 on each side
+    table = pd.DataFrame([rows(task, "plain", value) for task, value in each.items()])
+    table = table.assign(n_test=100)
+    (labels,) = (trace for trace in tf.figure(table, "").data if trace.mode == "text")
+    assert list(labels.x) == [60.0, 63.0, 52.0, 92.0]
+
+
 def test_the_caption_says_what_is_certain():
     table = pd.DataFrame(
         [
