@@ -92,7 +92,8 @@ def predictions(
     facts = facts_of(study, sentences=len(sentences), template=template, **given)
     facts = replace(facts, unsaid={"sentences": sentences, "auxiliary": auxiliary})
     found = table(study.lens, prompts, variants, top)
-    return Finding("cp_predictions", found, figure(found, facts), caption(found), facts)
+    drawn = figure(found, f"{facts}{_respelt(sentences, prompts)}")
+    return Finding("cp_predictions", found, drawn, caption(found), facts)
 
 
 def named_variants(
@@ -212,6 +213,13 @@ def total_variation(p: Float[Tensor, " n_tokens"], q: Float[Tensor, " n_tokens"]
 def text_of(prompt: str) -> str:
     """Return the text inside a prompt; all of it where `dysem_lab.wrap` did not make it."""
     return prompt[prompt.start : prompt.stop] if isinstance(prompt, Prompt) else prompt
+
+
+def _respelt(sentences: Sequence[str], prompts: Sequence[str]) -> str:
+    """Return what a reader must know who misses the question mark of a sentence."""
+    read = [text_of(prompt) for prompt in prompts]
+    lost = [a.strip().endswith("?") > b.endswith("?") for a, b in zip(sentences, read, strict=True)]
+    return ", sentences as the prompt has them: it ends “?” as “.”" if any(lost) else ""
 
 
 def _function_word_ids(lens: LensModel) -> set[int]:

@@ -18,6 +18,7 @@ from dysem_lab.models.loading import load_model, locate
 from dysem_lab.models.steering import Contrast, as_edit
 from dysem_lab.prompts import wrap
 from dysem_lab.questions import predictions, stream
+from dysem_lab.questions.study import Study
 from tests.conftest import tiny_config
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
@@ -523,6 +524,16 @@ def test_the_figure_has_every_list_in_order_with_colours_that_mean_something():
     assert "<b>Sentence &lt;1&gt; &amp; more.</b>" in lines
     assert figure.layout.width == 1000
     assert "a model" in figure.layout.title.subtitle.text
+
+
+def test_a_figure_says_that_a_prompt_ends_a_question_with_a_full_stop(tiny_lens):
+    study = Study(tiny_lens, {}, templates="prompteol", settings="english")
+    for sentence, asks in (("Who is it?", True), ("It rains.", False)):
+        found = predictions.predictions(study, [sentence], 1, 2.0, top=2)
+        under = found.figure.layout.title.subtitle.text.replace("<br>", " ")
+        assert ("it ends “?” as “.”" in under) == asks
+        shown = sentence.replace("?", ".")
+        assert f"<b>{shown}</b>" in [note.text for note in found.figure.layout.annotations]
 
 
 def stream_table():
