@@ -59,6 +59,7 @@ CHANCE = "#999999"  # what random sets would give
 FONTS = "Noto Sans, Noto Sans CJK SC, Noto Naskh Arabic, Noto Sans Devanagari, Arial, sans-serif"
 SCORE = "Spearman × 100"
 LINE = 145  # characters under a title
+LOWER = 8  # pixels that plotly sets a single line under a title lower than the first of several
 LEGEND = 68  # pixels from panels down to a legend: axis labels and title are between them
 
 
@@ -67,6 +68,7 @@ def layout(figure: go.Figure, title: str, facts: Facts | str, height: int) -> go
     # The names of a model and of data come from the user.
     lines = [superscript(html.escape(line, quote=False)) for line in _lines(str(facts))]
     top, bottom = 88 + 17 * len(lines), 60
+    top += LOWER * (len(lines) == 1)
     inside = max(LEGEND, height - top - bottom)
     return figure.update_layout(
         template="plotly_white",
