@@ -10,14 +10,14 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from dysem_lab.errors import InputError
-from dysem_lab.models.steering import Contrast
+from dysem_lab.models.steering import Contrast, alpha_is_undone
 from dysem_lab.questions.asked import asked, require_study
 from dysem_lab.questions.contrast import LABELS, PLAIN, contrast_scores, prompt_name
 from dysem_lab.questions.contrast_sweeps import template_panels
 from dysem_lab.questions.finding import Facts, Finding, facts_of, sources_of
 from dysem_lab.questions.names import said
 from dysem_lab.questions.needs import prepare
-from dysem_lab.questions.scores import LEVEL, certain
+from dysem_lab.questions.scores import LEVEL, certain, with_holm
 from dysem_lab.questions.study import Study
 from dysem_lab.questions.style import GAINS, gained, layout, one_of_each
 
@@ -55,7 +55,9 @@ def layer_alpha(
         seed: Of the bootstraps.
 
     Returns:
-        As from `dysem_lab.questions.contrast.contrast_scores`, on the pairs to choose on.
+        As from `dysem_lab.questions.contrast.contrast_scores`, on the pairs to choose on, with
+        ``repeated``: whether an earlier row has the same vectors, because a norm undoes α. Holm
+        counts them once.
 
     Source: CP (arXiv 2505.12831), Figure 3 a-c; what the choice is worth is ours.
     """
@@ -68,10 +70,32 @@ def layer_alpha(
     prepare(study.needs((), **where), test.needs((), **where))
     facts = facts_of(study, **given, position="heads")
     facts = replace(facts, recorded={**facts.recorded, "test": sources_of(test)})
-    scores = contrast_scores(study, **where, seed=seed)
+    undone = alpha_is_undone(contrasts[-1], study.lens)
+    scores = counted_once(contrast_scores(study, **where, seed=seed), undone)
     reported = chosen_and_oracle(scores, contrast_scores(test, **where, seed=seed))
     drawn, said = figure(scores, facts), caption(scores, reported)
     return Search("cp_layer_alpha", scores, drawn, said, facts, reported, best_setting(scores))
+
+
+def counted_once(table: pd.DataFrame, undone: bool) -> pd.DataFrame:
+    """Return the scores with ``repeated``; Holm counts settings of the same vectors once.
+
+    Args:
+        table: From `dysem_lab.questions.contrast.contrast_scores`, of one task.
+        undone: Whether a norm undoes any positive factor (`alpha_is_undone`). All positive α are
+            then one contrast with norm recovering, whose factor is positive, and all negative ones
+            are one. Their scores differ by rounding; each has the corrected p of the first of them.
+    """
+    if not undone:
+        return table.assign(repeated=False)
+    sign = np.sign(table["alpha"]).fillna(1.0)
+    same = [table["template"], table["method"] == PLAIN, table["layer"], sign]
+    repeated = table.groupby(same, sort=False, dropna=False).cumcount() > 0
+    once = with_holm(table.assign(gain_p=table["gain_p"].mask(repeated)))
+    p = once.groupby(same, sort=False, dropna=False)["gain_p_holm"].transform("first")
+    return table.assign(
+        gain_p_holm=p, n_compared=once["n_compared"], repeated=repeated & (table["method"] != PLAIN)
+    )
 
 
 def best_setting(table: pd.DataFrame) -> dict[str, Any]:
@@ -176,11 +200,15 @@ def caption(table: pd.DataFrame, reported: pd.DataFrame) -> str:
             f"({best['method']}, block {best['layer'] + 1}{alpha}; gain {gained(best)}), which on "
             f"the other pairs gains {gained(then)}"
         )
-    up, _ = certain(table[table["method"] != PLAIN])
-    n_tried = int((table["method"] != PLAIN).sum())
+    tried = table[table["method"] != PLAIN]
+    different = tried[~tried["repeated"]]
+    up, _ = certain(different)
+    counted = f"{len(tried)} settings that were tried"
+    if len(different) < len(tried):
+        counted = f"{len(different)} different ones among the {counted} (a norm undoes α)"
     return (
         "The setting that is best on the pairs to choose on gains on other pairs too, with an "
-        f"interval above 0, under {above} of {len(parts)} prompts. Of {n_tried} settings that were "
-        f"tried {up} gain for certain there (p < {LEVEL:g} after Holm). "
+        f"interval above 0, under {above} of {len(parts)} prompts. Of {counted} {up} gain for "
+        f"certain there (p < {LEVEL:g} after Holm). "
         f"{said('output_layer', table['output_layer'].iloc[0]).capitalize()}: {'; '.join(parts)}."
     )

@@ -289,7 +289,8 @@ def test_figures_show_the_numbers_and_captions_say_them():
     assert {"51.0", "53.0", "47.0"} <= cells
     on_test = table.assign(spearman=table["spearman"] - 1, gain=table["gain"] - 1)
     on_test[["gain_low", "gain_high"]] -= 1
-    said = layer_alpha.caption(table, chosen_and_oracle(table, on_test))
+    scored = layer_alpha.counted_once(table, undone=False)
+    said = layer_alpha.caption(scored, chosen_and_oracle(table, on_test))
     assert said.startswith(
         "The setting that is best on the pairs to choose on gains on other pairs too, with an "
         "interval above 0, under 1 of 1 prompts. Of 5 settings that were tried 3 gain for certain "
@@ -340,6 +341,32 @@ def test_a_triangle_stands_at_the_edge_where_a_gain_is_beyond_it_and_nowhere_els
     assert any("beyond the edge" in trace.name for trace in legend) == beyond
     for gain, start in zip(each.values(), points.error_x.arrayminus, strict=True):
         assert gain < low or low < gain - start  # whole intervals are inside
+
+
+def test_settings_that_a_norm_makes_one_are_one_comparison():
+    """Two blocks with five settings each, of which α = -1 alone is another one."""
+    p = {None: np.nan}
+    for layer, of_block in ((1, 0.01), (2, 0.02)):
+        for alpha in (0.5, 2.0, 4.0):
+            p[Contrast(layer, "scaling", alpha)] = of_block
+        p[Contrast(layer, "scaling", -1.0)] = 0.001 * layer
+        p[Contrast(layer, "recovering")] = of_block + 1e-4  # which rounding makes another one
+    table = rows_of(dict.fromkeys(p, 52.0)).assign(gain_p=list(p.values()))
+    once = layer_alpha.counted_once(table, undone=True)
+    assert set(once["n_compared"]) == {4}
+    assert once["repeated"].tolist() == [False, *[False, True, True, False, True] * 2]
+    # By hand: 0.001 × 4, 0.002 × 3, 0.01 × 2, 0.02 × 1.
+    expected = [0.02, 0.02, 0.02, 0.004, 0.02, 0.02, 0.02, 0.02, 0.006, 0.02]
+    assert once["gain_p_holm"].tolist()[1:] == pytest.approx(expected)
+    assert np.isnan(once["gain_p_holm"][0])
+    said = layer_alpha.caption(once, chosen_and_oracle(once, once))
+    assert (
+        "Of 4 different ones among the 10 settings that were tried (a norm undoes α) 4 gain for "
+        "certain there" in said
+    )
+    each = layer_alpha.counted_once(table, undone=False)
+    assert each["gain_p_holm"].equals(table["gain_p_holm"])
+    assert not each["repeated"].any()
 
 
 def test_of_two_equal_lines_the_one_behind_is_seen_through_the_other():
