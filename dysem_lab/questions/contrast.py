@@ -86,7 +86,7 @@ def contrast_gains(
     facts = facts_of(study, **given, auxiliary="irrelevant")
     facts = replace(facts, unsaid={"contrasts": dict(contrasts)})
     each = [contrast_scores(study, **part, seed=seed) for part in parts]
-    scores = pd.concat(each, ignore_index=True)
+    scores = with_holm(pd.concat(each, ignore_index=True))
     return Finding("cp_main_results", scores, figure(scores, facts), caption(scores), facts)
 
 

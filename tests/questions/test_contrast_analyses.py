@@ -12,7 +12,7 @@ from dysem_lab.data.sts import load_data
 from dysem_lab.encoders.contrastive import ContrastivePrompting
 from dysem_lab.encoders.dysem import DySem
 from dysem_lab.errors import InputError
-from dysem_lab.evaluate import average_difference, paired_difference
+from dysem_lab.evaluate import average_difference, holm, paired_difference
 from dysem_lab.models import capture
 from dysem_lab.models.steering import Contrast
 from dysem_lab.models.store import VectorStore
@@ -165,6 +165,15 @@ def test_gains_are_certain_only_after_holm_over_all_of_the_table(tiny_lens, few,
         {"gain": [1.0, -1.0, 2.0, np.nan], "gain_p_holm": [0.04, 0.01, 0.06, np.nan]}
     )
     assert certain(sure) == (1, 1)
+
+
+def test_prompts_with_other_contrasts_are_corrected_together(tiny_lens, few, store):
+    study = make(tiny_lens, few, store, templates=["prompteol", "knowledge"])
+    both = {"prompteol": (0, 2.0), "knowledge": (1, 3.0)}
+    table = contrast.contrast_gains(study, both, ["last"]).table
+    assert set(table["n_compared"]) == {4}
+    found = table[table["method"] != "plain"]
+    assert found["gain_p_holm"].tolist() == pytest.approx(holm(found["gain_p"].to_numpy()))
 
 
 def test_the_difference_over_one_task_is_the_paired_difference():
