@@ -334,9 +334,11 @@ def test_figures_show_the_numbers_and_captions_say_them():
     assert "by Holm over 5 cells; averages over 7)" in both.layout.title.subtitle.text
 
 
-@pytest.mark.parametrize(("far", "beyond"), [(-30.0, True), (-9.5, False), (-2.0, False)])
+@pytest.mark.parametrize(("far", "beyond"), [(-30.0, True), (-6.6, False), (-2.0, False)])
 def test_a_triangle_stands_at_the_edge_where_a_gain_is_beyond_it_and_nowhere_else(far, beyond):
-    each = {"entity": far, "sentiment": -9.0, "background": 1.0, "descriptive": -0.5}
+    # The edge is at -6, and an interval that begins before it ends at -6.5.
+    each = {"entity": far, "sentiment": -5.5, "background": 1.0, "redundant": 0.8}
+    each["descriptive"] = -0.5
     contrasts = {replace(NS, auxiliary=name): 50.0 + gain for name, gain in each.items()}
     table = rows_of({None: 50.0, **contrasts})
     drawn = contrast_sweeps.variants_figure(table, "auxiliary", "title", "measured")
@@ -344,7 +346,7 @@ def test_a_triangle_stands_at_the_edge_where_a_gain_is_beyond_it_and_nowhere_els
     assert low < 0 < high
     points, *legend = drawn.data
     is_triangle = [symbol == "triangle-left" for symbol in points.marker.symbol]
-    assert is_triangle == [gain < low for gain in each.values()] == [beyond, False, False, False]
+    assert is_triangle == [gain < low for gain in each.values()] == [beyond, *[False] * 4]
     assert points.x[0] == (low if beyond else far)
     assert points.text[0].strip() == (f"{far:+.1f}" if beyond else "")
     assert any("beyond the edge" in trace.name for trace in legend) == beyond
