@@ -347,7 +347,7 @@ def test_a_triangle_stands_at_the_edge_where_a_gain_is_beyond_it_and_nowhere_els
     points, *legend = drawn.data
     is_triangle = [symbol == "triangle-left" for symbol in points.marker.symbol]
     assert is_triangle == [gain < low for gain in each.values()] == [beyond, *[False] * 4]
-    assert points.x[0] == (low if beyond else far)
+    assert points.x[0] == pytest.approx(low if beyond else far)
     assert points.text[0].strip() == (f"{far:+.1f}" if beyond else "")
     assert any("beyond the edge" in trace.name for trace in legend) == beyond
     for gain, start in zip(each.values(), points.error_x.arrayminus, strict=True):
