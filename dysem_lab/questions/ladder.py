@@ -266,8 +266,11 @@ def caption(table: pd.DataFrame) -> str:
     cut = end["mean"]["cut"]
     largest, step = max(chain, key=lambda one: one[1]["step"])
     others_add = sum(row["step"] for name, row in chain if name != largest)
+    lead = f"{largest.capitalize()} earns the most"
+    if step["step"] <= 0:
+        lead = f"No step gains; {largest} costs least"
     parts = [
-        f"{largest.capitalize()} earns the most, {step['step']:+.1f}; the other steps together "
+        f"{lead}, {step['step']:+.1f}; the other steps together "
         f"{others_add:+.1f}. {SCORE}: source vector on all {first['n_dims']:.0f} dimensions "
         f"{first['spearman']:.1f}; "
         f"DySem with the mean vector {end['mean']['spearman']:.1f} "

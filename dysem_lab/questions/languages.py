@@ -165,7 +165,7 @@ def overlap_figure(overlap: pd.DataFrame, facts: Facts | str) -> go.Figure:
     )
     figure.update_yaxes(autorange="reversed")
     title = "Do languages select the same dimensions for the same text?"
-    return layout(figure, title, facts, 42 * len(overlap) + 190)
+    return layout(figure, title, facts, 42 * len(overlap) + 200)
 
 
 def overlap_caption(overlap: pd.DataFrame, chance: float) -> str:

@@ -65,12 +65,13 @@ def layer_alpha(
     given = asked(study, layers=layers, alphas=alphas, output_layer=output_layer, seed=seed)
     contrasts: list[Contrast | None] = [None]
     contrasts += [Contrast(layer, "scaling", alpha) for layer in layers for alpha in alphas]
-    contrasts += [Contrast(layer, "recovering") for layer in layers]
+    recovering = [Contrast(layer, "recovering") for layer in layers]
+    contrasts += recovering
     where: dict[str, Any] = {"contrasts": contrasts, "output_layers": [output_layer]}
     prepare(study.needs((), **where), test.needs((), **where))
     facts = facts_of(study, **given, position="heads")
     facts = replace(facts, recorded={**facts.recorded, "test": sources_of(test)})
-    undone = alpha_is_undone(contrasts[-1], study.lens)
+    undone = any(alpha_is_undone(contrast, study.lens) for contrast in recovering)
     scores = counted_once(contrast_scores(study, **where, seed=seed), undone)
     reported = chosen_and_oracle(scores, contrast_scores(test, **where, seed=seed))
     drawn, said = figure(scores, facts), caption(scores, reported)

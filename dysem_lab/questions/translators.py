@@ -26,6 +26,7 @@ from dysem_lab.questions.needs import prepare
 from dysem_lab.questions.overlap import different_texts, overlap
 from dysem_lab.questions.scores import (
     LEVEL,
+    by_holm,
     certain,
     gain_columns,
     mean_size,
@@ -262,7 +263,8 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
         colour = PALETTE[i % len(PALETTE)]
         measured(figure, part[["spearman", "low", "high"]], y, 1, name, colour, ".1f")
         if i:
-            gains = part.apply(gain, axis=1, name="difference")
+            stars = (part["difference_p_holm"] < LEVEL).map({True: "*", False: ""})
+            gains = part.apply(gain, axis=1, name="difference") + stars
             measured(figure, part[difference], y, 2, name, colour, gains, differences[1])
             shared = part[["jaccard", "jaccard_low", "jaccard_high"]]
             measured(figure, shared, y, 3, name, colour, ".2f")
@@ -286,7 +288,7 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
     figure.update_xaxes(title="Jaccard index of the sets", range=[0, 1.25], tickvals=ticks, col=3)
     title = "How much hangs on the translator?"
     height = 26 * len(methods) * len(sources) + 40 * len(methods) + 220
-    return layout(figure, title, facts, height)
+    return layout(figure, title, f"{facts}, * {by_holm(table, 'by')}", height)
 
 
 def caption(table: pd.DataFrame) -> str:

@@ -819,6 +819,8 @@ def test_ladder_figure_has_every_rung_and_its_caption_says_which_steps_matter(la
     caption = ladder.caption(by_hand)
     lead = "Mean over languages earns the most, +8.2; the other steps together -2.4. "
     assert caption.startswith(lead)
+    lost = by_hand.assign(step=-by_hand["step"].abs())
+    assert ladder.caption(lost).startswith("No step gains; positive mean costs least, -0.1; ")
     assert "\n" not in caption
     certain, rest = caption.split(
         "Steps of the mean vector that are certain (p < 0.05 after Holm over 15 comparisons): "
