@@ -90,12 +90,14 @@ def caption(table: pd.DataFrame) -> str:
         winners = of_method.loc[of_method.groupby("task")["spearman"].idxmax(), "component"]
         counts = winners.value_counts()
         wins = ", ".join(f"{SYMBOLS[name]} {count}" for name, count in counts.items())
-        parts.append(f"{method}: {scores}; best in tasks: {wins}")
+        of_tasks = f"; best in tasks: {wins}" if table["task"].nunique() > 1 else ""
+        parts.append(f"{method}: {scores}{of_tasks}")
     best = mean["DySem, m = 1"].idxmax()
     agrees = (
         "As in the paper, A^L"
         if best == "attn"
         else f"Unlike the paper's models, {SYMBOLS[best]} and not A^L"
     )
-    lead = f"{agrees} has the highest average under DySem"
+    highest = "average" if table["task"].nunique() > 1 else "score"
+    lead = f"{agrees} has the highest {highest} under DySem"
     return f"{lead}. Spearman × 100 in English{over(table)}. {'. '.join(parts)}."

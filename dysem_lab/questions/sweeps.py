@@ -131,11 +131,12 @@ def m_sweep_caption(table: pd.DataFrame) -> str:
             f"{mean.loc[m, 'spearman']:.1f} with m = {m} on {mean.loc[m, 'n_dims']:.0f} "
             f"dimensions, {mean['spearman'].iloc[-1]:.1f} with m = {mean.index[-1]}"
         )
-    at_best = "/".join(map(str, sorted(set(best_ms))))
+    ms = sorted(set(best_ms))
+    at_best = f"{ms[0]}" if len(ms) == 1 else f"{ms[0]} to {ms[-1]}, by setting"
     return (
-        f"The best number is m = {at_best}; with the most, {below} of {len(parts)} settings score "
-        f"below a single language. Spearman × 100 against m{over(table)}, languages added best "
-        f"first. {'; '.join(parts)}."
+        f"The best number of languages is {at_best}; with all {table['m'].max()}, {below} of "
+        f"{len(parts)} settings score below a single language. Spearman × 100 against "
+        f"m{over(table)}, languages added best first. {'; '.join(parts)}."
     )
 
 
@@ -176,7 +177,8 @@ def prompt_vector_caption(table: pd.DataFrame) -> str:
     scores = ", ".join(
         f"{row.method} {row.spearman:.1f} (#Dim. {row.n_dims:.0f})" for row in mean.itertuples()
     )
-    return f"{mean['method'].iloc[0]} scores most. Spearman × 100{over(table)}: {scores}."
+    lead = f"{mean['method'].iloc[0].capitalize()} scores most of {len(mean)} settings"
+    return f"{lead}. Spearman × 100{over(table)}: {scores}."
 
 
 def k_sweep(
@@ -241,9 +243,9 @@ def k_sweep_caption(table: pd.DataFrame) -> str:
             f"{mean.loc[best, 'spearman']:.1f} on {mean.loc[best, 'n_dims']:.0f} (k = {best:g})"
         )
     sizes = table.groupby("k")["n_dims"].mean()[lost.index[lost < CLOSE]]
-    enough = f"k = {sizes.idxmin():g}" if len(sizes) else "no one k"
+    enough = f"k = {sizes.idxmin():g} is the smallest" if len(sizes) else "There is no k"
     return (
-        f"With {enough} every setting is within {CLOSE:g} of its best, and with no smaller one. "
+        f"{enough} with which every setting is within {CLOSE:g} of its best score. "
         f"Spearman × 100 against k. {'; '.join(parts)}."
     )
 

@@ -412,7 +412,8 @@ def test_the_caption_of_components_by_hand():
         "Unlike the paper's models, h^L and not A^L has the highest average under DySem. "
     )
     alone = components.caption(table[table["task"] == "a"])
-    assert ". Spearman × 100 in English. all dimensions: h^L 60.0, A^L 50.0;" in alone
+    assert ". Spearman × 100 in English. all dimensions: h^L 60.0, A^L 50.0. DySem" in alone
+    assert alone.startswith("As in the paper, A^L has the highest score under DySem. ")
 
 
 # --- languages
@@ -511,7 +512,8 @@ def test_the_caption_of_the_m_sweep_by_hand():
     table = tidy(task=["demo"], setting=["english"], m=[1, 2, 3], vector=["mean"])
     caption = sweeps.m_sweep_caption(with_scores(table, [60, 72.26, 70]))
     assert caption == (
-        "The best number is m = 2; with the most, 0 of 1 settings score below a single language. "
+        "The best number of languages is 2; with all 3, 0 of 1 settings score below a single "
+        "language. "
         "Spearman × 100 against m, languages added best first. english, mean: 60.0 with m = 1, "
         "best 72.3 with m = 2 on 11 dimensions, 70.0 with m = 3."
     )
@@ -522,7 +524,7 @@ def test_the_caption_of_the_m_sweep_compares_the_same_tasks_at_every_m():
     table = with_scores(table, [60, 70, 80, 40, 50, 30], n_dims=20.0)
     english = table.iloc[[0]].assign(task="c", spearman=99.0)
     caption = sweeps.m_sweep_caption(pd.concat([table, english], ignore_index=True))
-    assert numbers(caption) == [2, 0, 1, 100, 2, 50, 1, 60, 2, 20, 55, 3]
+    assert numbers(caption) == [2, 3, 0, 1, 100, 2, 50, 1, 60, 2, 20, 55, 3]
     assert "against m, mean over 2 tasks, languages added" in caption
 
 
@@ -553,7 +555,7 @@ def test_the_caption_of_the_k_sweep_by_hand():
     table = tidy(task=["a", "b"], setting=["english"], m=[4], k=[0.5, 0.05], vector=["mean"])
     table = with_scores(table, [70, 50, 60, 46], n_dims=[100, 10, 110, 12.0])
     assert sweeps.k_sweep_caption(table) == (
-        "With k = 0.5 every setting is within 1 of its best, and with no smaller one. "
+        "k = 0.5 is the smallest with which every setting is within 1 of its best score. "
         "Spearman × 100 against k. english, mean, m = 4, mean over 2 tasks: 48.0 on 11 dimensions "
         "(k = 0.05), best 65.0 on 105 (k = 0.5)."
     )
@@ -578,7 +580,7 @@ def test_the_caption_of_prompt_and_vector_by_hand():
     table = tidy(task=["a", "b"], setting=SETTINGS, vector=["mean"])
     table = with_scores(table, [60, 70, 62, 76], n_dims=[200, 100, 220, 140.0])
     assert sweeps.prompt_vector_caption(table) == (
-        "language-specific, mean scores most. Spearman × 100, mean over 2 tasks: "
+        "Language-specific, mean scores most of 2 settings. Spearman × 100, mean over 2 tasks: "
         "language-specific, mean 73.0 (#Dim. 120), english, mean 61.0 (#Dim. 210)."
     )
 
