@@ -142,7 +142,9 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
         panel = named["task"] + "<br>" + named["method"]
     colours = {"layer-wise": PALETTE[1], "cumulative": PALETTE[0]}
     figure = curves(named.assign(panel=panel), "layer", "kind", "panel", colours)
-    figure.update_xaxes(title="layer")
+    n, columns = panel.nunique(), min(4, panel.nunique())
+    for i in range(n - columns, n):  # the lowest panels: others have no room below
+        figure.update_xaxes(title="layer", row=1 + i // columns, col=1 + i % columns)
     figure.update_yaxes(title=SCORE, col=1).update_yaxes(matches="y")
     figure.update_annotations(font_size=12)
     height = 270 * rows_of(panel.unique()) + 240

@@ -201,12 +201,13 @@ def language_order(
 
 
 def with_languages(facts: Facts, table: pd.DataFrame) -> Facts:
-    """Return the facts with the languages of the largest consensus in a table of `grid`.
+    """Return the facts with the languages of each task's largest consensus in a table of `grid`.
 
     They differ between prompt settings, and between tasks, of which only the table can speak.
     """
     sizes = table["languages"].str.count("/")
-    largest = table[sizes == sizes.groupby(table["setting"]).transform("max")]
+    of_each = sizes.groupby([table["task"], table["setting"]])
+    largest = table[sizes == of_each.transform("max")]
     orders = {setting: set(part["languages"]) for setting, part in largest.groupby("setting")}
     if any(len(order) > 1 for order in orders.values()):
         said = "each task's own, in the table"

@@ -11,7 +11,15 @@ import pytest
 from dysem_lab.errors import InputError
 from dysem_lab.models.facts import ModelFacts
 from dysem_lab.prompts import SETTINGS
-from dysem_lab.questions import components, decomposition, languages, layers, random_sets, sweeps
+from dysem_lab.questions import (
+    components,
+    decomposition,
+    languages,
+    layers,
+    random_sets,
+    scores,
+    sweeps,
+)
 from dysem_lab.questions.finding import Facts
 from dysem_lab.questions.style import layout
 
@@ -528,6 +536,18 @@ def test_the_caption_of_the_m_sweep_compares_the_same_tasks_at_every_m():
     assert "against m, mean over 2 tasks, languages added" in caption
 
 
+def test_of_tasks_with_languages_of_their_own_the_table_speaks():
+    facts = Facts(ModelFacts("tiny", "", "", "float32", "cpu", 3, 8, "float32 weights"))
+    table = tidy(task=["a", "b"], setting=SETTINGS, m=[1, 2])
+    languages = [code for _ in SETTINGS for code in ("en", "en/fr")]
+    own = table.assign(languages=[*languages, *(code.replace("fr", "zh/es") for code in languages)])
+    said = [
+        scores.with_languages(facts, of).settings["languages best first"]
+        for of in (table.assign(languages=languages * 2), own)
+    ]
+    assert said == ["en/fr", "each task's own, in the table"]
+
+
 @pytest.mark.parametrize("ks", [(0.05, 0.25, 1.0), (3, 8, 64)])
 @pytest.mark.parametrize("ms", [(4,), (2, 4)])
 def test_the_k_sweep_shows_every_row_at_its_fraction_of_the_width(ks, ms):
@@ -612,7 +632,10 @@ def test_layers_are_counted_from_one_and_every_row_is_shown():
 
 def test_layers_of_several_tasks_have_their_average_too():
     table = layers_table(tasks=["a", "b"])
-    found = shown(layers.figure(table, FACTS))
+    figure = layers.figure(table, FACTS)
+    # Between panels is no room for it.
+    assert [axis.title.text for axis in figure.select_xaxes()] == [None] * 8 + ["layer"] * 4
+    found = shown(figure)
     assert len(found) == 3 * 2 * 2 * 2 * 4
     means = table.groupby(["setting", "vector", "kind", "layer"])["spearman"].mean()
     for row in rows(table):
