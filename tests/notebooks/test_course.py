@@ -149,7 +149,7 @@ def table(name):
 
 
 def test_the_numbers_of_the_quizzes_are_those_of_the_figures():
-    sets = table("random_vs_semantic_gemma-3-270m_stsb-test-1000")
+    sets = table("random_vs_semantic_gemma-3-270m_stsb-test-1379")
     sets = sets.assign(k=sets["k"].astype(float)).set_index(["k", "kind"])["spearman"]
     half = {kind: sets.loc[0.5, kind] for kind in ("random, shared", "random, per pair")}
     asked = lesson_of(4).questions[4].text
@@ -162,7 +162,7 @@ def test_the_numbers_of_the_quizzes_are_those_of_the_figures():
     assert f"{half['random, per pair'].mean():.1f} so" in says(7, 1, "a")
     shared = half["random, shared"]
     assert f"from {shared.min():.1f} to {shared.max():.1f}" in says(7, 1, "c")
-    parts = table("decomposition_gemma-3-270m_stsb-test-1000").set_index("method")["spearman"]
+    parts = table("decomposition_gemma-3-270m_stsb-test-1379").set_index("method")["spearman"]
     assert f"English alone has {parts['A^L']:.1f}" in says(4, 4, "a")
     demo = table("decomposition_gemma-3-270m_demo-132").set_index("method")
     for method, name in (

@@ -426,11 +426,13 @@ RESULTS = REPOSITORY / "docs" / "results.md"
 NAMES = {"Gemma": "gemma-3-270m", "SmolLM2": "smollm2-135m-instruct"}
 
 
-def test_the_readme_shows_a_committed_figure_with_its_caption():
+def test_the_readme_shows_a_committed_figure_of_each_model_with_its_caption():
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    ((caption, name),) = re.findall(r"!\[([^\]]*\[[^\]]*\][^\]]*)\]\(figures/(.*)\.png\)", readme)
-    record = json.loads((REPOSITORY / "figures" / f"{name}.json").read_text(encoding="utf-8"))
-    assert caption == record["caption"]
+    shown = re.findall(r"!\[([^\]]*\[[^\]]*\][^\]]*)\]\(figures/(.*)\.png\)", readme)
+    paths = [REPOSITORY / "figures" / f"{name}.json" for _, name in shown]
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    assert [caption for caption, _ in shown] == [record["caption"] for record in records]
+    assert [record["model"]["name"] for record in records] == [*NAMES.values()]
 
 
 def test_the_results_say_of_dysem_what_the_committed_tables_say():
@@ -439,7 +441,7 @@ def test_the_results_say_of_dysem_what_the_committed_tables_say():
     rows = re.findall(r"^\| (Gemma|SmolLM2) \| (PromptEOL|A\^L|h\^L)[^|]*\| (.*) \|$", said, re.M)
     assert len(rows) == 6
     for model, label, scores in rows:
-        path = figures / f"decomposition_{NAMES[model]}_stsb-test-1000.csv"
+        path = figures / f"decomposition_{NAMES[model]}_stsb-test-1379.csv"
         table = pd.read_csv(path).set_index("method")
         dense = "PromptEOL, N(h^L)" if label == "PromptEOL" else label
         cells = [f"{table.loc[dense, 'spearman']:.1f}"]
@@ -449,11 +451,11 @@ def test_the_results_say_of_dysem_what_the_committed_tables_say():
                 row = table.loc[kind]
                 cells.append(f"{row['spearman']:.1f} on {row['n_dims']:.0f} dimensions")
         assert [cell.strip() for cell in scores.split("|") if cell.strip()] == cells
-    of_gemma = "gemma-3-270m_stsb-test-1000.csv"
+    of_gemma = "gemma-3-270m_stsb-test-1379.csv"
     ladder = pd.read_csv(figures / f"ladder_{of_gemma}")
     mean = ladder.query("rung == 'mean, all d' and vector == 'mean'")["spearman"].item()
     random = pd.read_csv(figures / f"random_vs_semantic_{of_gemma}")
-    random = random.query("kind == 'random, shared' and k == 1.0")  # of all 640, as k = 1024 is
+    random = random.query("kind == 'random, shared' and k == 0.25")
     assert len(random) == 5
     shared, size = random["spearman"].mean(), random["n_dims"].iloc[0]
     assert (
