@@ -269,6 +269,8 @@ def caption(table: pd.DataFrame) -> str:
     lead = f"{largest.capitalize()} earns the most"
     if step["step"] <= 0:
         lead = f"No step gains; {largest} costs least"
+    elif not step["step_p_holm"] < LEVEL:
+        lead = f"No step gains for certain; most has {largest}"
     parts = [
         f"{lead}, {step['step']:+.1f}; the other steps together "
         f"{others_add:+.1f}. {SCORE}: source vector on all {first['n_dims']:.0f} dimensions "

@@ -821,6 +821,8 @@ def test_ladder_figure_has_every_rung_and_its_caption_says_which_steps_matter(la
     assert caption.startswith(lead)
     lost = by_hand.assign(step=-by_hand["step"].abs())
     assert ladder.caption(lost).startswith("No step gains; positive mean costs least, -0.1; ")
+    open_ = ladder.caption(by_hand.assign(step_p_holm=0.051))
+    assert open_.startswith("No step gains for certain; most has mean over languages, +8.2; the ")
     assert "\n" not in caption
     certain, rest = caption.split(
         "Steps of the mean vector that are certain (p < 0.05 after Holm over 15 comparisons): "
