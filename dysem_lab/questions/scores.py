@@ -203,14 +203,16 @@ def language_order(
 def with_languages(facts: Facts, table: pd.DataFrame) -> Facts:
     """Return the facts with the languages of each task's largest consensus in a table of `grid`.
 
-    They differ between prompt settings, and between tasks, of which only the table can speak.
+    They differ between prompt settings, and between tasks and prompts, of which only the table can
+    speak.
     """
     sizes = table["languages"].str.count("/")
     of_each = sizes.groupby([table["task"], table["setting"]])
     largest = table[sizes == of_each.transform("max")]
     orders = {setting: set(part["languages"]) for setting, part in largest.groupby("setting")}
     if any(len(order) > 1 for order in orders.values()):
-        said = "each task's own, in the table"
+        whose = "task" if table["task"].nunique() > 1 else "prompt"
+        said = f"each {whose}'s own, in the table"
     elif len(all_orders := set.union(*orders.values())) == 1:
         said = all_orders.pop()
     else:
