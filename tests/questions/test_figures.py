@@ -546,7 +546,8 @@ def test_of_tasks_with_languages_of_their_own_the_table_speaks():
         for of in (table.assign(languages=languages * 2), own)
     ]
     assert said == ["en/fr", "each task's own, in the table"]
-    of_prompts = scores.with_languages(facts, own.assign(task="a"))
+    alike = own.assign(task="a", languages=own["languages"].str.removesuffix("/es"))
+    of_prompts = scores.with_languages(facts, alike)
     assert of_prompts.settings["languages best first"] == "each prompt's own, in the table"
 
 
