@@ -2,6 +2,8 @@
 
 Seven tasks of SentEval (arXiv 1803.05449), as in Contrastive Prompting (CP), arXiv 2505.12831,
 Table 6, and two small ones that ship in the package.
+
+Over 400 lines, as the form of each task and what a source may get wrong are said in full.
 """
 
 import hashlib

@@ -44,6 +44,7 @@ NO_BROWSER = (
 # In bytes, of 255 that a file system allows: a name has a kind, a model and data.
 LONGEST_SLUG = 80
 LONGEST_NAME = 240
+TALL = 2000  # pixels: a higher PNG is drawn at scale 1, or it would be over a megabyte
 JOB_VARIABLE = "DYSEM_LAB_JOB"  # what a batch runs, as JSON: a notebook and its parameters
 LIBRARIES = (
     *("torch", "transformers", "transformer-lens", "numpy", "scipy", "pandas", "plotly"),
@@ -229,7 +230,8 @@ def save_figure(
 def _drawn(figure: go.Figure, name: str) -> bytes:
     """Return a figure as PNG."""
     try:
-        return figure.to_image(format="png", scale=1.5)
+        is_tall = (figure.layout.height or 0) > TALL
+        return figure.to_image(format="png", scale=1.0 if is_tall else 1.5)
     except Exception as error:  # of a browser, in any of its kinds
         reason = " ".join(" ".join(map(str, error.args)).split())
         raise DataError(
