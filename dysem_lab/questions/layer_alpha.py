@@ -73,6 +73,8 @@ def layer_alpha(
     facts = replace(facts, recorded={**facts.recorded, "test": sources_of(test)})
     undone = any(alpha_is_undone(contrast, study.lens) for contrast in recovering)
     scores = counted_once(contrast_scores(study, **where, seed=seed), undone)
+    # Both studies may call their task alike; the table says which pairs it is of.
+    scores["task"] = scores["task"].map({task: pairs.name for task, pairs in study.data.items()})
     reported = chosen_and_oracle(scores, contrast_scores(test, **where, seed=seed))
     drawn, said = figure(scores, facts), caption(scores, reported)
     return Search("cp_layer_alpha", scores, drawn, said, facts, reported, best_setting(scores))
