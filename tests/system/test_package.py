@@ -494,15 +494,37 @@ def test_the_results_say_of_contrastive_prompting_what_the_committed_tables_say(
             if model == "Gemma":  # in which both norms give the same vectors
                 assert cells.pop() == cells[-1]
         assert found[label].split(" | ") == cells
-    earlier, moved = [], []
+    earlier, moved = [], {}
     for model, average in averages.items():
         plain = average.query("method == 'plain'")["spearman"].loc["prompteol"]
         earlier.append(f"{plain['penultimate'] - plain['final']:+.1f} in {model}")
         grid = pd.read_csv(folder / f"cp_layer_alpha_{NAMES[model]}_stsb-dev-300.csv")
-        grid = grid.query("template == 'pretended_cot' and alpha == 3").set_index("layer")["gain"]
-        moved.append(f"{grid[6]:+.1f} at block 7 and {grid[4]:+.1f} at block 5 in {model}")
+        for template, rows in grid.query("alpha == 3").set_index("layer").groupby("template"):
+            stars = rows["gain_p_holm"].lt(0.05).map({True: "*", False: ""})
+            moved[model, template] = rows["gain"].map("{:+.1f}".format) + stars
     assert f"changes its score by {' and by '.join(earlier)}" in said
-    assert f"changes the score of Pretended CoT by {', and by '.join(moved)}" in said
+    gemma, smollm2 = (moved[model, "pretended_cot"] for model in NAMES)
+    other = moved["SmolLM2", "prompteol"]
+    assert (
+        f"changes the score of Pretended CoT by {gemma[4]}, {gemma[5]} and {gemma[6]} at blocks 5, "
+        f"6 and 7 in Gemma, and by {smollm2[5]}, {smollm2[6]} and {smollm2[7]} at blocks 6, 7 and "
+        "8 in SmolLM2"
+    ) in said
+    assert f"by {other[3]} at block 4 and by {other[4]} at block 5 in SmolLM2, neither" in said
+
+
+def test_the_results_say_of_other_languages_what_the_committed_tables_say():
+    said, figures = RESULTS.read_text(encoding="utf-8"), REPOSITORY / "figures"
+    mixed = pd.read_csv(figures / "cp_with_dysem_gemma-3-270m_stsb-test-500.csv")
+    mixed = mixed.query("component == 'attn' and method == 'plain'").set_index("vector")["spearman"]
+    assert f"{mixed['mean']:.1f} against {mixed['plain cosine']:.1f} with English prompts" in said
+    table = pd.read_csv(figures / "templates_gemma-3-270m_stsb-test-1000.csv")
+    table = table.query("template == 'prompteol' and component == 'attn'")
+    found = table.set_index(["setting", "vector"])["spearman"].map("{:.1f}".format)
+    assert (
+        f"{found['english', 'mean']} with English and {found['language-specific', 'mean']} with "
+        f"language-specific prompts against {found['english', 'plain cosine']} (notebook 09)"
+    ) in said
 
 
 def test_the_results_say_of_the_leaderboard_what_the_committed_tables_say():
