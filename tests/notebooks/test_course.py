@@ -44,9 +44,8 @@ def test_the_core_exercises_of_a_lesson_take_20_minutes_or_less(number):
     assert 0 < len(core) < len(badges)
     assert sum(core) <= 20
     before = text.split("### Exercise 1")[0]
-    assert (
-        "A **core** exercise is" if number == 0 else "(README.md#how-an-exercise-works)"
-    ) in before
+    said = "A **core** exercise is" if number == 0 else "(README.md#how-an-exercise-works)"
+    assert said in before
 
 
 def test_the_courses_page_says_how_an_exercise_works():
