@@ -519,6 +519,11 @@ def in_settings(record, value, low, _high):
     return not low and value.replace(",", "") in numbers
 
 
+def of_choice(table):
+    """Return a table; of a large one that marks what was chosen, only the rows that were."""
+    return table[table["chosen"]] if len(table) >= MANY and "chosen" in table else table
+
+
 def sections_on_findings():
     """Yield the name, the text, and the records and tables of what each notebook found."""
     for path in sorted((REPOSITORY / "notebooks").glob("[0-9][0-9]_*.ipynb")):
@@ -528,7 +533,12 @@ def sections_on_findings():
                 files = [REPOSITORY / "figures" / name for name in names]
                 records = [json.loads(Path(f"{file}.json").read_text("utf-8")) for file in files]
                 tables = [pd.read_csv(f"{file}.csv") for file in files]
-                yield path.stem, found[1], records, [x for x in tables if len(x) < MANY]
+                yield (
+                    path.stem,
+                    found[1],
+                    records,
+                    [x for x in map(of_choice, tables) if len(x) < MANY],
+                )
 
 
 def test_what_notebooks_say_was_found_is_in_the_tables_of_their_figures():
