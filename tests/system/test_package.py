@@ -565,6 +565,39 @@ def test_what_is_said_of_the_gain_is_what_the_committed_ladders_say(page):
     assert list(said.groups()) == found
 
 
+def test_the_readme_says_of_other_languages_and_tasks_what_the_committed_tables_say():
+    readme = " ".join((REPOSITORY / "README.md").read_text(encoding="utf-8").split())
+    dysem, eol, mean, alone, gains = {}, {}, {}, {}, {}
+    for model, name in NAMES.items():
+        path = REPOSITORY / "figures" / f"main_results_{name}_7-tasks-700.csv"
+        average = pd.read_csv(path).query("task == 'Avg.'").set_index("method")["reproduced"]
+        dysem[model] = f"{average['DySem'].min():.1f} to {average['DySem'].max():.1f}"
+        eol[model] = f"{average['PromptEOL']:.1f}"
+        path = REPOSITORY / "figures" / f"cp_with_dysem_{name}_stsb-test-500.csv"
+        of_attn = pd.read_csv(path).query("component == 'attn' and method == 'plain'")
+        scores = of_attn.set_index("vector")["spearman"]
+        mean[model], alone[model] = f"{scores['mean']:.1f}", f"{scores['plain cosine']:.1f}"
+        path = REPOSITORY / "figures" / f"cp_main_results_{name}_7-tasks-700.csv"
+        rows = "task == 'Avg.' and method == 'CP-NS' and output_layer == 'penultimate'"
+        found = pd.read_csv(path).query(rows).set_index("template")
+        assert (found["gain_p_holm"].drop("prompteol") < 0.05).all()
+        gains[model] = found["gain"]
+    assert (
+        f"score {dysem['Gemma']} in Gemma, where PromptEOL has {eol['Gemma']}, and "
+        f"{dysem['SmolLM2']} in SmolLM2, where it has {eol['SmolLM2']}"
+    ) in readme
+    assert (
+        f"scores {mean['Gemma']} in Gemma and {mean['SmolLM2']} in SmolLM2, English alone "
+        f"{alone['Gemma']} and {alone['SmolLM2']}"
+    ) in readme
+    lost, of_smol = -gains["Gemma"], gains["SmolLM2"]
+    assert f"of every prompt in Gemma, by {lost.min():.1f} to {lost.max():.1f}" in readme
+    assert f"raises that of Pretended CoT by {of_smol['pretended_cot']:.1f}" in readme
+    assert f"that of CK by {of_smol['ck']:.1f}, lowers that" in readme
+    assert f"Enhancement by {-of_smol['knowledge']:.1f}, all for certain" in readme
+    assert f"of PromptEOL by {of_smol['prompteol']:+.1f}, which is not certain" in readme
+
+
 RUNS = ("run_with_hooks", "run_with_cache", "generate", "add_hook", "register_forward_hook")
 
 
