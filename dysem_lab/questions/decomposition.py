@@ -63,7 +63,8 @@ def decomposition(
     given = asked(study, languages=languages, k=k, components=components, seed=seed)
     pooled = study.prompted("none").needs(())
     prepare(study.needs([*dict.fromkeys((*PLAIN, *given["components"]))]), pooled)
-    facts, scores = facts_of(study, **given), table(study, **given)
+    facts = facts_of(study, template=study.templates[0], **given)
+    scores = table(study, **given)
     return Finding("decomposition", scores, figure(scores, facts), caption(scores), facts)
 
 
@@ -169,11 +170,15 @@ def caption(table: pd.DataFrame) -> str:
     ours = score[score.index.str.startswith("DySem")]
     plain = score.drop(ours.index)
     worst, most = (
-        f"{abs(gap):.1f} {'above' if gap > 0 else 'below'}"
-        for gap in (ours.min() - plain.max(), ours.max() - plain.max())
+        f"{'ahead of' if gap > 0 else 'behind'} {whom} by {abs(gap):.1f}"
+        for gap, whom in (
+            (ours.min() - plain.max(), "it"),
+            (ours.max() - plain.max(), "the best plain vector"),
+        )
     )
     return (
-        f"DySem's best setting is {most} the best plain vector, its worst {worst} it. "
+        f"The best of DySem's {len(ours)} settings is {most}, the worst is {worst} (best on these "
+        "pairs; not tested). "
         f"Spearman × 100: mean pooling {score['mean pooling']:.1f}, {final.partition(',')[0]} "
         f"{score[final]:.1f}, plain h^L {score['h^L']:.1f}, A^L {score['A^L']:.1f}, "
         f"F^L {score['F^L']:.1f}; best is {top['method']} with {interval(top)} on "

@@ -212,7 +212,8 @@ def with_languages(facts: Facts, table: pd.DataFrame) -> Facts:
     orders = {setting: set(part["languages"]) for setting, part in largest.groupby("setting")}
     if any(len(order) > 1 for order in orders.values()):
         whose = "task" if table["task"].nunique() > 1 else "prompt"
-        said = f"each {whose}'s own, in the table"
+        codes = dict.fromkeys(code for data in facts.sources for code in data["languages"])
+        said = f"each {whose}'s own order of {'/'.join(codes)}, in the table"
     elif len(all_orders := set.union(*orders.values())) == 1:
         said = all_orders.pop()
     else:
