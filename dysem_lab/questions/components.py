@@ -81,7 +81,7 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
     figure = bars(table, "component", "method", "task", labels)
     figure.update_yaxes(title=SCORE, col=1)
     title = "h<sup>L</sup>, A<sup>L</sup> or F<sup>L</sup>? Each component in English"
-    height = 260 * rows_of(table["task"].unique()) + 240
+    height = 300 * rows_of(table["task"].unique()) + 240
     return layout(figure, title, noted(facts, whiskers(table)), height)
 
 
@@ -101,7 +101,8 @@ def caption(table: pd.DataFrame) -> str:
     agrees = "as in the paper" if best == "attn" else "in the paper A^L has"
     highest = "average" if table["task"].nunique() > 1 else "score"
     lead = f"{SYMBOLS[best]} has the highest {highest} under DySem ({agrees})"
-    return f"{lead}{_overlapping(table, best)}. Spearman × 100 in English{over(table)}. {'. '.join(parts)}."
+    scores = f"Spearman × 100 in English{over(table)}. {'. '.join(parts)}"
+    return f"{lead}{_overlapping(table, best)}. {scores}."
 
 
 def _overlapping(table: pd.DataFrame, best: str) -> str:

@@ -145,7 +145,7 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
         cliponaxis=False,
         showlegend=False,
     )
-    labels = [superscript(method) for method in rows["method"]]
+    labels = [superscript(_shown(method)) for method in rows["method"]]
     figure.update_yaxes(
         categoryorder="array",
         categoryarray=rows["method"],
@@ -160,6 +160,11 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
     )
     title = "Which part of the residual stream carries sentence meaning?"
     return layout(figure, title, facts, 34 * len(table) + 220).update_layout(margin_l=20)
+
+
+def _shown(method: str) -> str:
+    """Return a method of the table as a reader sees it."""
+    return method.replace(", english,", ", English,")
 
 
 def caption(table: pd.DataFrame) -> str:
@@ -181,6 +186,6 @@ def caption(table: pd.DataFrame) -> str:
         "pairs; not tested). "
         f"Spearman × 100: mean pooling {score['mean pooling']:.1f}, {final.partition(',')[0]} "
         f"{score[final]:.1f}, plain h^L {score['h^L']:.1f}, A^L {score['A^L']:.1f}, "
-        f"F^L {score['F^L']:.1f}; best is {top['method']} with {interval(top)} on "
+        f"F^L {score['F^L']:.1f}; best is {_shown(top['method'])} with {interval(top)} on "
         f"{amount(top['n_dims'], 'dimension')}."
     )

@@ -70,10 +70,8 @@ def language_overlap(
     if len(codes := study.task_languages(task)) < 2:
         raise InputError(f"{task} is in {codes[0]!r} alone; an overlap is of two languages or more")
     prepare(study.needs(component))
-    facts, (overlap, chance) = (
-        facts_of(study, template=study.templates[0], **given),
-        overlaps(study, **given),
-    )
+    facts = facts_of(study, template=study.templates[0], **given)
+    overlap, chance = overlaps(study, **given)
     if len(study.data) == 1:  # it is named as the data
         settings = {name: of for name, of in facts.settings.items() if name != "task"}
         facts = replace(facts, settings=settings, unsaid={"task": task})
@@ -122,8 +120,8 @@ def caption(table: pd.DataFrame) -> str:
         where = f"{task}, " if several else ""
         order = "" if several else f", order {'/'.join(ordered['language'])}"
         parts.append(
-            f"{where}{prompts_said(setting)}: best {best['language']} {best['spearman']:.1f}, worst "
-            f"{worst['language']} {worst['spearman']:.1f}{order}"
+            f"{where}{prompts_said(setting)}: best {best['language']} {best['spearman']:.1f}, "
+            f"worst {worst['language']} {worst['spearman']:.1f}{order}"
         )
     lead = f"{_most(firsts)} scores highest and {_most(lasts)} lowest"
     return f"{lead}. Spearman × 100 of the plain cosine in a single language. {'; '.join(parts)}."

@@ -172,5 +172,6 @@ def caption(table: pd.DataFrame) -> str:
         )
     return (
         f"The sum over all layers scores higher than every single layer in {wins} of {len(parts)} "
-        f"settings (not tested; in the paper it does). Spearman × 100{over(table)}. {'; '.join(parts)}."
+        f"settings (not tested; in the paper it does). Spearman × 100{over(table)}. "
+        f"{'; '.join(parts)}."
     )

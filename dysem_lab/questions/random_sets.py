@@ -18,7 +18,16 @@ from dysem_lab.questions.names import said
 from dysem_lab.questions.needs import prepare
 from dysem_lab.questions.scores import pair_cosine, pair_similarity
 from dysem_lab.questions.study import Study
-from dysem_lab.questions.style import COLOURS, SCORE, band, bars, layout, noted, with_average
+from dysem_lab.questions.style import (
+    COLOURS,
+    SCORE,
+    band,
+    bars,
+    layout,
+    noted,
+    whiskers,
+    with_average,
+)
 
 QUARTER = 0.25  # of d, as the paper's 1,024 of 4,096
 KIND_COLOURS = {"semantic": "#D55E00", "random, shared": "#0072B2", "random, per pair": "#56B4E9"}
@@ -123,10 +132,8 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
     colours = {"joint sets (DySem)": KIND_COLOURS["semantic"], **KIND_COLOURS, **COLOURS}
     drawn = bars(of_tasks.assign(panel=""), "task", "kind", "panel", colours=colours)
     drawn.update_yaxes(title=SCORE)
-    note = "whiskers: 95 % bootstrap intervals; of random sets the span of the draws"
-    return layout(
-        drawn, f"{title}: {said('k', k)}", noted(facts, f"{note} (averages have none)"), 480
-    )
+    note = f"{whiskers(of_tasks)}; of random sets the span of the draws"
+    return layout(drawn, f"{title}: {said('k', k)}", noted(facts, note), 480)
 
 
 def at_one_k(table: pd.DataFrame) -> tuple[pd.DataFrame, float]:
