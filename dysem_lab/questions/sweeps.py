@@ -134,15 +134,17 @@ def m_sweep_caption(table: pd.DataFrame) -> str:
         below += mean["spearman"].iloc[-1] < mean["spearman"].iloc[0]
         parts.append(
             f"{prompts_said(setting)}, {vector}: {mean['spearman'].iloc[0]:.1f} with m = "
-            f"{mean.index[0]}, best {mean.loc[m, 'spearman']:.1f} with m = {m} on {mean.loc[m, 'n_dims']:.0f} "
-            f"dimensions, {mean['spearman'].iloc[-1]:.1f} with m = {mean.index[-1]}"
+            f"{mean.index[0]}, best {mean.loc[m, 'spearman']:.1f} with m = {m} on "
+            f"{mean.loc[m, 'n_dims']:.0f} dimensions, {mean['spearman'].iloc[-1]:.1f} with m = "
+            f"{mean.index[-1]}"
         )
     ms = sorted(set(best_ms))
     at_best = f"{ms[0]}" if len(ms) == 1 else f"{ms[0]} to {ms[-1]}, by setting"
     return (
         f"The best number of languages is {at_best} (chosen on the labels that it is scored on); "
         f"with all {table['m'].max()}, {below} of {len(parts)} settings score below a single "
-        f"language (not tested). Spearman × 100 against m{over(table)}, languages added best first. {'; '.join(parts)}."
+        f"language (not tested). Spearman × 100 against m{over(table)}, languages added best "
+        f"first. {'; '.join(parts)}."
     )
 
 
@@ -249,8 +251,9 @@ def k_sweep_caption(table: pd.DataFrame) -> str:
         lost = lost.combine(mean["spearman"].max() - mean["spearman"], max, fill_value=0.0)
         parts.append(
             f"{prompts_said(setting)}, {vector}, m = {m}{over(part)}: "
-            f"{mean.loc[least, 'spearman']:.1f} on {mean.loc[least, 'n_dims']:.0f} dimensions (k = {least:g}), best "
-            f"{mean.loc[best, 'spearman']:.1f} on {mean.loc[best, 'n_dims']:.0f} (k = {best:g})"
+            f"{mean.loc[least, 'spearman']:.1f} on {mean.loc[least, 'n_dims']:.0f} dimensions "
+            f"(k = {least:g}), best {mean.loc[best, 'spearman']:.1f} on "
+            f"{mean.loc[best, 'n_dims']:.0f} (k = {best:g})"
         )
     sizes = table.groupby("k")["n_dims"].mean()[lost.index[lost < CLOSE]]
     enough = f"k = {sizes.idxmin():g} is the smallest" if len(sizes) else "There is no k"
