@@ -153,7 +153,7 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
         columns,
         subplot_titles=titles,
         horizontal_spacing=0.06,
-        vertical_spacing=0.08 if n_rows == 1 else 0.25 / n_rows,  # titles of axes and of panels
+        vertical_spacing=0.08 if n_rows == 1 else 0.22 / n_rows,  # titles of axes and of panels
     )
     named: set[str] = set()
     for i, (_, part) in enumerate(table.groupby("task", sort=False)):
@@ -180,7 +180,12 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
                 name=label,
                 legendgroup=name,
                 showlegend=len(marked) > 0 and name not in named,
-                marker={"symbol": symbol, "size": size, "color": PALETTE[0], "line_width": 2},
+                marker={
+                    "symbol": symbol,
+                    "size": size,
+                    "color": PALETTE[0],
+                    "line": {"color": PALETTE[0], "width": 2},
+                },
                 cliponaxis=False,
                 **where,
             )
@@ -201,10 +206,10 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
     for row in range(1, 2 * n_rows + 1):
         low, high = ranges[(row - 1) % 2]
         room = 0.06 * (high - low)
-        drawn.update_yaxes(range=[low - room, high + room], row=row)
+        drawn.update_yaxes(range=[low - room, high + room], nticks=6, row=row)
         drawn.update_yaxes(title=(SCORE, "invariance (nats)")[(row - 1) % 2], row=row, col=1)
     title = "Which layer, without labels?"
-    return layout(drawn, title, noted(facts, whiskers(table, "shaded")), 440 * n_rows + 180)
+    return layout(drawn, title, noted(facts, whiskers(table, "shaded")), 520 * n_rows + 180)
 
 
 def caption(table: pd.DataFrame, codes: Sequence[str]) -> str:

@@ -215,7 +215,8 @@ def with_languages(facts: Facts, table: pd.DataFrame) -> Facts:
         whose = "task" if table["task"].nunique() > 1 else "prompt"
         of_tasks = [cast("list[str]", data["languages"]) for data in facts.sources]
         codes = dict.fromkeys(code for of_task in of_tasks for code in of_task)
-        said = f"each {whose}'s own order of {'/'.join(codes)}, in the table"
+        of = f" of {'/'.join(codes)}" if codes else ""
+        said = f"each {whose}'s own order{of}, in the table"
     elif len(all_orders := set.union(*orders.values())) == 1:
         said = all_orders.pop()
     else:

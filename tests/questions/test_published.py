@@ -576,7 +576,7 @@ def test_the_figure_of_a_preset_has_the_published_rows_below():
     assert sick["Token Prepending"] == "75.40†"
     assert sick["DySem, language-specific, mean"] == "75.39"
     average = dict(zip(methods, column(figure, AVERAGE, block=1), strict=True))
-    assert average["DySem, Knowledge Enhancement, english"] == "<b>80.68</b>"
+    assert average["DySem, Knowledge Enhancement, English"] == "<b>80.68</b>"
     assert average["DySem, Knowledge Enhancement, language-specific"] == "<u>80.52</u>"
     assert column(figure, "STSB") == ["<b>80.00</b>"] * 5
     assert "†" not in "".join(
@@ -609,7 +609,7 @@ def test_the_caption_says_the_numbers_of_the_table():
     table = results({"STSB": 80.0}, model="gemma-3-270m")
     table.loc[4, ["spearman", "low", "high", "n_dims"]] = [81.24, 79.0, 83.0, 219.4]
     assert main_results_caption(table) == (
-        "DySem at its best scores 1.2 more than Mean Pooling, the best other method. "
+        "DySem at its best is ahead of Mean Pooling, the best other method, by 1.2 (not tested). "
         "Spearman × 100, STSB: Mean Pooling 80.0, PromptEOL 80.0, DySem 80.0 to 81.2; best is "
         "DySem, language-specific, mean with 81.2 [79.0, 83.0] on 219 dimensions, m = 9. "
         "No published number to compare with."

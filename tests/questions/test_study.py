@@ -783,11 +783,11 @@ def test_studies_give_no_warnings(tiny_lens, few, store):
         ({}, "demo, 6 pairs"),
         ({"pairs": 4}, "demo, 4 pairs (the first)"),
         ({"pairs": 600}, "demo, 6 pairs"),
-        ({"sample": 4, "seed": 3}, "demo, 4 pairs (random sample of 4 per task, seed 3)"),
+        ({"sample": 4, "seed": 3}, "demo, 4 random pairs (seed 3)"),
         ({"sample": 600, "seed": 3}, "demo, 6 pairs"),
         (
             {"pairs": 5, "sample": 2},
-            "demo, 2 pairs (random sample of 2 per task from its first 5, seed 0)",
+            "demo, 2 random pairs from its first 5 (seed 0)",
         ),
         ({"pairs": 3, "sample": 5}, "demo, 3 pairs (the first)"),
     ],
