@@ -425,8 +425,8 @@ def test_the_caption_of_components_by_hand():
     table = with_scores(table, [60, 70, 50, 72, 40, 60, 55, 64])
     caption = components.caption(table)
     assert caption == (
-        "A^L has the highest average under DySem (as in the paper); its 95 % interval overlaps with "
-        "another's in 1 of 2 tasks. Spearman × 100 in English, mean over 2 tasks. "
+        "A^L has the highest average under DySem (as in the paper); its 95 % interval overlaps "
+        "with another's in 1 of 2 tasks. Spearman × 100 in English, mean over 2 tasks. "
         "all dimensions: h^L 50.0, A^L 52.5; best in tasks: h^L 1, A^L 1. "
         "DySem, m = 1: h^L 65.0, A^L 68.0; best in tasks: A^L 2."
     )
@@ -436,12 +436,10 @@ def test_the_caption_of_components_by_hand():
     )
     alone = components.caption(table[table["task"] == "a"])
     assert ". Spearman × 100 in English. all dimensions: h^L 60.0, A^L 50.0. DySem" in alone
-    lead = (
-        "A^L has the highest score under DySem (as in the paper); its 95 % interval overlaps with "
-    )
-    assert alone.startswith(f"{lead}that of h^L. ")  # 70 and 72, each with 1 to either side
+    lead = "A^L has the highest score under DySem (as in the paper); its 95 % interval overlaps "
+    assert alone.startswith(f"{lead}with that of h^L. ")  # 70 and 72, each with 1 to either side
     apart = components.caption(table[table["task"] == "b"])
-    assert apart.startswith(f"{lead}that of no other. ")
+    assert apart.startswith(f"{lead}with that of no other. ")
 
 
 # --- languages
@@ -548,10 +546,10 @@ def test_the_caption_of_the_m_sweep_by_hand():
     table = tidy(task=["demo"], setting=["english"], m=[1, 2, 3], vector=["mean"])
     caption = sweeps.m_sweep_caption(with_scores(table, [60, 72.26, 70]))
     assert caption == (
-        "The best number of languages is 2 (chosen on the labels that it is scored on); with all 3, "
-        "0 of 1 settings score below a single language (not tested). "
-        "Spearman × 100 against m, languages added best first. English prompts, mean: 60.0 with m = 1, "
-        "best 72.3 with m = 2 on 11 dimensions, 70.0 with m = 3."
+        "The best number of languages is 2 (chosen on the labels that it is scored on); with all "
+        "3, 0 of 1 settings score below a single language (not tested). "
+        "Spearman × 100 against m, languages added best first. English prompts, mean: 60.0 with "
+        "m = 1, best 72.3 with m = 2 on 11 dimensions, 70.0 with m = 3."
     )
 
 
@@ -699,7 +697,8 @@ def test_the_caption_of_layers_by_hand():
         "The sum over all layers scores higher than every single layer in 1 of 2 settings (not "
         "tested; in the paper it does). Spearman × 100. English prompts, mean: all layers summed "
         "40.0, best sum 45.2 (to layer 2 of 3), best single layer 42.0 (layer 2); "
-        "language-specific prompts, mean: all layers summed 65.0, best sum 65.0 (to layer 3 of 3), best single layer 62.0 (layer 3)."
+        "language-specific prompts, mean: all layers summed 65.0, best sum 65.0 (to layer 3 of "
+        "3), best single layer 62.0 (layer 3)."
     )
     two = pd.concat([with_scores(table, scores), with_scores(table, scores).assign(task="b")])
     assert "Spearman × 100, mean over 2 tasks. English" in layers.caption(two)

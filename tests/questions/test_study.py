@@ -816,6 +816,26 @@ def test_the_facts_of_several_tasks_add_their_pairs(tiny_lens, few, store, argum
     assert with_settings.endswith(f"{said}, languages en/ja, k = 0.25 d, seed 0")
 
 
+def test_the_facts_say_what_a_translator_made(tiny_lens, few, store):
+    by = "English by Apertium 3.8.3 0123456789abcdef (apertium 3.8.3-1, cg3 1.3.9)"
+    file = "test.ru.csv, sha256 0123456789abcdef"
+
+    def said(*origins):
+        tasks = {f"t{i}": replace(few, name=f"t{i}", origins=of) for i, of in enumerate(origins)}
+        made = Study(tiny_lens, tasks, languages=["en", "ja", "ru"], store=store)
+        return str(facts_of(made)).partition("pairs")[2]
+
+    assert said({"ja": file, "ru": file}) == ""
+    assert said({"ja": by, "ru": by}) == ", ja/ru by Apertium 3.8.3"
+    assert said({"ja": by, "ru": file}) == ", ja by Apertium 3.8.3"
+    other = "English by /models/mine@0123 greedy 256"
+    assert said({"ja": by, "ru": other}) == ", ja by Apertium 3.8.3, ru by mine"
+    assert said({"ja": by}, {"ja": by}) == ", ja by Apertium 3.8.3"
+    assert said({"ja": by}, {"ja": by, "ru": by}) == (
+        ", translated by Apertium 3.8.3 where the data have none"
+    )
+
+
 # --- real data
 
 
