@@ -233,7 +233,7 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
     figure.update_xaxes(title=SCORE, range=range_with_room(table[["low", "high"]]), col=1)
     difference_axis(figure, SCORE, ends, col=2)
     title, note = "Which step of the method earns the score?", f"* {by_holm(table, 'by')}"
-    marks = f"{whiskers(table)}; of random sets from the lowest to the highest of the draws"
+    marks = f"{whiskers(table)}; of random sets they span those of the draws"
     height = 44 * len(lines) + 200
     return layout(figure, title, noted(facts, marks, note), height)
 

@@ -961,7 +961,7 @@ def test_stability_records_what_was_varied(stable_case):
     *_, study = stable_case
     others = {"dtype": {"float32": study, "again": study}, "template": {}}
     finding = stability.stability(study, "ja", k=4, others=others)
-    assert ", 8 pairs, dtype on 8 pairs, languages ja, PromptEOL" in str(finding.facts)
+    assert ", 8 pairs, data type on 8 pairs, languages ja, PromptEOL" in str(finding.facts)
     varied = finding.facts.record()["varied"]
     assert list(varied) == ["dtype"]
     assert {name: one["dtype"] for name, one in varied["dtype"].items()} == {
