@@ -114,8 +114,8 @@ def with_gaps(values: Float[np.ndarray, "n m"]) -> list[list[float | None]]:
 
 
 def superscript(text: str) -> str:
-    """Return a symbol such as A^L as plotly sets it."""
-    return text.replace("^L", "<sup>L</sup>")
+    """Return a symbol such as A^L or W_O as plotly sets it."""
+    return text.replace("^L", "<sup>L</sup>").replace("W_O", "W<sub>O</sub>")
 
 
 def rgba(colour: str, alpha: float) -> str:

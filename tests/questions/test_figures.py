@@ -255,7 +255,7 @@ def test_no_line_of_the_facts_ends_within_a_setting():
         "(random sample of 100 per task, seed 0)",
         "contrast at PromptEOL block 5, α = 2;",
         "Pretended CoT block 7, α = 3",
-        "contrast of the heads, before W_O/the FFN's output",
+        "contrast of the heads, before W<sub>O</sub>/the FFN's output",
         "block 5, α = 2.0",
     ]
     for n_letters in range(0, 200, 7):  # each moves the ends of the lines
