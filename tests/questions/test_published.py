@@ -564,6 +564,24 @@ def test_the_figure_marks_columns_and_shows_intervals(table):
     assert not any("Published for" in text for text in figure_texts(figure))
 
 
+def test_the_figure_says_where_its_systems_act(tiny_folder, tmp_path):
+    store = dl.VectorStore(tmp_path / "v.sqlite")
+    deep = str(tiny_folder("Llama", n_layers=8))
+    study = dl.Study(deep, "demo", languages=["en", "ja"], pairs=6, store=store)
+    finding = dl.main_results(study)
+    under = finding.figure.layout.title.subtitle.text.replace("<br>", " ")
+    # Block 5 and α = 2 are CP's for LLaMA2-7B, blocks 2 to 7 those of TP's released code.
+    assert under.endswith(
+        "DySem on A<sup>L</sup> with PromptEOL, Token Prepending in blocks 2 to 7, "
+        "Contrastive Prompting at block 5 (scaling: α = 2)"
+    )
+    methods = column(finding.figure, "Method")
+    assert "Contrastive Prompting (Scaling)" in methods
+    assert "Contrastive Prompting(Scaling)" in set(finding.table["method"])  # as in the paper
+    lines = {text.count("<br>") for text in finding.figure.data[0].cells.values[0]}
+    assert lines == {1}  # each beside its score, above the interval
+
+
 def test_the_figure_of_a_preset_has_the_published_rows_below():
     figure = main_results_figure(results({"STSB": 80.0}), "llama2-7b")
     titles = [text for text in figure_texts(figure) if "Published for llama2-7b" in text]
