@@ -120,14 +120,15 @@ def sections(records: Sequence[dict[str, Any]], notebooks: Mapping[str, Path]) -
 
 
 def measured_on(record: Mapping[str, Any]) -> str:
-    """Return one line that says with which model and data a figure was made."""
+    """Return one line that says with which model, data and settings a figure was made."""
     data = ", ".join(dict.fromkeys(one["label"] for one in record["data"]))
     if _of_demo(record):
         data += f", {DEMO_SCORES}"
     drawn = record.get("sampling", {})
     if data and drawn.get("sample"):
         data += f"; drawn from the pairs that all its languages have, seed {drawn['seed']}"
-    return "; ".join(filter(None, (_model(record), data, record.get(SPREAD, ""))))
+    said = record.get("said") or _model(record)
+    return "; ".join(filter(None, (said, data, record.get(SPREAD, ""))))
 
 
 def _model(record: Mapping[str, Any]) -> str:

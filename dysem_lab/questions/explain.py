@@ -8,7 +8,7 @@ Over 400 lines, as the signatures and columns of both public questions are said 
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -197,6 +197,8 @@ def explanation(texts: "Texts", by_other: str | None = None) -> Explanation:
     table = _on(on, table)
     similarity, own = float(table["contribution"].sum()), texts.own_similarity
     facts = texts.facts(by=by, by_other=by_other, drop_largest=texts.n_largest or None)
+    of_both = {"similarity": similarity, "encoder_similarity": own}
+    facts = replace(facts, recorded={**facts.recorded, **of_both})
     kind, title = f"explain_{by}", f"Why is the similarity of these two {similarity:.2f}?"
     if "z" in others.values():
         kind = f"explain_difference_{by}"

@@ -48,9 +48,13 @@ class Facts:
         return ", ".join(filter(None, [self.model.label, self.data, settings]))
 
     def record(self) -> dict[str, object]:
-        """Return what is needed to make it again: code, model, data, settings, versions."""
+        """Return what is needed to make it again: code, model, data, settings, versions.
+
+        "said" is the line of words, which the gallery shows.
+        """
         parameters = {**self.settings, **self.unsaid}
-        return record(self.model, self.sources, {**self.recorded, "parameters": parameters})
+        also = {**self.recorded, "said": str(self), "parameters": parameters}
+        return record(self.model, self.sources, also)
 
 
 def facts_of(study: Study, tasks: Sequence[str] | None = None, /, **settings: object) -> Facts:

@@ -611,7 +611,11 @@ def test_figures_and_captions_say_the_numbers(tiny_lens, tmp_path):
         said = re.search(r"together ([+-][.\d]+); all others make ([+-][.\d]+)\.", found.caption)
         assert sum(map(float, said.groups())) == pytest.approx(found.similarity, abs=0.0011)
         assert "centred on 4 texts" in found.figure.layout.title.subtitle.text
-        assert found.facts.record()["parameters"]["by"] == by
+        record = found.facts.record()
+        assert record["parameters"]["by"] == by
+        assert record["similarity"] == found.similarity == found.table["contribution"].sum()
+        assert record["encoder_similarity"] == found.encoder_similarity
+        assert record["said"] == str(found.facts)
 
 
 def test_a_corpus_is_kept_on_disk_and_a_damaged_file_is_made_again(tiny_lens, monkeypatch):

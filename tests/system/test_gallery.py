@@ -92,6 +92,11 @@ def test_what_a_figure_was_measured_on():
     )
 
 
+def test_the_gallery_shows_the_settings_of_a_figure_in_words():
+    said = "m/Tiny-1B, demo, 24 pairs, block 5, α = 2"
+    assert measured_on(record("a_tiny-1b", said=said)) == f"{said}; demo 24 pairs (en/ja)"
+
+
 @pytest.mark.parametrize("png", [True, False])
 def test_pages_link_to_files_and_escape_captions(tmp_path, png):
     name = "components_tiny-1b_demo-24"
