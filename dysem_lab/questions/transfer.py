@@ -145,8 +145,8 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
         bounds = table[difference[1:]].assign(zero=0.0)
         difference_axis(drawn, ACCURACY, range_with_room(bounds, 0.7), col=2)
     height = (ROW * len(methods) + GAP) * len(tasks) + 240
-    said = f"{facts}, whiskers: 95 % intervals"
-    layout(drawn, "What can a linear classifier read from the vectors?", said, max(420, height))
+    under = f"{facts}, whiskers: 95 % intervals"
+    layout(drawn, "What can a linear classifier read from the vectors?", under, max(420, height))
     return drawn.update_layout(margin_l=130)
 
 
