@@ -471,7 +471,7 @@ def _measured(table: pd.DataFrame) -> Block:
 
 def _label(row: dict[str, str]) -> str:
     if row["method"] != "DySem":
-        return row["method"]
+        return _in_words(row["method"])
     template = row["template"]
     prompt = "" if template == "prompteol" else TEMPLATE_NAMES.get(template, template)
     small = ", ".join(part for part in (prompt, row["origin"]) if part)
@@ -511,7 +511,14 @@ def _published_label(row: dict[str, str]) -> str:
     prompt = TEMPLATE_NAMES.get(row["template"], "") if row["table"] == "5" else ""
     vector = row["vector"] if row["method"] == "DySem" and not prompt else ""
     prompt = "" if prompt == row["method"] else prompt
-    return ", ".join(part for part in (row["method"], prompt, row["setting"], vector) if part)
+    return ", ".join(
+        part for part in (_in_words(row["method"]), prompt, row["setting"], vector) if part
+    )
+
+
+def _in_words(method: str) -> str:
+    """Return a method of the paper's tables as it is written: they have no space at a bracket."""
+    return method.replace("Prompting(", "Prompting (")
 
 
 def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
@@ -603,4 +610,4 @@ def _beside_others(scored: pd.DataFrame) -> str:
     how = f"{abs(gap):.1f} {'more' if gap > 0 else 'less'} than"
     if abs(gap) < 0.05:
         how = "as much as"
-    return f"DySem at its best scores {how} {best['method']}, the best other method. "
+    return f"DySem at its best scores {how} {_in_words(best['method'])}, the best other method. "
