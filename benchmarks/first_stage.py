@@ -51,7 +51,8 @@ def table(rows: list[dict]) -> str:
     """Return the measures as Markdown."""
     lines = [
         "Recall@10: the share of the 10 nearest texts by the exact search that are found with a "
-        "first stage too, of 100 texts of the corpus as queries, each without itself.",
+        "first stage too, of 100 texts of the corpus as queries, each without itself. The embedded "
+        "models have 4-bit weights, dequantised, computed in float32.",
         "",
         "| model | data | languages | v | texts × width | lists read | candidates | recall@10 |",
         "|---|---|---|---|---|---|---|---|",

@@ -122,6 +122,8 @@ def sections(records: Sequence[dict[str, Any]], notebooks: Mapping[str, Path]) -
 def measured_on(record: Mapping[str, Any]) -> str:
     """Return one line that says with which model and data a figure was made."""
     data = ", ".join(dict.fromkeys(one["label"] for one in record["data"]))
+    if _of_demo(record):
+        data += f", {DEMO_SCORES}"
     drawn = record.get("sampling", {})
     if data and drawn.get("sample"):
         data += f"; drawn from the pairs that all its languages have, seed {drawn['seed']}"
@@ -140,8 +142,7 @@ def _notes(records: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return what has to be known of the models and the data of all figures."""
     models = ", ".join(dict.fromkeys(map(_model, records)))
     notes = [f"Models: {models}."] if models else []
-    sources = [source for record in records for source in _sources(record)]
-    if any(source.startswith("the demo set of dysem-lab (") for source in sources):
+    if any(map(_of_demo, records)):
         notes.append(f"The demo set: {DEMO_SCORES}, not ratings by people.")
     return notes
 
@@ -194,6 +195,11 @@ def _sources(record: Mapping[str, Any]) -> list[str]:
     return [one.get("source", "") for one in record["data"]]
 
 
+def _of_demo(record: Mapping[str, Any]) -> bool:
+    """Whether a figure is of the demo set's pairs, whose scores nobody but its writers gave."""
+    return any(source.startswith("the demo set of dysem-lab (") for source in _sources(record))
+
+
 def _kind(record: Mapping[str, Any], kinds: Sequence[str]) -> bool:
     """Whether a figure's name is of one of these kinds: the kind, then the model."""
     model = slug(Path(record["model"]["name"]).name)
@@ -240,23 +246,30 @@ def _markdown(found: Sequence[Section], notes: Sequence[str], out: Path) -> str:
 
 
 def _coverage(found: Sequence[Section], file: Path) -> list[str]:
-    """Return a table of what the papers show, with links to the figures of each model."""
+    """Return a table of what the papers show, with links to the figures of each model.
+
+    The demo set stands beside a paper's figure only where a model has no other that does.
+    """
     if not file.is_file():
         return []
     records = [record for section in found for record in section.records]
     models = list(dict.fromkeys(record["model"]["name"] for record in records))
     lines = ["", "## What the papers show, and where it is here", ""]
-    lines.append(f"| | what it shows | {' | '.join(map(plain, models))} | |")
+    lines.append(f"| in the paper | what it shows | {' | '.join(map(plain, models))} | note |")
     lines.append("|---" * (3 + len(models)) + "|")
     with file.open(encoding="utf-8", newline="") as opened:
         for row in csv.DictReader(opened):
             kinds = [*filter(None, row["figures"].split(";"))]
             cells = [f"{row['source']}, {row['item']}", row["shows"]]
             for model in models:
-                links = [
-                    f"[{plain(_data(record))}](#{_anchor(record['name'])})"
+                of_model = [
+                    record
                     for record in records
                     if record["model"]["name"] == model and _kind(record, kinds)
+                ]
+                links = [
+                    f"[{plain(_data(record))}](#{_anchor(record['name'])})"
+                    for record in [one for one in of_model if not _of_demo(one)] or of_model
                 ]
                 cells.append(", ".join(links) or ("not made" if kinds else "–"))
             lines.append(f"| {' | '.join([*cells, row['note']])} |")

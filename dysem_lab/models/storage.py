@@ -50,6 +50,17 @@ def gguf_storage(path: Path) -> str:
     return _most(sizes)
 
 
+def gguf_tensor_types(path: Path) -> dict[str, int]:
+    """Return the types that the tensors of a GGUF file have, with the number of each.
+
+    A mixture such as "Q4_K_M" has several, and a name that says little of them.
+    """
+    from gguf import GGUFReader
+
+    found = Counter(tensor.tensor_type.name for tensor in GGUFReader(path).tensors)
+    return dict(found.most_common())
+
+
 def safetensors_storage(folder: Path) -> str:
     """Return the quantisation that a checkpoint declares, or the data type that most weights have.
 

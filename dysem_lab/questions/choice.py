@@ -32,7 +32,16 @@ from dysem_lab.questions.scores import (
     with_holm,
 )
 from dysem_lab.questions.study import Study
-from dysem_lab.questions.style import SCORE, error_bar, gain, layout, rows_of
+from dysem_lab.questions.style import (
+    SCORE,
+    error_bar,
+    gain,
+    layout,
+    noted,
+    prompts_said,
+    rows_of,
+    whiskers,
+)
 
 CHOICE_COLOURS = {"test": "#D55E00", "dev": "#0072B2"}
 
@@ -269,7 +278,9 @@ def best_cell(scores: Mapping[Cell, float], vector: str, ks: Sequence[int | floa
 def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
     """Return score on test against m, with languages ranked on test or on dev, and both choices."""
     panels = list(table.groupby(["setting", "vector"], sort=False))
-    titles = [f"{setting}, {vector}: {_verdict(part)}" for (setting, vector), part in panels]
+    titles = [
+        f"{prompts_said(setting)}, {vector}: {_verdict(part)}" for (setting, vector), part in panels
+    ]
     n_rows = rows_of(panels, 2)
     figure = make_subplots(
         rows=n_rows,
@@ -319,7 +330,8 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
     figure.update_yaxes(title=f"{SCORE} on test", col=1).update_yaxes(matches="y")
     figure.update_annotations(font_size=14)
     title = "What is choosing on the test labels worth? Above each panel: test choice − dev choice"
-    return layout(figure, title, f"{facts}, * {by_holm(table, 'by')}", 330 * n_rows + 150)
+    notes = whiskers(table), f"* {by_holm(table, 'by')}"
+    return layout(figure, title, noted(facts, *notes), 330 * n_rows + 150)
 
 
 def caption(table: pd.DataFrame) -> str:
@@ -332,11 +344,12 @@ def caption(table: pd.DataFrame) -> str:
         ways = [
             f"{row['languages']}" + (f" (k = {row['k']})" if several else "") for row in (test, dev)
         ]
+        prompts = prompts_said(setting)
         if _same_choice(rows):
-            parts.append(f"{setting}, {vector}: both choose {ways[0]}, {test['spearman']:.1f}")
+            parts.append(f"{prompts}, {vector}: both choose {ways[0]}, {test['spearman']:.1f}")
         else:
             parts.append(
-                f"{setting}, {vector}: chosen on test {ways[0]} {test['spearman']:.1f}, chosen on "
+                f"{prompts}, {vector}: chosen on test {ways[0]} {test['spearman']:.1f}, chosen on "
                 f"dev {ways[1]} {dev['spearman']:.1f}, difference {gain(test, 'optimism')}"
                 + (" (certain)" if test["optimism_p_holm"] < LEVEL else "")
             )

@@ -1,6 +1,7 @@
 """Attention, FFN or the whole stream? Notebook 03."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -14,7 +15,7 @@ from dysem_lab.questions.names import SYMBOLS
 from dysem_lab.questions.needs import prepare
 from dysem_lab.questions.scores import mean_size, pair_cosine
 from dysem_lab.questions.study import Study
-from dysem_lab.questions.style import SCORE, bars, layout, over, rows_of
+from dysem_lab.questions.style import SCORE, bars, layout, noted, over, rows_of, whiskers
 
 COMPONENTS = ("resid", "attn", "attn_raw", "ffn")
 
@@ -43,7 +44,10 @@ def components(
     """
     given = asked(study, components=components, k=k, seed=seed)
     prepare(study.needs(given["components"]))
-    facts, scores = facts_of(study, **given), table(study, **given)
+    facts = facts_of(study, template=study.templates[0], **given)
+    scores = table(study, **given)
+    there = list(dict.fromkeys(scores["component"]))  # a model may have no post-norm
+    facts = replace(facts, settings={**facts.settings, "components": there})
     return Finding("components", scores, figure(scores, facts), caption(scores), facts)
 
 
@@ -73,11 +77,12 @@ def _agree(a: Tensor, b: Tensor) -> bool:
 
 def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
     """Return the score of each component per task, on all dimensions and under DySem with m = 1."""
-    labels = {**SYMBOLS, "attn_raw": "A^L, raw"}
+    labels = {**SYMBOLS, "attn_raw": "A^L<br>before<br>post-norm"}
     figure = bars(table, "component", "method", "task", labels)
     figure.update_yaxes(title=SCORE, col=1)
     title = "h<sup>L</sup>, A<sup>L</sup> or F<sup>L</sup>? Each component in English"
-    return layout(figure, title, facts, 260 * rows_of(table["task"].unique()) + 240)
+    height = 300 * rows_of(table["task"].unique()) + 240
+    return layout(figure, title, noted(facts, whiskers(table)), height)
 
 
 def caption(table: pd.DataFrame) -> str:
@@ -93,11 +98,24 @@ def caption(table: pd.DataFrame) -> str:
         of_tasks = f"; best in tasks: {wins}" if table["task"].nunique() > 1 else ""
         parts.append(f"{method}: {scores}{of_tasks}")
     best = mean["DySem, m = 1"].idxmax()
-    agrees = (
-        "As in the paper, A^L"
-        if best == "attn"
-        else f"Unlike the paper's models, {SYMBOLS[best]} and not A^L"
-    )
+    agrees = "as in the paper" if best == "attn" else "in the paper A^L has"
     highest = "average" if table["task"].nunique() > 1 else "score"
-    lead = f"{agrees} has the highest {highest} under DySem"
-    return f"{lead}. Spearman × 100 in English{over(table)}. {'. '.join(parts)}."
+    lead = f"{SYMBOLS[best]} has the highest {highest} under DySem ({agrees})"
+    scores = f"Spearman × 100 in English{over(table)}. {'. '.join(parts)}"
+    return f"{lead}{_overlapping(table, best)}. {scores}."
+
+
+def _overlapping(table: pd.DataFrame, best: str) -> str:
+    """Return in words whether the interval of the best component overlaps with those of others."""
+    dysem = table[table["method"] == "DySem, m = 1"]
+    own = dysem[dysem["component"] == best].set_index("task")
+    others = dysem[dysem["component"] != best]
+    if others.empty:
+        return ""
+    low, high = (others["task"].map(own[end]) for end in ("low", "high"))
+    met = others[(others["high"] >= low) & (others["low"] <= high)]
+    if (n_tasks := table["task"].nunique()) > 1:
+        n_met = met["task"].nunique()
+        return f"; its 95 % interval overlaps with another's in {n_met} of {n_tasks} tasks"
+    names = " and ".join(SYMBOLS[name] for name in met["component"]) or "no other"
+    return f"; its 95 % interval overlaps with that of {names}"

@@ -43,8 +43,10 @@ from dysem_lab.questions.style import (
     bars,
     gained,
     layout,
+    noted,
     one_task,
     superscript,
+    whiskers,
 )
 
 BARS = {  # what is compared → its name under the bars
@@ -149,12 +151,12 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
     figure = bars(shown, "vector", "method", "component", colours=colours, text="change")
     figure.update_yaxes(title=SCORE, col=1)
     notes = (
-        "whiskers: 95 % bootstrap intervals",
+        whiskers(table),
         f"in a bar: what CP adds (* {by_holm(table, 'by')})",
         norms_said(table),
     )
     title = "DySem on vectors that CP has steered"
-    return layout(figure, title, ", ".join([str(facts), *notes]), 520)
+    return layout(figure, title, noted(facts, *notes), 520)
 
 
 def caption(table: pd.DataFrame) -> str:

@@ -45,10 +45,12 @@ from dysem_lab.questions.style import (
     band,
     error_bar,
     layout,
+    noted,
     one_of_each,
     one_task,
     side_by_side,
     texts,
+    whiskers,
 )
 
 VARIANT_NAMES = {  # what the variants are called beside a figure and in its caption
@@ -280,8 +282,7 @@ def variants_figure(table: pd.DataFrame, by: str, title: str, facts: Facts | str
         triangle = {"symbol": "triangle-left", "size": 9, "color": "#555555"}
         name = "beyond the edge of the axis: its gain is written beside it"
         figure.add_scatter(x=[None], y=[None], mode="markers", marker=triangle, name=name)
-    marks = f"whiskers: 95 % bootstrap intervals, * {by_holm(table, 'by')}"
-    said = f"{facts}, {marks}, {norms_said(steered)}"
+    said = noted(facts, whiskers(steered), f"* {by_holm(table, 'by')}", norms_said(steered))
     n_rows = steered[by].nunique()
     return layout(figure, title, said, 280 + 46 * n_rows).update_layout(
         scattermode="group", margin_l=210

@@ -63,7 +63,8 @@ def decomposition(
     given = asked(study, languages=languages, k=k, components=components, seed=seed)
     pooled = study.prompted("none").needs(())
     prepare(study.needs([*dict.fromkeys((*PLAIN, *given["components"]))]), pooled)
-    facts, scores = facts_of(study, **given), table(study, **given)
+    facts = facts_of(study, template=study.templates[0], **given)
+    scores = table(study, **given)
     return Finding("decomposition", scores, figure(scores, facts), caption(scores), facts)
 
 
@@ -144,7 +145,7 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
         cliponaxis=False,
         showlegend=False,
     )
-    labels = [superscript(method) for method in rows["method"]]
+    labels = [superscript(_shown(method)) for method in rows["method"]]
     figure.update_yaxes(
         categoryorder="array",
         categoryarray=rows["method"],
@@ -161,6 +162,11 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
     return layout(figure, title, facts, 34 * len(table) + 220).update_layout(margin_l=20)
 
 
+def _shown(method: str) -> str:
+    """Return a method of the table as a reader sees it."""
+    return method.replace(", english,", ", English,")
+
+
 def caption(table: pd.DataFrame) -> str:
     """Return one line with the numbers that matter of a decomposition table."""
     score = one_task(table).set_index("method")["spearman"]
@@ -169,13 +175,17 @@ def caption(table: pd.DataFrame) -> str:
     ours = score[score.index.str.startswith("DySem")]
     plain = score.drop(ours.index)
     worst, most = (
-        f"{abs(gap):.1f} {'above' if gap > 0 else 'below'}"
-        for gap in (ours.min() - plain.max(), ours.max() - plain.max())
+        f"{'ahead of' if gap > 0 else 'behind'} {whom} by {abs(gap):.1f}"
+        for gap, whom in (
+            (ours.min() - plain.max(), "it"),
+            (ours.max() - plain.max(), "the best plain vector"),
+        )
     )
     return (
-        f"DySem's best setting is {most} the best plain vector, its worst {worst} it. "
+        f"The best of DySem's {len(ours)} settings is {most}, the worst is {worst} (best on these "
+        "pairs; not tested). "
         f"Spearman × 100: mean pooling {score['mean pooling']:.1f}, {final.partition(',')[0]} "
         f"{score[final]:.1f}, plain h^L {score['h^L']:.1f}, A^L {score['A^L']:.1f}, "
-        f"F^L {score['F^L']:.1f}; best is {top['method']} with {interval(top)} on "
+        f"F^L {score['F^L']:.1f}; best is {_shown(top['method'])} with {interval(top)} on "
         f"{amount(top['n_dims'], 'dimension')}."
     )

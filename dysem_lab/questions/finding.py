@@ -7,11 +7,13 @@ from pathlib import Path
 import pandas as pd
 import plotly.graph_objects as go
 
+from dysem_lab.data.sts import STSData
 from dysem_lab.display import amount
-from dysem_lab.models.facts import ModelFacts
+from dysem_lab.models.facts import ModelFacts, shown
 from dysem_lab.questions.names import NO_BREAK, said
 from dysem_lab.questions.saving import file_name, record, save_figure
 from dysem_lab.questions.study import Study
+from dysem_lab.translation.named import translator_in
 
 
 @dataclass(frozen=True)
@@ -72,20 +74,40 @@ def facts_of(study: Study, tasks: Sequence[str] | None = None, /, **settings: ob
     if sample is not None and sample <= max(sizes, default=0):
         at_most = "at most " if sample > min(sizes) else ""
         first = f" from its first {pairs:,}" if pairs is not None else ""
-        seed = study.sampling["seed"]
-        words += f" (random sample of {at_most}{sample:,} per task{first}, seed {seed})"
+        seed = f"seed {study.sampling['seed']}"
+        if len(names) == 1:
+            words = f"{names[0]}, {amount(sample, 'random pair')}{first} ({seed})"
+        else:
+            words += f" (random sample of {at_most}{sample:,} per task{first}, {seed})"
     elif pairs is not None and pairs <= max(sizes, default=0):
         words += " (the first of each task)" if len(names) > 1 else " (the first)"
     prompts = {"templates": study.templates, "prompt_settings": study.settings}
     return Facts(
         study.model,
-        words,
+        ", ".join(filter(None, [words, _translated(counted)])),
         (names[0] if len(names) == 1 else f"{len(names)} tasks") if names else "",
         sum(sizes) if names else None,
         sources_of(study),
         settings,
         recorded={"sampling": study.sampling, **prompts},
     )
+
+
+def _translated(several: Sequence[STSData]) -> str:
+    """Return in words which languages of the data a translator made; "" where it made none."""
+    made: list[dict[str, list[str]]] = []
+    for data in several:
+        by_name: dict[str, list[str]] = {}
+        for code in data.languages:
+            if name := translator_in(data.origins.get(code, "")):
+                by_name.setdefault(shown(name), []).append(code)
+        made.append(by_name)
+    names = list(dict.fromkeys(name for by_name in made for name in by_name))
+    if not names:
+        return ""
+    if all(by_name == made[0] for by_name in made):
+        return ", ".join(f"{'/'.join(made[0][name])} by {name}" for name in names)
+    return f"translated by {' and '.join(names)} where the data have none"
 
 
 def sources_of(study: Study) -> list[dict[str, object]]:

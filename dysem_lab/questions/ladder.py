@@ -27,8 +27,10 @@ from dysem_lab.questions.style import (
     layout,
     lines_down,
     measured,
+    noted,
     range_with_room,
     side_by_side,
+    whiskers,
 )
 
 STEPS = ("source, all d", "mean, all d", "positive mean", "consensus", "top k")
@@ -231,7 +233,9 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
     figure.update_xaxes(title=SCORE, range=range_with_room(table[["low", "high"]]), col=1)
     difference_axis(figure, SCORE, ends, col=2)
     title, note = "Which step of the method earns the score?", f"* {by_holm(table, 'by')}"
-    return layout(figure, title, f"{facts}, {note}", 44 * len(lines) + 200)
+    marks = f"{whiskers(table)}; of random sets they span those of the draws"
+    height = 44 * len(lines) + 200
+    return layout(figure, title, noted(facts, marks, note), height)
 
 
 def _rung_label(rung: str, table: pd.DataFrame) -> str:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -9,13 +10,14 @@ import plotly.graph_objects as go
 import torch
 
 from dysem_lab.consensus import consensus_set
+from dysem_lab.data.languages import LANGUAGES
 from dysem_lab.errors import InputError
 from dysem_lab.questions.asked import asked, require_study
 from dysem_lab.questions.finding import Facts, Finding, facts_of
 from dysem_lab.questions.needs import prepare
 from dysem_lab.questions.scores import rank_languages
 from dysem_lab.questions.study import Study
-from dysem_lab.questions.style import SCORE, bars, layout
+from dysem_lab.questions.style import SCORE, bars, layout, noted, prompts_said, whiskers
 
 
 def languages(study: Study, *, component: str = "attn", seed: int = 0) -> Finding:
@@ -30,7 +32,7 @@ def languages(study: Study, *, component: str = "attn", seed: int = 0) -> Findin
     """
     given = asked(study, component=component, seed=seed)
     prepare(study.needs(component))
-    facts, scores = facts_of(study, **given), table(study, **given)
+    facts, scores = facts_of(study, template=study.templates[0], **given), table(study, **given)
     return Finding("languages", scores, figure(scores, facts), caption(scores), facts)
 
 
@@ -68,10 +70,14 @@ def language_overlap(
     if len(codes := study.task_languages(task)) < 2:
         raise InputError(f"{task} is in {codes[0]!r} alone; an overlap is of two languages or more")
     prepare(study.needs(component))
-    facts, (overlap, chance) = facts_of(study, **given), overlaps(study, **given)
+    facts = facts_of(study, template=study.templates[0], **given)
+    overlap, chance = overlaps(study, **given)
+    if len(study.data) == 1:  # it is named as the data
+        settings = {name: of for name, of in facts.settings.items() if name != "task"}
+        facts = replace(facts, settings=settings, unsaid={"task": task})
     tidy = overlap.rename_axis("language").reset_index()
-    said = overlap_caption(overlap, chance)
-    return Finding("language_overlap", tidy, overlap_figure(overlap, facts), said, facts)
+    drawn, said = overlap_figure(overlap, facts, chance), overlap_caption(overlap, chance)
+    return Finding("language_overlap", tidy, drawn, said, facts)
 
 
 def table(study: Study, component: str = "attn", seed: int = 0) -> pd.DataFrame:
@@ -89,13 +95,14 @@ def table(study: Study, component: str = "attn", seed: int = 0) -> pd.DataFrame:
 def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
     """Return the score in each single language, ranked, one panel per task and setting."""
     many = table["task"].nunique() > 1
-    panel = table["task"] + ", " + table["setting"] if many else table["setting"]
+    prompts = table["setting"].map(prompts_said)
+    panel = table["task"] + ", " + prompts if many else prompts
     figure = bars(table.assign(panel=panel), "language", "setting", "panel")
     figure.update_xaxes(categoryorder="total descending")
     figure.update_yaxes(title=SCORE)
     figure.update_layout(showlegend=False)
     title = "Plain cosine in one language: how well does the model read each?"
-    return layout(figure, title, facts, 230 * panel.nunique() + 160)
+    return layout(figure, title, noted(facts, whiskers(table)), 230 * panel.nunique() + 160)
 
 
 def caption(table: pd.DataFrame) -> str:
@@ -113,17 +120,18 @@ def caption(table: pd.DataFrame) -> str:
         where = f"{task}, " if several else ""
         order = "" if several else f", order {'/'.join(ordered['language'])}"
         parts.append(
-            f"{where}{setting} prompts: best {best['language']} {best['spearman']:.1f}, worst "
-            f"{worst['language']} {worst['spearman']:.1f}{order}"
+            f"{where}{prompts_said(setting)}: best {best['language']} {best['spearman']:.1f}, "
+            f"worst {worst['language']} {worst['spearman']:.1f}{order}"
         )
-    lead = f"The model reads {_most(firsts)} best and {_most(lasts)} worst"
+    lead = f"{_most(firsts)} scores highest and {_most(lasts)} lowest"
     return f"{lead}. Spearman × 100 of the plain cosine in a single language. {'; '.join(parts)}."
 
 
 def _most(codes: Sequence[str]) -> str:
-    """Return the code that is there most often, and how often, where it is not always there."""
+    """Return the language that is there most often, and how often, where it is not always there."""
     code, n = Counter(codes).most_common(1)[0]
-    return code if n == len(codes) else f"{code} (in {n} of {len(codes)} rankings)"
+    name = LANGUAGES[code].name if code in LANGUAGES else code
+    return name if n == len(codes) else f"{name} (in {n} of {len(codes)} rankings)"
 
 
 def overlaps(
@@ -150,7 +158,7 @@ def overlaps(
     return pd.DataFrame(overlap, codes, codes), by_chance / (2 * size - by_chance)
 
 
-def overlap_figure(overlap: pd.DataFrame, facts: Facts | str) -> go.Figure:
+def overlap_figure(overlap: pd.DataFrame, facts: Facts | str, chance: float) -> go.Figure:
     """Return a heat map of the overlap between the sets of each two languages."""
     off_diagonal = overlap.where(~np.eye(len(overlap), dtype=bool))
     figure = go.Figure(
@@ -165,7 +173,8 @@ def overlap_figure(overlap: pd.DataFrame, facts: Facts | str) -> go.Figure:
     )
     figure.update_yaxes(autorange="reversed")
     title = "Do languages select the same dimensions for the same text?"
-    return layout(figure, title, facts, 42 * len(overlap) + 200)
+    note = f"two random sets of that size: {chance:.2f}"
+    return layout(figure, title, noted(facts, note), 42 * len(overlap) + 200)
 
 
 def overlap_caption(overlap: pd.DataFrame, chance: float) -> str:

@@ -27,14 +27,16 @@ from dysem_lab.questions.style import (
     gain,
     interval,
     layout,
+    noted,
     rows_of,
+    whiskers,
 )
 
 TEMPERATURE = 0.1
 COLUMNS = 4  # of panels
-MARKS = {  # column → symbol and name
-    "chosen": ("circle", "chosen without labels"),
-    "best": ("star", "best score on these pairs"),
+MARKS = {  # column → symbol, its size and name
+    "best": ("star", 12, "best score on these pairs"),
+    "chosen": ("circle-open", 15, "chosen without labels"),  # a star is seen through it
 }
 
 
@@ -151,7 +153,7 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
         columns,
         subplot_titles=titles,
         horizontal_spacing=0.06,
-        vertical_spacing=0.08 if n_rows == 1 else 0.18 / n_rows,  # titles of axes and of panels
+        vertical_spacing=0.08 if n_rows == 1 else 0.22 / n_rows,  # titles of axes and of panels
     )
     named: set[str] = set()
     for i, (_, part) in enumerate(table.groupby("task", sort=False)):
@@ -169,7 +171,7 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
                 row=row,
                 col=col,
             )
-        for name, (symbol, label) in MARKS.items():
+        for name, (symbol, size, label) in MARKS.items():
             marked = part[part[name]].head(1)
             drawn.add_scatter(
                 x=marked["layer"] + 1,
@@ -178,22 +180,36 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
                 name=label,
                 legendgroup=name,
                 showlegend=len(marked) > 0 and name not in named,
-                marker={"symbol": symbol, "size": 13, "color": PALETTE[0]},
+                marker={
+                    "symbol": symbol,
+                    "size": size,
+                    "color": PALETTE[0],
+                    "line": {"color": PALETTE[0], "width": 2},
+                },
+                cliponaxis=False,
                 **where,
             )
             named |= {name} if len(marked) else set()
-        drawn.update_xaxes(range=[0.5, blocks.max() + 0.5], col=col)
+        room = max(0.5, 0.05 * len(blocks))  # for a mark at an end
+        drawn.update_xaxes(range=[1 - room, blocks.max() + room], col=col)
         if part["invariance"].isna().all():
             middle = {"xref": "x domain", "yref": "y domain", "row": above + 1, "col": col}
             annotate(drawn, "no renderings", 0.5, 0.5, **middle)
             drawn.update_yaxes(showticklabels=False, row=above + 1, col=col)
         blocks_run = "blocks before the embedding is read" if len(tasks) == 1 else "blocks run"
         drawn.update_xaxes(title=blocks_run, row=above + 1, col=col)
-    for row in range(1, 2 * n_rows, 2):
-        drawn.update_yaxes(title=SCORE, row=row, col=1)
-        drawn.update_yaxes(title="invariance (nats)", row=row + 1, col=1)
-    title = "Which layer, without labels? (shaded: 95 % interval)"
-    return layout(drawn, title, facts, 440 * n_rows + 180)
+    # Panels of one kind have one range: their heights are compared.
+    ranges = [
+        [float(np.nanmin(values)), float(np.nanmax(values))]
+        for values in (table[["spearman", "low", "high"]], table["invariance"])
+    ]
+    for row in range(1, 2 * n_rows + 1):
+        low, high = ranges[(row - 1) % 2]
+        room = 0.06 * (high - low)
+        drawn.update_yaxes(range=[low - room, high + room], nticks=6, row=row)
+        drawn.update_yaxes(title=(SCORE, "invariance (nats)")[(row - 1) % 2], row=row, col=1)
+    title = "Which layer, without labels?"
+    return layout(drawn, title, noted(facts, whiskers(table, "shaded")), 520 * n_rows + 180)
 
 
 def caption(table: pd.DataFrame, codes: Sequence[str]) -> str:

@@ -20,7 +20,7 @@ from dysem_lab.questions.needs import Need, prepare
 from dysem_lab.questions.published import paper_task, preset_of, published
 from dysem_lab.questions.scores import pair_cosine
 from dysem_lab.questions.study import Study
-from dysem_lab.questions.style import PALETTE, SCORE, band, layout, side_by_side
+from dysem_lab.questions.style import PALETTE, SCORE, band, layout, noted, side_by_side, whiskers
 
 COMPONENTS = ("attn", "ffn", "resid")
 PANELS = {"attn": "attention", "ffn": "FFN", "resid": "residual stream"}
@@ -78,7 +78,8 @@ def layer_curves(
     prepare(need_of(study))
     table = data_layers(study.prompted(settings=setting), task, vector, codes[:m], k, seed)
     del given["task"]  # it is named as the data
-    facts = facts_of(study, [task], languages=codes[:m], **given)
+    prompt = {"template": study.templates[0]}
+    facts = facts_of(study, [task], languages=codes[:m], **prompt, **given)
     facts = replace(facts, unsaid={"task": task, "m": m})
     paper = published_score(study, task, setting, vector)
     figure = layer_figure(table, facts, SCORE, paper)
@@ -224,7 +225,8 @@ def layer_figure(
     figure.update_xaxes(title="layer")
     figure.update_yaxes(title=value, col=1)
     title = "Where does the similarity arise, layer by layer?"
-    return layout(figure, title, measured_on, 480)
+    shaded = whiskers(table, "shaded") if "low" in table else ""
+    return layout(figure, title, noted(measured_on, shaded), 480)
 
 
 def layer_caption(table: pd.DataFrame) -> str:

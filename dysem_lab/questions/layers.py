@@ -24,8 +24,11 @@ from dysem_lab.questions.style import (
     curves,
     layout,
     named_settings,
+    noted,
     over,
+    prompts_said,
     rows_of,
+    whiskers,
     with_average,
 )
 
@@ -63,7 +66,8 @@ def layers(
     one_of(component, PER_LAYER, "component for layers")  # h^l is a sum over layers already
     given = asked(study, component=component, m=m, k=k, vectors=vectors, seed=seed)
     prepare(study.needs(component, each=component))
-    facts, scores = facts_of(study, **given), table(study, **given)
+    facts = facts_of(study, template=study.templates[0], **given)
+    scores = table(study, **given)
     facts = with_languages(facts, scores)
     return Finding("layers", scores, figure(scores, facts), caption(scores), facts)
 
@@ -140,16 +144,18 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
     panel = named["task"] if single else named["method"]
     if many and not single:
         panel = named["task"] + "<br>" + named["method"]
+    elif not single:
+        panel = named["method"].str.replace(", ", ",<br>", n=1)
     colours = {"layer-wise": PALETTE[1], "cumulative": PALETTE[0]}
     figure = curves(named.assign(panel=panel), "layer", "kind", "panel", colours)
     n, columns = panel.nunique(), min(4, panel.nunique())
     for i in range(n - columns, n):  # the lowest panels: others have no room below
         figure.update_xaxes(title="layer", row=1 + i // columns, col=1 + i % columns)
-    figure.update_yaxes(title=SCORE, col=1).update_yaxes(matches="y")
+    figure.update_yaxes(title=SCORE, col=1).update_yaxes(matches="y", nticks=8)
     figure.update_annotations(font_size=12)
     height = 270 * rows_of(panel.unique()) + 240
-    title = "One layer's output, or the sum up to it? (shaded: 95 % interval)"
-    return layout(figure, title, facts, height)
+    title = "One layer's output, or the sum up to it?"
+    return layout(figure, title, noted(facts, whiskers(named, "shaded")), height)
 
 
 def caption(table: pd.DataFrame) -> str:
@@ -160,11 +166,12 @@ def caption(table: pd.DataFrame) -> str:
         one, total = mean["layer-wise"], mean["cumulative"]
         wins += total.iloc[-1] > one.max()
         parts.append(
-            f"{setting}, {vector}: all layers summed {total.iloc[-1]:.1f}, best sum "
+            f"{prompts_said(setting)}, {vector}: all layers summed {total.iloc[-1]:.1f}, best sum "
             f"{total.max():.1f} (to layer {total.idxmax() + 1} of {len(total)}), best single layer "
             f"{one.max():.1f} (layer {one.idxmax() + 1})"
         )
     return (
-        f"The sum over all layers beats every single layer in {wins} of {len(parts)} settings (in "
-        f"the paper it does). Spearman × 100{over(table)}. {'; '.join(parts)}."
+        f"The sum over all layers scores higher than every single layer in {wins} of {len(parts)} "
+        f"settings (not tested; in the paper it does). Spearman × 100{over(table)}. "
+        f"{'; '.join(parts)}."
     )

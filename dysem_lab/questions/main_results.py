@@ -18,6 +18,8 @@ from torch import Tensor
 from dysem_lab.consensus import resolve_k
 from dysem_lab.display import amount
 from dysem_lab.encoders.base import Encoder
+from dysem_lab.encoders.contrastive import ContrastivePrompting
+from dysem_lab.encoders.prepending import TokenPrepending
 from dysem_lab.encoders.settings import VECTORS
 from dysem_lab.encoders.systems import named_systems
 from dysem_lab.errors import InputError, choices
@@ -29,6 +31,7 @@ from dysem_lab.prompts import TEMPLATE_NAMES
 from dysem_lab.questions.asked import asked
 from dysem_lab.questions.finding import Facts, Finding, facts_of
 from dysem_lab.questions.grid import sweep
+from dysem_lab.questions.names import NO_BREAK
 from dysem_lab.questions.needs import prepare
 from dysem_lab.questions.published import (
     AVERAGE,
@@ -43,7 +46,7 @@ from dysem_lab.questions.published import (
 )
 from dysem_lab.questions.scores import ALIGNED, mean_size
 from dysem_lab.questions.study import Study
-from dysem_lab.questions.style import SCORE, annotate, interval, layout
+from dysem_lab.questions.style import SCORE, annotate, interval, layout, noted
 
 LABELS = [
     *("model", "preset", "method", "template", "setting", "vector", "origin", "k", "m"),
@@ -148,8 +151,11 @@ def main_results(
     english = study.prompted(list(BASELINES), "english", "en")
     prepare(study.needs("attn"), english.needs("final"), runs_the_model=True)
     facts = facts_of(study, languages=named, m=m, **given)
-    scores = table(study, languages, m, systems=_systems_of(study), **given)
-    drawn, said = figure(scores, facts), caption(scores)
+    systems = _systems_of(study)
+    scores = table(study, languages, m, systems=systems, **given)
+    prompt = TEMPLATE_NAMES.get(study.templates[0], study.templates[0])
+    of_rows = [f"DySem on A^L with {prompt}", *_settings_in_words(systems)]
+    drawn, said = figure(scores, noted(facts, *of_rows)), caption(scores)
     return Finding("main_results", comparison(scores), drawn, said, facts)
 
 
@@ -238,6 +244,20 @@ def _systems_of(study: Study) -> dict[str, Encoder]:
     """Return the systems of `SYSTEMS` that a study's model has the blocks for."""
     deep = study.n_layers >= LEAST_BLOCKS
     return named_systems(study.lens, [name for name in SYSTEMS if deep or name == ALIGNED])
+
+
+def _settings_in_words(systems: Mapping[str, Encoder]) -> list[str]:
+    """Return where Token Prepending and Contrastive Prompting act; blocks are 1-based."""
+    words = []
+    for encoder in systems.values():
+        if isinstance(encoder, TokenPrepending):
+            words.append(f"Token Prepending in blocks {encoder.start + 1} to {encoder.exit}")
+        elif isinstance(encoder, ContrastivePrompting) and encoder.contrast.norm == "scaling":
+            of = encoder.contrast  # the other one has its block, and no α
+            words.append(
+                f"Contrastive Prompting at block {of.layer + 1} (scaling: α = {of.alpha:g})"
+            )
+    return words
 
 
 def _system(study: Study, task: str, name: str, encoder: Encoder) -> Cell:
@@ -455,7 +475,7 @@ def _measured(table: pd.DataFrame) -> Block:
     """Return our rows, each score with its interval."""
     tasks = {name: part for name, part in table.groupby("task", sort=False)}
     whole = tasks.get(AVERAGE, next(iter(tasks.values())))
-    columns = {"Method": [_label(row) for row in whole.to_dict("records")]}
+    columns = {"Method": [_two_lines(_label(row)) for row in whole.to_dict("records")]}
     for task, part in tasks.items():
         columns[task] = [
             text + ("" if np.isnan(low) else "<br>" + SMALL.format(f"[{low:.1f}, {high:.1f}]"))
@@ -464,18 +484,28 @@ def _measured(table: pd.DataFrame) -> Block:
             )
         ]
     ms = [part["m"].tolist() for part in tasks.values()]
-    columns["m"] = [_span(row) for row in zip(*ms, strict=True)]
-    columns["#Dim."] = [f"{dims:.0f}" for dims in whole["n_dims"]]
+    columns["m"] = [_two_lines(_span(row)) for row in zip(*ms, strict=True)]
+    columns["#Dim."] = [_two_lines(f"{dims:.0f}") for dims in whole["n_dims"]]
     return Block("Measured here", columns, TALL_ROW)
+
+
+def _two_lines(text: str) -> str:
+    """Return a text at the height of the scores, which have their intervals below."""
+    return text if "<br>" in text else f"{text}<br>{SMALL.format(NO_BREAK)}"
+
+
+def _shown(method: str) -> str:
+    """Return a method as it is spelt; the paper's tables have no space before a bracket."""
+    return method.replace("Prompting(", "Prompting (")
 
 
 def _label(row: dict[str, str]) -> str:
     if row["method"] != "DySem":
-        return _in_words(row["method"])
+        return _shown(row["method"])
     template = row["template"]
     prompt = "" if template == "prompteol" else TEMPLATE_NAMES.get(template, template)
     small = ", ".join(part for part in (prompt, row["origin"]) if part)
-    label = f"DySem, {row['setting']}, {row['vector']}"
+    label = f"DySem, {row['setting'].replace('english', 'English')}, {row['vector']}"
     return label + (f"<br>{SMALL.format(small)}" if small else "")
 
 
@@ -511,14 +541,8 @@ def _published_label(row: dict[str, str]) -> str:
     prompt = TEMPLATE_NAMES.get(row["template"], "") if row["table"] == "5" else ""
     vector = row["vector"] if row["method"] == "DySem" and not prompt else ""
     prompt = "" if prompt == row["method"] else prompt
-    return ", ".join(
-        part for part in (_in_words(row["method"]), prompt, row["setting"], vector) if part
-    )
-
-
-def _in_words(method: str) -> str:
-    """Return a method of the paper's tables as it is written: they have no space at a bracket."""
-    return method.replace("Prompting(", "Prompting (")
+    setting = row["setting"].replace("english", "English")
+    return ", ".join(filter(None, (_shown(row["method"]), prompt, setting, vector)))
 
 
 def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
@@ -535,7 +559,7 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
         top += block.height
     placed = {"xanchor": "left", "yanchor": "top", "align": "left", "font_size": 12}
     annotate(drawn, "<br>".join(notes), 0, 1 - (top + 10) / inside, **placed)
-    drawn = layout(drawn, "Main results", facts, 100)
+    drawn = layout(drawn, "Main results: DySem beside other methods", facts, 100)
     height = inside + drawn.layout.margin.t
     margin = {"l": 20, "r": 20, "b": 0}
     return drawn.update_layout(height=height, title_y=1 - 32 / height, margin=margin)
@@ -576,7 +600,9 @@ def caption(table: pd.DataFrame) -> str:
     n_tasks = table.loc[table["task"] != AVERAGE, "task"].nunique()
     what = f"mean of {n_tasks} tasks" if task == AVERAGE else task
     scores = [
-        f"{row.method} {row.reproduced:.1f}" for row in part.itertuples() if row.method != "DySem"
+        f"{_shown(row.method)} {row.reproduced:.1f}"
+        for row in part.itertuples()
+        if row.method != "DySem"
     ]
     if len(dysem := part.loc[part["method"] == "DySem", "reproduced"]):
         scores.append(f"DySem {dysem.min():.1f} to {dysem.max():.1f}")
@@ -607,7 +633,8 @@ def _beside_others(scored: pd.DataFrame) -> str:
     others = scored[~is_ours]
     best = others.loc[others["reproduced"].idxmax()]
     gap = scored.loc[is_ours, "reproduced"].max() - best["reproduced"]
-    how = f"{abs(gap):.1f} {'more' if gap > 0 else 'less'} than"
+    other = f"{_shown(best['method'])}, the best other method"
     if abs(gap) < 0.05:
-        how = "as much as"
-    return f"DySem at its best scores {how} {_in_words(best['method'])}, the best other method. "
+        return f"DySem at its best scores as much as {other}. "
+    side = "ahead of" if gap > 0 else "behind"
+    return f"DySem at its best is {side} {other}, by {abs(gap):.1f} (not tested). "

@@ -1,6 +1,7 @@
 """Are the chosen dimensions special, or would any do? Notebook 02."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -17,7 +18,16 @@ from dysem_lab.questions.names import said
 from dysem_lab.questions.needs import prepare
 from dysem_lab.questions.scores import pair_cosine, pair_similarity
 from dysem_lab.questions.study import Study
-from dysem_lab.questions.style import COLOURS, SCORE, band, bars, layout, with_average
+from dysem_lab.questions.style import (
+    COLOURS,
+    SCORE,
+    band,
+    bars,
+    layout,
+    noted,
+    whiskers,
+    with_average,
+)
 
 QUARTER = 0.25  # of d, as the paper's 1,024 of 4,096
 KIND_COLOURS = {"semantic": "#D55E00", "random, shared": "#0072B2", "random, per pair": "#56B4E9"}
@@ -59,7 +69,11 @@ def random_sets(
     of_sets = {"component": component, "vector": vector, "ks": ks, "n_seeds": n_seeds}
     given = asked(study, languages=languages, **of_sets, seed=seed)
     prepare(study.needs(component))
-    facts, scores = facts_of(study, **given), table(study, **given)
+    prompt = {"template": study.templates[0], "setting": study.settings[0]}
+    facts, scores = facts_of(study, **prompt, **given), table(study, **given)
+    if len(study.data) > 1:  # the figure is of one k, which its title says
+        settings = {name: of for name, of in facts.settings.items() if name != "ks"}
+        facts = replace(facts, settings=settings, unsaid={"ks": given["ks"]})
     return Finding("random_vs_semantic", scores, figure(scores, facts), caption(scores), facts)
 
 
@@ -118,7 +132,8 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
     colours = {"joint sets (DySem)": KIND_COLOURS["semantic"], **KIND_COLOURS, **COLOURS}
     drawn = bars(of_tasks.assign(panel=""), "task", "kind", "panel", colours=colours)
     drawn.update_yaxes(title=SCORE)
-    return layout(drawn, f"{title}: {said('k', k)}", facts, 480)
+    note = f"{whiskers(of_tasks)}; of random sets the span of the draws"
+    return layout(drawn, f"{title}: {said('k', k)}", noted(facts, note), 480)
 
 
 def at_one_k(table: pd.DataFrame) -> tuple[pd.DataFrame, float]:

@@ -35,7 +35,7 @@ WIDTH = 62  # characters of a text there
 
 @dataclass(frozen=True, repr=False)
 class Residuals(Finding):
-    """Pairs by how far their similarity is from what their rating predicts.
+    """Pairs by how far their similarity is from what their gold score predicts.
 
     Attributes:
         parts: Of the pairs that are furthest away, the parts that make them so: a row per pair and
@@ -54,7 +54,10 @@ def residuals(
     n_parts: int = 3,
     centre: object = "demo",
 ) -> Residuals:
-    """Order pairs by their rank residual: the rank of their similarity less that of their rating.
+    """Order pairs by rank residual: the rank of their similarity less that of their gold score.
+
+    The gold score is people's mean rating in the published tasks, and what its writers assigned in
+    the demo set.
 
     The similarity is the cosine of A^L of the English passes on U = S(x) ∪ S(y), centred on a
     reference corpus: an exact sum of what heads wrote. Of the pairs that are furthest away, the
@@ -74,7 +77,7 @@ def residuals(
         One row per pair, furthest first: ``pair``, ``x``, ``y``, ``gold``, ``similarity``
         (centred), ``similarity_encoder`` (not centred), ``rank_gold`` and ``rank_similarity`` (from
         0 to 1, ties by their mean), ``residual``, their difference (above 0: more alike for the
-        model than for people), and ``share``, of the sum of squared residuals. NaN where a
+        model than by the gold score), and ``share``, of the sum of squared residuals. NaN where a
         similarity is undefined. In ``parts`` for the first `n_pairs`: ``rank``, ``kind``,
         ``block``, ``head`` (0-based), ``added`` to this pair's similarity, ``usual``, the mean over
         all pairs, and ``push``, the difference of the two.
@@ -171,7 +174,7 @@ def figure(table: pd.DataFrame, parts: pd.DataFrame, facts: Facts | str) -> go.F
             col=1,
         )
     ends = {"range": [-0.06, 1.08], "row": 1, "col": 1}
-    drawn.update_xaxes(title="rank of the rating", **ends)
+    drawn.update_xaxes(title="rank of the gold score", **ends)
     drawn.update_yaxes(title="rank of the similarity", **ends)
     drawn.update_xaxes(visible=False, range=[0, 1], row=1, col=2)
     drawn.update_yaxes(visible=False, range=[0, 1], row=1, col=2)
@@ -181,7 +184,7 @@ def figure(table: pd.DataFrame, parts: pd.DataFrame, facts: Facts | str) -> go.F
         heads = ", ".join(f"{_name(part)} {part['push']:+.2f}" for _, part in of_pair.iterrows())
         escaped = [html.escape(text, quote=False) for text in texts]
         said = [f"<b>{i + 1}</b>  {escaped[0]}", escaped[1]]
-        numbers = f"rating {row['gold']:g}, residual {row['residual']:+.2f}, pushed by"
+        numbers = f"gold score {row['gold']:g}, residual {row['residual']:+.2f}, pushed by"
         said.append(f"<span style='color:#666666'>{numbers}<br>{heads}</span>")
         place = {"xanchor": "left", "yanchor": "top", "align": "left", "font": {"size": 12}}
         annotate(drawn, "<br>".join(said), 0.46, 1.02 - i / SHOWN, **place)
@@ -200,8 +203,8 @@ def caption(table: pd.DataFrame, parts: pd.DataFrame) -> str:
     alike = int((furthest["residual"] > 0).sum())
     n = len(furthest)
     kinds = {
-        "pairs that the model finds more alike than people do": alike,
-        "pairs that people find more alike than the model does": n - alike,
+        "pairs that the model finds more alike than their gold scores say": alike,
+        "pairs that the model finds less alike than their gold scores say": n - alike,
     }
     most = max(kinds, key=lambda name: kinds[name])
     sure = binomtest(kinds[most], n).pvalue < 0.05
@@ -209,7 +212,7 @@ def caption(table: pd.DataFrame, parts: pd.DataFrame) -> str:
     counted = str(kinds[most]) if sure else " and ".join(map(str, kinds.values()))
     said = (
         f"The score is lost {lead}: {counted} of the {n} pairs (a tenth) that are furthest from "
-        f"their rating, which make {furthest['share'].sum():.0%} of the squared rank residuals."
+        f"their gold score, which make {furthest['share'].sum():.0%} of the squared rank residuals."
     )
     if n < SURE:
         said = (

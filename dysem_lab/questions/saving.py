@@ -30,6 +30,7 @@ from dysem_lab import paths
 from dysem_lab.digests import code_digest
 from dysem_lab.errors import DataError, InputError
 from dysem_lab.inputs import path_of
+from dysem_lab.models.embedded import provenance
 from dysem_lab.models.facts import ModelFacts
 from dysem_lab.startup import import_nbformat
 
@@ -66,7 +67,7 @@ def record(
         "dysem_lab": version("dysem-lab"),
         "git_commit": git_commit(),
         "code": code_digest()[:16],
-        "model": {**asdict(model), "name": model.shown},
+        "model": {**asdict(model), "name": model.shown, **provenance(model.source)},
         **native({"data": data, **settings}),
         **made_by(),
         "machine": machine(),

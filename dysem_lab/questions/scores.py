@@ -8,6 +8,7 @@ Every table has one row per task and setting, with the columns of `dysem_lab.eva
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product
+from typing import cast
 
 import pandas as pd
 from jaxtyping import Float
@@ -212,7 +213,10 @@ def with_languages(facts: Facts, table: pd.DataFrame) -> Facts:
     orders = {setting: set(part["languages"]) for setting, part in largest.groupby("setting")}
     if any(len(order) > 1 for order in orders.values()):
         whose = "task" if table["task"].nunique() > 1 else "prompt"
-        said = f"each {whose}'s own, in the table"
+        of_tasks = [cast("list[str]", data["languages"]) for data in facts.sources]
+        codes = dict.fromkeys(code for of_task in of_tasks for code in of_task)
+        of = f" of {'/'.join(codes)}" if codes else ""
+        said = f"each {whose}'s own order{of}, in the table"
     elif len(all_orders := set.union(*orders.values())) == 1:
         said = all_orders.pop()
     else:

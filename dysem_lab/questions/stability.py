@@ -28,8 +28,10 @@ from dysem_lab.questions.style import (
     interval,
     layout,
     lines_down,
+    noted,
     side_by_side,
     texts,
+    whiskers,
 )
 
 PARAPHRASE = 4.5  # gold ratings from here on count as the same meaning
@@ -94,7 +96,7 @@ def stability(
     scores = table(study, task, **given, others=others)
     of_study = facts_of(study, **one_prompt(study, given))
     on = "".join(
-        f", {varied} on {amount(len(next(iter(studies.values())).data[task]), 'pair')}"
+        f", {_kind(varied)} on {amount(len(next(iter(studies.values())).data[task]), 'pair')}"
         for varied, studies in others.items()
     )
     recorded = {
@@ -221,7 +223,8 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
     figure.update_yaxes(title="Jaccard index of S(x) and S(y)", range=[0, 1.02], col=2)
     figure.update_xaxes(title="gold similarity of the pair", type="category", col=2)
     title = "How stable are the sets of selected dimensions?"
-    return layout(figure, title, facts, max(480, 120 * len(kinds) + 230))
+    height = max(480, 120 * len(kinds) + 230)
+    return layout(figure, title, noted(facts, whiskers(table)), height)
 
 
 def _kind(varied: object) -> str:

@@ -16,7 +16,9 @@ from jaxtyping import Float
 from plotly.subplots import make_subplots
 
 from dysem_lab.errors import InputError
+from dysem_lab.prompts import SETTINGS
 from dysem_lab.questions.finding import Facts
+from dysem_lab.questions.names import said
 from dysem_lab.startup import import_nbformat
 
 import_nbformat()  # before plotly does, to show a figure
@@ -28,10 +30,10 @@ DIVERGING = ((0.0, PALETTE[1]), (0.5, "rgba(128,128,128,0.05)"), (1.0, PALETTE[0
 COLOURS = {
     "all dimensions": "#999999",
     "DySem, m = 1": "#D55E00",
-    "english, source": "#56B4E9",
-    "english, mean": "#0072B2",
-    "language-specific, source": "#E69F00",
-    "language-specific, mean": "#D55E00",
+    "English prompts, source": "#56B4E9",
+    "English prompts, mean": "#0072B2",
+    "language-specific prompts, source": "#E69F00",
+    "language-specific prompts, mean": "#D55E00",
     "paraphrases, source": "#CC79A7",
     "paraphrases, mean": "#009E73",
     "english": "#0072B2",
@@ -61,6 +63,7 @@ FONTS = "Noto Sans, Noto Sans CJK SC, Noto Naskh Arabic, Noto Sans Devanagari, A
 SCORE = "Spearman × 100"
 LINE = 145  # characters under a title
 LOWER = 8  # pixels that plotly sets a single line under a title lower than the first of several
+TITLE_LINE = 18  # pixels of a further line in the title of a panel
 LEGEND = 68  # pixels from panels down to a legend: axis labels and title are between them
 
 
@@ -70,6 +73,8 @@ def layout(figure: go.Figure, title: str, facts: Facts | str, height: int) -> go
     lines = [superscript(html.escape(line, quote=False)) for line in _lines(str(facts))]
     top, bottom = 88 + 17 * len(lines), 60
     top += LOWER * (len(lines) == 1)
+    titles = [note.text for note in figure.layout.annotations if note.yanchor == "bottom"]
+    top += TITLE_LINE * max((text.count("<br>") for text in titles), default=0)
     inside = max(LEGEND, height - top - bottom)
     return figure.update_layout(
         template="plotly_white",
@@ -110,8 +115,8 @@ def with_gaps(values: Float[np.ndarray, "n m"]) -> list[list[float | None]]:
 
 
 def superscript(text: str) -> str:
-    """Return a symbol such as A^L as plotly sets it."""
-    return text.replace("^L", "<sup>L</sup>")
+    """Return a symbol such as A^L or W_O as plotly sets it."""
+    return text.replace("^L", "<sup>L</sup>").replace("W_O", "W<sub>O</sub>")
 
 
 def rgba(colour: str, alpha: float) -> str:
@@ -287,9 +292,25 @@ def bars(
     return figure
 
 
+def prompts_said(setting: str) -> str:
+    """Return a prompt setting in words; what stands in the place of one is left as it is."""
+    return said("setting", setting) if setting in SETTINGS else setting
+
+
 def named_settings(table: pd.DataFrame) -> pd.DataFrame:
     """Return the table with a ``method`` of prompt setting and vector."""
-    return table.assign(method=table["setting"] + ", " + table["vector"])
+    return table.assign(method=table["setting"].map(prompts_said) + ", " + table["vector"])
+
+
+def noted(facts: Facts | str, *notes: str) -> str:
+    """Return what a figure was measured on, and after it what its marks are."""
+    return ", ".join([str(facts), *filter(None, notes)])
+
+
+def whiskers(table: pd.DataFrame, mark: str = "whiskers") -> str:
+    """Return what the marks of `low` and `high` are; an average of tasks has no interval here."""
+    without = " (an average has none)" if "average" in set(table.get("task", ())) else ""
+    return f"{mark}: 95 % bootstrap intervals{without}"
 
 
 def interval(
@@ -417,8 +438,8 @@ def measured(
         col=col,
         **{"hovertemplate": "%{x:.3f}", **options},
     )
-    said = value.map(f"{{:{text}}}".format) if isinstance(text, str) else text
-    texts(figure, high if at is None else at, y, "\u2002" + said, row=1, col=col, colour=colour)
+    words = value.map(f"{{:{text}}}".format) if isinstance(text, str) else text
+    texts(figure, high if at is None else at, y, "\u2002" + words, row=1, col=col, colour=colour)
 
 
 def texts(

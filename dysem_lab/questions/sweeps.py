@@ -34,8 +34,11 @@ from dysem_lab.questions.style import (
     curves,
     layout,
     named_settings,
+    noted,
     over,
+    prompts_said,
     rows_of,
+    whiskers,
     with_average,
 )
 from dysem_lab.translation.paraphrases import N_WRITTEN, Paraphrases, paraphrased, source_of
@@ -73,7 +76,8 @@ def m_sweep(
     by = None if paraphrases is None else source_of(paraphrases)
     studies = {"": study} if by is None else {"": study, PARAPHRASES: _rephrased(study, by)}
     prepare(*(each.needs(component) for each in studies.values()))
-    facts = facts_of(study, **given, paraphrases=by.name if by else None)
+    template = study.templates[0]
+    facts = facts_of(study, template=template, **given, paraphrases=by.name if by else None)
     tables = [grid(each, [k], components=[component], seed=seed) for each in studies.values()]
     for name, part in zip(studies, tables, strict=True):
         part["setting"] = name or part["setting"]
@@ -102,15 +106,17 @@ def m_sweep_figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
 def _curves(table: pd.DataFrame, x: str, line: str, title: str, facts: Facts | str) -> go.Figure:
     """Return one panel per task; of one task, a panel per line with the others in grey."""
     several = table["task"].nunique() > 1
-    panel = "task" if several else line
-    figure = curves(table, x, line, panel, beside=not several)
+    panel = table["task"] if several else table[line].str.replace(", ", ",<br>", n=1)
+    figure = curves(table.assign(panel=panel), x, line, "panel", beside=not several)
     figure.update_yaxes(title=SCORE, col=1).update_yaxes(matches="y")
+    note = whiskers(table, "shaded")
     if not several:
-        figure.update_layout(showlegend=False)
-        title = f"{title} (shaded: 95 % interval; grey: the other panels)"
-    elif table[line].nunique() <= 2:  # of more, nothing is shaded
-        title = f"{title} (shaded: 95 % interval)"
-    return layout(figure, title, facts, 320 * rows_of(table[panel].unique()) + 240)
+        figure.update_layout(showlegend=False).update_annotations(font_size=14)
+        note = f"{note}; grey: the other panels"
+    elif table[line].nunique() > 2:  # of so many, nothing is shaded
+        half = (table["high"] - table["low"]).median() / 2
+        note = f"95 % intervals are not drawn: in a task about ±{half:.0f}"
+    return layout(figure, title, noted(facts, note), 320 * rows_of(panel.unique()) + 240)
 
 
 def m_sweep_caption(table: pd.DataFrame) -> str:
@@ -127,16 +133,18 @@ def m_sweep_caption(table: pd.DataFrame) -> str:
         best_ms.append(m)
         below += mean["spearman"].iloc[-1] < mean["spearman"].iloc[0]
         parts.append(
-            f"{setting}, {vector}: {mean['spearman'].iloc[0]:.1f} with m = {mean.index[0]}, best "
-            f"{mean.loc[m, 'spearman']:.1f} with m = {m} on {mean.loc[m, 'n_dims']:.0f} "
-            f"dimensions, {mean['spearman'].iloc[-1]:.1f} with m = {mean.index[-1]}"
+            f"{prompts_said(setting)}, {vector}: {mean['spearman'].iloc[0]:.1f} with m = "
+            f"{mean.index[0]}, best {mean.loc[m, 'spearman']:.1f} with m = {m} on "
+            f"{mean.loc[m, 'n_dims']:.0f} dimensions, {mean['spearman'].iloc[-1]:.1f} with m = "
+            f"{mean.index[-1]}"
         )
     ms = sorted(set(best_ms))
     at_best = f"{ms[0]}" if len(ms) == 1 else f"{ms[0]} to {ms[-1]}, by setting"
     return (
-        f"The best number of languages is {at_best}; with all {table['m'].max()}, {below} of "
-        f"{len(parts)} settings score below a single language. Spearman × 100 against "
-        f"m{over(table)}, languages added best first. {'; '.join(parts)}."
+        f"The best number of languages is {at_best} (chosen on the labels that it is scored on); "
+        f"with all {table['m'].max()}, {below} of {len(parts)} settings score below a single "
+        f"language (not tested). Spearman × 100 against m{over(table)}, languages added best "
+        f"first. {'; '.join(parts)}."
     )
 
 
@@ -156,7 +164,7 @@ def prompt_vector(
     """
     given = asked(study, component=component, m=m, k=k, seed=seed)
     prepare(study.needs(component))
-    facts = facts_of(study, **given)
+    facts = facts_of(study, template=study.templates[0], **given)
     scores = grid(study, [k], [m], components=[component], seed=seed)
     facts = with_languages(facts, scores)
     drawn, said = prompt_vector_figure(scores, facts), prompt_vector_caption(scores)
@@ -168,7 +176,8 @@ def prompt_vector_figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
     named = with_average(named_settings(table), ["method"])
     figure = bars(named.assign(panel=""), "task", "method", "panel")
     figure.update_yaxes(title=SCORE)
-    return layout(figure, "English or language-specific prompts? source or mean?", facts, 480)
+    title = "English or language-specific prompts? source or mean?"
+    return layout(figure, title, noted(facts, whiskers(named)), 480)
 
 
 def prompt_vector_caption(table: pd.DataFrame) -> str:
@@ -177,8 +186,10 @@ def prompt_vector_caption(table: pd.DataFrame) -> str:
     scores = ", ".join(
         f"{row.method} {row.spearman:.1f} (#Dim. {row.n_dims:.0f})" for row in mean.itertuples()
     )
-    lead = f"{mean['method'].iloc[0].capitalize()} scores most of {len(mean)} settings"
-    return f"{lead}. Spearman × 100{over(table)}: {scores}."
+    prompts, _, vector = mean["method"].iloc[0].rpartition(", ")
+    of = {2: "the two", 4: "the four"}.get(len(mean), f"{len(mean)}")
+    lead = f"{prompts[0].upper()}{prompts[1:]} with the {vector} vector score highest of {of}"
+    return f"{lead} (not tested). Spearman × 100{over(table)}: {scores}."
 
 
 def k_sweep(
@@ -204,7 +215,8 @@ def k_sweep(
     """
     given = asked(study, component=component, m=m, ks=ks, vectors=vectors, seed=seed)
     prepare(study.needs(component))
-    facts, of = facts_of(study, **given), {"vectors": given["vectors"], "seed": seed}
+    facts = facts_of(study, template=study.templates[0], **given)
+    of = {"vectors": given["vectors"], "seed": seed}
     scores = grid(study, given["ks"], [m], components=[component], **of)
     facts = with_languages(facts, scores)
     drawn = k_sweep_figure(scores, facts, study.model.d_model)
@@ -238,9 +250,10 @@ def k_sweep_caption(table: pd.DataFrame) -> str:
         best, least = mean["spearman"].idxmax(), mean["n_dims"].idxmin()
         lost = lost.combine(mean["spearman"].max() - mean["spearman"], max, fill_value=0.0)
         parts.append(
-            f"{setting}, {vector}, m = {m}{over(part)}: {mean.loc[least, 'spearman']:.1f} on "
-            f"{mean.loc[least, 'n_dims']:.0f} dimensions (k = {least:g}), best "
-            f"{mean.loc[best, 'spearman']:.1f} on {mean.loc[best, 'n_dims']:.0f} (k = {best:g})"
+            f"{prompts_said(setting)}, {vector}, m = {m}{over(part)}: "
+            f"{mean.loc[least, 'spearman']:.1f} on {mean.loc[least, 'n_dims']:.0f} dimensions "
+            f"(k = {least:g}), best {mean.loc[best, 'spearman']:.1f} on "
+            f"{mean.loc[best, 'n_dims']:.0f} (k = {best:g})"
         )
     sizes = table.groupby("k")["n_dims"].mean()[lost.index[lost < CLOSE]]
     enough = f"k = {sizes.idxmin():g} is the smallest" if len(sizes) else "There is no k"
@@ -295,7 +308,8 @@ def templates_figure(table: pd.DataFrame, plain: pd.DataFrame, facts: Facts | st
     figure = bars(both, x, "method", panel, colours=colours)
     figure.update_yaxes(title=SCORE)
     title = "Does DySem depend on the prompt?"
-    return layout(figure, title, facts, 300 * both[panel].nunique() + 260)
+    height = 300 * both[panel].nunique() + 260
+    return layout(figure, title, noted(facts, whiskers(both)), height)
 
 
 def _methods_of_templates(table: pd.DataFrame) -> pd.DataFrame:
@@ -319,6 +333,7 @@ def templates_caption(table: pd.DataFrame, plain: pd.DataFrame) -> str:
             f"{at_best['spearman']:.1f} ({at_best['method'].removeprefix('DySem, ')})"
         )
     return (
-        f"Under {above} of {len(parts)} prompts DySem at its best is above the plain cosine. "
+        f"Under {above} of {len(parts)} prompts DySem at its best is above the plain cosine (not "
+        "tested). "
         f"Spearman × 100{over(table)}. {'; '.join(parts)}."
     )

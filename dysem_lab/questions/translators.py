@@ -44,8 +44,10 @@ from dysem_lab.questions.style import (
     layout,
     lines_down,
     measured,
+    noted,
     range_with_room,
     side_by_side,
+    whiskers,
 )
 
 UNTRANSLATED = "untranslated"
@@ -288,7 +290,8 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
     figure.update_xaxes(title="Jaccard index of the sets", range=[0, 1.25], tickvals=ticks, col=3)
     title = "How much hangs on the translator?"
     height = 26 * len(methods) * len(sources) + 40 * len(methods) + 220
-    return layout(figure, title, f"{facts}, * {by_holm(table, 'by')}", height)
+    note = f"* {by_holm(table, 'by')}"
+    return layout(figure, title, noted(facts, whiskers(table), note), height)
 
 
 def caption(table: pd.DataFrame) -> str:

@@ -1,5 +1,6 @@
 """Translators by name, and pairs with the renderings that a translator makes of them."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -14,6 +15,8 @@ from dysem_lab.translation.translate import (
     required_renderings,
 )
 from dysem_lab.translation.translation_cache import CachedTranslator
+
+MADE_BY = "English by "  # begins the origin of what a translator made
 
 
 def translator_of(translator: str | Translator) -> Translator:
@@ -84,8 +87,19 @@ def translated(
         source=f"{data.source}; {'/'.join(made)} from English by {by.name}",
         sentences={**left.sentences, **sentences},
         n_dropped=data.n_dropped + len(data) - len(kept),
-        origins={**left.origins, **dict.fromkeys(made, f"English by {identity_of(by)}")},
+        origins={**left.origins, **dict.fromkeys(made, f"{MADE_BY}{identity_of(by)}")},
     )
+
+
+def translator_in(origin: str) -> str:
+    """Return what made the renderings of an origin that `translated` wrote; "" of another one.
+
+    Without digest, packages and what follows a model's name, which are for the record.
+    """
+    if not origin.startswith(MADE_BY):
+        return ""
+    name = origin.removeprefix(MADE_BY).partition("@")[0]
+    return re.sub(r"( [0-9a-f]{16})?( \(.*\))?$", "", name)
 
 
 def _reaches(translator: Translator, code: str) -> bool:

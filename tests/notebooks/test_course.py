@@ -43,7 +43,15 @@ def test_the_core_exercises_of_a_lesson_take_20_minutes_or_less(number):
     core = [minutes for badge, minutes in badges.values() if badge == "core"]
     assert 0 < len(core) < len(badges)
     assert sum(core) <= 20
-    assert "A **core** exercise is" in text.split("### Exercise 1")[0]
+    before = text.split("### Exercise 1")[0]
+    said = "A **core** exercise is" if number == 0 else "(README.md#how-an-exercise-works)"
+    assert said in before
+
+
+def test_the_courses_page_says_how_an_exercise_works():
+    page = (notebook_of(0).parent / "README.md").read_text(encoding="utf-8")
+    said = page.split("\n## How an exercise works\n")[1].split("\n## ")[0]
+    assert all(word in said for word in ("**Core**", "**extra**", "`hint(1)`", "`solutions/`"))
 
 
 @pytest.mark.parametrize("number", LESSONS)

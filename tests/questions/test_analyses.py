@@ -516,5 +516,10 @@ def test_what_an_analysis_reads_was_captured_by_the_study(study, one_task, monke
     scores.grid(study, [0.25], components=("ffn",))
     layers.table(study, 2, component="ffn")
     decomposition.table(one_task, LANGUAGES, components=("attn", "ffn"))
-    random_sets.random_sets(one_task, LANGUAGES, n_seeds=1)
-    languages.language_overlap(study, "many", setting="english")
+    of_sets = random_sets.random_sets(one_task, LANGUAGES, n_seeds=1)
+    assert "PromptEOL, English prompts, " in str(of_sets.facts).replace("\u00a0", " ")
+    overlap = languages.language_overlap(study, "many", setting="english")
+    assert "PromptEOL, task many, " in str(overlap.facts)
+    alone = languages.language_overlap(one_task, setting="english")
+    assert "task" not in str(alone.facts)  # it is named as the data
+    assert alone.facts.record()["parameters"]["task"] in one_task.data

@@ -488,7 +488,7 @@ def test_the_command_prints_the_page_or_json(tiny_folder, tmp_path):
     page = run()
     assert page.exit_code == 0
     assert "• A random rotation" in page.stdout
-    assert "24 pairs (random sample of 24 per task, seed 0)" in page.stdout
+    assert "24 random pairs (seed 0)" in page.stdout
     given = json.loads(run("--json", "--out", str(tmp_path)).stdout)
     assert page.stdout.strip().endswith(given["verdict"])
     assert len(given["controls"]) > 35
@@ -498,7 +498,7 @@ def test_the_command_prints_the_page_or_json(tiny_folder, tmp_path):
     with pytest.raises(InputError, match="score a sample of these"):
         run("--sample", "132")
     command = [part for part in command if part not in ("--sample", "24")]
-    assert "66 pairs (random sample of 66 per task, seed 0)" in run().stdout  # the rest is the fit
+    assert "66 random pairs (seed 0)" in run().stdout  # the rest is the fit
 
 
 def test_random_weights_are_of_the_same_shape_and_their_own(tiny_lens, study):

@@ -849,9 +849,9 @@ def test_choice_figure_and_caption_show_both_choices(choice_case):
     oracle = table.assign(at=table.index)[table["optimism"].notna()].set_index("vector").loc["mean"]
     interval = f"[{oracle['optimism_low']:.1f}, {oracle['optimism_high']:.1f}]"
     star = "*" if oracle["optimism_p_holm"] < 0.05 else ""
-    assert f"english, mean: {oracle['optimism']:+.1f} {interval}{star}" in titles
+    assert f"English prompts, mean: {oracle['optimism']:+.1f} {interval}{star}" in titles
     caption = choice.caption(table)
-    assert "english, mean: chosen on test ru 100.0, chosen on dev ja " in caption
+    assert "English prompts, mean: chosen on test ru 100.0, chosen on dev ja " in caption
     assert f", difference {oracle['optimism']:+.1f} {interval}" in caption
     n_certain = (table["optimism_p_holm"] < 0.05).sum()
     of_all = f"of 2 settings (p < 0.05 after Holm over 2 comparisons). {choice.SCORE} on test"
@@ -869,11 +869,11 @@ def test_choice_figure_and_caption_show_both_choices(choice_case):
         assert f"higher for certain in {n} {of_all}" in said
         assert said.count("(certain)") == n
         titles = [a.text for a in choice.figure(by_hand, "facts").layout.annotations]
-        assert f"english, mean: +9.0 [1.0, 17.0]{star}" in titles
+        assert f"English prompts, mean: +9.0 [1.0, 17.0]{star}" in titles
     same = choice.honest_choice(test, test, ks=[2]).table
-    assert "english, mean: both choose ru, 100.0" in choice.caption(same)
+    assert "English prompts, mean: both choose ru, 100.0" in choice.caption(same)
     titles = [a.text for a in choice.figure(same, "facts").layout.annotations]
-    assert "english, mean: the same choice" in titles
+    assert "English prompts, mean: the same choice" in titles
 
 
 def test_stability_figures_show_every_comparison(stable_case):
@@ -961,7 +961,7 @@ def test_stability_records_what_was_varied(stable_case):
     *_, study = stable_case
     others = {"dtype": {"float32": study, "again": study}, "template": {}}
     finding = stability.stability(study, "ja", k=4, others=others)
-    assert ", 8 pairs, dtype on 8 pairs, languages ja, PromptEOL" in str(finding.facts)
+    assert ", 8 pairs, data type on 8 pairs, languages ja, PromptEOL" in str(finding.facts)
     varied = finding.facts.record()["varied"]
     assert list(varied) == ["dtype"]
     assert {name: one["dtype"] for name, one in varied["dtype"].items()} == {

@@ -1,5 +1,6 @@
 """Figures show every row of their table with its interval; captions say the table's numbers."""
 
+import dataclasses
 import itertools
 import re
 
@@ -25,6 +26,10 @@ from dysem_lab.questions.style import layout
 
 FACTS = "tiny (float32 weights), demo, 24 pairs, k 6, seed 0"
 VECTORS = ("source", "mean")
+PROMPTS = {
+    "english": "English prompts",
+    "language-specific": "language-specific prompts",
+}
 
 
 def tidy(**levels):
@@ -89,6 +94,16 @@ def check(figure, expected):
     for where, name, x, row in expected:
         values = [row["spearman"], row["low"], row["high"]]
         assert found[where, name, x] == pytest.approx(values), (where, name, x)
+
+
+def named(row):
+    """Return prompt setting and vector of a row as a figure has them."""
+    return f"{PROMPTS[row['setting']]}, {row['vector']}"
+
+
+def on_two_lines(method):
+    """Return them as the title of a narrow panel."""
+    return method.replace(", ", ",<br>", 1)
 
 
 def rows(table):
@@ -185,7 +200,7 @@ ALL = {
     "random": lambda facts: random_sets.figure(random_table(), facts),
     "components": lambda facts: components.figure(components_table(), facts),
     "languages": lambda facts: languages.figure(languages_table(), facts),
-    "overlap": lambda facts: languages.overlap_figure(overlap_table(), facts),
+    "overlap": lambda facts: languages.overlap_figure(overlap_table(), facts, 0.0625),
     "m sweep": lambda facts: sweeps.m_sweep_figure(m_table(), facts),
     "prompt and vector": lambda facts: sweeps.prompt_vector_figure(prompt_vector_table(), facts),
     "layers": lambda facts: layers.figure(layers_table(), facts),
@@ -200,7 +215,7 @@ ALL = {
 @pytest.mark.parametrize("name", ALL)
 def test_the_title_says_what_was_measured_and_room_is_left_for_it(name):
     figure = ALL[name](FACTS)
-    assert figure.layout.title.subtitle.text == FACTS
+    assert figure.layout.title.subtitle.text.replace("<br>", " ").startswith(FACTS)
     assert figure.layout.width == 1000
     assert figure.layout.margin.t >= 100
     assert figure.layout.height - figure.layout.margin.t - figure.layout.margin.b > 150
@@ -219,7 +234,7 @@ def test_every_axis_of_scores_has_a_name_and_every_trace_too(name):
 @pytest.mark.parametrize(("n_settings", "n_lines"), [(1, 1), (6, 1), (12, 2), (20, 3)])
 def test_long_facts_break_at_commas_into_lines_that_say_the_same(n_settings, n_lines):
     long = ", ".join(f"setting{i} value{i}" for i in range(n_settings))
-    figure = ALL["m sweep"](long)
+    figure = ALL["decomposition"](long)
     lines = figure.layout.title.subtitle.text.split("<br>")
     assert len(lines) == n_lines
     assert " ".join(lines) == long
@@ -294,10 +309,11 @@ def test_the_decomposition_s_caption_by_hand():
     table = with_scores(decomposition_table(), [40, 50, 60.04, 70.5, 30, 75, 81.26, 79])
     caption = decomposition.caption(table)
     assert caption.startswith(
-        "DySem's best setting is 10.8 above the best plain vector, its worst 4.5 above it. "
+        "The best of DySem's 3 settings is ahead of the best plain vector by 10.8, the worst is "
+        "ahead of it by 4.5 (best on these pairs; not tested). "
     )
-    assert numbers(caption)[2:] == [100, 40, 50, 60, 70.5, 30, 81.3, 80.3, 82.3, 16]
-    assert "best is DySem A^L, english, mean with" in caption
+    assert numbers(caption)[3:] == [100, 40, 50, 60, 70.5, 30, 81.3, 80.3, 82.3, 16]
+    assert "best is DySem A^L, English, mean with" in caption
 
 
 def test_decomposition_is_for_one_task():
@@ -384,8 +400,7 @@ def test_the_average_is_over_tasks_that_have_the_same_number_of_languages():
     means = {at: of[0] for at, of in found.items() if at[0] == "average"}
     assert {m for _, _, m in means} == {1, 2}
     for (_, method, m), mean in means.items():
-        setting, vector = method.split(", ")
-        part = table[(table["setting"] == setting) & (table["vector"] == vector)]
+        part = table[[named(row) == method for row in rows(table)]]
         assert mean == pytest.approx(part.loc[part["m"] == m, "spearman"].mean())
 
 
@@ -395,7 +410,7 @@ def test_the_average_is_over_tasks_that_have_the_same_number_of_languages():
 def test_components_show_every_task_component_and_method():
     table = components_table()
     names = {"resid": "h<sup>L</sup>", "attn": "A<sup>L</sup>", "ffn": "F<sup>L</sup>"}
-    names["attn_raw"] = "A<sup>L</sup>, raw"
+    names["attn_raw"] = "A<sup>L</sup><br>before<br>post-norm"
     check(
         components.figure(table, FACTS),
         [(row["task"], row["method"], names[row["component"]], row) for row in rows(table)],
@@ -410,18 +425,21 @@ def test_the_caption_of_components_by_hand():
     table = with_scores(table, [60, 70, 50, 72, 40, 60, 55, 64])
     caption = components.caption(table)
     assert caption == (
-        "As in the paper, A^L has the highest average under DySem. "
-        "Spearman × 100 in English, mean over 2 tasks. "
+        "A^L has the highest average under DySem (as in the paper); its 95 % interval overlaps "
+        "with another's in 1 of 2 tasks. Spearman × 100 in English, mean over 2 tasks. "
         "all dimensions: h^L 50.0, A^L 52.5; best in tasks: h^L 1, A^L 1. "
         "DySem, m = 1: h^L 65.0, A^L 68.0; best in tasks: A^L 2."
     )
     other = components.caption(table.assign(component=["attn", "attn", "resid", "resid"] * 2))
     assert other.startswith(
-        "Unlike the paper's models, h^L and not A^L has the highest average under DySem. "
+        "h^L has the highest average under DySem (in the paper A^L has); its 95 % interval "
     )
     alone = components.caption(table[table["task"] == "a"])
     assert ". Spearman × 100 in English. all dimensions: h^L 60.0, A^L 50.0. DySem" in alone
-    assert alone.startswith("As in the paper, A^L has the highest score under DySem. ")
+    lead = "A^L has the highest score under DySem (as in the paper); its 95 % interval overlaps "
+    assert alone.startswith(f"{lead}with that of h^L. ")  # 70 and 72, each with 1 to either side
+    apart = components.caption(table[table["task"] == "b"])
+    assert apart.startswith(f"{lead}with that of no other. ")
 
 
 # --- languages
@@ -432,7 +450,9 @@ def test_languages_show_every_task_setting_and_language(tasks):
     table = languages_table(tasks)
     expected = [
         (
-            row["setting"] if len(tasks) == 1 else f"{row['task']}, {row['setting']}",
+            PROMPTS[row["setting"]]
+            if len(tasks) == 1
+            else f"{row['task']}, {PROMPTS[row['setting']]}",
             row["setting"],
             row["language"],
             row,
@@ -448,21 +468,22 @@ def test_the_caption_of_languages_by_hand():
     table = with_scores(languages_table(), [70, 60, 65, 10, 30, 20])
     table["rank"] = [1, 3, 2, 3, 1, 2]
     assert languages.caption(table) == (
-        "The model reads en (in 1 of 2 rankings) best and ja (in 1 of 2 rankings) worst. "
+        "English (in 1 of 2 rankings) scores highest and Japanese (in 1 of 2 rankings) lowest. "
         "Spearman × 100 of the plain cosine in a single language. "
-        "english prompts: best en 70.0, worst ja 60.0, order en/ru/ja; "
+        "English prompts: best en 70.0, worst ja 60.0, order en/ru/ja; "
         "language-specific prompts: best ja 30.0, worst en 10.0, order ja/ru/en."
     )
     two = pd.concat([table.assign(task="STSB"), table.assign(task="SICKR")], ignore_index=True)
     said = languages.caption(two)
-    assert "; SICKR, english prompts: best en 70.0, worst ja 60.0; " in said
+    assert "; SICKR, English prompts: best en 70.0, worst ja 60.0; " in said
     assert "order" not in said
     always = languages.caption(table[table["setting"] == "english"])
-    assert always.startswith("The model reads en best and ja worst. ")
+    assert always.startswith("English scores highest and Japanese lowest. ")
 
 
 def test_overlap_leaves_the_diagonal_out():
-    figure = languages.overlap_figure(overlap_table(), FACTS)
+    figure = languages.overlap_figure(overlap_table(), FACTS, 0.0625)
+    assert "two random sets of that size: 0.06" in figure.layout.title.subtitle.text
     (heat,) = figure.data
     np.testing.assert_array_equal(
         np.array(heat.z, dtype=float),
@@ -487,24 +508,29 @@ def test_the_m_sweep_shows_every_row_with_its_interval(tasks):
     table = m_table(tasks)
     figure = sweeps.m_sweep_figure(table, FACTS)
     several = len(tasks) > 1  # of one task, each line has a panel
-    methods = [f"{row['setting']}, {row['vector']}" for row in rows(table)]
+    methods = [named(row) for row in rows(table)]
     check(
         figure,
         [
-            (row["task"] if several else method, method, row["m"], row)
+            (row["task"] if several else on_two_lines(method), method, row["m"], row)
             for method, row in zip(methods, rows(table), strict=True)
         ],
     )
     areas = bands(figure)
     if several:  # nobody tells the intervals of four lines apart
         assert not areas
+        half = (table["high"] - table["low"]).median() / 2
+        note = f"95 % intervals are not drawn: in a task about ±{half:.0f}"
+        assert note in figure.layout.title.subtitle.text
         return
+    assert "shaded: 95 % bootstrap intervals" in figure.layout.title.subtitle.text
     for (setting, vector), part in table.groupby(["setting", "vector"]):
         corners = {
             *zip(part["m"], part["low"], strict=True),
             *zip(part["m"], part["high"], strict=True),
         }
-        assert areas[(f"{setting}, {vector}",) * 2] == corners
+        method = named({"setting": setting, "vector": vector})
+        assert areas[on_two_lines(method), method] == corners
     grey = [trace for trace in figure.data if trace.mode == "lines" and trace.fill is None]
     assert len(grey) == 4 * 3
 
@@ -520,10 +546,10 @@ def test_the_caption_of_the_m_sweep_by_hand():
     table = tidy(task=["demo"], setting=["english"], m=[1, 2, 3], vector=["mean"])
     caption = sweeps.m_sweep_caption(with_scores(table, [60, 72.26, 70]))
     assert caption == (
-        "The best number of languages is 2; with all 3, 0 of 1 settings score below a single "
-        "language. "
-        "Spearman × 100 against m, languages added best first. english, mean: 60.0 with m = 1, "
-        "best 72.3 with m = 2 on 11 dimensions, 70.0 with m = 3."
+        "The best number of languages is 2 (chosen on the labels that it is scored on); with all "
+        "3, 0 of 1 settings score below a single language (not tested). "
+        "Spearman × 100 against m, languages added best first. English prompts, mean: 60.0 with "
+        "m = 1, best 72.3 with m = 2 on 11 dimensions, 70.0 with m = 3."
     )
 
 
@@ -545,10 +571,14 @@ def test_of_tasks_with_languages_of_their_own_the_table_speaks():
         scores.with_languages(facts, of).settings["languages best first"]
         for of in (table.assign(languages=languages * 2), own)
     ]
-    assert said == ["en/fr", "each task's own, in the table"]
+    assert said == ["en/fr", "each task's own order, in the table"]
+    given = dataclasses.replace(facts, sources=[{"languages": ["en", "fr"]}, {"languages": ["es"]}])
+    assert scores.with_languages(given, own).settings["languages best first"] == (
+        "each task's own order of en/fr/es, in the table"
+    )
     alike = own.assign(task="a", languages=own["languages"].str.removesuffix("/es"))
     of_prompts = scores.with_languages(facts, alike)
-    assert of_prompts.settings["languages best first"] == "each prompt's own, in the table"
+    assert of_prompts.settings["languages best first"] == "each prompt's own order, in the table"
 
 
 @pytest.mark.parametrize("ks", [(0.05, 0.25, 1.0), (3, 8, 64)])
@@ -558,11 +588,11 @@ def test_the_k_sweep_shows_every_row_at_its_fraction_of_the_width(ks, ms):
     figure = sweeps.k_sweep_figure(table, FACTS, 32)
     fraction = dict(zip(ks, (0.05, 0.25, 1.0) if ks[0] < 1 else (3 / 32, 0.25, 1.0), strict=True))
     more = (lambda row: f", m = {row['m']}") if len(ms) > 1 else (lambda row: "")
-    methods = [f"{row['setting']}, {row['vector']}{more(row)}" for row in rows(table)]
+    methods = [f"{named(row)}{more(row)}" for row in rows(table)]
     check(
         figure,
         [
-            (method, method, fraction[row["k"]], row)
+            (on_two_lines(method), method, fraction[row["k"]], row)
             for method, row in zip(methods, rows(table), strict=True)
         ],
     )
@@ -579,12 +609,12 @@ def test_the_caption_of_the_k_sweep_by_hand():
     table = with_scores(table, [70, 50, 60, 46], n_dims=[100, 10, 110, 12.0])
     assert sweeps.k_sweep_caption(table) == (
         "k = 0.5 is the smallest with which every setting is within 1 of its best score. "
-        "Spearman × 100 against k. english, mean, m = 4, mean over 2 tasks: 48.0 on 11 dimensions "
-        "(k = 0.05), best 65.0 on 105 (k = 0.5)."
+        "Spearman × 100 against k. English prompts, mean, m = 4, mean over 2 tasks: 48.0 on 11 "
+        "dimensions (k = 0.05), best 65.0 on 105 (k = 0.5)."
     )
     alone = sweeps.k_sweep_caption(table[table["task"] == "a"].assign(k=[1024, 16]))
     assert alone.endswith(
-        "english, mean, m = 4: 50.0 on 10 dimensions (k = 16), best 70.0 on 100 (k = 1024)."
+        "English prompts, mean, m = 4: 50.0 on 10 dimensions (k = 16), best 70.0 on 100 (k = 1024)."
     )
 
 
@@ -595,7 +625,7 @@ def test_prompt_and_vector_show_every_row():
     table = prompt_vector_table()
     check(
         sweeps.prompt_vector_figure(table, FACTS),
-        [("", f"{row['setting']}, {row['vector']}", row["task"], row) for row in rows(table)],
+        [("", named(row), row["task"], row) for row in rows(table)],
     )
 
 
@@ -603,8 +633,9 @@ def test_the_caption_of_prompt_and_vector_by_hand():
     table = tidy(task=["a", "b"], setting=SETTINGS, vector=["mean"])
     table = with_scores(table, [60, 70, 62, 76], n_dims=[200, 100, 220, 140.0])
     assert sweeps.prompt_vector_caption(table) == (
-        "Language-specific, mean scores most of 2 settings. Spearman × 100, mean over 2 tasks: "
-        "language-specific, mean 73.0 (#Dim. 120), english, mean 61.0 (#Dim. 210)."
+        "Language-specific prompts with the mean vector score highest of the two (not tested). "
+        "Spearman × 100, mean over 2 tasks: language-specific prompts, mean 73.0 (#Dim. 120), "
+        "English prompts, mean 61.0 (#Dim. 210)."
     )
 
 
@@ -616,17 +647,12 @@ def test_layers_are_counted_from_one_and_every_row_is_shown():
     figure = layers.figure(table, FACTS)
     check(
         figure,
-        [
-            (f"{row['setting']}, {row['vector']}", row["kind"], row["layer"] + 1, row)
-            for row in rows(table)
-        ],
+        [(on_two_lines(named(row)), row["kind"], row["layer"] + 1, row) for row in rows(table)],
     )
     assert {x for _, _, x in shown(figure)} == {1, 2, 3, 4}
     for (where, kind), points in bands(figure).items():
-        setting, vector = where.split(", ")
-        part = table[
-            (table["setting"] == setting) & (table["vector"] == vector) & (table["kind"] == kind)
-        ]
+        part = table[[on_two_lines(named(row)) == where for row in rows(table)]]
+        part = part[part["kind"] == kind]
         blocks = part["layer"] + 1
         corners = {*zip(blocks, part["low"], strict=True), *zip(blocks, part["high"], strict=True)}
         assert points == corners
@@ -642,7 +668,7 @@ def test_layers_of_several_tasks_have_their_average_too():
     assert len(found) == 3 * 2 * 2 * 2 * 4
     means = table.groupby(["setting", "vector", "kind", "layer"])["spearman"].mean()
     for row in rows(table):
-        method = f"{row['setting']}, {row['vector']}"
+        method = named(row)
         key = (f"{row['task']}<br>{method}", row["kind"], row["layer"] + 1)
         assert found[key] == pytest.approx([row["spearman"], row["low"], row["high"]])
         mean = means[row["setting"], row["vector"], row["kind"], row["layer"]]
@@ -668,13 +694,14 @@ def test_the_caption_of_layers_by_hand():
     )
     scores = [10, 42, 20, 10, 45.16, 40, 50, 60, 62, 50, 55, 65]
     assert layers.caption(with_scores(table, scores)) == (
-        "The sum over all layers beats every single layer in 1 of 2 settings (in the paper it "
-        "does). Spearman × 100. english, mean: all layers summed 40.0, best sum 45.2 (to "
-        "layer 2 of 3), best single layer 42.0 (layer 2); language-specific, mean: all layers "
-        "summed 65.0, best sum 65.0 (to layer 3 of 3), best single layer 62.0 (layer 3)."
+        "The sum over all layers scores higher than every single layer in 1 of 2 settings (not "
+        "tested; in the paper it does). Spearman × 100. English prompts, mean: all layers summed "
+        "40.0, best sum 45.2 (to layer 2 of 3), best single layer 42.0 (layer 2); "
+        "language-specific prompts, mean: all layers summed 65.0, best sum 65.0 (to layer 3 of "
+        "3), best single layer 62.0 (layer 3)."
     )
     two = pd.concat([with_scores(table, scores), with_scores(table, scores).assign(task="b")])
-    assert "Spearman × 100, mean over 2 tasks. english" in layers.caption(two)
+    assert "Spearman × 100, mean over 2 tasks. English" in layers.caption(two)
 
 
 # --- templates
@@ -694,7 +721,7 @@ def test_templates_show_every_row_of_both_tables(tasks):
         task, template = row["task"], names[row["template"]]
         return ("", method, template, row) if len(tasks) == 1 else (template, method, task, row)
 
-    expected = [place(row, f"{row['setting']}, {row['vector']}") for row in rows(table)]
+    expected = [place(row, named(row)) for row in rows(table)]
     expected += [place(row, f"{symbols[row['component']]}, English, all d") for row in rows(plain)]
     check(sweeps.templates_figure(table, plain, FACTS), expected)
 
@@ -722,10 +749,10 @@ def test_the_caption_of_templates_by_hand():
     # Task c has no row under DySem, so it stays out of the means.
     plain = with_scores(plain, [50, 40, 30, 20, 52, 44, 36, 28, 99, 99, 99, 99])
     assert sweeps.templates_caption(table, plain) == (
-        "Under 2 of 2 prompts DySem at its best is above the plain cosine. "
+        "Under 2 of 2 prompts DySem at its best is above the plain cosine (not tested). "
         "Spearman × 100, mean over 2 tasks. PromptEOL: A^L 42.0, N(h^L) 51.0, DySem at best 73.0 "
-        "(language-specific, mean); my {text}: A^L 24.0, N(h^L) 33.0, DySem at best 75.0 "
-        "(english, mean)."
+        "(language-specific prompts, mean); my {text}: A^L 24.0, N(h^L) 33.0, DySem at best 75.0 "
+        "(English prompts, mean)."
     )
 
 
@@ -751,9 +778,11 @@ def test_a_score_that_does_not_exist_leaves_a_gap():
     table.loc[2, ["spearman", "low", "high"]] = np.nan
     found = shown(sweeps.prompt_vector_figure(table, FACTS))
     row = table.loc[2]
-    method = f"{row['setting']}, {row['vector']}"
+    method = named(row)
     of_tasks = {key: values for key, values in found.items() if key[2] != "average"}
     missing = [key for key, values in of_tasks.items() if np.isnan(values).any()]
     assert missing == [("", method, row["task"])]
     averaged = {key[1] for key in found if key[2] == "average"}
-    assert averaged == {f"{s}, {v}" for s, v in itertools.product(SETTINGS, VECTORS)} - {method}
+    assert averaged == {f"{PROMPTS[s]}, {v}" for s, v in itertools.product(SETTINGS, VECTORS)} - {
+        method
+    }

@@ -112,7 +112,14 @@ def test_each_task_has_its_own_choice_and_one_in_english_none(study, tiny_lens):
     titles = [annotation.text for annotation in found.figure.layout.annotations]
     assert titles == [*tasks, "no renderings"]
     names = [trace.name for trace in found.figure.data if trace.showlegend]
-    assert names == ["chosen without labels", "best score on these pairs"]
+    assert names == ["best score on these pairs", "chosen without labels"]
+    # Panels of one kind have one range, and a mark at the last block is whole.
+    ranges = [tuple(axis.range) for axis in found.figure.select_yaxes()]
+    assert [len(set(ranges[row * 3 : row * 3 + 3])) for row in (0, 1)] == [1, 1]
+    (low, high), last = ranges[0], found.table["layer"].max() + 1
+    assert low < found.table["low"].min()
+    assert high > found.table["high"].max()
+    assert all(axis.range[1] >= last + 0.5 for axis in found.figure.select_xaxes())
 
 
 def test_what_has_no_answer_is_refused(study):

@@ -564,6 +564,24 @@ def test_the_figure_marks_columns_and_shows_intervals(table):
     assert not any("Published for" in text for text in figure_texts(figure))
 
 
+def test_the_figure_says_where_its_systems_act(tiny_folder, tmp_path):
+    store = dl.VectorStore(tmp_path / "v.sqlite")
+    deep = str(tiny_folder("Llama", n_layers=8))
+    study = dl.Study(deep, "demo", languages=["en", "ja"], pairs=6, store=store)
+    finding = dl.main_results(study)
+    under = finding.figure.layout.title.subtitle.text.replace("<br>", " ")
+    # Block 5 and α = 2 are CP's for LLaMA2-7B, blocks 2 to 7 those of TP's released code.
+    assert under.endswith(
+        "DySem on A<sup>L</sup> with PromptEOL, Token Prepending in blocks 2 to 7, "
+        "Contrastive Prompting at block 5 (scaling: α = 2)"
+    )
+    methods = column(finding.figure, "Method")
+    assert "Contrastive Prompting (Scaling)" in methods
+    assert "Contrastive Prompting(Scaling)" in set(finding.table["method"])  # as in the paper
+    lines = {text.count("<br>") for text in finding.figure.data[0].cells.values[0]}
+    assert lines == {1}  # each beside its score, above the interval
+
+
 def test_the_figure_of_a_preset_has_the_published_rows_below():
     figure = main_results_figure(results({"STSB": 80.0}), "llama2-7b")
     titles = [text for text in figure_texts(figure) if "Published for llama2-7b" in text]
@@ -576,7 +594,7 @@ def test_the_figure_of_a_preset_has_the_published_rows_below():
     assert sick["Token Prepending"] == "75.40†"
     assert sick["DySem, language-specific, mean"] == "75.39"
     average = dict(zip(methods, column(figure, AVERAGE, block=1), strict=True))
-    assert average["DySem, Knowledge Enhancement, english"] == "<b>80.68</b>"
+    assert average["DySem, Knowledge Enhancement, English"] == "<b>80.68</b>"
     assert average["DySem, Knowledge Enhancement, language-specific"] == "<u>80.52</u>"
     assert column(figure, "STSB") == ["<b>80.00</b>"] * 5
     assert "†" not in "".join(
@@ -609,7 +627,7 @@ def test_the_caption_says_the_numbers_of_the_table():
     table = results({"STSB": 80.0}, model="gemma-3-270m")
     table.loc[4, ["spearman", "low", "high", "n_dims"]] = [81.24, 79.0, 83.0, 219.4]
     assert main_results_caption(table) == (
-        "DySem at its best scores 1.2 more than Mean Pooling, the best other method. "
+        "DySem at its best is ahead of Mean Pooling, the best other method, by 1.2 (not tested). "
         "Spearman × 100, STSB: Mean Pooling 80.0, PromptEOL 80.0, DySem 80.0 to 81.2; best is "
         "DySem, language-specific, mean with 81.2 [79.0, 83.0] on 219 dimensions, m = 9. "
         "No published number to compare with."

@@ -783,11 +783,11 @@ def test_studies_give_no_warnings(tiny_lens, few, store):
         ({}, "demo, 6 pairs"),
         ({"pairs": 4}, "demo, 4 pairs (the first)"),
         ({"pairs": 600}, "demo, 6 pairs"),
-        ({"sample": 4, "seed": 3}, "demo, 4 pairs (random sample of 4 per task, seed 3)"),
+        ({"sample": 4, "seed": 3}, "demo, 4 random pairs (seed 3)"),
         ({"sample": 600, "seed": 3}, "demo, 6 pairs"),
         (
             {"pairs": 5, "sample": 2},
-            "demo, 2 pairs (random sample of 2 per task from its first 5, seed 0)",
+            "demo, 2 random pairs from its first 5 (seed 0)",
         ),
         ({"pairs": 3, "sample": 5}, "demo, 3 pairs (the first)"),
     ],
@@ -814,6 +814,26 @@ def test_the_facts_of_several_tasks_add_their_pairs(tiny_lens, few, store, argum
     assert str(facts_of(made)) == f"{tiny_lens.facts.shown} (float32 weights), {said}"
     with_settings = str(facts_of(made, languages=["en", "ja"], k=0.25, seed=0))
     assert with_settings.endswith(f"{said}, languages en/ja, k = 0.25 d, seed 0")
+
+
+def test_the_facts_say_what_a_translator_made(tiny_lens, few, store):
+    by = "English by Apertium 3.8.3 0123456789abcdef (apertium 3.8.3-1, cg3 1.3.9)"
+    file = "test.ru.csv, sha256 0123456789abcdef"
+
+    def said(*origins):
+        tasks = {f"t{i}": replace(few, name=f"t{i}", origins=of) for i, of in enumerate(origins)}
+        made = Study(tiny_lens, tasks, languages=["en", "ja", "ru"], store=store)
+        return str(facts_of(made)).partition("pairs")[2]
+
+    assert said({"ja": file, "ru": file}) == ""
+    assert said({"ja": by, "ru": by}) == ", ja/ru by Apertium 3.8.3"
+    assert said({"ja": by, "ru": file}) == ", ja by Apertium 3.8.3"
+    other = "English by /models/mine@0123 greedy 256"
+    assert said({"ja": by, "ru": other}) == ", ja by Apertium 3.8.3, ru by mine"
+    assert said({"ja": by}, {"ja": by}) == ", ja by Apertium 3.8.3"
+    assert said({"ja": by}, {"ja": by, "ru": by}) == (
+        ", translated by Apertium 3.8.3 where the data have none"
+    )
 
 
 # --- real data

@@ -121,6 +121,8 @@ def test_a_figure_of_the_demo_set_has_the_page_say_whose_scores_they_are(tmp_pat
     for page in ("README.md", "index.html"):
         text = (tmp_path / page).read_text("utf-8")
         assert "scores assigned by its writers, not ratings by people" in text
+        line = "demo 24 pairs (en/ja), scores assigned by its writers ·"
+        assert line in " ".join(text.split()), "beside the figure itself"
 
 
 def test_a_record_made_before_weights_were_described_says_what_is_known():
@@ -510,10 +512,16 @@ def in_caption(caption, value, low, high):
 
 def in_settings(record, value, low, _high):
     """Say whether a number is a setting: of the sample, the question or the model."""
-    settings = [record.get(name) for name in ("parameters", "sampling", "model")]
+    model = {k: v for k, v in record["model"].items() if k != "tensor_types"}  # no setting
+    settings = [*(record.get(name) for name in ("parameters", "sampling")), model]
     sizes = [data.get("n_pairs") for data in record["data"]]
     numbers = re.findall(r"(?<![\w.])\d+(?:\.\d+)?(?![\w.])", json.dumps([settings, sizes]))
     return not low and value.replace(",", "") in numbers
+
+
+def of_choice(table):
+    """Return a table; of a large one that marks what was chosen, only the rows that were."""
+    return table[table["chosen"]] if len(table) >= MANY and "chosen" in table else table
 
 
 def sections_on_findings():
@@ -525,7 +533,12 @@ def sections_on_findings():
                 files = [REPOSITORY / "figures" / name for name in names]
                 records = [json.loads(Path(f"{file}.json").read_text("utf-8")) for file in files]
                 tables = [pd.read_csv(f"{file}.csv") for file in files]
-                yield path.stem, found[1], records, [x for x in tables if len(x) < MANY]
+                yield (
+                    path.stem,
+                    found[1],
+                    records,
+                    [x for x in map(of_choice, tables) if len(x) < MANY],
+                )
 
 
 def test_what_notebooks_say_was_found_is_in_the_tables_of_their_figures():
@@ -580,6 +593,23 @@ def test_what_the_papers_show_is_linked_to_the_figures_of_each_model(tmp_path):
         ["DySem, Figure 6", "languages", "[m sweep](#m_sweep_b)", "not made", ""],
         ["CP, Figure 1", "the idea", "–", "–", "a drawing"],
     ]
+
+
+def test_a_figure_of_the_demo_set_stands_beside_a_papers_only_where_there_is_no_other(tmp_path):
+    source = load_data("demo").source
+    for name, model in (("k_sweep_a_demo", "m/a"), ("k_sweep_a_stsb", "m/a"), ("k_sweep_b", "m/b")):
+        made = record(name, model)
+        if name != "k_sweep_a_stsb":
+            made["data"][0]["source"] = source
+        (tmp_path / f"{name}.json").write_text(json.dumps(made))
+    (tmp_path / "coverage.csv").write_text(
+        "source,item,shows,figures,note\nDySem,Figure 9,dimensions,k_sweep,\n"
+    )
+    write_gallery(tmp_path, notebooks())
+    text = html.unescape((tmp_path / "README.md").read_text())
+    assert "\n| in the paper | what it shows | m/a | m/b | note |\n" in text
+    found = "[k sweep stsb](#k_sweep_a_stsb) | [k sweep](#k_sweep_b) |"
+    assert f"\n| DySem, Figure 9 | dimensions | {found}  |\n" in text
 
 
 def test_every_kind_of_figure_that_covers_the_papers_is_one_that_a_notebook_makes():

@@ -495,15 +495,30 @@ def test_the_results_say_of_contrastive_prompting_what_the_committed_tables_say(
             if model == "Gemma":  # in which both norms give the same vectors
                 assert cells.pop() == cells[-1]
         assert found[label].split(" | ") == cells
-    earlier, moved = [], []
+    earlier, moved = [], {}
     for model, average in averages.items():
         plain = average.query("method == 'plain'")["spearman"].loc["prompteol"]
         earlier.append(f"{plain['penultimate'] - plain['final']:+.1f} in {model}")
         grid = pd.read_csv(folder / f"cp_layer_alpha_{NAMES[model]}_stsb-dev-300.csv")
-        grid = grid.query("template == 'pretended_cot' and alpha == 3").set_index("layer")["gain"]
-        moved.append(f"{grid[6]:+.1f} at block 7 and {grid[4]:+.1f} at block 5 in {model}")
+        for template, rows in grid.query("alpha == 3").set_index("layer").groupby("template"):
+            stars = rows["gain_p_holm"].lt(0.05).map({True: "*", False: ""})
+            moved[model, template] = rows["gain"].map("{:+.1f}".format) + stars
     assert f"changes its score by {' and by '.join(earlier)}" in said
-    assert f"changes the score of Pretended CoT by {', and by '.join(moved)}" in said
+    gemma, smollm2 = (moved[model, "pretended_cot"] for model in NAMES)
+    other = moved["SmolLM2", "prompteol"]
+    assert (
+        f"changes the score of Pretended CoT by {gemma[4]}, {gemma[5]} and {gemma[6]} at blocks 5, "
+        f"6 and 7 in Gemma, and by {smollm2[5]}, {smollm2[6]} and {smollm2[7]} at blocks 6, 7 and "
+        "8 in SmolLM2"
+    ) in said
+    assert f"by {other[3]} at block 4 and by {other[4]} at block 5 in SmolLM2, neither" in said
+
+
+def test_the_results_say_of_other_languages_what_the_committed_tables_say():
+    said, figures = RESULTS.read_text(encoding="utf-8"), REPOSITORY / "figures"
+    mixed = pd.read_csv(figures / "cp_with_dysem_gemma-3-270m_stsb-test-500.csv")
+    mixed = mixed.query("component == 'attn' and method == 'plain'").set_index("vector")["spearman"]
+    assert f"{mixed['mean']:.1f} against {mixed['plain cosine']:.1f} with English prompts" in said
 
 
 def test_the_results_say_of_the_leaderboard_what_the_committed_tables_say():
@@ -549,6 +564,39 @@ def test_what_is_said_of_the_gain_is_what_the_committed_ladders_say(page):
         bounds = sorted(sign * row[["total_low", "total_high"]])
         found += [f"{value:.1f}" for value in (sign * row["total"], *bounds)]
     assert list(said.groups()) == found
+
+
+def test_the_readme_says_of_other_languages_and_tasks_what_the_committed_tables_say():
+    readme = " ".join((REPOSITORY / "README.md").read_text(encoding="utf-8").split())
+    dysem, eol, mean, alone, gains = {}, {}, {}, {}, {}
+    for model, name in NAMES.items():
+        path = REPOSITORY / "figures" / f"main_results_{name}_7-tasks-700.csv"
+        average = pd.read_csv(path).query("task == 'Avg.'").set_index("method")["reproduced"]
+        dysem[model] = f"{average['DySem'].min():.1f} to {average['DySem'].max():.1f}"
+        eol[model] = f"{average['PromptEOL']:.1f}"
+        path = REPOSITORY / "figures" / f"cp_with_dysem_{name}_stsb-test-500.csv"
+        of_attn = pd.read_csv(path).query("component == 'attn' and method == 'plain'")
+        scores = of_attn.set_index("vector")["spearman"]
+        mean[model], alone[model] = f"{scores['mean']:.1f}", f"{scores['plain cosine']:.1f}"
+        path = REPOSITORY / "figures" / f"cp_main_results_{name}_7-tasks-700.csv"
+        rows = "task == 'Avg.' and method == 'CP-NS' and output_layer == 'penultimate'"
+        found = pd.read_csv(path).query(rows).set_index("template")
+        assert (found["gain_p_holm"].drop("prompteol") < 0.05).all()
+        gains[model] = found["gain"]
+    assert (
+        f"score {dysem['Gemma']} in Gemma, where PromptEOL has {eol['Gemma']}, and "
+        f"{dysem['SmolLM2']} in SmolLM2, where it has {eol['SmolLM2']}"
+    ) in readme
+    assert (
+        f"scores {mean['Gemma']} in Gemma and {mean['SmolLM2']} in SmolLM2, English alone "
+        f"{alone['Gemma']} and {alone['SmolLM2']}"
+    ) in readme
+    lost, of_smol = -gains["Gemma"], gains["SmolLM2"]
+    assert f"of every prompt in Gemma, by {lost.min():.1f} to {lost.max():.1f}" in readme
+    assert f"raises that of Pretended CoT by {of_smol['pretended_cot']:.1f}" in readme
+    assert f"that of CK by {of_smol['ck']:.1f}, lowers that" in readme
+    assert f"Enhancement by {-of_smol['knowledge']:.1f}, all for certain" in readme
+    assert f"of PromptEOL by {of_smol['prompteol']:+.1f}, which is not certain" in readme
 
 
 RUNS = ("run_with_hooks", "run_with_cache", "generate", "add_hook", "register_forward_hook")

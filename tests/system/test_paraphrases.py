@@ -228,7 +228,10 @@ def test_m_languages_and_m_paraphrases_are_two_curves_of_one_figure(tiny_lens, t
         expected = dl.m_sweep(other, k=6).table.assign(setting=setting)
         pd.testing.assert_frame_equal(parts[setting].reset_index(drop=True), expected)
     assert parts["paraphrases"]["m"].max() == 5
-    assert {trace.name for trace in finding.figure.data} >= {"english, mean", "paraphrases, mean"}
+    assert {trace.name for trace in finding.figure.data} >= {
+        "English prompts, mean",
+        "paraphrases, mean",
+    }
     assert "paraphrases, mean: " in finding.caption
     assert "m languages or paraphrases" in finding.figure.layout.title.text
     assert finding.facts.settings["paraphrases"].startswith("demo set ")

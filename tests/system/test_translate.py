@@ -32,7 +32,7 @@ from dysem_lab.errors import DataError, InputError, MissingTranslationError, Mod
 from dysem_lab.hub import OnHub
 from dysem_lab.inputs import has_words
 from dysem_lab.translation import seq2seq
-from dysem_lab.translation.named import translated
+from dysem_lab.translation.named import translated, translator_in
 from dysem_lab.translation.parallel_table import ParallelTable
 from dysem_lab.translation.seq2seq import NLLB, Seq2SeqTranslator
 from dysem_lab.translation.translation_cache import CachedTranslator
@@ -1438,9 +1438,18 @@ def test_pairs_get_what_a_translator_makes_and_those_without_are_dropped(
     assert made.n_dropped == 1
     assert made.source == "here; xx from English by shouting 1"
     assert made.origins == {"xx": "English by shouting 1"}
+    assert translator_in(made.origins["xx"]) == "shouting 1"
     monkeypatch.setattr(Shouting, "packages", {"lungs": "2.0", "ears": "1.0"}, raising=False)
     made = translated(pairs_about("dog"), ["xx"], by)
     assert made.origins == {"xx": "English by shouting 1 (lungs 2.0, ears 1.0)"}
+    assert translator_in(made.origins["xx"]) == "shouting 1"
+
+
+def test_the_origin_of_a_file_has_no_translator_and_a_digest_is_no_part_of_a_name():
+    for origin in ("", "not known", "test.fr.csv, sha256 0123456789abcdef", "en by demo"):
+        assert translator_in(origin) == ""
+    assert translator_in("English by Apertium 3.8.3 0123456789abcdef (cg3 1.3)") == "Apertium 3.8.3"
+    assert translator_in("English by org/name@0123 greedy 256 eng_Latn-fra_Latn") == "org/name"
 
 
 def test_renderings_that_the_pairs_have_stay(tmp_path):
