@@ -21,7 +21,7 @@ from dysem_lab.errors import InputError, choices
 from dysem_lab.inputs import index_of, one_of, real_number, require_characters, whole_number
 from dysem_lab.models.facts import ModelFacts
 from dysem_lab.models.lens import LensModel
-from dysem_lab.models.places import BLOCK_ORDER, Place
+from dysem_lab.models.places import BLOCK_ORDER, Place, place
 from dysem_lab.models.record import Edit, Hook, record
 from dysem_lab.prompts import SLOT, Prompt, auxiliaries
 
@@ -64,6 +64,9 @@ POSITIONS: dict[str, Position] = {
         "blocks.{layer}.hook_in", "z", "input of the block, minus z", "resid_pre"
     ),
 }
+
+# Position → what of its block has a factor that a norm after the module divides out again.
+BEFORE_NORM = {"heads": ("z", "attn_raw"), "ffn": ("ffn_raw",)}
 
 
 @dataclass(frozen=True)
@@ -272,14 +275,22 @@ def check_contrast(contrast: Contrast, lens: LensModel) -> None:
         )
 
 
-def alpha_is_undone(contrast: Contrast, lens: LensModel) -> bool:
+def alpha_is_undone(contrast: Contrast, lens: LensModel, read: str | Place = "resid") -> bool:
     """Whether a norm follows the intervention and undoes any positive factor.
 
     Gemma 2 and 3 normalise the attention output and the FFN output before adding them to the
     residual stream: any positive factor on all of z or of the FFN output is divided out again.
+
+    Args:
+        contrast: The intervention.
+        lens: The model.
+        read: Which vector is compared. What stands before that norm still has the factor.
     """
-    whole = contrast.position in ("heads", "ffn") and contrast.heads is None
-    return lens.post_norms and whole
+    if not lens.post_norms or contrast.position not in BEFORE_NORM or contrast.heads is not None:
+        return False
+    read = place(read)
+    blocks = [block for block, _ in read.read_at(lens.n_layers)]
+    return read.component not in BEFORE_NORM[contrast.position] or contrast.layer not in blocks
 
 
 def warn_if_alpha_is_undone(contrast: Contrast, lens: LensModel) -> None:

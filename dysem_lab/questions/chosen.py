@@ -130,7 +130,9 @@ def _contrast_grid(system: ContrastivePrompting) -> list[Encoder]:
 
 def _uses_alpha(system: ContrastivePrompting) -> bool:
     contrast = system.contrast
-    return contrast.norm in SCALED_NORMS and not alpha_is_undone(contrast, system.lens)
+    return contrast.norm in SCALED_NORMS and not alpha_is_undone(
+        contrast, system.lens, system.place
+    )
 
 
 def _score(encoder: Encoder, pairs: STSData, store: VectorStore) -> float:

@@ -1,13 +1,12 @@
-"""Does Contrastive Prompting sharpen an embedding? Notebook 15; and what all CP questions share.
+"""Does Contrastive Prompting sharpen an embedding? Notebook 15; and the scores of all CP questions.
 
 Every table has Contrastive Prompting (CP, arXiv 2505.12831) scored beside the plain prompt at the
 same output layer.
 """
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dysem_lab.bootstrap import MANY
+from dysem_lab.display import amount
 from dysem_lab.errors import InputError
 from dysem_lab.evaluate import (
     average_difference,
@@ -24,29 +24,26 @@ from dysem_lab.evaluate import (
     score,
 )
 from dysem_lab.models.steering import Contrast
-from dysem_lab.prompts import TEMPLATE_NAMES
 from dysem_lab.questions.asked import asked
+from dysem_lab.questions.contrast_rows import (
+    NO_GAIN,
+    PLAIN,
+    Method,
+    both_norms,
+    compared,
+    drawn_once,
+    norms_said,
+    once,
+    one_setting,
+    prompt_name,
+)
 from dysem_lab.questions.finding import Facts, Finding, facts_of
 from dysem_lab.questions.names import OUTPUTS, said
 from dysem_lab.questions.needs import prepare
 from dysem_lab.questions.published import AVERAGE
-from dysem_lab.questions.scores import LEVEL, certain, gain_columns, pair_cosine, with_holm
+from dysem_lab.questions.scores import LEVEL, certain, gain_columns, pair_cosine
 from dysem_lab.questions.study import Study, named_layers
 from dysem_lab.questions.style import GAINS, layout
-
-PLAIN = "plain"
-# The fields of a contrast that a table names, with their values for the plain prompt.
-FIELDS: dict[str, object] = {
-    "layer": pd.NA,
-    "norm": "",
-    "alpha": math.nan,
-    "position": "",
-    "auxiliary": "",
-    "heads": "",
-}
-LABELS = ("template", "output_layer", "method", *FIELDS)
-PROMPTS = {**TEMPLATE_NAMES, "ck": "CK (mean of CoT and KE)"}
-NO_GAIN = dict.fromkeys(("difference", "low", "high", "p"), math.nan)
 
 
 def contrast_gains(
@@ -86,7 +83,7 @@ def contrast_gains(
     facts = facts_of(study, **given, auxiliary="irrelevant")
     facts = replace(facts, unsaid={"contrasts": dict(contrasts)})
     each = [contrast_scores(study, **part, seed=seed) for part in parts]
-    scores = with_holm(pd.concat(each, ignore_index=True))
+    scores = once(pd.concat(each, ignore_index=True), study.lens)
     return Finding("cp_main_results", scores, figure(scores, facts), caption(scores), facts)
 
 
@@ -106,61 +103,13 @@ def require_contrasts(contrasts: object) -> Mapping[str, tuple[int, float]]:
 def said_of(contrasts: Mapping[str, tuple[int, float]]) -> dict[str, str]:
     """Return the contrasts of templates as a setting that is said in words."""
     each = [
-        f"{prompt_name(template)} block {layer + 1}, α = {alpha:g}"
+        f"{prompt_name(template)} at block {layer + 1}, α = {alpha:g}"
         for template, (layer, alpha) in contrasts.items()
     ]
     return {"contrasts": "; ".join(each)}
 
 
-def both_norms(
-    layer: int, alpha: float, position: str = "heads", auxiliary: str = "irrelevant"
-) -> list[Contrast | None]:
-    """Return the plain prompt (None) and the contrasts of the paper's two norms.
-
-    Args:
-        layer: Block, 0-based.
-        alpha: Of norm scaling.
-        position: Of both, as for `dysem_lab.Contrast`.
-        auxiliary: Of both.
-    """
-    recovering = Contrast(layer, "recovering", position=position, auxiliary=auxiliary)
-    return [None, Contrast(layer, "scaling", alpha, position, auxiliary), recovering]
-
-
 # --- what several questions share
-
-
-def contrast_row(contrast: Contrast | None) -> dict[str, object]:
-    """Return the columns that tell what was done: ``method`` and the fields of the contrast."""
-    if contrast is None:
-        return {"method": PLAIN, **FIELDS}
-    settings = contrast.settings
-    names = {"scaling": "CP-NS", "recovering": "CP-NR"}
-    return {
-        "method": names.get(contrast.norm, f"CP {contrast.norm}"),
-        "layer": contrast.layer,
-        "norm": contrast.norm,
-        "alpha": math.nan if settings["alpha"] is None else settings["alpha"],
-        "position": contrast.position,
-        "auxiliary": "" if settings["auxiliary"] is None else contrast.auxiliary,
-        "heads": "/".join(map(str, settings["heads"] or ())),
-    }
-
-
-class Method(NamedTuple):
-    """A row of a table: a prompt, where its embedding is read, and what is done on the way."""
-
-    template: str
-    output_layer: int | str
-    contrast: Contrast | None
-
-    def labels(self) -> dict[str, object]:
-        """Return its columns."""
-        return {
-            "template": self.template,
-            "output_layer": self.output_layer,
-            **contrast_row(self.contrast),
-        }
 
 
 def contrast_scores(
@@ -189,7 +138,8 @@ def contrast_scores(
         ("Avg."): ``method`` ("plain", "CP-NS", "CP-NR", …), ``layer`` (0-based block), ``norm``,
         ``alpha``, ``position``, ``auxiliary``, ``heads``, the columns of `dysem_lab.score`, and
         ``gain``, ``gain_low``, ``gain_high``, ``gain_p`` (paired bootstrap; NaN for the plain
-        prompt), and ``gain_p_holm``, corrected for all ``n_compared`` of the table.
+        prompt), ``gain_p_holm``, corrected for all ``n_compared`` of the table, and ``repeated``:
+        whether an earlier row has the same vectors (`once`).
 
     Raises:
         InputError: There is no plain prompt to compare with.
@@ -216,7 +166,7 @@ def contrast_scores(
             result = average_score(scored, study.model.d_model, seed=seed)
             gain = average_difference(tasks, **drawn) if method.contrast else NO_GAIN
             rows.append({"task": AVERAGE, **method.labels(), **result, **gain_columns(gain)})
-    return with_holm(pd.DataFrame(rows))
+    return once(pd.DataFrame(rows), study.lens)
 
 
 def _similarities(
@@ -239,17 +189,13 @@ def _similarities(
                 yield Method(template, output_layer, contrast), similarity, cosines[None]
 
 
-def prompt_name(template: object) -> str:
-    """Return a template as the papers name it."""
-    return PROMPTS.get(str(template), str(template))
-
-
 # --- figure and caption
 
 
 def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
     """Return scores of every prompt with and without CP, tasks across, coloured by the gain."""
-    rows = table.assign(row=_row_labels(table))
+    rows = drawn_once(table)
+    rows = rows.assign(row=_row_labels(rows))
     order = list(dict.fromkeys(rows["row"]))
     tasks = list(dict.fromkeys(rows["task"]))
     scores, gains, p = (
@@ -284,7 +230,7 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
         f"(* p < {LEVEL:g} by {_families(table)})"
     )
     title = "Contrastive Prompting beside the plain prompt"
-    layout(figure, title, f"{facts}, {note}", 190 + 46 * len(order))
+    layout(figure, title, f"{facts}, {note}, {norms_said(rows)}", 190 + 46 * len(order))
     return figure.update_layout(margin_l=420)
 
 
@@ -304,7 +250,7 @@ def _row_labels(table: pd.DataFrame) -> pd.Series:
     steered = table["method"] != PLAIN
     labels = names + ", " + table["method"]
     for column, words in (("layer", " block {:g}"), ("alpha", " α={:g}"), ("position", " {}")):
-        if table.loc[steered, column].nunique() > 1:
+        if column != "position" or table.loc[steered, column].nunique() > 1:
             one_based = table[column] + 1 if column == "layer" else table[column]
             said = [
                 "" if pd.isna(value) or value == "" else words.format(value) for value in one_based
@@ -317,17 +263,20 @@ def _row_labels(table: pd.DataFrame) -> pd.Series:
 
 
 def caption(table: pd.DataFrame) -> str:
-    """Return one line: the best gain over the plain prompt, and how many gains are certain."""
-    over = table[table["task"] == (AVERAGE if AVERAGE in set(table["task"]) else table["task"][0])]
+    """Return one line: how many gains are certain, and the best and the worst in the mean."""
+    each = compared(table)
+    of_mean, shown = each["task"] == AVERAGE, drawn_once(table)
+    of_tasks = each[~of_mean]
+    over = shown[shown["task"] == (AVERAGE if of_mean.any() else of_tasks["task"].iloc[0])]
     best, worst = extremes(over)
-    each = table[(table["method"] != PLAIN) & (table["task"] != AVERAGE)]
-    up, down = certain(each)
-    n_tasks = each["task"].nunique()
-    where = f" in the mean over {n_tasks} tasks" if n_tasks > 1 else ""
+    up, down = certain(of_tasks)
+    n_tasks = of_tasks["task"].nunique()
+    lead = f" In the mean over {n_tasks} tasks CP" if n_tasks > 1 else " CP"
     return (
-        f"Against the plain prompt at the same output layer, CP changes the score{where} by "
-        f"{worst['gain']:+.2f} ({_short(worst)}) to {best['gain']:+.2f} ({_short(best)}); of "
-        f"{len(each)} comparisons {up} gain and {down} lose for certain (p < {LEVEL:g} after Holm)."
+        f"Of {amount(len(of_tasks), 'comparison')} with the plain prompt at the same output layer, "
+        f"CP gains in {up} and loses in {down} for certain (p < {LEVEL:g} after Holm)."
+        f"{one_setting(table)}{lead} changes the score by {best['gain']:+.2f} at best "
+        f"({_short(best)}) and by {worst['gain']:+.2f} at worst ({_short(worst)})."
     )
 
 

@@ -14,17 +14,27 @@ from dysem_lab.encoders.settings import VECTORS
 from dysem_lab.evaluate import paired_difference, score
 from dysem_lab.models.steering import Contrast
 from dysem_lab.questions.asked import asked
-from dysem_lab.questions.contrast import NO_GAIN, PLAIN, both_norms, contrast_row
+from dysem_lab.questions.contrast_rows import (
+    NO_GAIN,
+    PLAIN,
+    both_norms,
+    compared,
+    contrast_row,
+    drawn_once,
+    norms_said,
+    once,
+    one_setting,
+)
 from dysem_lab.questions.finding import Facts, Finding, facts_of
 from dysem_lab.questions.names import SYMBOLS
 from dysem_lab.questions.needs import prepare
 from dysem_lab.questions.scores import (
     LEVEL,
+    by_holm,
     certain,
     gain_columns,
     pair_cosine,
     pair_similarity,
-    with_holm,
 )
 from dysem_lab.questions.study import Study
 from dysem_lab.questions.style import (
@@ -33,9 +43,17 @@ from dysem_lab.questions.style import (
     bars,
     gained,
     layout,
+    noted,
     one_task,
     superscript,
+    whiskers,
 )
+
+BARS = {  # what is compared → its name under the bars
+    "plain cosine": "plain cosine,<br>English",
+    "source": "DySem,<br>source vector",
+    "mean": "DySem,<br>mean vector",
+}
 
 
 def cp_with_dysem(
@@ -110,39 +128,53 @@ def table(
                         **gain_columns(gain),
                     }
                 )
-    return with_holm(pd.DataFrame(rows))
+    return once(pd.DataFrame(rows), study.lens)
 
 
 def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
     """Return DySem with and without CP: grouped bars per vector, one panel per component."""
-    table = one_task(table)
+    table = drawn_once(one_task(table))
+    gains = table["gain"].map("{:+.1f}".format).where(table["gain"].notna(), "")
+    stars = (table["gain_p_holm"] < LEVEL).map({True: "*", False: ""})
     alphas = ["" if np.isnan(alpha) else f" α={alpha:g}" for alpha in table["alpha"]]
     symbols = [superscript(SYMBOLS.get(component, component)) for component in table["component"]]
-    shown = table.assign(method=table["method"] + alphas, component=symbols)
+    shown = table.assign(
+        method=table["method"] + alphas,
+        component=symbols,
+        vector=table["vector"].map(BARS),
+        change=gains + stars,
+    )
     colours = {
         label: METHOD_COLOURS[method]
         for label, method in zip(shown["method"], table["method"], strict=True)
     }
-    figure = bars(shown, "vector", "method", "component", colours=colours)
+    figure = bars(shown, "vector", "method", "component", colours=colours, text="change")
     figure.update_yaxes(title=SCORE, col=1)
-    return layout(figure, "DySem on vectors that CP has steered", facts, 480)
+    notes = (
+        whiskers(table),
+        f"in a bar: what CP adds (* {by_holm(table, 'by')})",
+        norms_said(table),
+    )
+    title = "DySem on vectors that CP has steered"
+    return layout(figure, title, noted(facts, *notes), 520)
 
 
 def caption(table: pd.DataFrame) -> str:
     """Return one line: DySem alone, CP alone and both, per component."""
-    both = table[(table["method"] != PLAIN) & (table["vector"] != "plain cosine")]
+    both = compared(table)
+    both = both[both["vector"] != "plain cosine"]
     (up, down), parts = certain(both), []
-    for component, part in one_task(table).groupby("component", sort=False):
-        best = part.loc[part.groupby(part["method"] == PLAIN)["spearman"].idxmax()]
+    for component, part in drawn_once(one_task(table)).groupby("component", sort=False):
+        without = part[part["method"] == PLAIN]
+        plain = without.loc[without["spearman"].idxmax()]
         steered = part[(part["method"] != PLAIN) & (part["vector"] != "plain cosine")]
         top = steered.loc[steered["gain"].idxmax()]
-        plain = best[best["method"] == PLAIN].iloc[0]
         parts.append(
             f"{SYMBOLS[component]}: best without CP {plain['spearman']:.1f} ({plain['vector']}); "
             f"the largest gain of CP on DySem is {gained(top)} ({top['method']}, {top['vector']})"
         )
     return (
         f"On top of DySem, CP gains in {up} and loses in {down} of "
-        f"{amount(len(both), 'comparison')} for certain (p < {LEVEL:g} after Holm). {SCORE}. "
-        f"{'; '.join(parts)}."
+        f"{amount(len(both), 'comparison')} for certain (p < {LEVEL:g} after Holm)."
+        f"{one_setting(table)} {SCORE}. {'; '.join(parts)}."
     )

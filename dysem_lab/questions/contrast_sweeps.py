@@ -5,6 +5,7 @@ another axis.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -12,21 +13,29 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from dysem_lab.display import amount
 from dysem_lab.inputs import names_of, several
 from dysem_lab.questions.asked import asked
 from dysem_lab.questions.contrast import (
-    PLAIN,
-    both_norms,
     contrast_scores,
     extremes,
-    prompt_name,
     require_contrasts,
     said_of,
 )
+from dysem_lab.questions.contrast_rows import (
+    PLAIN,
+    both_norms,
+    compared,
+    drawn_once,
+    norms_said,
+    once,
+    one_setting,
+    prompt_name,
+)
 from dysem_lab.questions.finding import Facts, Finding, facts_of
-from dysem_lab.questions.names import POSITION_NAMES
+from dysem_lab.questions.names import AUXILIARY_NAMES, POSITION_NAMES
 from dysem_lab.questions.needs import prepare
-from dysem_lab.questions.scores import LEVEL, certain, with_holm
+from dysem_lab.questions.scores import LEVEL, by_holm, certain
 from dysem_lab.questions.study import Study
 from dysem_lab.questions.style import (
     APART,
@@ -36,10 +45,18 @@ from dysem_lab.questions.style import (
     band,
     error_bar,
     layout,
+    noted,
     one_of_each,
     one_task,
     side_by_side,
+    texts,
+    whiskers,
 )
+
+VARIANT_NAMES = {  # what the variants are called beside a figure and in its caption
+    **POSITION_NAMES,
+    **{name: words.removeprefix("asks for ") for name, words in AUXILIARY_NAMES.items()},
+}
 
 
 def output_layers(
@@ -62,7 +79,7 @@ def output_layers(
     prepare(*(study.needs((), **part) for part in parts))
     facts = facts_of(study, **said_of(contrasts), **given, auxiliary="irrelevant")
     tables = [contrast_scores(study, **part, seed=seed) for part in parts]
-    scores = with_holm(pd.concat(tables, ignore_index=True))
+    scores = once(pd.concat(tables, ignore_index=True), study.lens)
     by_block = scores[scores["output_layer"] != "final"]
     drawn, said = output_layers_figure(by_block, facts), output_layers_caption(by_block)
     return Finding("cp_output_layer", scores, drawn, said, facts)
@@ -70,14 +87,16 @@ def output_layers(
 
 def output_layers_figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
     """Return scores against the number of blocks run, and below them what CP gains at each."""
-    templates = list(dict.fromkeys(one_task(table)["template"]))
+    table = drawn_once(one_task(table))
+    templates = list(dict.fromkeys(table["template"]))
     figure = make_subplots(
         2,
         len(templates),
         subplot_titles=[prompt_name(template) for template in templates],
-        shared_xaxes=True,
+        shared_xaxes="all",
+        shared_yaxes="rows",
         vertical_spacing=0.09,
-        horizontal_spacing=0.06,
+        horizontal_spacing=0.03,
     )
     for column, template in enumerate(templates, start=1):
         of_template = table[table["template"] == template]
@@ -107,29 +126,30 @@ def output_layers_figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
     figure.update_xaxes(title="blocks run", row=2)
     figure.update_yaxes(title=SCORE, row=1, col=1)
     figure.update_yaxes(title="gain over plain", row=2, col=1)
-    title = "At which layer to read the embedding? (shaded: 95 % interval; above, of plain)"
-    return layout(figure, title, facts, 720)
+    said = f"{facts}, shaded: 95 % bootstrap intervals (above: of plain), {norms_said(table)}"
+    return layout(figure, "At which layer to read the embedding?", said, 720)
 
 
 def output_layers_caption(table: pd.DataFrame) -> str:
     """Return one line with the best output layer of each method, and how often CP is above."""
     parts = []
-    for template, part in table.groupby("template", sort=False):
+    for template, part in drawn_once(table).groupby("template", sort=False):
         best = part.loc[part.groupby("method", sort=False)["spearman"].idxmax()]
         scores = ", ".join(
             f"{row.method} {row.spearman:.1f} after {row.output_layer}" for row in best.itertuples()
         )
-        steered = part[part["method"] != PLAIN]
+        steered = compared(part)
         above, below = certain(steered)
         parts.append(
             f"{prompt_name(template)}: {scores}; at the same layer CP is certainly "
             f"above plain in {above} and below in {below} of {len(steered)}"
         )
-    above, below = certain(table[table["method"] != PLAIN])
+    steered = compared(table)
+    above, below = certain(steered)
     return (
         f"At the same output layer CP is above the plain prompt in {above} and below it in {below} "
-        f"of {int((table['method'] != PLAIN).sum())} comparisons for certain (p < {LEVEL:g} after "
-        f"Holm). Best score and the number of blocks run. {'; '.join(parts)}."
+        f"of {amount(len(steered), 'comparison')} for certain (p < {LEVEL:g} after Holm)."
+        f"{one_setting(table)} Best score and the number of blocks run. {'; '.join(parts)}."
     )
 
 
@@ -179,7 +199,7 @@ def positions(
     """
     given = asked(study, output_layer=output_layer, seed=seed)
     values = {"positions": several(names_of(positions, "position"), "positions")}
-    names = "cp_position", "Where in the block?"
+    names = "cp_position", "At which place of a block to subtract the auxiliary prompt?"
     return _variants(*names, study, "position", values, contrasts, given)
 
 
@@ -200,9 +220,10 @@ def _variants(
         parts.append({"contrasts": steered, "templates": [template]})
     where: dict[str, Any] = {"output_layers": [given["output_layer"]]}
     prepare(*(study.needs((), **where, **part) for part in parts))
-    facts = facts_of(study, **values, **said_of(contrasts), **given)
+    facts = facts_of(study, **said_of(contrasts), **given)
+    facts = replace(facts, unsaid=values)  # the figure has them at its side
     tables = [contrast_scores(study, **where, **part, seed=given["seed"]) for part in parts]
-    scores = with_holm(pd.concat(tables, ignore_index=True))
+    scores = once(pd.concat(tables, ignore_index=True), study.lens)
     drawn = variants_figure(scores, field, title, facts)
     return Finding(kind, scores, drawn, variants_caption(scores, field), facts)
 
@@ -211,25 +232,27 @@ def variants_figure(table: pd.DataFrame, by: str, title: str, facts: Facts | str
     """Return the gain of each variant, told apart by a column, as a dot with its interval."""
     templates = list(dict.fromkeys(one_of_each(table, "task", "output_layer")["template"]))
     figure = template_panels(table, templates)
-    steered = table[table["method"] != PLAIN]
+    steered = compared(drawn_once(table))
     # A variant that loses by far would press the others together: it is put at the edge.
-    edge, beyond = -max(3.0, 6 * float(steered["gain"].abs().median())), False
+    ends = _axis(steered, -max(3.0, 6 * float(steered["gain"].abs().median())))
+    beyond, methods = bool((steered["gain"] < ends[0]).any()), steered["method"].unique().tolist()
     for column, template in enumerate(templates, start=1):
         part = steered[steered["template"] == template]
-        ends = _axis(part, edge)
-        beyond |= bool((part["gain"] < ends[0]).any())
-        figure.update_xaxes(range=ends, row=1, col=column)
-        for i, (method, rows) in enumerate(part.groupby("method", sort=False)):
+        for method, rows in part.groupby("method", sort=False):
             far = rows["gain"] < ends[0]
+            stars = (rows["gain_p_holm"] < LEVEL).map({True: "*", False: ""})
+            # Marks and stars of a method lie at the same height.
+            place: dict[str, Any] = {"row": 1, "col": column}
+            place |= {"orientation": "h", "offsetgroup": method}
+            i = methods.index(method)
             symbol = ("circle", "diamond", "square", "cross")[i % 4]
             figure.add_scatter(
                 x=rows["gain"].clip(lower=ends[0]),
                 y=rows[by],
-                orientation="h",
                 mode="markers+text",
                 text=[
-                    f"  {gain:+.1f}" if out else ""
-                    for gain, out in zip(rows["gain"], far, strict=True)
+                    f"  {gain:+.1f}{star}" if out else ""
+                    for gain, out, star in zip(rows["gain"], far, stars, strict=True)
                 ],
                 textposition="middle right",
                 marker={
@@ -244,31 +267,30 @@ def variants_figure(table: pd.DataFrame, by: str, title: str, facts: Facts | str
                 showlegend=column == 1,
                 customdata=rows[["spearman", "gain"]],
                 hovertemplate="%{customdata[0]:.2f} (%{customdata[1]:+.2f})",
-                row=1,
-                col=column,
+                **place,
             )
+            texts(figure, rows["gain_high"], rows[by], "\u2009" + stars.mask(far, ""), **place)
         figure.add_vline(x=0, line_dash="dot", line_color="#555555", row=1, col=column)
-    names = {
-        name: POSITION_NAMES.get(name, name).replace(", ", ",<br>") for name in steered[by].unique()
-    }
+    names = {name: _in_words(name).replace(", ", ",<br>") for name in steered[by].unique()}
     # The ticks, which are not seen, keep the names clear of a triangle at the edge.
     ticks = {"ticks": "outside", "ticklen": 8, "tickcolor": "rgba(0,0,0,0)"}
     figure.update_yaxes(
         autorange="reversed", tickvals=[*names], ticktext=[*names.values()], **ticks
     )
-    figure.update_xaxes(title="gain over plain")
+    figure.update_xaxes(title="gain over plain", range=ends)
     if beyond:
         triangle = {"symbol": "triangle-left", "size": 9, "color": "#555555"}
         name = "beyond the edge of the axis: its gain is written beside it"
         figure.add_scatter(x=[None], y=[None], mode="markers", marker=triangle, name=name)
+    said = noted(facts, whiskers(steered), f"* {by_holm(table, 'by')}", norms_said(steered))
     n_rows = steered[by].nunique()
-    return layout(figure, title, facts, 280 + 42 * n_rows).update_layout(
-        scattermode="group", margin_l=190
+    return layout(figure, title, said, 280 + 46 * n_rows).update_layout(
+        scattermode="group", margin_l=210
     )
 
 
 def _axis(part: pd.DataFrame, edge: float) -> tuple[float, float]:
-    """Return the ends of a panel's axis: 0 and the intervals of all gains from an edge on.
+    """Return the ends of the panels' axis: 0 and the intervals of all gains from an edge on.
 
     A gain below the edge is inside, too, where another's interval reaches as far.
     """
@@ -286,9 +308,9 @@ def _axis(part: pd.DataFrame, edge: float) -> tuple[float, float]:
 def variants_caption(table: pd.DataFrame, by: str) -> str:
     """Return one line: the largest and the smallest gain of each template, and the certain ones."""
     parts = []
-    for template, part in table.groupby("template", sort=False):
+    for template, part in drawn_once(table).groupby("template", sort=False):
         plain = part[part["method"] == PLAIN]["spearman"].iloc[0]
-        steered = part[part["method"] != PLAIN]
+        steered = compared(part)
         best, worst = extremes(steered)
         up, down = certain(steered)
         parts.append(
@@ -296,17 +318,23 @@ def variants_caption(table: pd.DataFrame, by: str) -> str:
             f"({_variant(worst, by)}) to {best['gain']:+.2f} ({_variant(best, by)}), {up} of "
             f"{len(steered)} certainly above and {down} below"
         )
-    steered = table[table["method"] != PLAIN]
+    steered = compared(table)
     up, down = certain(steered)
     return (
-        f"Of {len(steered)} comparisons {up} gain and {down} lose for certain (p < {LEVEL:g} after "
-        f"Holm). Gain over the plain prompt at the same output layer. {'; '.join(parts)}."
+        f"Of {amount(len(steered), 'comparison')} {up} gain and {down} lose for certain "
+        f"(p < {LEVEL:g} after Holm).{one_setting(table)} Gain over the plain prompt at the same "
+        f"output layer. {'; '.join(parts)}."
     )
 
 
 def _variant(row: pd.Series, by: str) -> str:
     """Return a variant in words, with its norm."""
-    return f"{POSITION_NAMES.get(row[by], row[by])}; {row['method']}"
+    return f"{_in_words(row[by])}; {row['method']}"
+
+
+def _in_words(name: str) -> str:
+    """Return what a place, or an auxiliary prompt, is called; a prompt of one's own is its text."""
+    return VARIANT_NAMES.get(name, name)
 
 
 def template_panels(table: pd.DataFrame, templates: Sequence[str]) -> go.Figure:

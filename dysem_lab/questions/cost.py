@@ -26,7 +26,7 @@ from dysem_lab.models.record import counted
 from dysem_lab.models.steering import Contrast, auxiliary_prompts
 from dysem_lab.prompts import TEMPLATE_NAMES, parts_of, wrap
 from dysem_lab.questions.asked import asked
-from dysem_lab.questions.contrast import PLAIN, Method
+from dysem_lab.questions.contrast_rows import PLAIN, Method
 from dysem_lab.questions.finding import Facts, Finding, facts_of
 from dysem_lab.questions.needs import prepare
 from dysem_lab.questions.published import published_cp

@@ -9,15 +9,27 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from dysem_lab.display import amount
 from dysem_lab.errors import InputError
-from dysem_lab.models.steering import Contrast, alpha_is_undone
+from dysem_lab.models.steering import Contrast
 from dysem_lab.questions.asked import asked, require_study
-from dysem_lab.questions.contrast import LABELS, PLAIN, contrast_scores, prompt_name
+from dysem_lab.questions.contrast import contrast_scores
+from dysem_lab.questions.contrast_rows import (
+    EITHER,
+    LABELS,
+    PLAIN,
+    compared,
+    drawn_once,
+    heads_of,
+    norms_said,
+    one_setting,
+    prompt_name,
+)
 from dysem_lab.questions.contrast_sweeps import template_panels
 from dysem_lab.questions.finding import Facts, Finding, facts_of, sources_of
 from dysem_lab.questions.names import said
 from dysem_lab.questions.needs import prepare
-from dysem_lab.questions.scores import LEVEL, certain, with_holm
+from dysem_lab.questions.scores import LEVEL, by_holm, certain
 from dysem_lab.questions.study import Study
 from dysem_lab.questions.style import GAINS, gained, layout, one_of_each
 
@@ -55,9 +67,8 @@ def layer_alpha(
         seed: Of the bootstraps.
 
     Returns:
-        As from `dysem_lab.questions.contrast.contrast_scores`, on the pairs to choose on, with
-        ``repeated``: whether an earlier row has the same vectors, because a norm undoes α. Holm
-        counts them once.
+        As from `dysem_lab.questions.contrast.contrast_scores`, on the pairs to choose on: their
+        name is the ``task``.
 
     Source: CP (arXiv 2505.12831), Figure 3 a-c; what the choice is worth is ours.
     """
@@ -71,34 +82,12 @@ def layer_alpha(
     prepare(study.needs((), **where), test.needs((), **where))
     facts = facts_of(study, **given, position="heads")
     facts = replace(facts, recorded={**facts.recorded, "test": sources_of(test)})
-    undone = any(alpha_is_undone(contrast, study.lens) for contrast in recovering)
-    scores = counted_once(contrast_scores(study, **where, seed=seed), undone)
+    scores = contrast_scores(study, **where, seed=seed)
     # Both studies may call their task alike; the table says which pairs it is of.
     scores["task"] = scores["task"].map({task: pairs.name for task, pairs in study.data.items()})
     reported = chosen_and_oracle(scores, contrast_scores(test, **where, seed=seed))
     drawn, said = figure(scores, facts), caption(scores, reported)
     return Search("cp_layer_alpha", scores, drawn, said, facts, reported, best_setting(scores))
-
-
-def counted_once(table: pd.DataFrame, undone: bool) -> pd.DataFrame:
-    """Return the scores with ``repeated``; Holm counts settings of the same vectors once.
-
-    Args:
-        table: From `dysem_lab.questions.contrast.contrast_scores`, of one task.
-        undone: Whether a norm undoes any positive factor (`alpha_is_undone`). All positive α are
-            then one contrast with norm recovering, whose factor is positive, and all negative ones
-            are one. Their scores differ by rounding; each has the corrected p of the first of them.
-    """
-    if not undone:
-        return table.assign(repeated=False)
-    sign = np.sign(table["alpha"]).fillna(1.0)
-    same = [table["template"], table["method"] == PLAIN, table["layer"], sign]
-    repeated = table.groupby(same, sort=False, dropna=False).cumcount() > 0
-    once = with_holm(table.assign(gain_p=table["gain_p"].mask(repeated)))
-    p = once.groupby(same, sort=False, dropna=False)["gain_p_holm"].transform("first")
-    return table.assign(
-        gain_p_holm=p, n_compared=once["n_compared"], repeated=repeated & (table["method"] != PLAIN)
-    )
 
 
 def best_setting(table: pd.DataFrame) -> dict[str, Any]:
@@ -107,12 +96,13 @@ def best_setting(table: pd.DataFrame) -> dict[str, Any]:
     Raises:
         InputError: The table is of several tasks, or has no contrast with a score.
     """
-    tried = table[(table["method"] != PLAIN) & table["spearman"].notna()]
+    tried = compared(table)
+    tried = tried[tried["spearman"].notna()]
     if tried.empty or tried["task"].nunique() != 1:
         raise InputError("choose a setting from the scores of contrasts on one task")
     row = tried.loc[tried["spearman"].idxmax()]
     alpha = {} if math.isnan(row["alpha"]) else {"alpha": float(row["alpha"])}
-    heads = {"heads": [int(head) for head in row["heads"].split("/")]} if row["heads"] else {}
+    heads = {"heads": list(of_row)} if (of_row := heads_of(row)) else {}
     auxiliary = {"auxiliary": row["auxiliary"]} if row["auxiliary"] else {}
     return {
         "layer": int(row["layer"]),
@@ -137,8 +127,8 @@ def chosen_and_oracle(dev: pd.DataFrame, test: pd.DataFrame) -> pd.DataFrame:
         Rows of ``test`` with ``chosen_on`` ("dev", "test") before the other columns.
     """
     rows = []
-    for template, tried in dev[dev["method"] != PLAIN].groupby("template", sort=False):
-        there = test[(test["template"] == template) & (test["method"] != PLAIN)]
+    for template, tried in compared(dev).groupby("template", sort=False):
+        there = compared(test[test["template"] == template])
         chosen = tried.loc[tried["spearman"].idxmax(), [*LABELS]]
         same = (there[[*LABELS]].fillna(0) == chosen.fillna(0)).all(axis=1)
         rows.append({"chosen_on": "dev", **there[same].iloc[0]})
@@ -147,25 +137,30 @@ def chosen_and_oracle(dev: pd.DataFrame, test: pd.DataFrame) -> pd.DataFrame:
 
 
 def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
-    """Return a heat map of block × α per template; norm recovering, which has no α, beside it."""
+    """Return a heat map of block × α per template; norm recovering, which has no α, beside it.
+
+    Where a norm undoes α, all positive ones and norm recovering are one column.
+    """
     templates = list(dict.fromkeys(one_of_each(table, "task", "output_layer")["template"]))
     figure = template_panels(table, templates)
-    steered = table[table["method"] != PLAIN]
+    steered = compared(drawn_once(table))
     # A few cells may lose far more than the others differ by; the colour ends before them.
     end = 1.5 * float(steered["gain"].abs().quantile(0.75)) or 1.0
     for column, template in enumerate(templates, start=1):
         part = steered[steered["template"] == template]
-        alphas = ["NR" if np.isnan(alpha) else f"α={alpha:g}" for alpha in part["alpha"]]
+        alphas = part.apply(_column, axis=1)
         part, columns = part.assign(alpha=alphas), list(dict.fromkeys(alphas))
-        shown, gains = (
+        shown, gains, p = (
             part.pivot(index="layer", columns="alpha", values=value)[columns]
-            for value in ("spearman", "gain")
+            for value in ("spearman", "gain", "gain_p_holm")
         )
+        stars = (p < LEVEL).replace({True: "*", False: ""})
+        text = shown.map("{:.1f}".format).where(shown.notna(), "") + stars
         figure.add_heatmap(
             z=gains,
             x=columns,
             y=[f"block {layer + 1}" for layer in shown.index],
-            text=[[f"{value:.1f}" for value in row] for row in shown.to_numpy()],
+            text=text.to_numpy().tolist(),
             texttemplate="%{text}",
             colorscale=GAINS,
             zmin=-end,
@@ -177,8 +172,18 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
             row=1,
             col=column,
         )
-    layout(figure, "Where to contrast, and how strongly?", facts, 480)
+    norms = norms_said(steered[steered["method"] == EITHER]) or "NR: norm recovering"
+    notes = f"written: the score (gain: * {by_holm(table, 'by')}), {norms}"
+    layout(figure, "Where to contrast, and how strongly?", f"{facts}, {notes}", 500)
     return figure.update_layout(margin_r=120)
+
+
+def _column(row: pd.Series) -> str:
+    """Return how the column of a setting is called."""
+    if not np.isnan(row["alpha"]):
+        return f"α={row['alpha']:g}"
+    names = {EITHER: "either norm,<br>any α", "CP-NR": "NR"}
+    return names.get(row["method"], "α < 0")
 
 
 def caption(table: pd.DataFrame, reported: pd.DataFrame) -> str:
@@ -190,10 +195,10 @@ def caption(table: pd.DataFrame, reported: pd.DataFrame) -> str:
     """
     parts, above = [], 0
     on_test = reported[reported["chosen_on"] == "dev"].set_index("template")
-    for template, part in table.groupby("template", sort=False):
+    for template, part in drawn_once(table).groupby("template", sort=False):
         plain = part[part["method"] == PLAIN]["spearman"].iloc[0]
         best, then = (
-            part.loc[part[part["method"] != PLAIN]["spearman"].idxmax()],
+            part.loc[compared(part)["spearman"].idxmax()],
             on_test.loc[template],
         )
         above += then["gain_low"] > 0
@@ -203,15 +208,12 @@ def caption(table: pd.DataFrame, reported: pd.DataFrame) -> str:
             f"({best['method']}, block {best['layer'] + 1}{alpha}; gain {gained(best)}), which on "
             f"the other pairs gains {gained(then)}"
         )
-    tried = table[table["method"] != PLAIN]
-    different = tried[~tried["repeated"]]
-    up, _ = certain(different)
-    counted = f"{len(tried)} settings that were tried"
-    if len(different) < len(tried):
-        counted = f"{len(different)} different ones among the {counted} (a norm undoes α)"
+    tried = compared(table)
+    up, _ = certain(tried)
     return (
-        "The setting that is best on the pairs to choose on gains on other pairs too, with an "
-        f"interval above 0, under {above} of {len(parts)} prompts. Of {counted} {up} gain for "
-        f"certain there (p < {LEVEL:g} after Holm). "
+        f"The chosen setting gains on new pairs too, with an interval above 0, under {above} of "
+        f"{amount(len(parts), 'prompt')}. On the pairs that it was chosen on, the gain is certain "
+        f"for {up} of {amount(len(tried), 'setting')} (p < {LEVEL:g} after Holm)."
+        f"{one_setting(table)} "
         f"{said('output_layer', table['output_layer'].iloc[0]).capitalize()}: {'; '.join(parts)}."
     )

@@ -32,7 +32,7 @@ COMPARED_NAMES = {
     "source": "the sentence's own language alone",
 }
 POSITION_NAMES = {
-    "heads": "the heads, before W_O",
+    "heads": "the heads, before the output projection",
     "ffn": "the FFN's output",
     "hidden": "the stream after the block",
     "released_ffn": "the FFN's input, as the released code has it",
@@ -91,7 +91,7 @@ SAID: dict[str, tuple[str, Mapping[str, str]]] = {
     "m": ("m = {}", {}),
     "k": ("k = {}", {}),
     "ks": ("k = {}", {}),
-    "contrasts": ("contrast at {}", {}),
+    "contrasts": ("contrast with {}", {}),
     "alpha": ("α = {}", {}),
     "alphas": ("α = {}", {}),
     "layer": ("block {}", {}),
@@ -102,8 +102,7 @@ SAID: dict[str, tuple[str, Mapping[str, str]]] = {
     "by_other": ("by {} of the other text", {}),
     "position": ("contrast of {}", POSITION_NAMES),
     "positions": ("contrast of {}", POSITION_NAMES),
-    "auxiliary": ("auxiliary prompt: {}", AUXILIARY_NAMES),
-    "auxiliaries": ("auxiliary prompts: {}", {}),
+    "auxiliary": ("the auxiliary prompt {}", AUXILIARY_NAMES),
     "n_draws": ("{} random draw{s}", {}),
     "n_seeds": ("{} random draw{s}", {}),
     "n_random": ("{} random draw{s}", {}),

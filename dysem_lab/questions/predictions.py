@@ -21,7 +21,7 @@ from dysem_lab.models.readout import next_token_probabilities, token_texts, visi
 from dysem_lab.models.steering import Contrast, as_edit, warn_if_alpha_is_undone
 from dysem_lab.prompts import Prompt, wrap
 from dysem_lab.questions.asked import asked
-from dysem_lab.questions.contrast import both_norms
+from dysem_lab.questions.contrast_rows import both_norms
 from dysem_lab.questions.finding import Facts, Finding, facts_of
 from dysem_lab.questions.needs import prepare
 from dysem_lab.questions.study import Study

@@ -287,6 +287,26 @@ def with_holm(table: pd.DataFrame, name: str = "gain") -> pd.DataFrame:
     return table.assign(**{f"{name}_p_holm": corrected, "n_compared": p.transform("count")})
 
 
+def counted_once(table: pd.DataFrame, same: pd.Series, name: str = "gain") -> pd.DataFrame:
+    """Return a table of `with_holm` in which rows of the same vectors are one comparison.
+
+    Args:
+        table: With ``gain_p``, as for `with_holm`.
+        same: Rows of which it has the same value have the same vectors; their scores differ by
+            rounding.
+        name: What its gains are called.
+
+    Returns:
+        The table with ``repeated``: whether an earlier row has the same vectors. Such a row has the
+        corrected p of that one.
+    """
+    p, repeated = table[f"{name}_p"], same.duplicated()
+    once = with_holm(table.assign(**{f"{name}_p": p.mask(repeated)}), name)
+    corrected = once.groupby(same)[f"{name}_p_holm"].transform("first")
+    columns = {f"{name}_p": p, f"{name}_p_holm": corrected}
+    return once.assign(**columns, repeated=repeated)
+
+
 def certain(table: pd.DataFrame, name: str = "gain") -> tuple[int, int]:
     """Return how many gains, and how many losses, are certain once Holm has corrected them."""
     sure, gains = table[f"{name}_p_holm"] < LEVEL, table[name]

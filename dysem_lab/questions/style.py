@@ -47,6 +47,7 @@ METHOD_COLOURS = {  # of Contrastive Prompting, beside the plain prompt
     "plain": "#999999",
     "CP-NS": "#D55E00",
     "CP-NR": "#0072B2",
+    "CP, either norm": "#009E73",
     "CP scaled_recovering": "#E69F00",
     "CP head_recovering": "#56B4E9",
     "CP self_scaling": "#CC79A7",
@@ -246,6 +247,7 @@ def bars(
     panel: str,
     labels: dict[str, str] | None = None,
     colours: dict[str, str] | None = None,
+    text: str | None = None,
 ) -> go.Figure:
     """Return grouped bars with intervals, one panel per value of a column.
 
@@ -256,6 +258,7 @@ def bars(
         panel: Column that tells the panels apart.
         labels: Names to show for the values of `x` and `colour`.
         colours: Value of `colour` → colour; None takes them from the common palette.
+        text: Column with what is written in the middle of each bar.
     """
     shown = labels or {}
     panels = list(dict.fromkeys(table[panel]))
@@ -275,6 +278,10 @@ def bars(
                     "color": "#333333",
                     "width": 2,
                 },
+                text=None if text is None else part[text],
+                textposition="inside",
+                insidetextanchor="middle",
+                textangle=0,
                 customdata=part["n_dims"],
                 hovertemplate="%{y:.2f}<br>#Dim. %{customdata:.0f}",
                 row=row,
@@ -443,7 +450,7 @@ def texts(
     position: str | None = None,
     size: int = 12,
     colour: str | None = None,
-    **where: int,
+    **where: Any,
 ) -> None:
     """Add texts that begin at each x, or all end at one x; or that lie as `position` says."""
     in_column = isinstance(x, float)

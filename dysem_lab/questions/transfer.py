@@ -15,11 +15,12 @@ from dysem_lab.inputs import at_least, seed_of
 from dysem_lab.models.facts import ModelFacts
 from dysem_lab.models.lens import LensModel
 from dysem_lab.models.named import NamedModel
-from dysem_lab.models.steering import Contrast
+from dysem_lab.models.steering import Contrast, alpha_is_undone
 from dysem_lab.models.store import VectorStore
+from dysem_lab.questions.contrast_rows import EITHER
 from dysem_lab.questions.finding import Facts, Finding
 from dysem_lab.questions.needs import prepare
-from dysem_lab.questions.scores import LEVEL, certain
+from dysem_lab.questions.scores import LEVEL, certain, counted_once
 from dysem_lab.questions.style import (
     PALETTE,
     difference_axis,
@@ -34,6 +35,7 @@ from dysem_lab.questions.style import (
 from dysem_lab.questions.transfer_scores import AVERAGE, compare_encoders, tasks_of
 
 ACCURACY = "accuracy × 100"
+SCALING, RECOVERING = "CP, norm scaling", "CP, norm recovering"
 MAJORITY = "#333333"
 ROW, GAP = 22, 16  # in px: a method's line, the room between two tasks
 
@@ -67,7 +69,8 @@ def transfer(
         store: Keeps vectors; None is the user's.
 
     Returns:
-        As from `dysem_lab.compare_encoders`.
+        As from `dysem_lab.compare_encoders`, with ``repeated``: whether an earlier row has the same
+        vectors, as both norms give where a norm undoes α. Holm counts them once.
 
     Raises:
         InputError: As for `dysem_lab.compare_encoders`.
@@ -87,8 +90,8 @@ def transfer(
     encoders: dict[str, Encoder] = {
         "plain, after the final norm": PromptEncoder(lens, template, "final"),
         "plain, penultimate block": PromptEncoder(lens, template, "penultimate"),
-        "CP, norm scaling": cp(norm="scaling", alpha=alpha),
-        "CP, norm recovering": cp(norm="recovering"),
+        SCALING: cp(norm="scaling", alpha=alpha),
+        RECOVERING: cp(norm="recovering"),
     }
     scores = compare_encoders(
         {name: partial(encoder.encode, store=store) for name, encoder in encoders.items()},
@@ -97,9 +100,16 @@ def transfer(
         seed=seed,
         inner_folds=inner_folds,
     )
+    undone = alpha_is_undone(Contrast(layer, alpha=alpha), lens)
+    one = scores["method"].replace({RECOVERING: SCALING} if undone else {})
+    scores = counted_once(scores, scores["task"] + "|" + one, "difference")
+    shown = scores[~scores["repeated"]].replace({"method": {SCALING: EITHER} if undone else {}})
+    said = caption(shown)
+    if undone:
+        said += " A norm undoes α, so both norms of CP are one setting, which is counted once."
     asked = {"template": template, "layer": layer, "alpha": alpha, "inner_folds": inner_folds}
     facts = facts_of_transfer(lens.facts, data, sample, seed, **asked)
-    return Finding("transfer", scores, figure(scores, facts), caption(scores), facts)
+    return Finding("transfer", scores, figure(shown, facts), said, facts)
 
 
 def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
@@ -135,7 +145,8 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
         bounds = table[difference[1:]].assign(zero=0.0)
         difference_axis(drawn, ACCURACY, range_with_room(bounds, 0.7), col=2)
     height = (ROW * len(methods) + GAP) * len(tasks) + 240
-    layout(drawn, "What can a linear classifier read from the vectors?", facts, max(420, height))
+    under = f"{facts}, whiskers: 95 % intervals"
+    layout(drawn, "What can a linear classifier read from the vectors?", under, max(420, height))
     return drawn.update_layout(margin_l=130)
 
 

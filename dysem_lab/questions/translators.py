@@ -19,7 +19,7 @@ from dysem_lab.errors import InputError
 from dysem_lab.evaluate import paired_difference, score
 from dysem_lab.inputs import names_of, one_of
 from dysem_lab.questions.asked import asked
-from dysem_lab.questions.contrast import NO_GAIN
+from dysem_lab.questions.contrast_rows import NO_GAIN
 from dysem_lab.questions.finding import Facts, Finding, facts_of
 from dysem_lab.questions.grid import sweep
 from dysem_lab.questions.needs import prepare

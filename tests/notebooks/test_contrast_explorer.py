@@ -164,8 +164,8 @@ def test_the_view_names_the_most_probable_tokens_and_compares_with_the_probes(ti
         [b - a for a, b in zip(view.probes["plain"], view.probes["steered"], strict=True)]
     )
     assert (
-        "layer 2, scaling, α = 2, at the heads, before W_O, auxiliary 'irrelevant'"
-        in view.measured_on
+        "layer 2, scaling, α = 2, at the heads, before the output projection, auxiliary "
+        "'irrelevant'" in view.measured_on
     )
     drawn = figure(view)
     assert list(drawn.data[1].x) == view.tokens["probability"].tolist()[5:]

@@ -16,8 +16,15 @@ from dysem_lab.evaluate import average_difference, holm, paired_difference
 from dysem_lab.models import capture
 from dysem_lab.models.steering import Contrast
 from dysem_lab.models.store import VectorStore
-from dysem_lab.questions import contrast, contrast_dysem, contrast_sweeps, layer_alpha
-from dysem_lab.questions.contrast import contrast_row, contrast_scores
+from dysem_lab.questions import (
+    contrast,
+    contrast_dysem,
+    contrast_rows,
+    contrast_sweeps,
+    layer_alpha,
+)
+from dysem_lab.questions.contrast import contrast_scores
+from dysem_lab.questions.contrast_rows import contrast_row
 from dysem_lab.questions.layer_alpha import best_setting, chosen_and_oracle
 from dysem_lab.questions.needs import capture_needs
 from dysem_lab.questions.published import published_cp
@@ -40,6 +47,7 @@ def store(tmp_path):
     return VectorStore(tmp_path / "v.sqlite")
 
 
+NAMES = "STSB dev", "STSB test"
 CONTRASTS, OUTPUT_LAYERS = [None, NS, NR], ["penultimate", "final"]
 
 
@@ -207,6 +215,7 @@ def rows_of(scores, template="prompteol"):
             "gain_high": value - 49.0 if contrast else np.nan,
             "gain_p_holm": 0.04 if contrast and abs(value - 50) > 1 else np.nan,
             "n_compared": len(scores) - 1,
+            "repeated": False,
         }
         for contrast, value in scores.items()
     ]
@@ -295,14 +304,14 @@ def test_figures_show_the_numbers_and_captions_say_them():
     table = rows_of({None: 50.0, **scores, Contrast(0, "recovering"): 47.0})
     heat = layer_alpha.figure(table, "measured")
     cells = {text for trace in heat.data for row in trace.text for text in row}
-    assert {"51.0", "53.0", "47.0"} <= cells
+    assert {"51.0", "53.0*", "47.0*", "52.0*", ""} == cells
+    assert "the score (gain: * p &lt; 0.05 by Holm over 5" in heat.layout.title.subtitle.text
     on_test = table.assign(spearman=table["spearman"] - 1, gain=table["gain"] - 1)
     on_test[["gain_low", "gain_high"]] -= 1
-    scored = layer_alpha.counted_once(table, undone=False)
-    said = layer_alpha.caption(scored, chosen_and_oracle(table, on_test))
+    said = layer_alpha.caption(table, chosen_and_oracle(table, on_test))
     assert said.startswith(
-        "The setting that is best on the pairs to choose on gains on other pairs too, with an "
-        "interval above 0, under 1 of 1 prompts. Of 5 settings that were tried 3 gain for certain "
+        "The chosen setting gains on new pairs too, with an interval above 0, under 1 of 1 prompt. "
+        "On the pairs that it was chosen on, the gain is certain for 3 of 5 settings (p < 0.05 "
     )
     assert "at best 53.00 (CP-NS, block 2, α = 2; gain +3.00 [2.00, 4.00]), which on" in said
     assert said.endswith("which on the other pairs gains +2.00 [1.00, 3.00].")
@@ -317,7 +326,7 @@ def test_figures_show_the_numbers_and_captions_say_them():
         }
     )
     caption = contrast_sweeps.variants_caption(variants, "auxiliary")
-    assert "from -1.50 (entity; CP-NS) to +2.00 (background; CP-NS)" in caption
+    assert "from -1.50 (the entity or relation; CP-NS) to +2.00 (the background; CP-NS)" in caption
     assert "1 of 2 certainly above and 1 below" in caption
     assert caption.startswith(
         "Of 2 comparisons 1 gain and 1 lose for certain (p < 0.05 after Holm). "
@@ -348,10 +357,27 @@ def test_a_triangle_stands_at_the_edge_where_a_gain_is_beyond_it_and_nowhere_els
     is_triangle = [symbol == "triangle-left" for symbol in points.marker.symbol]
     assert is_triangle == [gain < low for gain in each.values()] == [beyond, *[False] * 4]
     assert points.x[0] == pytest.approx(low if beyond else far)
-    assert points.text[0].strip() == (f"{far:+.1f}" if beyond else "")
+    assert points.text[0].strip() == (f"{far:+.1f}*" if beyond else "")
+    stars, *legend = legend  # of the others whose gain is certain: all but those within 1 of plain
+    assert [text.strip() for text in stars.text] == ["" if beyond else "*", "*", "", "", ""]
+    assert list(stars.x) == pytest.approx(
+        [gain + 1 for gain in each.values()]
+    )  # at the end of the interval
     assert any("beyond the edge" in trace.name for trace in legend) == beyond
     for gain, start in zip(each.values(), points.error_x.arrayminus, strict=True):
         assert gain < low or low < gain - start  # whole intervals are inside
+
+
+class Normed:
+    """Stands for a model with norms after its modules."""
+
+    post_norms, n_layers, name = True, 4, "normed"
+
+
+class Bare(Normed):
+    """Stands for a model without them."""
+
+    post_norms = False
 
 
 def test_settings_that_a_norm_makes_one_are_one_comparison():
@@ -363,21 +389,121 @@ def test_settings_that_a_norm_makes_one_are_one_comparison():
         p[Contrast(layer, "scaling", -1.0)] = 0.001 * layer
         p[Contrast(layer, "recovering")] = of_block + 1e-4  # which rounding makes another one
     table = rows_of(dict.fromkeys(p, 52.0)).assign(gain_p=list(p.values()))
-    once = layer_alpha.counted_once(table, undone=True)
+    once = contrast_rows.once(table, Normed())
     assert set(once["n_compared"]) == {4}
     assert once["repeated"].tolist() == [False, *[False, True, True, False, True] * 2]
     # By hand: 0.001 × 4, 0.002 × 3, 0.01 × 2, 0.02 × 1.
     expected = [0.02, 0.02, 0.02, 0.004, 0.02, 0.02, 0.02, 0.02, 0.006, 0.02]
     assert once["gain_p_holm"].tolist()[1:] == pytest.approx(expected)
     assert np.isnan(once["gain_p_holm"][0])
+    assert once["gain_p"].equals(table["gain_p"])
     said = layer_alpha.caption(once, chosen_and_oracle(once, once))
-    assert (
-        "Of 4 different ones among the 10 settings that were tried (a norm undoes α) 4 gain for "
-        "certain there" in said
-    )
-    each = layer_alpha.counted_once(table, undone=False)
-    assert each["gain_p_holm"].equals(table["gain_p_holm"])
+    assert "the gain is certain for 4 of 4 settings" in said
+    assert "A norm undoes α, so CP-NS and CP-NR are one setting, which is counted once." in said
+    drawn = layer_alpha.figure(once, "measured").data[0]
+    assert list(drawn.x) == ["either norm,<br>any α", "α=-1"]
+    each = contrast_rows.once(table, Bare())
+    assert each["gain_p_holm"].tolist()[1:] == pytest.approx(holm(table["gain_p"][1:].to_numpy()))
     assert not each["repeated"].any()
+    assert "norm undoes" not in layer_alpha.caption(each, chosen_and_oracle(each, each))
+
+
+def test_settings_are_one_only_where_a_norm_follows_what_is_patched_in():
+    places = ("heads", "ffn", "hidden", "released_ffn")
+    scores = {None: 50.0}
+    for position in places:
+        of_norm = replace(NS, position=position), replace(NR, position=position)
+        scores |= dict(zip(of_norm, (47.0, 47.01), strict=True))
+    scores |= {replace(NS, heads=(0,)): 48.0, replace(NR, heads=(0,)): 49.0}
+    scores |= {replace(NS, norm="head_recovering"): 48.0, replace(NS, norm="self_scaling"): 48.0}
+    table = rows_of(scores).assign(gain_p=[np.nan, *[0.001] * 12])
+    once = contrast_rows.once(table, Normed())
+    one = once[once["repeated"]]
+    assert one[["position", "method", "heads"]].to_numpy().tolist() == [
+        ["heads", "CP-NR", ""],
+        ["ffn", "CP-NR", ""],
+    ]
+    assert (once["n_compared"] == 10).all()
+    # What is read before the norm has the factor; the rest of the block, and other blocks, do not.
+    for where, repeated in (
+        ("attn_raw.1", ["ffn"]),
+        ("attn_raw.0-1", ["ffn"]),
+        ("attn_raw.2", ["heads", "ffn"]),
+        ("attn.1", ["heads", "ffn"]),
+        ("ffn_raw.1", ["heads"]),
+        ("final", ["heads", "ffn"]),
+    ):
+        read = contrast_rows.once(table.assign(output_layer=where), Normed())
+        assert read.loc[read["repeated"], "position"].tolist() == repeated, where
+    both = table[table["position"].isin(["", "heads"]) & (table["heads"] == "")].head(3)
+    components = pd.concat(
+        [both.assign(component=name, vector="mean") for name in ("attn", "attn_raw")],
+        ignore_index=True,
+    )
+    found = contrast_rows.once(components.drop(columns="output_layer"), Normed())
+    assert found["repeated"].tolist() == [False, False, True, False, False, False]
+
+
+def test_captions_and_figures_have_settings_that_are_one_once():
+    positions = {None: 50.0}
+    for position, gains in (("heads", (-3.0, -3.01)), ("hidden", (-9.0, -7.0))):
+        norms = replace(NS, position=position), replace(NR, position=position)
+        positions |= {one: 50 + gain for one, gain in zip(norms, gains, strict=True)}
+    table = contrast_rows.once(
+        rows_of(positions).assign(gain_p=[np.nan, 0.01, 0.01, 0.02, 0.03]), Normed()
+    )
+    said = contrast_sweeps.variants_caption(table, "position")
+    assert said.startswith(
+        "Of 3 comparisons 0 gain and 3 lose for certain (p < 0.05 after Holm). A norm undoes α at "
+        "the heads, so CP-NS and CP-NR are one setting, which is counted once. "
+    )
+    drawn = contrast_sweeps.variants_figure(table, "position", "title", "measured")
+    marks = {trace.name: list(trace.y) for trace in drawn.data if trace.mode == "markers+text"}
+    assert marks == {
+        "CP, either norm": ["heads"],
+        "CP-NS": ["hidden"],
+        "CP-NR": ["hidden"],
+    }
+    under = drawn.layout.title.subtitle.text.replace("<br>", " ")
+    assert "whiskers: 95 % bootstrap intervals, * p &lt; 0.05 by Holm over 3 comparisons" in under
+    assert "either norm: both are one setting, as a norm undoes α" in under
+
+    both = table[table["position"] != "hidden"]
+    main = contrast.figure(both, "measured").data[0]
+    assert list(main.y) == [
+        "PromptEOL, plain, block 3",
+        "PromptEOL, CP, either norm block 2, block 3",
+    ]
+    caption = contrast.caption(both)
+    assert caption.startswith("Of 1 comparison with the plain prompt at the same output layer, CP ")
+    assert "by -3.00 at best (PromptEOL, CP, either norm, read after block 3)" in caption
+    lines = contrast_sweeps.output_layers_figure(both, "measured")
+    assert {trace.name for trace in lines.data if trace.name} == {"plain", "CP, either norm"}
+    caption = contrast_sweeps.output_layers_caption(both)
+    assert caption.startswith("At the same output layer CP is above the plain prompt in 0 and ")
+    assert "below in 1 of 1." in caption
+
+
+def test_panels_that_are_compared_have_one_range():
+    parts = [
+        rows_of({None: 50.0, NS: 50.0 + gain, NR: 50.0}, template)
+        for template, gain in (("prompteol", -1.0), ("knowledge", 2.5))
+    ]
+    table = pd.concat(parts, ignore_index=True)
+    drawn = contrast_sweeps.variants_figure(table, "auxiliary", "title", "measured")
+    assert drawn.layout.xaxis.range == drawn.layout.xaxis2.range
+    assert drawn.layout.xaxis.range[1] > 3.5
+    lines = contrast_sweeps.output_layers_figure(table, "measured").layout
+    assert (lines.yaxis2.matches, lines.yaxis4.matches) == ("y", "y3")
+
+
+def test_the_table_of_a_search_names_the_pairs_that_chose(tiny_lens, few, store):
+    halves = [few.select(range(i, i + 6)) for i in (0, 6)]
+    dev, test = (replace(half, name=name) for half, name in zip(halves, NAMES, strict=True))
+    studies = [make(tiny_lens, {"STSB": pairs}, store) for pairs in (dev, test)]
+    found = layer_alpha.layer_alpha(*studies, layers=[0, 1], alphas=[1.0, 2.0])
+    assert set(found.table["task"]) == {"STSB dev"}
+    assert found.facts.label == "STSB dev"
 
 
 def test_of_two_equal_lines_the_one_behind_is_seen_through_the_other():

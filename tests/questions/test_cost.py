@@ -14,7 +14,7 @@ from dysem_lab.models.record import counted
 from dysem_lab.models.steering import Contrast
 from dysem_lab.models.store import VectorStore
 from dysem_lab.questions import cost
-from dysem_lab.questions.contrast import Method
+from dysem_lab.questions.contrast_rows import Method
 from dysem_lab.questions.published import published_cp
 from dysem_lab.questions.study import Study
 

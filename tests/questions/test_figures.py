@@ -246,16 +246,16 @@ def test_long_facts_break_at_commas_into_lines_that_say_the_same(n_settings, n_l
 def test_no_line_of_the_facts_ends_within_a_setting():
     model = ModelFacts("tiny", "", "", "float32", "cpu", 4, 32, "weights as they are")
     settings = {
-        "contrasts": "PromptEOL block 5, α = 2; Pretended CoT block 7, α = 3",
+        "contrasts": "PromptEOL at block 5, α = 2; Pretended CoT at block 7, α = 3",
         "positions": ["heads", "ffn"],
         "layer": 4,
         "alpha": 2.0,
     }
     units = [
         "(random sample of 100 per task, seed 0)",
-        "contrast at PromptEOL block 5, α = 2;",
-        "Pretended CoT block 7, α = 3",
-        "contrast of the heads, before W<sub>O</sub>/the FFN's output",
+        "contrast with PromptEOL at block 5, α = 2;",
+        "Pretended CoT at block 7, α = 3",
+        "contrast of the heads, before the output projection/the FFN's output",
         "block 5, α = 2.0",
     ]
     for n_letters in range(0, 200, 7):  # each moves the ends of the lines

@@ -22,6 +22,7 @@ from dysem_lab.data.transfer_data import TransferData, available_tasks, load_tra
 from dysem_lab.encoders.vectors import SemanticVectors
 from dysem_lab.errors import DataError, InputError
 from dysem_lab.models.facts import ModelFacts
+from dysem_lab.models.store import VectorStore
 from dysem_lab.questions import transfer as tf
 from dysem_lab.questions import transfer_scores as transfer
 from dysem_lab.questions.finding import Finding
@@ -364,6 +365,25 @@ def test_a_comparison_is_paired_on_the_same_texts_and_averaged_by_hand():
     firsts = table[table["method"] == "all"]
     columns = [name for name in table if name.startswith("difference")]
     assert firsts[columns].isna().all(axis=None)
+
+
+@pytest.mark.parametrize("architecture", ["Gemma2", "Llama"])
+def test_norms_that_are_one_setting_are_one_comparison(tiny_folder, tmp_path, architecture):
+    data, _ = made_up({"all": 40})
+    folder = tiny_folder(architecture)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "alpha has no effect")
+        found = tf.transfer(
+            folder, [data], layer=0, alpha=2.0, inner_folds=2, store=VectorStore(tmp_path / "v.db")
+        )
+    table, undone = found.table, architecture == "Gemma2"
+    repeated = table.loc[table["repeated"], "method"].tolist()
+    assert repeated == ["CP, norm recovering"] * undone
+    assert set(table["n_compared"]) == {3 - undone}
+    assert f"after Holm over {3 - undone} comparisons" in found.caption
+    assert ("CP, either norm is above in" in found.caption) == undone
+    assert found.caption.endswith("which is counted once.") == undone
+    assert ("CP, norm recovering" in {trace.name for trace in found.figure.data}) != undone
 
 
 def test_tasks_are_resampled_independently_for_the_average():

@@ -126,6 +126,7 @@ ORDER = [
     "questions.asked",
     "questions.published",
     "questions.scores",
+    "questions.contrast_rows",
     "questions.transfer_scores",
     "questions.transfer",
     "questions.decomposition",
