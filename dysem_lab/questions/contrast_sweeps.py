@@ -81,7 +81,7 @@ def output_layers(
     tables = [contrast_scores(study, **part, seed=seed) for part in parts]
     scores = once(pd.concat(tables, ignore_index=True), study.lens)
     by_block = scores[scores["output_layer"] != "final"]
-    drawn, said = output_layers_figure(by_block, facts), output_layers_caption(by_block)
+    drawn, said = output_layers_figure(by_block, facts), output_layers_caption(scores)
     return Finding("cp_output_layer", scores, drawn, said, facts)
 
 
@@ -132,6 +132,7 @@ def output_layers_figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
 
 def output_layers_caption(table: pd.DataFrame) -> str:
     """Return one line with the best output layer of each method, and how often CP is above."""
+    table = table.assign(output_layer=table["output_layer"].map(_after))
     parts = []
     for template, part in drawn_once(table).groupby("template", sort=False):
         best = part.loc[part.groupby("method", sort=False)["spearman"].idxmax()]
@@ -149,8 +150,13 @@ def output_layers_caption(table: pd.DataFrame) -> str:
     return (
         f"At the same output layer CP is above the plain prompt in {above} and below it in {below} "
         f"of {amount(len(steered), 'comparison')} for certain (p < {LEVEL:g} after Holm)."
-        f"{one_setting(table)} Best score and the number of blocks run. {'; '.join(parts)}."
+        f"{one_setting(table)} The best scores: {'; '.join(parts)}."
     )
+
+
+def _after(output_layer: object) -> str:
+    """Return in words after what an embedding is read."""
+    return "the final norm" if output_layer == "final" else f"{output_layer} blocks"
 
 
 def auxiliary_prompts(

@@ -29,7 +29,7 @@ from dysem_lab.questions.contrast_sweeps import template_panels
 from dysem_lab.questions.finding import Facts, Finding, facts_of, sources_of
 from dysem_lab.questions.names import said
 from dysem_lab.questions.needs import prepare
-from dysem_lab.questions.scores import LEVEL, by_holm, certain
+from dysem_lab.questions.scores import LEVEL, by_holm, certain, with_holm
 from dysem_lab.questions.study import Study
 from dysem_lab.questions.style import GAINS, gained, layout, one_of_each
 
@@ -81,11 +81,12 @@ def layer_alpha(
     where: dict[str, Any] = {"contrasts": contrasts, "output_layers": [output_layer]}
     prepare(study.needs((), **where), test.needs((), **where))
     facts = facts_of(study, **given, position="heads")
-    facts = replace(facts, recorded={**facts.recorded, "test": sources_of(test)})
     scores = contrast_scores(study, **where, seed=seed)
     # Both studies may call their task alike; the table says which pairs it is of.
     scores["task"] = scores["task"].map({task: pairs.name for task, pairs in study.data.items()})
     reported = chosen_and_oracle(scores, contrast_scores(test, **where, seed=seed))
+    of_test = {"test": sources_of(test), "reported": reported.to_dict("records")}
+    facts = replace(facts, recorded={**facts.recorded, **of_test})
     drawn, said = figure(scores, facts), caption(scores, reported)
     return Search("cp_layer_alpha", scores, drawn, said, facts, reported, best_setting(scores))
 
@@ -124,7 +125,9 @@ def chosen_and_oracle(dev: pd.DataFrame, test: pd.DataFrame) -> pd.DataFrame:
         test: The same contrasts on the pairs to report on.
 
     Returns:
-        Rows of ``test`` with ``chosen_on`` ("dev", "test") before the other columns.
+        Rows of ``test`` with ``chosen_on`` ("dev", "test") before the other columns. Of dev's
+        choices ``gain_p_holm`` is corrected for their number, of the best on test for all that
+        were tried.
     """
     rows = []
     for template, tried in compared(dev).groupby("template", sort=False):
@@ -133,7 +136,10 @@ def chosen_and_oracle(dev: pd.DataFrame, test: pd.DataFrame) -> pd.DataFrame:
         same = (there[[*LABELS]].fillna(0) == chosen.fillna(0)).all(axis=1)
         rows.append({"chosen_on": "dev", **there[same].iloc[0]})
         rows.append({"chosen_on": "test", **there.loc[there["spearman"].idxmax()]})
-    return pd.DataFrame(rows)
+    found = pd.DataFrame(rows)
+    of_dev = with_holm(found[found["chosen_on"] == "dev"])
+    found.loc[of_dev.index, ["gain_p_holm", "n_compared"]] = of_dev[["gain_p_holm", "n_compared"]]
+    return found
 
 
 def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
@@ -201,7 +207,7 @@ def caption(table: pd.DataFrame, reported: pd.DataFrame) -> str:
             part.loc[compared(part)["spearman"].idxmax()],
             on_test.loc[template],
         )
-        above += then["gain_low"] > 0
+        above += then["gain"] > 0 and then["gain_p_holm"] < LEVEL
         alpha = "" if np.isnan(best["alpha"]) else f", α = {best['alpha']:g}"
         parts.append(
             f"{prompt_name(template)} {plain:.2f} plain, at best {best['spearman']:.2f} "
@@ -211,9 +217,10 @@ def caption(table: pd.DataFrame, reported: pd.DataFrame) -> str:
     tried = compared(table)
     up, _ = certain(tried)
     return (
-        f"The chosen setting gains on new pairs too, with an interval above 0, under {above} of "
-        f"{amount(len(parts), 'prompt')}. On the pairs that it was chosen on, the gain is certain "
-        f"for {up} of {amount(len(tried), 'setting')} (p < {LEVEL:g} after Holm)."
+        f"The chosen setting gains on new pairs too, for certain, under {above} of "
+        f"{amount(len(parts), 'prompt')} (p < {LEVEL:g} after Holm over these). On the pairs that "
+        f"it was chosen on, the gain is certain for {up} of {amount(len(tried), 'setting')} (p < "
+        f"{LEVEL:g} after Holm)."
         f"{one_setting(table)} "
         f"{said('output_layer', table['output_layer'].iloc[0]).capitalize()}: {'; '.join(parts)}."
     )

@@ -213,6 +213,7 @@ def rows_of(scores, template="prompteol"):
             "gain": value - 50.0 if contrast else np.nan,
             "gain_low": value - 51.0 if contrast else np.nan,
             "gain_high": value - 49.0 if contrast else np.nan,
+            "gain_p": 0.01 if contrast and abs(value - 50) > 1 else np.nan,
             "gain_p_holm": 0.04 if contrast and abs(value - 50) > 1 else np.nan,
             "n_compared": len(scores) - 1,
             "repeated": False,
@@ -244,6 +245,20 @@ def test_dev_chooses_and_test_reports(tiny_lens):
     assert reported.loc["dev", "spearman"] == 61.0
     assert reported.loc["dev", "layer"] == 1
     assert reported.loc["test", "spearman"] == 63.0
+
+
+def test_what_dev_chose_is_corrected_for_the_number_of_choices(tiny_lens):
+    tables = []
+    for name, p in (("prompteol", 0.02), ("knowledge", 0.04)):
+        table = rows_of({None: 50.0, NS: 53.0, Contrast(0, "scaling", 1.0): 49.0}, name)
+        tables.append(table.assign(gain_p=p, gain_p_holm=1.0))
+    dev = pd.concat(tables, ignore_index=True)
+    reported = chosen_and_oracle(dev, dev)
+    of_dev = reported[reported["chosen_on"] == "dev"]
+    assert of_dev["gain_p_holm"].tolist() == [0.04, 0.04]  # 2 × 0.02, and not below it
+    assert of_dev["n_compared"].tolist() == [2, 2]
+    assert (reported[reported["chosen_on"] == "test"]["gain_p_holm"] == 1.0).all()
+    assert "for certain, under 2 of 2 prompts" in layer_alpha.caption(dev, reported)
 
 
 def test_dysem_on_steered_vectors(tiny_lens, few, store):
@@ -310,8 +325,8 @@ def test_figures_show_the_numbers_and_captions_say_them():
     on_test[["gain_low", "gain_high"]] -= 1
     said = layer_alpha.caption(table, chosen_and_oracle(table, on_test))
     assert said.startswith(
-        "The chosen setting gains on new pairs too, with an interval above 0, under 1 of 1 prompt. "
-        "On the pairs that it was chosen on, the gain is certain for 3 of 5 settings (p < 0.05 "
+        "The chosen setting gains on new pairs too, for certain, under 1 of 1 prompt (p < 0.05 "
+        "after Holm over these). On the pairs that it was chosen on, the gain is certain for 3 of "
     )
     assert "at best 53.00 (CP-NS, block 2, α = 2; gain +3.00 [2.00, 4.00]), which on" in said
     assert said.endswith("which on the other pairs gains +2.00 [1.00, 3.00].")
