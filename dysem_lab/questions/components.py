@@ -15,7 +15,16 @@ from dysem_lab.questions.names import SYMBOLS
 from dysem_lab.questions.needs import prepare
 from dysem_lab.questions.scores import mean_size, pair_cosine
 from dysem_lab.questions.study import Study
-from dysem_lab.questions.style import SCORE, bars, layout, noted, over, rows_of, whiskers
+from dysem_lab.questions.style import (
+    SCORE,
+    bars,
+    layout,
+    noted,
+    over,
+    rows_of,
+    whiskers,
+    with_average,
+)
 
 COMPONENTS = ("resid", "attn", "attn_raw", "ffn")
 
@@ -76,8 +85,12 @@ def _agree(a: Tensor, b: Tensor) -> bool:
 
 
 def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
-    """Return the score of each component per task, on all dimensions and under DySem with m = 1."""
+    """Return the score of each component per task, on all dimensions and under DySem with m = 1.
+
+    Several tasks have a panel of their average, too.
+    """
     labels = {**SYMBOLS, "attn_raw": "A^L<br>before<br>post-norm"}
+    table = with_average(table, ["component", "method"])
     figure = bars(table, "component", "method", "task", labels)
     figure.update_yaxes(title=SCORE, col=1)
     title = "h<sup>L</sup>, A<sup>L</sup> or F<sup>L</sup>? Each component in English"
