@@ -27,6 +27,7 @@ from dysem_lab.questions.style import (
     noted,
     over,
     prompts_said,
+    rgba,
     rows_of,
     whiskers,
     with_average,
@@ -135,19 +136,33 @@ def _layer_chunk(
 def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
     """Return layer-wise and cumulative scores over layers, one panel per setting and vector.
 
-    Layers are 1-based here, as in the paper.
+    Layers are 1-based here, as in the paper. Of several tasks it is their average, with a thin line
+    for each; where there is one setting and vector, each task has a panel.
     """
-    many = table["task"].nunique() > 1
     named = named_settings(table).assign(layer=table["layer"] + 1)
-    named = with_average(named, ["method", "kind", "layer"])
     single = named["method"].nunique() == 1
-    panel = named["task"] if single else named["method"]
-    if many and not single:
-        panel = named["task"] + "<br>" + named["method"]
-    elif not single:
-        panel = named["method"].str.replace(", ", ",<br>", n=1)
+    of_tasks = named.iloc[:0]
+    if table["task"].nunique() > 1:
+        named = with_average(named, ["method", "kind", "layer"])
+        if not single:
+            is_average = named["task"] == "average"
+            of_tasks, named = named[~is_average], named[is_average]
+    panel = named["task"] if single else named["method"].str.replace(", ", ",<br>", n=1)
     colours = {"layer-wise": PALETTE[1], "cumulative": PALETTE[0]}
     figure = curves(named.assign(panel=panel), "layer", "kind", "panel", colours)
+    columns_of = {method: 1 + i for i, method in enumerate(dict.fromkeys(named["method"]))}
+    for (method, kind, task), part in of_tasks.groupby(["method", "kind", "task"], sort=False):
+        figure.add_scatter(
+            x=part["layer"],
+            y=part["spearman"],
+            mode="lines",
+            line={"color": rgba(colours[kind], 0.3), "width": 1},
+            name=str(task),
+            hovertemplate="%{x}: %{y:.2f}",
+            showlegend=False,
+            row=1,
+            col=columns_of[method],
+        )
     n, columns = panel.nunique(), min(4, panel.nunique())
     for i in range(n - columns, n):  # the lowest panels: others have no room below
         figure.update_xaxes(title="layer", row=1 + i // columns, col=1 + i % columns)
@@ -155,7 +170,10 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
     figure.update_annotations(font_size=12)
     height = 270 * rows_of(panel.unique()) + 240
     title = "One layer's output, or the sum up to it?"
-    return layout(figure, title, noted(facts, whiskers(named, "shaded")), height)
+    note = (
+        whiskers(named, "shaded") if of_tasks.empty else "average over the tasks; thin: each task"
+    )
+    return layout(figure, title, noted(facts, note), height)
 
 
 def caption(table: pd.DataFrame) -> str:
