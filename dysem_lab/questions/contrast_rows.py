@@ -30,7 +30,7 @@ FIELDS: dict[str, object] = {
 }
 LABELS = ("template", "output_layer", "method", *FIELDS)
 PROMPTS = {**TEMPLATE_NAMES, "ck": "CK (mean of CoT and KE)"}
-EITHER = "CP, either norm"  # where a norm undoes α
+EITHER = "CP (either norm)"  # where a norm undoes α
 OF_ITS_OWN = ("head_recovering", "self_scaling")  # norms that change the direction, too
 NO_GAIN = dict.fromkeys(("difference", "low", "high", "p"), math.nan)
 

@@ -47,7 +47,7 @@ METHOD_COLOURS = {  # of Contrastive Prompting, beside the plain prompt
     "plain": "#999999",
     "CP-NS": "#D55E00",
     "CP-NR": "#0072B2",
-    "CP, either norm": "#009E73",
+    "CP (either norm)": "#009E73",
     "CP scaled_recovering": "#E69F00",
     "CP head_recovering": "#56B4E9",
     "CP self_scaling": "#CC79A7",

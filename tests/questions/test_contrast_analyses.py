@@ -475,7 +475,7 @@ def test_captions_and_figures_have_settings_that_are_one_once():
     drawn = contrast_sweeps.variants_figure(table, "position", "title", "measured")
     marks = {trace.name: list(trace.y) for trace in drawn.data if trace.mode == "markers+text"}
     assert marks == {
-        "CP, either norm": ["heads"],
+        "CP (either norm)": ["heads"],
         "CP-NS": ["hidden"],
         "CP-NR": ["hidden"],
     }
@@ -487,13 +487,13 @@ def test_captions_and_figures_have_settings_that_are_one_once():
     main = contrast.figure(both, "measured").data[0]
     assert list(main.y) == [
         "PromptEOL, plain, block 3",
-        "PromptEOL, CP, either norm block 2, block 3",
+        "PromptEOL, CP (either norm) block 2, block 3",
     ]
     caption = contrast.caption(both)
     assert caption.startswith("Of 1 comparison with the plain prompt at the same output layer, CP ")
-    assert "by -3.00 at best (PromptEOL, CP, either norm, read after block 3)" in caption
+    assert "by -3.00 at best (PromptEOL, CP (either norm), read after block 3)" in caption
     lines = contrast_sweeps.output_layers_figure(both, "measured")
-    assert {trace.name for trace in lines.data if trace.name} == {"plain", "CP, either norm"}
+    assert {trace.name for trace in lines.data if trace.name} == {"plain", "CP (either norm)"}
     caption = contrast_sweeps.output_layers_caption(both)
     assert caption.startswith("At the same output layer CP is above the plain prompt in 0 and ")
     assert "below in 1 of 1." in caption

@@ -381,7 +381,7 @@ def test_norms_that_are_one_setting_are_one_comparison(tiny_folder, tmp_path, ar
     assert repeated == ["CP, norm recovering"] * undone
     assert set(table["n_compared"]) == {3 - undone}
     assert f"after Holm over {3 - undone} comparisons" in found.caption
-    assert ("CP, either norm is above in" in found.caption) == undone
+    assert ("CP (either norm) is above in" in found.caption) == undone
     assert found.caption.endswith("which is counted once.") == undone
     assert ("CP, norm recovering" in {trace.name for trace in found.figure.data}) != undone
 
