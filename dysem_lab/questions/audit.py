@@ -229,7 +229,7 @@ def _copies(english: Study, n: int, seed: int) -> list[Study]:
 def _in_words(contrast: Contrast) -> str:
     """Return where a contrast is made, and how long its difference is, in words."""
     norm = f"α = {contrast.alpha:g}" if contrast.norm == "scaling" else NORM_NAMES[contrast.norm]
-    return f"block {contrast.layer + 1}, {norm}"
+    return f"at block {contrast.layer + 1}, {norm}"
 
 
 def _rephrased(

@@ -106,7 +106,7 @@ def said_of(contrasts: Mapping[str, tuple[int, float]]) -> dict[str, str]:
         f"{prompt_name(template)} at block {layer + 1}, α = {alpha:g}"
         for template, (layer, alpha) in contrasts.items()
     ]
-    return {"contrasts": "; ".join(each)}
+    return {"contrasts": f"with {'; '.join(each)}"}
 
 
 # --- what several questions share

@@ -91,7 +91,7 @@ SAID: dict[str, tuple[str, Mapping[str, str]]] = {
     "m": ("m = {}", {}),
     "k": ("k = {}", {}),
     "ks": ("k = {}", {}),
-    "contrasts": ("contrast with {}", {}),
+    "contrasts": ("contrast {}", {}),
     "alpha": ("α = {}", {}),
     "alphas": ("α = {}", {}),
     "layer": ("block {}", {}),

@@ -251,13 +251,22 @@ def test_each_of_the_ten_says_why_it_is_open_what_would_answer_it_and_which_cont
 
 
 def test_what_an_open_problem_says_of_a_figure_is_what_the_figure_says():
+    number = r"\d+\.\d+"
     for text in ASKED:
         why = re.search(r"\*\*Why it is open\.\*\* (.*)", text)[1]
         names = re.findall(r"`(\w+)`", re.sub(r"`dl\.\w+`", "", why))
-        captions = ""
+        said, rows = "", []
         for name in names:
             files = [*(REPOSITORY / "figures").glob(f"{name}_*.json")]
             assert files, name
-            captions += " ".join(json.loads(file.read_text("utf-8"))["caption"] for file in files)
-        numbers = set(re.findall(r"\d+\.\d+", re.sub(r"k = [\d.]+\d", "", why)))
-        assert numbers <= set(re.findall(r"\d+\.\d+", captions)), text
+            said += " ".join(json.loads(file.read_text("utf-8"))["caption"] for file in files)
+            for file in files:
+                values = pd.read_csv(file.with_suffix(".csv")).select_dtypes("number").abs()
+                rows += [{f"{of:.2f}" for of in row} for row in values.to_numpy()]
+        why = re.sub(r"k = [\d.]+\d", "", why)
+        # With its interval it is in a caption, or all three stand in one row of a table.
+        for of_one in re.findall(rf"({number}) \[-?({number}), ({number})\]", why):
+            in_caption = set(of_one) <= set(re.findall(number, said))
+            assert in_caption or any(set(of_one) <= row for row in rows), (text, of_one)
+        alone = re.sub(rf"{number} \[.*?\]", "", why)
+        assert set(re.findall(number, alone)) <= set(re.findall(number, said)), text
