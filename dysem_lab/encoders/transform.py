@@ -184,6 +184,11 @@ class Transformed(Encoder):
         return self.encoder.dense
 
     @property
+    def trained(self) -> bool:  # type: ignore[override]
+        """Whether the encoder was trained for sentences: to change its vectors trains nothing."""
+        return self.encoder.trained
+
+    @property
     def lens(self) -> LensModel | None:  # type: ignore[override]
         """The model of the encoder, if it reads one."""
         return self.encoder.lens

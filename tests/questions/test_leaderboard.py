@@ -132,6 +132,7 @@ def test_each_system_may_be_centred_on_other_texts_beside_it(tiny_lens, tmp_path
     expected = 100 * spearmanr(similarity, pairs.gold).statistic
     assert table["spearman"]["prompteol_centred"] == pytest.approx(expected, abs=0.05)
     assert table["n_dims"]["dysem_centred"] == table["n_dims"]["dysem"]  # the sets stay
+    assert (table["kind"] == "training-free").all()
     with pytest.raises(InputError, match="centred_on has 24 texts of those that are scored"):
         dl.leaderboard(study, names, centred_on="demo")
 
