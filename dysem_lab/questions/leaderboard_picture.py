@@ -54,14 +54,28 @@ def _overall(table: pd.DataFrame) -> pd.DataFrame:
     return kept.sort_values("spearman", kind="stable").reset_index(drop=True)
 
 
+def _split(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the systems as they are, and their rows on centred vectors, which name their system.
+
+    A row on centred vectors whose system is not there stands for itself.
+    """
+    of = rows["system"].str.removesuffix(CENTRED)
+    centred = rows["system"].str.endswith(CENTRED) & of.isin(rows["system"])
+    own = rows[~centred].reset_index(drop=True)
+    method_of = own.set_index("system")["method"]
+    return own, rows[centred].assign(method=of[centred].map(method_of))
+
+
 def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
     """Return one row per system: its score with the interval, and its seconds per 1,000 texts.
+
+    The score on centred vectors is a diamond on the row of its system.
 
     A ring marks the systems without training that no faster one of them beats. Times are points,
     as on a logarithmic axis the length of a bar has no meaning; a hollow one has the making of the
     renderings in it.
     """
-    rows = _overall(table)
+    rows, centred = _split(_overall(table))
     rows["efficient"] = frontier(rows[rows["kind"] != LEARNED]).reindex(
         rows.index, fill_value=False
     )
@@ -119,6 +133,19 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
             row=1,
             col=1,
         )
+    if len(centred):
+        drawn.add_scatter(
+            x=centred["spearman"],
+            y=centred["method"],
+            mode="markers",
+            marker={"symbol": "diamond-open", "color": "#333333", "size": 9},
+            customdata=centred[["low", "high"]],
+            name="diamond: its vectors centred on other texts",
+            hovertemplate="%{y}, centred: %{x:.1f} [%{customdata[0]:.1f}, %{customdata[1]:.1f}]"
+            "<extra></extra>",
+            row=1,
+            col=1,
+        )
     made = rows[rows["with_renderings"] > rows["seconds"]]
     if len(made):
         drawn.add_scatter(
@@ -160,11 +187,7 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
     scale = {"type": "log", "dtick": 1, "range": [math.log10(end) for end in ends]}
     drawn.update_xaxes(title="seconds per 1,000 texts (log scale)", row=1, col=2, **scale)
     title = "What each method scores, and what it costs"
-    notes = sum(":" in str(trace.name) for trace in drawn.data)  # a line of the legend each
-    room = 34 + 32 * max(notes, 1)
-    drawn = layout(drawn, title, facts, row * len(rows) + 190 + room)
-    legend = {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom", "yref": "paper"}
-    return drawn.update_layout(legend=legend, margin_t=drawn.layout.margin.t + room)
+    return layout(drawn, title, facts, row * len(rows) + 320)
 
 
 def _time(row: pd.Series) -> str:
@@ -178,7 +201,8 @@ def _time(row: pd.Series) -> str:
 
 def caption(table: pd.DataFrame) -> str:
     """Return one line with the best system, the best that is not trained, and what it costs."""
-    rows = _overall(table)
+    scored = _overall(table)
+    rows, centred = _split(scored)
     if rows.empty:
         return f"{SCORE}: no system has a score."
     free = rows[rows["kind"] != LEARNED]
@@ -206,7 +230,14 @@ def caption(table: pd.DataFrame) -> str:
     if len(kept):
         parts.append(f"no faster one of these beats {', '.join(kept['method'])}")
     parts += _choices(free)
-    missing = sorted(set(table["method"]) - set(rows["method"]))
+    if len(centred):
+        gains = centred.set_index("method")["spearman"] - rows.set_index("method")["spearman"]
+        gains = gains.dropna()
+        parts.append(
+            f"centred on other texts {(gains > 0).sum()} of {len(gains)} score more, the median by "
+            f"{gains.median():+.1f}, from {gains.min():+.1f} to {gains.max():+.1f} (not tested)"
+        )
+    missing = sorted(set(table["method"]) - set(scored["method"]))
     if missing:
         parts.append(f"not scored: {', '.join(missing)}")
     if rows["n_timed"].notna().any():
@@ -223,11 +254,10 @@ def _choices(free: pd.DataFrame) -> list[str]:
     """Return what is said of the settings that were chosen on other pairs, and how they do here."""
     if "n_tried" not in free:
         return []
-    kept = free[~free["system"].str.endswith(CENTRED)]
-    chosen = kept[kept["n_tried"] > 0]
+    chosen = free[free["n_tried"] > 0]
     if chosen.empty:
         return ["every system is at its paper's settings, none chosen on dev pairs"]
-    rest = kept[kept["n_tried"] == 0]
+    rest = free[free["n_tried"] == 0]
     said = []
     for _, row in chosen.iterrows():
         name = row["system"].removesuffix(END)

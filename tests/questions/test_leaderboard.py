@@ -133,6 +133,21 @@ def test_each_system_may_be_centred_on_other_texts_beside_it(tiny_lens, tmp_path
     assert table["spearman"]["prompteol_centred"] == pytest.approx(expected, abs=0.05)
     assert table["n_dims"]["dysem_centred"] == table["n_dims"]["dysem"]  # the sets stay
     assert (table["kind"] == "training-free").all()
+    found = dl.leaderboard(study, names, centred_on=other, n_timed=0)
+    gains = [table["spearman"][f"{name}_centred"] - table["spearman"][name] for name in names]
+    said = (
+        f"{sum(gain > 0 for gain in gains)} of 2 score more, the median by {np.median(gains):+.1f}"
+    )
+    assert "of 2 systems: best without" in found.caption
+    assert f"centred on other texts {said}" in found.caption
+    assert "not scored" not in found.caption
+    # One row for each system; the score on centred vectors is a diamond on it.
+    rows = set(found.figure.layout.yaxis.categoryarray)
+    assert rows == {table["method"][name] for name in names}
+    (diamonds,) = [x for x in found.figure.data if "diamond" in str(x.name)]
+    assert dict(zip(diamonds.y, diamonds.x, strict=True)) == pytest.approx(
+        {table["method"][name]: table["spearman"][f"{name}_centred"] for name in names}
+    )
     with pytest.raises(InputError, match="centred_on has 24 texts of those that are scored"):
         dl.leaderboard(study, names, centred_on="demo")
 
