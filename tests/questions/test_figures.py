@@ -246,7 +246,7 @@ def test_long_facts_break_at_commas_into_lines_that_say_the_same(n_settings, n_l
 def test_no_line_of_the_facts_ends_within_a_setting():
     model = ModelFacts("tiny", "", "", "float32", "cpu", 4, 32, "weights as they are")
     settings = {
-        "contrasts": "PromptEOL at block 5, α = 2; Pretended CoT at block 7, α = 3",
+        "contrasts": "with PromptEOL at block 5, α = 2; Pretended CoT at block 7, α = 3",
         "positions": ["heads", "ffn"],
         "layer": 4,
         "alpha": 2.0,
