@@ -208,6 +208,11 @@ def figure(table: pd.DataFrame, facts: Facts | str) -> go.Figure:
         room = 0.06 * (high - low)
         drawn.update_yaxes(range=[low - room, high + room], nticks=6, row=row)
         drawn.update_yaxes(title=(SCORE, "invariance (nats)")[(row - 1) % 2], row=row, col=1)
+    # Between the two panels of a task stands no title: the lower one takes the room.
+    for i in range(len(tasks)):
+        above, col = 1 + 2 * (i // columns), 1 + i % columns
+        upper, lower = (drawn.get_subplot(above + j, col).yaxis for j in range(2))
+        lower.domain = (lower.domain[0], upper.domain[0] - 0.08 / n_rows)
     title = "Which layer, without labels?"
     return layout(drawn, title, noted(facts, whiskers(table, "shaded")), 520 * n_rows + 180)
 
